@@ -1,0 +1,6 @@
+"""Callbacks: what a run writes beside its checkpoints."""
+
+from jointface.callbacks.figures import ValidationFigures
+from jointface.callbacks.metrics_file import MetricsFile
+
+__all__ = ["MetricsFile", "ValidationFigures"]

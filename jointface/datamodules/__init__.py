@@ -1,0 +1,20 @@
+"""Data sets of the field, one file each, and the joint LightningDataModule over them."""
+
+from jointface.datamodules.aflw2000 import AFLW2000
+from jointface.datamodules.celeba import CelebA
+from jointface.datamodules.crop import Augmentation, CropTransform
+from jointface.datamodules.face_dataset import FaceDataset, FaceSample
+from jointface.datamodules.joint import JointDataModule, Source
+from jointface.datamodules.w300lp import W300LP
+
+__all__ = [
+    "AFLW2000",
+    "W300LP",
+    "Augmentation",
+    "CelebA",
+    "CropTransform",
+    "FaceDataset",
+    "FaceSample",
+    "JointDataModule",
+    "Source",
+]

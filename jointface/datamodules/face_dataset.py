@@ -1,0 +1,107 @@
+"""What every data set of faces shares: a photo and its labels go in, an item of the data contract comes out."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from jointface.attributes import LabelSet
+from jointface.datamodules.crop import CropTransform
+from jointface.errors import DataError
+from jointface.geometry.camera import crop_camera
+from jointface.geometry.framing import FaceBox, warp_points
+from jointface.geometry.morphable_model import MIRROR68
+
+Item = dict[str, Tensor]
+
+
+@dataclass
+class FaceSample:
+    """A photo as it is on disk, with its labels.
+
+    image: (H, W, 3) uint8 RGB. box: where the face is. labels: keys of the data contract, `camera` and `landmarks68` in
+    image space.
+    """
+
+    image: UInt8[np.ndarray, "height width 3"]
+    box: FaceBox
+    labels: Item
+
+
+class FaceDataset(Dataset[Item]):
+    """Base of the data sets. A subclass lists its files, and reads and describes one of them.
+
+    An item holds `image` (3, S, S) uint8 RGB and `index` (), and of the following what the data set labels:
+    `attributes` (M,) and `attribute_mask` (M,); `shape_coefficients` (Ks,), `expression_coefficients` (Ke,) and
+    `camera` (3, 4) from model to crop space; `landmarks68` (68, 3) in crop space; `identity` ().
+    """
+
+    label_set: ClassVar[LabelSet | None] = None  # its attributes, where it labels any
+    has_shape: ClassVar[bool] = False  # whether it labels coefficients and camera
+
+    def __init__(self, transform: CropTransform) -> None:
+        self.transform = transform
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def path(self, index: int) -> Path:
+        """The file of a sample, to name it in messages."""
+
+    @abstractmethod
+    def read(self, index: int) -> FaceSample:
+        """The sample as it is on disk.
+
+        Raises:
+            DataError: the sample is missing, broken or of another kind.
+        """
+
+    def alpha(self) -> Float[Tensor, "attributes"]:
+        """Negatives per positive of each attribute, over the whole split."""
+        raise DataError(f"{type(self).__name__} labels no attributes")
+
+    def __getitem__(self, index: int) -> Item:
+        sample = self.read(index)
+        image, transform = self.transform(sample.image, sample.box)
+        item = {**sample.labels, "image": image, "index": torch.tensor(index)}
+        if "camera" in item:
+            item["camera"] = crop_camera(item["camera"], transform)
+        if "landmarks68" in item:
+            item["landmarks68"] = warp_landmarks(item["landmarks68"], transform)
+        return item
+
+
+def warp_landmarks(landmarks: Float[Tensor, "68 3"], transform: Float[Tensor, "2 3"]) -> Float[Tensor, "68 3"]:
+    """Landmarks under an image similarity; after a flip they are named by the side that they are on now."""
+    warped = warp_points(transform, landmarks)
+    return warped[list(MIRROR68)] if torch.linalg.det(transform[:, :2]) < 0 else warped
+
+
+def read_image(path: Path) -> UInt8[np.ndarray, "height width 3"]:
+    """An image file as RGB, turned upright by its EXIF orientation.
+
+    Raises:
+        DataError: no such file, or it is empty, cut short or no image.
+    """
+    try:
+        data = np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise DataError(f"{path}: cannot read the image ({error.strerror})") from error
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if len(data) else None
+    if image is None:
+        raise DataError(f"{path}: not a whole image ({len(data)} bytes); the file is empty, cut short or of another kind")
+    return image
+
+
+def require_folder(folder: Path, what: str, how: str) -> None:
+    """Raises a DataError that says what was looked for where, and what to do."""
+    if not folder.is_dir():
+        raise DataError(f"no folder {folder.absolute()}: looked there for {what}; {how}")

@@ -1,0 +1,140 @@
+"""The joint LightningDataModule: every source in every mini-batch."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import cv2
+from lightning import LightningDataModule
+from lightning.pytorch.utilities import CombinedLoader
+from torch.utils.data import DataLoader
+
+from jointface.attributes import LabelSet
+from jointface.datamodules.broken import BrokenSamples, TolerantDataset, collate
+from jointface.datamodules.crop import Augmentation, CropTransform
+from jointface.datamodules.face_dataset import FaceDataset
+from jointface.errors import ConfigError
+
+Stage = Literal["train", "val", "test"]
+STAGES: tuple[Stage, ...] = ("train", "val", "test")
+Mode = Literal["max_size_cycle", "min_size", "max_size"]
+
+
+@dataclass
+class Source:
+    """A data set's part in the joint training.
+
+    dataset: makes the data set from `split` and `transform`. batch_size: its samples in a training mini-batch. splits:
+    which of its splits a stage ("train", "val", "test") uses; a stage left out does without the source.
+    """
+
+    dataset: Callable[..., FaceDataset]
+    batch_size: int
+    splits: Mapping[Stage, str]
+
+
+class JointDataModule(LightningDataModule):
+    """Batches {source name: batch} over any set of sources.
+
+    Args:
+        sources: by name; the name is used in metrics.
+        image_size: side of the crops in pixels.
+        augmentation: of the training crops; None trains without.
+        mode: of the training CombinedLoader: "max_size_cycle" repeats the smaller sources until the largest is through,
+            "min_size" stops with the smallest, "max_size" goes on without the sources that are through.
+        eval_batch_size: samples of each source in a validation or test batch.
+        num_workers: loader processes of each source.
+        pin_memory: page-locked batches, for copies to a GPU.
+        max_broken_fraction: share of a data set's samples that may be broken before the run stops.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        image_size: int,
+        augmentation: Augmentation | None = None,
+        mode: Mode = "max_size_cycle",
+        eval_batch_size: int = 64,
+        num_workers: int = 4,
+        pin_memory: bool = False,
+        max_broken_fraction: float = 0.01,
+    ) -> None:
+        super().__init__()
+        self.sources = dict(sources)
+        self.transforms = {stage: CropTransform(image_size, augmentation if stage == "train" else None) for stage in STAGES}
+        self.mode = mode
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.pin_memory = pin_memory
+        self.broken = BrokenSamples(max_broken_fraction)
+        self.datasets: dict[Stage, dict[str, FaceDataset]] = {}
+        for name, source in self.sources.items():
+            if unknown := set(source.splits) - set(STAGES):
+                raise ConfigError(f"source {name}: splits has unknown stages {sorted(unknown)}, known are {', '.join(STAGES)}")
+
+    def setup(self, stage: str) -> None:
+        """Opens the data sets of a Lightning stage ("fit", "validate", "test")."""
+        stages: tuple[Stage, ...] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ())
+        for part in stages:
+            if part not in self.datasets:
+                self.datasets[part] = {
+                    name: source.dataset(split=source.splits[part], transform=self.transforms[part])
+                    for name, source in self.sources.items()
+                    if part in source.splits
+                }
+
+    def label_sets(self, stage: Stage = "train") -> dict[str, LabelSet]:
+        """The label sets of the stage's sources that label attributes."""
+        return {name: data.label_set for name, data in self.datasets[stage].items() if data.label_set is not None}
+
+    def shape_sources(self, stage: Stage = "train") -> set[str]:
+        """The stage's sources that label the 3D face."""
+        return {name for name, data in self.datasets[stage].items() if data.has_shape}
+
+    def train_dataloader(self) -> CombinedLoader:
+        return CombinedLoader({name: self._loader("train", name) for name in self.datasets["train"]}, self.mode)
+
+    def val_dataloader(self) -> CombinedLoader:
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> CombinedLoader:
+        return self._evaluation_loader("test")
+
+    def _evaluation_loader(self, stage: Stage) -> CombinedLoader:
+        # "max_size" gives None for a source that is through, so each sample is seen once.
+        return CombinedLoader({name: self._loader(stage, name) for name in self.datasets[stage]}, "max_size")
+
+    def _loader(self, stage: Stage, name: str) -> DataLoader[Any]:
+        dataset, training = self.datasets[stage][name], stage == "train"
+        batch_size = self.sources[name].batch_size if training else self.eval_batch_size
+        return DataLoader(
+            TolerantDataset(dataset),
+            batch_size=batch_size,
+            shuffle=training,
+            drop_last=training and len(dataset) >= batch_size,
+            num_workers=self.num_workers,
+            persistent_workers=training and self.num_workers > 0,
+            pin_memory=self.pin_memory,
+            collate_fn=collate,
+            worker_init_fn=_single_threaded,
+        )
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Leaves out the sources that gave nothing, and accounts for broken samples."""
+        stage = self._running_stage()
+        accounted = {
+            name: self.broken.account(f"{stage}/{name}", self.datasets[stage][name], part)
+            for name, part in batch.items()
+            if part
+        }
+        return {name: part for name, part in accounted.items() if part}
+
+    def _running_stage(self) -> Stage:
+        trainer = self.trainer
+        if trainer is None or trainer.training:
+            return "train"
+        return "test" if trainer.testing else "val"
+
+
+def _single_threaded(worker: int) -> None:
+    cv2.setNumThreads(0)

@@ -1,0 +1,92 @@
+"""Head pose and the affine camera that takes model space to image or crop space.
+
+Model space: x to the viewer's right, y up, z towards the viewer. Image and crop space: x right, y down,
+pixel centres at integers, z towards the viewer in pixels. A camera is a (3, 4) affine map between them.
+Pose conventions are 300W-LP's (Zhu et al., CVPR 2016).
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def euler_to_rotation(angles: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
+    """Rotation R = Rx(pitch) Ry(yaw) Rz(roll) of 300W-LP's Pose_Para; angles (pitch, yaw, roll) in radians."""
+    (sp, sy, sr), (cp, cy, cr) = angles.sin().unbind(-1), angles.cos().unbind(-1)
+    zero, one = torch.zeros_like(sp), torch.ones_like(sp)
+    return _matrix(one, zero, zero, zero, cp, sp, zero, -sp, cp) @ (
+        _matrix(cy, zero, -sy, zero, one, zero, sy, zero, cy) @ _matrix(cr, sr, zero, -sr, cr, zero, zero, zero, one)
+    )
+
+
+def _matrix(*entries: Tensor) -> Float[Tensor, "*batch 3 3"]:
+    return torch.stack(entries, dim=-1).unflatten(-1, (3, 3))
+
+
+def rotation_to_euler(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3"]:
+    """(pitch, yaw, roll) in radians, yaw in [-pi/2, pi/2]; at yaw = +-pi/2 roll is taken as zero."""
+    r = rotation
+    yaw = torch.asin((-r[..., 0, 2]).clamp(-1, 1))
+    gimbal = r[..., 0, :2].norm(dim=-1) < 1e-6
+    pitch = torch.where(gimbal, torch.atan2(-r[..., 2, 1], r[..., 1, 1]), torch.atan2(r[..., 1, 2], r[..., 2, 2]))
+    roll = torch.where(gimbal, torch.zeros_like(yaw), torch.atan2(r[..., 0, 1], r[..., 0, 0]))
+    return torch.stack([pitch, yaw, roll], dim=-1)
+
+
+def rotation_6d_to_matrix(columns: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 3 3"]:
+    """Rotation from its first two rows, made orthonormal (Zhou et al., CVPR 2019): continuous, so a network can regress it."""
+    first, second = columns[..., :3], columns[..., 3:]
+    first = torch.nn.functional.normalize(first, dim=-1)
+    second = second - (first * second).sum(-1, keepdim=True) * first
+    second = torch.nn.functional.normalize(second, dim=-1)
+    return torch.stack([first, second, torch.linalg.cross(first, second)], dim=-2)
+
+
+def camera_from_pose(pose: Float[Tensor, "*batch 7"], image_height: float) -> Float[Tensor, "*batch 3 4"]:
+    """Camera to 0-based image space of a 300W-LP Pose_Para (pitch, yaw, roll, tx, ty, tz, s).
+
+    With V = s R v + t in MATLAB's 1-based image with y up: x = V.x - 1, y = image_height - V.y, z = V.z.
+    """
+    scaled_rotation = pose[..., 6, None, None] * euler_to_rotation(pose[..., :3])
+    y_down = pose.new_tensor([1.0, -1.0, 1.0])
+    offset = pose.new_tensor([-1.0, float(image_height), 0.0])
+    return torch.cat([scaled_rotation * y_down[:, None], (pose[..., 3:6] * y_down + offset)[..., None]], dim=-1)
+
+
+def pose_from_camera(camera: Float[Tensor, "*batch 3 4"], image_height: float) -> Float[Tensor, "*batch 7"]:
+    """Inverse of `camera_from_pose` for an unmirrored camera of uniform scale."""
+    y_down = camera.new_tensor([1.0, -1.0, 1.0])
+    offset = camera.new_tensor([-1.0, float(image_height), 0.0])
+    scaled_rotation = camera[..., :3] * y_down[:, None]
+    scale = scaled_rotation.norm(dim=-1).mean(-1)
+    angles = rotation_to_euler(scaled_rotation / scale[..., None, None])
+    return torch.cat([angles, (camera[..., 3] - offset) * y_down, scale[..., None]], dim=-1)
+
+
+def crop_camera(camera: Float[Tensor, "*batch 3 4"], transform: Float[Tensor, "*batch 2 3"]) -> Float[Tensor, "*batch 3 4"]:
+    """The camera followed by an image similarity (2, 3); z takes the similarity's scale, so x, y and z stay in one unit."""
+    scale = torch.linalg.det(transform[..., :2]).abs().sqrt()
+    plane = transform[..., :2] @ camera[..., :2, :]
+    plane = torch.cat([plane[..., :3], plane[..., 3:] + transform[..., 2:]], dim=-1)
+    return torch.cat([plane, scale[..., None, None] * camera[..., 2:, :]], dim=-2)
+
+
+def apply_camera(
+    camera: Float[Tensor, "batch 3 4"], points: Float[Tensor, "batch points 3"]
+) -> Float[Tensor, "batch points 3"]:
+    """Points of model space seen by the camera."""
+    return torch.baddbmm(camera[:, :, 3:], camera[:, :, :3], points.mT).mT
+
+
+def is_mirrored(camera: Float[Tensor, "*batch 3 4"]) -> Bool[Tensor, "*batch"]:
+    """Whether the camera shows the face mirrored (its image was flipped).
+
+    Turning y down makes the determinant of a plain view negative; a flip of the image makes it positive.
+    """
+    return torch.linalg.det(camera[..., :3]) > 0
+
+
+def center_depth(vertices: Float[Tensor, "*batch vertices 3"]) -> Float[Tensor, "*batch vertices 3"]:
+    """Vertices with z relative to the mean z of each face, as crop space defines it."""
+    depth = vertices[..., 2:]
+    return torch.cat([vertices[..., :2], depth - depth.mean(dim=-2, keepdim=True)], dim=-1)

@@ -1,0 +1,152 @@
+"""The linear face model (Blanz and Vetter, SIGGRAPH 1999) that all labels and predictions refer to."""
+
+import hashlib
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from scipy.spatial import KDTree
+from torch import Tensor, nn
+
+from jointface.errors import DataError
+from jointface.geometry.camera import apply_camera, is_mirrored
+from jointface.geometry.regions import FACE, LANDMARKS, NECK, ORGANS, face_regions
+
+# iBUG's 68 landmarks as they are named after a left-right flip.
+MIRROR68 = (
+    *range(16, -1, -1),
+    *range(26, 16, -1),
+    *range(27, 31),
+    *range(35, 30, -1),
+    *(45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40),
+    *(54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55),
+    *(64, 63, 62, 61, 60, 67, 66, 65),
+)
+
+
+class MorphableModel(nn.Module):
+    """v = mean + shape_basis a + expression_basis b, with everything that names its vertices.
+
+    Args:
+        name: what the model is called in checkpoints, e.g. "bfm_3ddfa".
+        mean: (V, 3) mean face with neutral expression, in the model's own unit.
+        shape_basis: (V, 3, Ks) identity basis; expression_basis: (V, 3, Ke).
+        triangles: (F, 3) vertex indices, counter-clockwise seen from outside.
+        uv: (V, 2) texture coordinates in [0, 1], v upwards.
+        landmarks68: (68,) vertex of each iBUG landmark.
+        mirror: (V,) vertex on the other side of the face of each vertex, an involution.
+        regions: (V,) NECK, FACE, ORGANS or LANDMARKS; computed from the mean face where left out.
+    """
+
+    mean: Float[Tensor, "vertices 3"]
+    basis: Float[Tensor, "3 vertices coefficients"]
+    triangles: Int[Tensor, "triangles 3"]
+    uv: Float[Tensor, "vertices 2"]
+    landmarks68: Int[Tensor, "68"]
+    mirror: Int[Tensor, "vertices"]
+    regions: UInt8[Tensor, "vertices"]
+
+    def __init__(
+        self,
+        name: str,
+        mean: Tensor,
+        shape_basis: Tensor,
+        expression_basis: Tensor,
+        triangles: Tensor,
+        uv: Tensor,
+        landmarks68: Tensor,
+        mirror: Tensor,
+        regions: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.num_shape = shape_basis.shape[-1]
+        self.num_expression = expression_basis.shape[-1]
+        self.register_buffer("mean", mean.float())
+        # One matrix for both, coordinate by coordinate: a batch of faces is one product, its cameras a batched 3 x 3 one.
+        basis = torch.cat([shape_basis, expression_basis], dim=-1).float()
+        self.register_buffer("basis", basis.transpose(0, 1).contiguous())
+        self.register_buffer("triangles", triangles.long())
+        self.register_buffer("uv", uv.float())
+        self.register_buffer("landmarks68", landmarks68.long())
+        self.register_buffer("mirror", mirror.long())
+        if not torch.equal(self.mirror[self.mirror], torch.arange(len(self.mirror), device=self.mirror.device)):
+            raise DataError(f"the mirror map of morphable model {name!r} is not an involution: mirror[mirror[i]] must be i")
+        self.register_buffer("regions", face_regions(self.mean, self.landmarks68) if regions is None else regions)
+
+    @property
+    def shape_basis(self) -> Float[Tensor, "vertices 3 shape"]:
+        """(V, 3, Ks) identity basis."""
+        return self.basis[..., : self.num_shape].transpose(0, 1)
+
+    @property
+    def expression_basis(self) -> Float[Tensor, "vertices 3 expression"]:
+        """(V, 3, Ke) expression basis."""
+        return self.basis[..., self.num_shape :].transpose(0, 1)
+
+    @property
+    def face_region(self) -> Bool[Tensor, "vertices"]:
+        """The vertices that dense errors are measured on: all but the neck."""
+        return self.regions != NECK
+
+    def content_hash(self) -> str:
+        """SHA-256 over every buffer: two models of one hash are the same model."""
+        digest = hashlib.sha256()
+        for key, buffer in sorted(self.named_buffers()):
+            digest.update(f"{key}{tuple(buffer.shape)}".encode())
+            digest.update(buffer.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def region_weights(self, landmarks: float = 16, organs: float = 4, face: float = 3, neck: float = 0) -> Float[Tensor, "vertices"]:
+        """W of L_shape for each vertex; the defaults are PRNet's (Feng et al., ECCV 2018)."""
+        table = torch.zeros(4, device=self.regions.device)
+        table[[LANDMARKS, ORGANS, FACE, NECK]] = table.new_tensor([landmarks, organs, face, neck])
+        return table[self.regions.long()]
+
+    def forward(
+        self, shape_coefficients: Float[Tensor, "batch shape"], expression_coefficients: Float[Tensor, "batch expression"]
+    ) -> Float[Tensor, "batch vertices 3"]:
+        """Faces in model space."""
+        return linear_faces(self.mean, self.basis, torch.cat([shape_coefficients, expression_coefficients], dim=-1))
+
+    def project(
+        self,
+        shape_coefficients: Float[Tensor, "batch shape"],
+        expression_coefficients: Float[Tensor, "batch expression"],
+        camera: Float[Tensor, "batch 3 4"],
+    ) -> Float[Tensor, "batch vertices 3"]:
+        """Faces seen by their cameras. A mirroring camera shows the mirrored face: each vertex is then found where its
+        mirror vertex lands, so that a vertex keeps its meaning (the left eye of the picture is the left eye)."""
+        vertices = apply_camera(camera, self(shape_coefficients, expression_coefficients))
+        return mirror_points(vertices, is_mirrored(camera), self.mirror)
+
+
+def mirror_points(
+    points: Float[Tensor, "batch points 3"], mirrored: Bool[Tensor, "batch"], mirror: Int[Tensor, "points"]
+) -> Float[Tensor, "batch points 3"]:
+    """The points re-indexed by the mirror map in the mirrored faces of a batch."""
+    if not mirrored.any():
+        return points
+    return torch.where(mirrored[:, None, None], points[:, mirror], points)
+
+
+def linear_faces(
+    mean: Float[Tensor, "points 3"], basis: Float[Tensor, "3 points coefficients"], coefficients: Float[Tensor, "batch coefficients"]
+) -> Float[Tensor, "batch points 3"]:
+    """mean + basis c over any set of points, for a batch, as one matrix product."""
+    return torch.addmm(mean.mT.flatten(), coefficients, basis.flatten(0, 1).T).unflatten(-1, (3, -1)).mT
+
+
+def mirror_from_uv(uv: Float[Tensor, "vertices 2"], landmarks68: Int[Tensor, "68"]) -> Int[Tensor, "vertices"]:
+    """Mirror map of a mesh whose UV layout is symmetric about u = 1/2: the vertex nearest to (1 - u, v).
+
+    Vertices that are not each other's nearest stay where they are; landmarks are paired by name.
+    """
+    coordinates = uv.double().cpu().numpy()
+    nearest = torch.from_numpy(KDTree(coordinates).query(coordinates * [-1, 1] + [1, 0])[1]).long()
+    itself = torch.arange(len(nearest))
+    mirror = torch.where(nearest[nearest] == itself, nearest, itself)
+    for a, b in zip(landmarks68.tolist(), landmarks68[list(MIRROR68)].tolist(), strict=True):
+        old_a, old_b = mirror[a].item(), mirror[b].item()
+        mirror[old_a], mirror[old_b] = old_b, old_a
+        mirror[a], mirror[b] = b, a
+    return mirror

@@ -1,0 +1,69 @@
+"""Normalised mean error (NME) of landmarks and of the dense face."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+YAW_BINS = ((0, 30), (30, 60), (60, 90))  # degrees, the bins of 300W-LP's and AFLW2000-3D's papers
+
+
+def normalised_mean_error(
+    predicted: Float[Tensor, "batch points dims"],
+    truth: Float[Tensor, "batch points dims"],
+    landmarks: Float[Tensor, "batch 68 dims3"],
+) -> Float[Tensor, "batch"]:
+    """Mean distance over the points of each face, divided by sqrt(width x height) of its ground-truth landmark box.
+
+    Zhu et al., CVPR 2016; the box is that of the projected landmarks, whatever `dims` the distance has.
+    """
+    extent = landmarks[..., :2].amax(1) - landmarks[..., :2].amin(1)
+    return (predicted - truth).norm(dim=-1).mean(-1) / extent.prod(-1).sqrt()
+
+
+class FaceNME(Metric):
+    """NME of 68 landmarks in 2D and 3D and of the dense face in 3D, over all faces and by absolute yaw.
+
+    z is relative to the mean of the face's vertices, in prediction and truth. Gives `nme_2d_68`, `nme_3d_68`,
+    `nme_3d_dense`, and `nme_2d_68_yaw_0_30` and so on for the bins that have faces. Each face counts once, however the
+    batches fall.
+    """
+
+    full_state_update = False
+    errors: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("errors", default=[], dist_reduce_fx="cat")
+
+    def update(
+        self,
+        landmarks: Float[Tensor, "batch 68 3"],
+        true_landmarks: Float[Tensor, "batch 68 3"],
+        vertices: Float[Tensor, "batch vertices 3"],
+        true_vertices: Float[Tensor, "batch vertices 3"],
+        yaw: Float[Tensor, "batch"],
+    ) -> None:
+        """Adds faces; landmarks and vertices in pixels of one space, yaw in degrees."""
+        self.errors.append(
+            torch.stack(
+                [
+                    normalised_mean_error(landmarks[..., :2], true_landmarks[..., :2], true_landmarks),
+                    normalised_mean_error(landmarks, true_landmarks, true_landmarks),
+                    normalised_mean_error(vertices, true_vertices, true_landmarks),
+                    yaw.abs(),
+                ],
+                dim=1,
+            )
+        )
+
+    def compute(self) -> dict[str, Tensor]:
+        errors = dim_zero_cat(self.errors)
+        nme_2d, nme_3d, dense, yaw = errors.unbind(1)
+        result = {"nme_2d_68": nme_2d.mean(), "nme_3d_68": nme_3d.mean(), "nme_3d_dense": dense.mean()}
+        for low, high in YAW_BINS:
+            inside = (yaw <= high) & ((yaw > low) | (low == 0))
+            if inside.any():
+                result[f"nme_2d_68_yaw_{low}_{high}"] = nme_2d[inside].mean()
+        return result

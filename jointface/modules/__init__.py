@@ -1,0 +1,27 @@
+"""The network, its losses, and the LightningModule that trains it."""
+
+from jointface.modules.attribute_classifier import AttributeClassifier
+from jointface.modules.backbones import PRNetEncoder, TransformersBackbone
+from jointface.modules.checkpoint import load_model
+from jointface.modules.joint_module import JointFaceModule, LossWeights
+from jointface.modules.losses import attribute_loss, shape_loss
+from jointface.modules.network import FaceNetwork, build_network
+from jointface.modules.schedule import warmup_cosine
+from jointface.modules.shape_decoders import MorphableDecoder, PositionMapDecoder, ShapeDecoder
+
+__all__ = [
+    "AttributeClassifier",
+    "FaceNetwork",
+    "JointFaceModule",
+    "LossWeights",
+    "MorphableDecoder",
+    "PRNetEncoder",
+    "PositionMapDecoder",
+    "ShapeDecoder",
+    "TransformersBackbone",
+    "attribute_loss",
+    "build_network",
+    "load_model",
+    "shape_loss",
+    "warmup_cosine",
+]

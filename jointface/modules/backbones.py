@@ -1,0 +1,95 @@
+"""Backbones: a photo in, one feature map out."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AutoBackbone, AutoConfig
+
+from jointface.errors import ConfigError
+
+
+class TransformersBackbone(nn.Module):
+    """Any backbone that transformers.AutoBackbone knows (ResNet, ConvNeXt V2, HGNet-V2, DINOv2, ...); its last stage.
+
+    Args:
+        model_type: transformers' name of the architecture, e.g. "resnet"; randomly initialised.
+        pretrained: a hub id or a folder with weights, instead; its own architecture then replaces `model_type`.
+        **architecture: fields of that architecture's config, e.g. depths=[3, 4, 6, 3].
+    """
+
+    def __init__(self, model_type: str = "resnet", pretrained: str | None = None, **architecture: Any) -> None:
+        super().__init__()
+        try:
+            if pretrained is not None:
+                self.model = AutoBackbone.from_pretrained(pretrained, use_safetensors=True, **architecture)
+            else:
+                config = AutoConfig.for_model(model_type)
+                if unknown := [field for field in architecture if not hasattr(config, field)]:
+                    raise ConfigError(f"model.backbone: {model_type} has no setting {', '.join(unknown)}")
+                self.model = AutoBackbone.from_config(AutoConfig.for_model(model_type, **architecture))
+        except (OSError, ValueError) as error:
+            what = f"pretrained={pretrained}" if pretrained else f"model_type={model_type}"
+            raise ConfigError(f"model.backbone: transformers cannot build {what}: {' '.join(str(error).split())}") from error
+
+    def plain_config(self) -> dict[str, Any]:
+        """What builds the same architecture again without a hub or a folder, in plain containers."""
+        fields = self.model.config.to_diff_dict()
+        fields = {key: value for key, value in fields.items() if key not in {"transformers_version", "architectures", "dtype"}}
+        return {"_target_": "jointface.modules.TransformersBackbone", **fields, "model_type": self.model.config.model_type}
+
+    def forward(self, images: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch channels height width"]:
+        return self.model(images).feature_maps[-1]
+
+
+class PRNetEncoder(nn.Module):
+    """PRNet's residual encoder (Feng et al., ECCV 2018): ten residual blocks, five of them halving the side.
+
+    Args:
+        width: channels after the first convolution; 16 in PRNet, which ends at 32 x width channels and 1/32 of the side.
+    """
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = [nn.Conv2d(3, width, 4, padding="same", bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        channels = width
+        for _ in range(5):
+            blocks += [_ResidualBlock(channels, 2 * channels, stride=2), _ResidualBlock(2 * channels, 2 * channels, stride=1)]
+            channels *= 2
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, images: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch channels height width"]:
+        return self.blocks(images)
+
+
+class _ResidualBlock(nn.Module):
+    """1 x 1, 4 x 4 and 1 x 1 convolutions around a shortcut; normalised after the sum, as PRNet does."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        half = channels_out // 2
+        same_shape = stride == 1 and channels_in == channels_out
+        self.shortcut = nn.Identity() if same_shape else nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
+        self.residual = nn.Sequential(
+            nn.Conv2d(channels_in, half, 1, bias=False),
+            nn.BatchNorm2d(half),
+            nn.ReLU(),
+            nn.Conv2d(half, half, 4, stride, padding=1 if stride == 2 else "same", bias=False),
+            nn.BatchNorm2d(half),
+            nn.ReLU(),
+            nn.Conv2d(half, channels_out, 1, bias=False),
+        )
+        self.output = nn.Sequential(nn.BatchNorm2d(channels_out), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.shortcut(x) + self.residual(x))
+
+
+def feature_shape(backbone: nn.Module, image_size: int) -> tuple[int, int, int]:
+    """(channels, height, width) of the backbone's features for square images of this size."""
+    training = backbone.training
+    with torch.no_grad():
+        channels, height, width = backbone.eval()(torch.zeros(1, 3, image_size, image_size)).shape[1:]
+    backbone.train(training)
+    return channels, height, width

@@ -1,0 +1,243 @@
+"""The joint training: one backbone pass over the mixed batch, each sample teaching what it is labelled for."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from jointface.attributes import LabelSet, Vocabulary
+from jointface.geometry.camera import pose_from_camera
+from jointface.geometry.morphable_model import MorphableModel
+from jointface.metrics.attributes import AttributeMetrics
+from jointface.metrics.nme import FaceNME
+from jointface.modules import checkpoint as checkpoints
+from jointface.modules.losses import attribute_loss, shape_loss
+from jointface.modules.network import build_network
+from jointface.modules.shape_decoders import frontal_face
+
+Batch = dict[str, dict[str, Tensor]]  # {source name: batch of the data contract}
+
+
+@dataclass
+class LossWeights:
+    """L = shape L_shape + attributes L_attr."""
+
+    shape: float
+    attributes: float
+
+
+class JointFaceModule(LightningModule):
+    """Trains a `FaceNetwork` on batches {source: batch} with any mixture of labels.
+
+    Args:
+        network: plain config of the network, see `build_network`; it travels in the checkpoint.
+        loss: weights of the two losses.
+        optimizer: makes the optimiser from parameter groups.
+        scheduler: makes a step-wise schedule from the optimiser and the number of steps; None keeps the rate.
+        label_sets: of the training sources that label attributes, by source.
+        alpha: negatives per positive of each of them, by source.
+        morphable_model: what shape labels and predictions refer to; None without a shape decoder.
+    """
+
+    def __init__(
+        self,
+        network: Mapping[str, Any],
+        loss: LossWeights,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Callable[..., Any] | None,
+        label_sets: Mapping[str, LabelSet],
+        alpha: Mapping[str, Float[Tensor, "attributes"]],
+        morphable_model: MorphableModel | None = None,
+    ) -> None:
+        super().__init__()
+        self.loss, self.make_optimizer, self.make_scheduler = loss, optimizer, scheduler
+        self.label_sets = dict(label_sets)
+        self.vocabulary = Vocabulary.union(label_sets.values())
+        attributes = self.vocabulary.attributes if network["attribute_classifier"] is not None else ()
+        self.network_config = dict(network)
+        self.network = build_network(network, attributes, morphable_model)
+        self.network.label_sets = {
+            name: {"label_set": labels.name, "attributes": list(labels.attributes), "alpha": alpha[name].tolist()}
+            for name, labels in label_sets.items()
+        }
+        for name, labels in label_sets.items():
+            self.register_buffer(f"alpha_{name}", alpha[name].float(), persistent=False)
+            self.register_buffer(f"positions_{name}", self.vocabulary.positions(labels), persistent=False)
+        self.metrics = nn.ModuleDict()
+
+    # One mixed batch
+
+    def losses(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """`shape` and `attributes` losses of a mixed batch; zero where no sample carries the label."""
+        features, rows = self._features(batch)
+        shape, attributes = self._shape_loss(features, rows, batch), self._attribute_loss(features, rows, batch)
+        return {name: loss for name, loss in {"shape": shape, "attributes": attributes}.items() if loss is not None}
+
+    def _features(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """One backbone pass over all images, and the rows of it that each source fills."""
+        counts = [len(part["image"]) for part in batch.values()]
+        rows = torch.arange(sum(counts), device=self.device).split(counts)
+        features = self.network.features(torch.cat([part["image"] for part in batch.values()]))
+        return features, dict(zip(batch, rows, strict=True))
+
+    def _shape_loss(self, features: Tensor, rows: dict[str, Tensor], batch: Batch) -> Tensor | None:
+        decoder = self.network.shape_decoder
+        if decoder is None:
+            return None
+        labelled = [name for name, part in batch.items() if "camera" in part]
+        if not labelled:
+            return features.sum() * 0
+        keys = ("shape_coefficients", "expression_coefficients", "camera")
+        predicted = decoder(features[torch.cat([rows[name] for name in labelled])])
+        with torch.autocast(self.device.type, enabled=False):
+            target = decoder.target(*(torch.cat([batch[name][key] for name in labelled]) for key in keys))
+            return shape_loss(predicted.float(), target, decoder.weights)
+
+    def _attribute_loss(self, features: Tensor, rows: dict[str, Tensor], batch: Batch) -> Tensor | None:
+        classifier = self.network.attribute_classifier
+        if classifier is None:
+            return None
+        labelled = [name for name, part in batch.items() if "attributes" in part]
+        if not labelled:
+            return features.sum() * 0
+        logits = classifier(features[torch.cat([rows[name] for name in labelled])]).float()
+        labels, mask, alpha = (torch.cat(columns) for columns in zip(*(self._in_vocabulary(n, batch[n]) for n in labelled), strict=True))
+        return attribute_loss(logits, labels, mask, alpha)
+
+    def _in_vocabulary(self, source: str, part: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Labels, mask and alpha of a source's samples, laid out in the union vocabulary."""
+        positions = getattr(self, f"positions_{source}")
+        shape = (len(part["attributes"]), len(self.vocabulary))
+
+        def spread(values: Tensor) -> Tensor:
+            return values.new_zeros(shape).index_copy(1, positions, values)
+
+        alpha = getattr(self, f"alpha_{source}").expand(len(part["attributes"]), -1)
+        return spread(part["attributes"]), spread(part["attribute_mask"]), spread(alpha)
+
+    def _total(self, losses: dict[str, Tensor]) -> Tensor:
+        return sum((getattr(self.loss, name) * loss for name, loss in losses.items()), torch.zeros((), device=self.device))
+
+    # Lightning's steps
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        if not batch:
+            return None
+        losses = self.losses(batch)
+        total = self._total(losses)
+        named = {f"train/loss_{name}": loss for name, loss in losses.items()}
+        self.log_dict(named, prog_bar=True, batch_size=1)
+        self.log("train/loss", total, batch_size=1)
+        return total
+
+    def setup(self, stage: str) -> None:
+        """Makes the metrics of the sources that the stage evaluates; the test also scores the trivial predictors."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        for split in {"fit": ("val",), "validate": ("val",), "test": ("test",)}.get(stage, ()):
+            for name in data.datasets[split]:
+                for predictor in ("", "trivial/") if split == "test" else ("",):
+                    if self.network.shape_decoder is not None and name in data.shape_sources(split):
+                        self.metrics[f"{split}/{name}/{predictor}shape"] = FaceNME()
+                    if self.network.attribute_classifier is not None and name in self.label_sets:
+                        attributes, alpha = self.label_sets[name].attributes, getattr(self, f"alpha_{name}").cpu()
+                        self.metrics[f"{split}/{name}/{predictor}attributes"] = AttributeMetrics(attributes, alpha)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate("test", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    def configure_optimizers(self) -> Any:
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = self.make_optimizer(
+            [
+                {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
+                {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
+            ]
+        )
+        if self.make_scheduler is None:
+            return optimizer
+        schedule = self.make_scheduler(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # Evaluation
+
+    def _evaluate(self, split: str, batch: Batch) -> None:
+        if not batch:
+            return
+        features, rows = self._features(batch)
+        for name, part in batch.items():
+            if f"{split}/{name}/shape" in self.metrics:
+                self._measure_shape(f"{split}/{name}", features[rows[name]], part)
+            if f"{split}/{name}/attributes" in self.metrics:
+                self._measure_attributes(f"{split}/{name}", features[rows[name]], part, getattr(self, f"positions_{name}"))
+
+    def _measure_shape(self, prefix: str, features: Tensor, part: dict[str, Tensor]) -> None:
+        decoder = self.network.shape_decoder
+        model = decoder.morphable_model
+        landmarks, vertices = true_face(model, part)
+        yaw = pose_from_camera(part["camera"], self.network.image_size)[:, 1].rad2deg()
+        predictions = {"": decoder.vertices(decoder(features).float())}
+        if f"{prefix}/trivial/shape" in self.metrics:
+            predictions["trivial/"] = frontal_face(model, self.network.image_size).expand_as(vertices)
+        face = model.face_region
+        for predictor, predicted in predictions.items():
+            self.metrics[f"{prefix}/{predictor}shape"].update(
+                predicted[:, model.landmarks68], landmarks, predicted[:, face], vertices[:, face], yaw
+            )
+
+    def _measure_attributes(self, prefix: str, features: Tensor, part: dict[str, Tensor], positions: Tensor) -> None:
+        predictions = {"": self.network.attribute_classifier(features).float()[:, positions]}
+        if f"{prefix}/trivial/attributes" in self.metrics:
+            predictions["trivial/"] = torch.zeros_like(predictions[""])  # calibrated: the majority class
+        for predictor, logits in predictions.items():
+            self.metrics[f"{prefix}/{predictor}attributes"].update(logits, part["attributes"], part["attribute_mask"])
+
+    def _log_metrics(self, split: str) -> None:
+        """Logs `split/source/metric`, and `val/error`, which chooses the best checkpoint: the sum of the tasks' errors,
+        mean NME of the 68 landmarks in 2D and mean 1 - balanced accuracy."""
+        errors: dict[str, list[Tensor]] = {}
+        for key, metric in self.metrics.items():
+            prefix, task = key.rsplit("/", 1)
+            if not key.startswith(f"{split}/") or metric.update_count == 0:
+                continue
+            values = metric.compute()
+            metric.reset()
+            if prefix.endswith("trivial"):
+                values = {name: value for name, value in values.items() if "/" not in name}
+            else:
+                errors.setdefault(task, []).append(values["nme_2d_68"] if task == "shape" else 1 - values["balanced_accuracy"])
+            self.log_dict({f"{prefix}/{name}": value for name, value in values.items()})
+        if split == "val" and errors:
+            self.log("val/error", sum(torch.stack(task).mean() for task in errors.values()), prog_bar=True)
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[checkpoints.KEY] = checkpoints.describe(self.network, self.network_config)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoints.require_same_model(checkpoint, checkpoints.describe(self.network, self.network_config))
+
+
+def true_face(model: MorphableModel, part: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Ground-truth landmarks (B, 68, 3) and vertices (B, V, 3) in crop space, z relative to the mean of the vertices.
+
+    Landmarks that the data set brings itself take precedence over those rebuilt from the coefficients.
+    """
+    vertices = model.project(part["shape_coefficients"], part["expression_coefficients"], part["camera"])
+    landmarks = part.get("landmarks68", vertices[:, model.landmarks68])
+    depth = nn.functional.pad(vertices[..., 2:].mean(1, keepdim=True), (2, 0))
+    return landmarks - depth, vertices - depth

@@ -1,0 +1,32 @@
+"""L_shape and L_attr of Weng et al., ICPR 2020 (docs/method.md). Both are means over the samples that carry the label."""
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def shape_loss(
+    predicted: Float[Tensor, "samples points 3"],
+    target: Float[Tensor, "samples points 3"],
+    weights: Float[Tensor, "points"],
+) -> Float[Tensor, ""]:
+    """L_shape = (1/N) sum_l W_l ||S_l - S^_l||^2 over the N points of the face, averaged over the samples.
+
+    Points are in crop space divided by the crop's size. No sample gives zero.
+    """
+    squared_distance = (predicted - target).square().sum(-1)
+    return (squared_distance * weights).sum() / (max(len(predicted), 1) * len(weights))
+
+
+def attribute_loss(
+    logits: Float[Tensor, "samples attributes"],
+    labels: Float[Tensor, "samples attributes"],
+    mask: Bool[Tensor, "samples attributes"],
+    alpha: Float[Tensor, "samples attributes"],
+) -> Float[Tensor, ""]:
+    """L_attr = -sum_m [alpha_m A_m log A^_m + (1 - A_m) log(1 - A^_m)] over the labelled attributes of each sample, with
+    A^ = sigmoid(logit) and the alpha of the sample's own label set, averaged over the samples. No sample gives zero.
+    """
+    # -log sigmoid(z) = softplus(-z) and -log(1 - sigmoid(z)) = softplus(z) stay finite at any logit.
+    cross_entropy = alpha * labels * F.softplus(-logits) + (1 - labels) * F.softplus(logits)
+    return (cross_entropy * mask).sum() / max(len(logits), 1)
