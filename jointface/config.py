@@ -24,7 +24,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
     Errors that the library or Hydra raise on purpose end the program with one line and exit code 1;
     HYDRA_FULL_ERROR=1 shows where they came from.
     """
-    expected = (JointFaceError, HydraException, OmegaConfBaseException)
+    expected: tuple[type[Exception], ...] = (JointFaceError, HydraException, OmegaConfBaseException)
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         expected = ()
 

@@ -1,6 +1,7 @@
 """One run, from a config to a tested checkpoint."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,20 +96,25 @@ def require_labels(config: DictConfig, datamodule: JointDataModule) -> None:
     }
     present = {head: parts for head, parts in heads.items() if config.model[head]}
     if not present:
-        raise ConfigError("the model has no head: set model/shape_decoder or model/attribute_classifier to another than none")
+        raise ConfigError(
+            "the model has no head: set model/shape_decoder or model/attribute_classifier to another than none"
+        )
     for head, (labels, sources) in present.items():
         for stage in ("train", "val"):
             if not sources(stage):
                 raise ConfigError(
                     f"model/{head} needs a {stage} source that labels {labels}, the sources are "
-                    f"{', '.join(datamodule.datasets[stage]) or 'none'}: add one to data.sources or set model/{head}=none"
+                    f"{', '.join(datamodule.datasets[stage]) or 'none'}: add one or set model/{head}=none"
                 )
     taught = {name for _, sources in present.values() for name in sources("train")}
     if useless := set(datamodule.datasets["train"]) - taught:
-        raise ConfigError(f"source {', '.join(sorted(useless))} labels nothing that the model predicts: leave it out of data.sources or add its head")
+        raise ConfigError(
+            f"source {', '.join(sorted(useless))} labels nothing that the model predicts: leave it out of data.sources "
+            "or add a head for it"
+        )
 
 
-def results_table(metrics: dict[str, float]) -> Table:
+def results_table(metrics: Mapping[str, float]) -> Table:
     """The test's mean metrics beside those of the trivial predictors (mean face, majority class)."""
     table = Table(title="Test of checkpoints/best.ckpt")
     for title in ("data set", "metric", "model", "trivial predictor"):

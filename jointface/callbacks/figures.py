@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_only, move_data_to_device
+from lightning.pytorch.utilities import move_data_to_device, rank_zero_only
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -24,8 +24,8 @@ matplotlib.use("Agg")
 class ValidationFigures(Callback):
     """Draws the same few validation faces of every source after each validation, as PNG files in `figures/`.
 
-    `SOURCE_shape.png`: crop, predicted mesh and landmarks, and the true ones. `SOURCE_attributes.png`: for each face the
-    attributes that the network is surest of, right ones and wrong ones, with calibrated probabilities.
+    `SPLIT_SOURCE_shape.png`: crop, predicted mesh and landmarks, and the true ones. `SPLIT_SOURCE_attributes.png`: for
+    each face the attributes that the network is surest of, right and wrong ones, with calibrated probabilities.
 
     Args:
         folder: the run's folder; pictures go to `figures/` in it.
@@ -57,7 +57,9 @@ class ValidationFigures(Callback):
             if prediction.vertices is not None and "camera" in batch:
                 shape_figure(module, batch, prediction.vertices).savefig(self.folder / f"{split}_{name}_shape.png")
             if prediction.logits is not None and name in module.label_sets and "attributes" in batch:
-                attributes_figure(module, name, batch, prediction.logits).savefig(self.folder / f"{split}_{name}_attributes.png")
+                attributes_figure(module, name, batch, prediction.logits).savefig(
+                    self.folder / f"{split}_{name}_attributes.png"
+                )
 
 
 def _first_faces(dataset: Any, count: int) -> dict[str, Tensor] | None:
@@ -82,7 +84,9 @@ def predict(module: JointFaceModule, images: Tensor) -> Any:
 
 def shape_figure(module: JointFaceModule, batch: dict[str, Tensor], vertices: Tensor) -> Figure:
     """Rows: the crop, the predicted face over it, the true face over it; a column each face."""
-    model = module.network.shape_decoder.morphable_model
+    decoder = module.network.shape_decoder
+    assert decoder is not None
+    model = decoder.morphable_model
     true_landmarks, true_vertices = (part.cpu().numpy() for part in true_face(model, batch))
     predicted = vertices.float().cpu().numpy()
     triangles, landmarks68 = model.triangles.cpu().numpy(), model.landmarks68.cpu().numpy()
@@ -90,7 +94,11 @@ def shape_figure(module: JointFaceModule, batch: dict[str, Tensor], vertices: Te
     figure = Figure(figsize=(2 * len(crops), 6.2), layout="constrained", dpi=110)
     axes = figure.subplots(3, len(crops), squeeze=False)
     for column, crop in enumerate(crops):
-        faces = {"crop": None, "predicted": (predicted[column], predicted[column][landmarks68]), "truth": (true_vertices[column], true_landmarks[column])}
+        faces = {
+            "crop": None,
+            "predicted": (predicted[column], predicted[column][landmarks68]),
+            "truth": (true_vertices[column], true_landmarks[column]),
+        }
         for axis, (title, face) in zip(axes[:, column], faces.items(), strict=True):
             axis.imshow(crop if face is None else draw_mesh(crop, face[0], triangles), extent=_pixel_extent(crop))
             if face is not None:
@@ -101,7 +109,9 @@ def shape_figure(module: JointFaceModule, batch: dict[str, Tensor], vertices: Te
     return figure
 
 
-def attributes_figure(module: JointFaceModule, source: str, batch: dict[str, Tensor], logits: Tensor, count: int = 6) -> Figure:
+def attributes_figure(
+    module: JointFaceModule, source: str, batch: dict[str, Tensor], logits: Tensor, count: int = 6
+) -> Figure:
     """Each face with its surest right attributes in green and its surest wrong ones in red."""
     positions, alpha = getattr(module, f"positions_{source}"), getattr(module, f"alpha_{source}")
     probability = calibrated_probability(logits.float()[:, positions], alpha).cpu().numpy()
@@ -112,7 +122,9 @@ def attributes_figure(module: JointFaceModule, source: str, batch: dict[str, Ten
     for column, axis in enumerate(figure.subplots(1, len(crops), squeeze=False)[0]):
         axis.imshow(crops[column], extent=_pixel_extent(crops[column]))
         axis.set_axis_off()
-        _list_attributes(axis, names[mask[column]], probability[column][mask[column]], labels[column][mask[column]], count)
+        _list_attributes(
+            axis, names[mask[column]], probability[column][mask[column]], labels[column][mask[column]], count
+        )
     return figure
 
 
@@ -121,11 +133,21 @@ def _list_attributes(axis: Axes, names: np.ndarray, probability: np.ndarray, lab
     sure = np.abs(probability - 0.5)
     # Among the right ones those present say more than the many that are absent.
     order = np.argsort(-(sure + labels))
-    chosen = [("tab:green", m) for m in order if right[m]][:count] + [("tab:red", m) for m in np.argsort(-sure) if not right[m]][:count]
+    chosen = [("tab:green", m) for m in order if right[m]][:count] + [
+        ("tab:red", m) for m in np.argsort(-sure) if not right[m]
+    ][:count]
     for line, (colour, m) in enumerate(chosen):
         sign = "" if probability[m] > 0.5 else "not "
         chance = max(probability[m], 1 - probability[m])
-        axis.text(0, -0.04 - 0.085 * line, f"{sign}{names[m]} {chance:.2f}", transform=axis.transAxes, color=colour, fontsize=7, va="top")
+        axis.text(
+            0,
+            -0.04 - 0.085 * line,
+            f"{sign}{names[m]} {chance:.2f}",
+            transform=axis.transAxes,
+            color=colour,
+            fontsize=7,
+            va="top",
+        )
 
 
 def _pixel_extent(crop: np.ndarray) -> tuple[float, float, float, float]:

@@ -21,7 +21,9 @@ class MetricsFile(Callback):
         self.values: dict[str, float] = {}
 
     def _update(self, trainer: Trainer) -> None:
-        self.values |= {name: value.item() for name, value in trainer.callback_metrics.items() if not name.endswith("_step")}
+        self.values |= {
+            name: value.item() for name, value in trainer.callback_metrics.items() if not name.endswith("_step")
+        }
         broken = trainer.datamodule.broken.counts()  # type: ignore[attr-defined]
         self.values |= {f"{name}/broken_samples": float(count) for name, count in broken.items()}
         self._write()

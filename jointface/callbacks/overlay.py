@@ -52,5 +52,7 @@ def vertex_normals(
     """Unit normals that point out of the face, in crop space (y down turns the winding around)."""
     a, b, c = (vertices[triangles[:, corner]] for corner in range(3))
     of_triangle = np.cross(c - a, b - a)
-    normals = np.stack([np.bincount(triangles.ravel(), np.repeat(of_triangle[:, axis], 3), len(vertices)) for axis in range(3)], axis=1)
+    normals = np.stack(
+        [np.bincount(triangles.ravel(), np.repeat(of_triangle[:, axis], 3), len(vertices)) for axis in range(3)], axis=1
+    )
     return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)

@@ -45,7 +45,9 @@ class AFLW2000(FaceDataset):
         self.root = Path(root)
         require_folder(self.root, "AFLW2000-3D", "set paths.data_dir to the folder that holds AFLW2000/")
         self.reader = FittedFaceReader(morphable_model)
-        self.names = np.array(sorted(path.name for path in self.root.glob("*.jpg") if path.with_suffix(".mat").is_file()))
+        self.names = np.array(
+            sorted(path.name for path in self.root.glob("*.jpg") if path.with_suffix(".mat").is_file())
+        )
         if not len(self.names):
             raise DataError(f"no .jpg + .mat pair in {self.root.absolute()}: unpack AFLW2000-3D there")
 

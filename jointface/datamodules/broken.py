@@ -35,7 +35,9 @@ class TolerantDataset(Dataset[Item]):
 def collate(items: list[Item]) -> dict[str, Tensor]:
     """Items to a batch; the broken ones are only listed."""
     broken = [item[BROKEN] for item in items if BROKEN in item]
-    batch: dict[str, Tensor] = default_collate(whole) if (whole := [item for item in items if BROKEN not in item]) else {}
+    batch: dict[str, Tensor] = (
+        default_collate(whole) if (whole := [item for item in items if BROKEN not in item]) else {}
+    )
     if broken:
         batch[BROKEN] = torch.stack(broken)
     return batch

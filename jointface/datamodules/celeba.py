@@ -62,7 +62,10 @@ class CelebA(FaceDataset):
         keep = np.array([name in wanted and name in on_disk for name in names.tolist()], dtype=bool)
         _report_difference(listed, wanted, on_disk, split)
         if not keep.any():
-            raise DataError(f"CelebA's {split} split is empty: no file of {root} is in the attribute list, the partition and the image folder")
+            raise DataError(
+                f"CelebA's {split} split is empty: no file of {root} is in the attribute list, the partition and the "
+                "image folder"
+            )
         self.names = names[keep]
         self.attributes = torch.from_numpy((labels[keep] > 0).astype(np.float32))
         self.mask = torch.ones(len(CELEBA), dtype=torch.bool)
@@ -92,12 +95,17 @@ def read_attributes(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """File names (N,) and labels (N, 40) in {-1, 1} of `list_attr_celeba.txt`."""
     header, *rows = _lines(path, "list_attr_celeba.txt")
     if not header.strip().isdigit() or not rows or tuple(rows[0].split()) != CELEBA.attributes:
-        raise DataError(f"{path}: line 1 must be the number of rows and line 2 CelebA's 40 attribute names; this is another file")
+        raise DataError(
+            f"{path}: line 1 must be the number of rows and line 2 CelebA's 40 attribute names; this is another file"
+        )
     names, _, values = zip(*(row.partition(" ") for row in rows[1:]), strict=True) if rows[1:] else ((), (), ())
     labels = np.fromstring(" ".join(values), dtype=np.int8, sep=" ")
     if labels.size != len(names) * len(CELEBA) or not np.isin(labels, (-1, 1)).all():
         number = next((n for n, row in enumerate(rows[1:], 3) if not _is_row(row)), 3)
-        raise DataError(f"{path}, line {number}: expected a file name and {len(CELEBA)} values -1 or 1; the file is damaged, get it again")
+        raise DataError(
+            f"{path}, line {number}: expected a file name and {len(CELEBA)} values -1 or 1; the file is damaged, get it "
+            "again"
+        )
     return np.array(names), labels.reshape(len(names), len(CELEBA))
 
 
@@ -112,7 +120,9 @@ def read_partition(path: Path, code: int) -> set[str]:
     for number, line in enumerate(_lines(path, "list_eval_partition.txt"), 1):
         name, _, value = line.strip().partition(" ")
         if value.strip() not in {"0", "1", "2"}:
-            raise DataError(f"{path}, line {number}: expected a file name and 0, 1 or 2; the file is damaged, get it again")
+            raise DataError(
+                f"{path}, line {number}: expected a file name and 0, 1 or 2; the file is damaged, get it again"
+            )
         if int(value) == code:
             wanted.add(name)
     return wanted
@@ -122,7 +132,9 @@ def _lines(path: Path, what: str) -> list[str]:
     try:
         lines = [line for line in path.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path.absolute()}: cannot read CelebA's {what} ({error}); download it beside img_align_celeba/") from error
+        raise DataError(
+            f"{path.absolute()}: cannot read CelebA's {what} ({error}); download it beside img_align_celeba/"
+        ) from error
     if not lines:
         raise DataError(f"{path.absolute()}: the file is empty; download CelebA's {what} again")
     return lines
@@ -136,4 +148,6 @@ def _report_difference(listed: set[str], wanted: set[str], on_disk: set[str], sp
         if names:
             log.warning(f"CelebA: %d {what} and are left out, e.g. %s", len(names), split, min(names))
     if unlisted := {name for name in on_disk - listed if name.endswith((".jpg", ".png"))}:
-        log.warning("CelebA: %d images are in no attribute list and are left out, e.g. %s", len(unlisted), min(unlisted))
+        log.warning(
+            "CelebA: %d images are in no attribute list and are left out, e.g. %s", len(unlisted), min(unlisted)
+        )

@@ -97,7 +97,9 @@ def read_image(path: Path) -> UInt8[np.ndarray, "height width 3"]:
         raise DataError(f"{path}: cannot read the image ({error.strerror})") from error
     image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if len(data) else None
     if image is None:
-        raise DataError(f"{path}: not a whole image ({len(data)} bytes); the file is empty, cut short or of another kind")
+        raise DataError(
+            f"{path}: not a whole image ({len(data)} bytes); the file is empty, cut short or of another kind"
+        )
     return image
 
 

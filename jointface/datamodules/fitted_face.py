@@ -41,12 +41,12 @@ class FittedFaceReader:
         )
         camera = camera_from_pose(pose, image.shape[0])
         labels = {"shape_coefficients": shape, "expression_coefficients": expression, "camera": camera}
-        landmarks = self.landmarks(torch.cat([shape, expression]), camera)
-        if with_landmarks:
-            labels["landmarks68"] = landmarks = matlab_landmarks(fit["pt3d_68"], path)
-        box = face_box(landmarks)
+        box = face_box(self.landmarks(torch.cat([shape, expression]), camera))
         if not box.size > 1:
             raise DataError(f"{path}: the fitted face is {box.size:.3g} pixels large; the pose is damaged")
+        if with_landmarks:
+            labels["landmarks68"] = matlab_landmarks(fit["pt3d_68"], path)
+            box = face_box(labels["landmarks68"])
         return FaceSample(image, box, labels)
 
     def landmarks(

@@ -13,10 +13,12 @@ from jointface.attributes import LabelSet
 from jointface.datamodules.broken import BrokenSamples, TolerantDataset, collate
 from jointface.datamodules.crop import Augmentation, CropTransform
 from jointface.datamodules.face_dataset import FaceDataset
+from jointface.datamodules.turning import FaceTurning
 from jointface.errors import ConfigError
 
 Stage = Literal["train", "val", "test"]
 STAGES: tuple[Stage, ...] = ("train", "val", "test")
+STAGES_OF: dict[str, tuple[Stage, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 Mode = Literal["max_size_cycle", "min_size", "max_size"]
 
 
@@ -30,7 +32,7 @@ class Source:
 
     dataset: Callable[..., FaceDataset]
     batch_size: int
-    splits: Mapping[Stage, str]
+    splits: Mapping[str, str]
 
 
 class JointDataModule(LightningDataModule):
@@ -40,6 +42,7 @@ class JointDataModule(LightningDataModule):
         sources: by name; the name is used in metrics.
         image_size: side of the crops in pixels.
         augmentation: of the training crops; None trains without.
+        turning: turns training faces with a fitted mesh out of plane, on the device; None leaves them.
         mode: of the training CombinedLoader: "max_size_cycle" repeats the smaller sources until the largest is through,
             "min_size" stops with the smallest, "max_size" goes on without the sources that are through.
         eval_batch_size: samples of each source in a validation or test batch.
@@ -53,6 +56,7 @@ class JointDataModule(LightningDataModule):
         sources: Mapping[str, Source],
         image_size: int,
         augmentation: Augmentation | None = None,
+        turning: FaceTurning | None = None,
         mode: Mode = "max_size_cycle",
         eval_batch_size: int = 64,
         num_workers: int = 4,
@@ -61,7 +65,10 @@ class JointDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.sources = dict(sources)
-        self.transforms = {stage: CropTransform(image_size, augmentation if stage == "train" else None) for stage in STAGES}
+        self.transforms = {
+            stage: CropTransform(image_size, augmentation if stage == "train" else None) for stage in STAGES
+        }
+        self.turning = turning
         self.mode = mode
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
@@ -70,11 +77,13 @@ class JointDataModule(LightningDataModule):
         self.datasets: dict[Stage, dict[str, FaceDataset]] = {}
         for name, source in self.sources.items():
             if unknown := set(source.splits) - set(STAGES):
-                raise ConfigError(f"source {name}: splits has unknown stages {sorted(unknown)}, known are {', '.join(STAGES)}")
+                raise ConfigError(
+                    f"source {name}: splits has unknown stages {sorted(unknown)}, known are {', '.join(STAGES)}"
+                )
 
     def setup(self, stage: str) -> None:
         """Opens the data sets of a Lightning stage ("fit", "validate", "test")."""
-        stages: tuple[Stage, ...] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ())
+        stages = STAGES_OF.get(stage, ())
         for part in stages:
             if part not in self.datasets:
                 self.datasets[part] = {
@@ -128,6 +137,12 @@ class JointDataModule(LightningDataModule):
             if part
         }
         return {name: part for name, part in accounted.items() if part}
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Turns training faces, on the device."""
+        if self.turning is None or self._running_stage() != "train":
+            return batch
+        return {name: self.turning(part) if "camera" in part else part for name, part in batch.items()}
 
     def _running_stage(self) -> Stage:
         trainer = self.trainer

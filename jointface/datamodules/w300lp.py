@@ -65,7 +65,10 @@ class W300LP(FaceDataset):
         held_out = np.array([held_out_fraction(Path(photo).stem) < val_fraction for photo in photos], dtype=bool)
         self.photos = np.array(photos)[held_out if split == "val" else ~held_out] if photos else np.array([])
         if not len(self.photos):
-            raise DataError(f"300W-LP's {split} split is empty: {len(photos)} .jpg + .mat pairs in the subset folders of {self.root.absolute()}")
+            raise DataError(
+                f"300W-LP's {split} split is empty: {len(photos)} .jpg + .mat pairs in the subset folders of "
+                f"{self.root.absolute()}"
+            )
 
     def _subsets(self, names: list[str] | None) -> list[Path]:
         if names is None:

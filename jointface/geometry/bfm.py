@@ -35,7 +35,9 @@ def load_bfm_3ddfa(folder: str, shape_components: int = 40, expression_component
     triangles = _variable(root / "tri.mat", "tri")
     uv = _variable(root / "BFM_UV.mat", "UV", (rows // 3, 2))
     if triangles.ndim != 2 or triangles.shape[0] != 3 or not 1 <= triangles.min() <= triangles.max() <= rows // 3:
-        raise DataError(f"{root / 'tri.mat'}: expected 1-based vertex indices of shape (3, triangles), found {triangles.shape}")
+        raise DataError(
+            f"{root / 'tri.mat'}: expected 1-based vertex indices of shape (3, triangles), found {triangles.shape}"
+        )
     landmarks68 = torch.from_numpy(keypoints[::3].astype(np.int64) // 3)
     uv_tensor = torch.from_numpy(uv.astype(np.float32))
     return MorphableModel(
@@ -53,7 +55,9 @@ def load_bfm_3ddfa(folder: str, shape_components: int = 40, expression_component
 def _basis(path: Path, rows: int, components: int) -> np.ndarray:
     basis = _array(path)
     if basis.ndim != 2 or len(basis) != rows or basis.shape[1] < components:
-        raise DataError(f"{path}: expected shape ({rows}, at least {components}) to match u_shp.npy, found {basis.shape}")
+        raise DataError(
+            f"{path}: expected shape ({rows}, at least {components}) to match u_shp.npy, found {basis.shape}"
+        )
     return np.ascontiguousarray(basis[:, :components])
 
 
@@ -80,7 +84,8 @@ def _variable(path: Path, name: str, shape: tuple[int, ...] | None = None) -> np
 def _require(path: Path) -> None:
     if not path.is_file():
         raise DataError(
-            f"no {path.name} in {path.parent.resolve()}: point paths.bfm_dir at the folder of the BFM basis that 3DDFA ships"
+            f"no {path.name} in {path.parent.resolve()}: point paths.bfm_dir at the folder of the BFM basis that 3DDFA "
+            "ships"
         )
 
 

@@ -34,7 +34,10 @@ def rotation_to_euler(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*
 
 
 def rotation_6d_to_matrix(columns: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 3 3"]:
-    """Rotation from its first two rows, made orthonormal (Zhou et al., CVPR 2019): continuous, so a network can regress it."""
+    """Rotation from its first two rows, made orthonormal.
+
+    A continuous representation, which a network can regress (Zhou et al., CVPR 2019).
+    """
     first, second = columns[..., :3], columns[..., 3:]
     first = torch.nn.functional.normalize(first, dim=-1)
     second = second - (first * second).sum(-1, keepdim=True) * first
@@ -63,8 +66,10 @@ def pose_from_camera(camera: Float[Tensor, "*batch 3 4"], image_height: float) -
     return torch.cat([angles, (camera[..., 3] - offset) * y_down, scale[..., None]], dim=-1)
 
 
-def crop_camera(camera: Float[Tensor, "*batch 3 4"], transform: Float[Tensor, "*batch 2 3"]) -> Float[Tensor, "*batch 3 4"]:
-    """The camera followed by an image similarity (2, 3); z takes the similarity's scale, so x, y and z stay in one unit."""
+def crop_camera(
+    camera: Float[Tensor, "*batch 3 4"], transform: Float[Tensor, "*#batch 2 3"]
+) -> Float[Tensor, "*batch 3 4"]:
+    """The camera followed by an image similarity; z takes the similarity's scale, so x, y and z stay in one unit."""
     scale = torch.linalg.det(transform[..., :2]).abs().sqrt()
     plane = transform[..., :2] @ camera[..., :2, :]
     plane = torch.cat([plane[..., :3], plane[..., 3:] + transform[..., 2:]], dim=-1)

@@ -25,9 +25,7 @@ def face_box(landmarks: Float[Tensor, "68 *xyz"]) -> FaceBox:
     return FaceBox(x, y, size)
 
 
-def similarity(
-    scale: float, angle: float, shift: tuple[float, float], flip: bool, size: int
-) -> Float[Tensor, "2 3"]:
+def similarity(scale: float, angle: float, shift: tuple[float, float], flip: bool, size: int) -> Float[Tensor, "2 3"]:
     """Similarity of a size x size crop about its centre: flip, then scale and turn (radians, counter-clockwise on
     screen), then shift (fractions of the crop)."""
     centre = (size - 1) / 2

@@ -33,7 +33,7 @@ class MorphableModel(nn.Module):
         triangles: (F, 3) vertex indices, counter-clockwise seen from outside.
         uv: (V, 2) texture coordinates in [0, 1], v upwards.
         landmarks68: (68,) vertex of each iBUG landmark.
-        mirror: (V,) vertex on the other side of the face of each vertex, an involution.
+        mirror: (V,) vertex on the other side of the face of each vertex; it maps the landmarks as MIRROR68 does.
         regions: (V,) NECK, FACE, ORGANS or LANDMARKS; computed from the mean face where left out.
     """
 
@@ -62,15 +62,17 @@ class MorphableModel(nn.Module):
         self.num_shape = shape_basis.shape[-1]
         self.num_expression = expression_basis.shape[-1]
         self.register_buffer("mean", mean.float())
-        # One matrix for both, coordinate by coordinate: a batch of faces is one product, its cameras a batched 3 x 3 one.
+        # One matrix for both, coordinate by coordinate: a batch of faces is one product, its cameras another.
         basis = torch.cat([shape_basis, expression_basis], dim=-1).float()
         self.register_buffer("basis", basis.transpose(0, 1).contiguous())
         self.register_buffer("triangles", triangles.long())
         self.register_buffer("uv", uv.float())
         self.register_buffer("landmarks68", landmarks68.long())
         self.register_buffer("mirror", mirror.long())
-        if not torch.equal(self.mirror[self.mirror], torch.arange(len(self.mirror), device=self.mirror.device)):
-            raise DataError(f"the mirror map of morphable model {name!r} is not an involution: mirror[mirror[i]] must be i")
+        if not torch.equal(self.mirror[self.landmarks68], self.landmarks68[list(MIRROR68)]):
+            raise DataError(
+                f"the mirror map of morphable model {name!r} does not pair its landmarks: left eye with right eye, ..."
+            )
         self.register_buffer("regions", face_regions(self.mean, self.landmarks68) if regions is None else regions)
 
     @property
@@ -96,14 +98,18 @@ class MorphableModel(nn.Module):
             digest.update(buffer.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def region_weights(self, landmarks: float = 16, organs: float = 4, face: float = 3, neck: float = 0) -> Float[Tensor, "vertices"]:
+    def region_weights(
+        self, landmarks: float = 16, organs: float = 4, face: float = 3, neck: float = 0
+    ) -> Float[Tensor, "vertices"]:
         """W of L_shape for each vertex; the defaults are PRNet's (Feng et al., ECCV 2018)."""
         table = torch.zeros(4, device=self.regions.device)
         table[[LANDMARKS, ORGANS, FACE, NECK]] = table.new_tensor([landmarks, organs, face, neck])
         return table[self.regions.long()]
 
     def forward(
-        self, shape_coefficients: Float[Tensor, "batch shape"], expression_coefficients: Float[Tensor, "batch expression"]
+        self,
+        shape_coefficients: Float[Tensor, "batch shape"],
+        expression_coefficients: Float[Tensor, "batch expression"],
     ) -> Float[Tensor, "batch vertices 3"]:
         """Faces in model space."""
         return linear_faces(self.mean, self.basis, torch.cat([shape_coefficients, expression_coefficients], dim=-1))
@@ -130,7 +136,9 @@ def mirror_points(
 
 
 def linear_faces(
-    mean: Float[Tensor, "points 3"], basis: Float[Tensor, "3 points coefficients"], coefficients: Float[Tensor, "batch coefficients"]
+    mean: Float[Tensor, "points 3"],
+    basis: Float[Tensor, "3 points coefficients"],
+    coefficients: Float[Tensor, "batch coefficients"],
 ) -> Float[Tensor, "batch points 3"]:
     """mean + basis c over any set of points, for a batch, as one matrix product."""
     return torch.addmm(mean.mT.flatten(), coefficients, basis.flatten(0, 1).T).unflatten(-1, (3, -1)).mT
@@ -139,14 +147,13 @@ def linear_faces(
 def mirror_from_uv(uv: Float[Tensor, "vertices 2"], landmarks68: Int[Tensor, "68"]) -> Int[Tensor, "vertices"]:
     """Mirror map of a mesh whose UV layout is symmetric about u = 1/2: the vertex nearest to (1 - u, v).
 
-    Vertices that are not each other's nearest stay where they are; landmarks are paired by name.
+    Landmarks are paired by name. Where the mesh itself is symmetric the map is an involution; a vertex without a
+    partner (BFM 2009 has a few, at one corner of the mouth) takes the nearest.
     """
     coordinates = uv.double().cpu().numpy()
-    nearest = torch.from_numpy(KDTree(coordinates).query(coordinates * [-1, 1] + [1, 0])[1]).long()
-    itself = torch.arange(len(nearest))
-    mirror = torch.where(nearest[nearest] == itself, nearest, itself)
+    mirror = KDTree(coordinates).query(coordinates * [-1, 1] + [1, 0])[1]
     for a, b in zip(landmarks68.tolist(), landmarks68[list(MIRROR68)].tolist(), strict=True):
-        old_a, old_b = mirror[a].item(), mirror[b].item()
+        old_a, old_b = mirror[a], mirror[b]
         mirror[old_a], mirror[old_b] = old_b, old_a
         mirror[a], mirror[b] = b, a
-    return mirror
+    return torch.from_numpy(mirror)

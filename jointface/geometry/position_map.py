@@ -72,7 +72,9 @@ class PositionMap(nn.Module):
         """
         centre = self.centre_mean + coefficients @ self.centre_basis.T
         depth_of_centre = (camera[:, 2:, :3] @ centre[..., None]).squeeze(-1)
-        camera = torch.cat([camera[:, :, :3], torch.cat([camera[:, :2, 3], -depth_of_centre], dim=1)[..., None]], dim=-1)
+        camera = torch.cat(
+            [camera[:, :, :3], torch.cat([camera[:, :2, 3], -depth_of_centre], dim=1)[..., None]], dim=-1
+        )
         points = apply_camera(camera, linear_faces(self.mean, self.basis, coefficients))
         return mirror_points(points, is_mirrored(camera), self.mirror)
 

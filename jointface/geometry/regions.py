@@ -34,9 +34,9 @@ def face_regions(vertices: Float[Tensor, "vertices 3"], landmarks68: Int[Tensor,
 
 
 def _below_jaw(points: np.ndarray, marks: np.ndarray) -> np.ndarray:
-    """Seen from the side the jaw line runs from below the ear (landmarks 3 and 13) to the chin; behind it, it goes on level."""
+    """Seen from the side the jaw line runs from below the ear (landmarks 3, 13) to the chin; behind, it is level."""
     jaw = marks[JAW]
-    side = (jaw[: CHIN + 1] + jaw[:CHIN - 1:-1])[3:] / 2
+    side = (jaw[: CHIN + 1] + jaw[: CHIN - 1 : -1])[3:] / 2
     order = np.argsort(side[:, 2])
     margin = 0.02 * np.ptp(marks[:, 1])
     return points[:, 1] < np.interp(points[:, 2], side[order, 2], side[order, 1]) - margin

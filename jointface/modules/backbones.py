@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AutoBackbone, AutoConfig
+from transformers import AutoBackbone, AutoConfig, PretrainedConfig
 
 from jointface.errors import ConfigError
 
@@ -22,32 +22,51 @@ class TransformersBackbone(nn.Module):
     def __init__(self, model_type: str = "resnet", pretrained: str | None = None, **architecture: Any) -> None:
         super().__init__()
         try:
-            if pretrained is not None:
-                self.model = AutoBackbone.from_pretrained(pretrained, use_safetensors=True, **architecture)
+            if pretrained is None:
+                self.model = AutoBackbone.from_config(_new_config(model_type, architecture))
             else:
-                config = AutoConfig.for_model(model_type)
-                if unknown := [field for field in architecture if not hasattr(config, field)]:
-                    raise ConfigError(f"model.backbone: {model_type} has no setting {', '.join(unknown)}")
-                self.model = AutoBackbone.from_config(AutoConfig.for_model(model_type, **architecture))
-        except (OSError, ValueError) as error:
+                self.model = _load_pretrained(pretrained, architecture)
+        except ConfigError:
+            raise
+        except Exception as error:  # a hub's client raises many unrelated types
             what = f"pretrained={pretrained}" if pretrained else f"model_type={model_type}"
-            raise ConfigError(f"model.backbone: transformers cannot build {what}: {' '.join(str(error).split())}") from error
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ConfigError(f"model.backbone: transformers cannot build {what}: {reason}") from error
 
     def plain_config(self) -> dict[str, Any]:
         """What builds the same architecture again without a hub or a folder, in plain containers."""
         fields = self.model.config.to_diff_dict()
-        fields = {key: value for key, value in fields.items() if key not in {"transformers_version", "architectures", "dtype"}}
-        return {"_target_": "jointface.modules.TransformersBackbone", **fields, "model_type": self.model.config.model_type}
+        fields = {
+            key: value for key, value in fields.items() if key not in {"transformers_version", "architectures", "dtype"}
+        }
+        return {
+            "_target_": "jointface.modules.TransformersBackbone",
+            **fields,
+            "model_type": self.model.config.model_type,
+        }
 
     def forward(self, images: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch channels height width"]:
         return self.model(images).feature_maps[-1]
+
+
+def _new_config(model_type: str, architecture: dict[str, Any]) -> PretrainedConfig:
+    known = AutoConfig.for_model(model_type)
+    if unknown := [field for field in architecture if not hasattr(known, field)]:
+        raise ConfigError(f"model.backbone: {model_type} has no setting {', '.join(unknown)}")
+    return AutoConfig.for_model(model_type, **architecture)
+
+
+def _load_pretrained(source: str, architecture: dict[str, Any]) -> nn.Module:
+    """AutoBackbone.from_pretrained asks the hub even for a folder, so the class is found from the config."""
+    config = AutoConfig.from_pretrained(source, **architecture)
+    return type(AutoBackbone.from_config(config)).from_pretrained(source, config=config, use_safetensors=True)
 
 
 class PRNetEncoder(nn.Module):
     """PRNet's residual encoder (Feng et al., ECCV 2018): ten residual blocks, five of them halving the side.
 
     Args:
-        width: channels after the first convolution; 16 in PRNet, which ends at 32 x width channels and 1/32 of the side.
+        width: channels after the first convolution; 16 in PRNet, which ends at 32 x width channels and 1/32 of side.
     """
 
     def __init__(self, width: int = 16) -> None:
@@ -55,7 +74,10 @@ class PRNetEncoder(nn.Module):
         blocks: list[nn.Module] = [nn.Conv2d(3, width, 4, padding="same", bias=False), nn.BatchNorm2d(width), nn.ReLU()]
         channels = width
         for _ in range(5):
-            blocks += [_ResidualBlock(channels, 2 * channels, stride=2), _ResidualBlock(2 * channels, 2 * channels, stride=1)]
+            blocks += [
+                _ResidualBlock(channels, 2 * channels, stride=2),
+                _ResidualBlock(2 * channels, 2 * channels, stride=1),
+            ]
             channels *= 2
         self.blocks = nn.Sequential(*blocks)
 

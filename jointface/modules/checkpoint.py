@@ -56,7 +56,9 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> FaceNetw
         raise
     except (JointFaceError, KeyError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{path}: the weights do not fit the model that the checkpoint describes ({reason})") from error
+        raise CheckpointError(
+            f"{path}: the weights do not fit the model that the checkpoint describes ({reason})"
+        ) from error
     network.label_sets = description["label_sets"]
     return network.to(device).eval()
 
@@ -64,16 +66,22 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> FaceNetw
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A checkpoint's content, read without unpickling and checked to be one of jointface's."""
     if not Path(path).is_file():
-        raise CheckpointError(f"no checkpoint at {Path(path).absolute()}: a run leaves its own in checkpoints/best.ckpt")
+        raise CheckpointError(
+            f"no checkpoint at {Path(path).absolute()}: a run leaves its own in checkpoints/best.ckpt"
+        )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many unrelated types on a damaged or foreign file
         reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: not a readable checkpoint ({reason}); it is cut short or of another program") from error
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint ({reason}); it is cut short or of another program"
+        ) from error
     if not isinstance(checkpoint, dict) or KEY not in checkpoint or "state_dict" not in checkpoint:
         raise CheckpointError(f"{path}: not a checkpoint of jointface; give one that jointface.train wrote")
     if (found := checkpoint[KEY].get("format", 0)) > FORMAT:
-        raise CheckpointError(f"{path}: written by a newer jointface (format {found}, this one reads {FORMAT}); update jointface")
+        raise CheckpointError(
+            f"{path}: written by a newer jointface (format {found}, this one reads {FORMAT}); update jointface"
+        )
     return checkpoint
 
 
@@ -83,7 +91,7 @@ def require_same_model(checkpoint: Mapping[str, Any], expected: Mapping[str, Any
     for part in ("attributes", "network", "morphable_model"):
         if found.get(part) != expected[part]:
             raise CheckpointError(
-                f"the checkpoint holds another model than the config: its {part} differ; use the run's own config.yaml, "
+                f"the checkpoint holds another model than the config, their {part} differ: use the overrides of its run, "
                 "or train from the start"
             )
 
@@ -98,7 +106,9 @@ def refuse_foreign_targets(config: Any, path: str | Path) -> None:
     """A checkpoint is data: it may ask for network parts of this package, and for no other code."""
     if isinstance(config, Mapping):
         if "_target_" in config and not _is_network_part(str(config["_target_"])):
-            raise CheckpointError(f"{path}: asks to build {config['_target_']}, which is no part of a jointface network; refused")
+            raise CheckpointError(
+                f"{path}: asks to build {config['_target_']}, which is no part of a jointface network; refused"
+            )
         config = list(config.values())
     if isinstance(config, list):
         for part in config:
@@ -115,7 +125,9 @@ def _is_network_part(target: str) -> bool:
     return issubclass(part, nn.Module) and part.__module__.startswith("jointface.")
 
 
-def _morphable_model(description: Mapping[str, Any] | None, weights: Mapping[str, torch.Tensor]) -> MorphableModel | None:
+def _morphable_model(
+    description: Mapping[str, Any] | None, weights: Mapping[str, torch.Tensor]
+) -> MorphableModel | None:
     if description is None:
         return None
     tensors = {key[len(MODEL_PREFIX) :]: value for key, value in weights.items() if key.startswith(MODEL_PREFIX)}
@@ -123,5 +135,7 @@ def _morphable_model(description: Mapping[str, Any] | None, weights: Mapping[str
     shape_basis, expression_basis = basis.tensor_split([description["num_shape"]], dim=-1)
     model = MorphableModel(description["name"], shape_basis=shape_basis, expression_basis=expression_basis, **tensors)
     if model.content_hash() != description["sha256"]:
-        raise CheckpointError(f"the morphable model {description['name']} in the checkpoint does not match its own hash")
+        raise CheckpointError(
+            f"the morphable model {description['name']} in the checkpoint does not match its own hash"
+        )
     return model

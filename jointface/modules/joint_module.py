@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torchmetrics import Metric
 
 from jointface.attributes import LabelSet, Vocabulary
 from jointface.geometry.camera import pose_from_camera
@@ -18,7 +19,7 @@ from jointface.metrics.nme import FaceNME
 from jointface.modules import checkpoint as checkpoints
 from jointface.modules.losses import attribute_loss, shape_loss
 from jointface.modules.network import build_network
-from jointface.modules.shape_decoders import frontal_face
+from jointface.modules.shape_decoders import ShapeDecoder, frontal_face
 
 Batch = dict[str, dict[str, Tensor]]  # {source name: batch of the data contract}
 
@@ -106,7 +107,9 @@ class JointFaceModule(LightningModule):
         if not labelled:
             return features.sum() * 0
         logits = classifier(features[torch.cat([rows[name] for name in labelled])]).float()
-        labels, mask, alpha = (torch.cat(columns) for columns in zip(*(self._in_vocabulary(n, batch[n]) for n in labelled), strict=True))
+        labels, mask, alpha = (
+            torch.cat(columns) for columns in zip(*(self._in_vocabulary(n, batch[n]) for n in labelled), strict=True)
+        )
         return attribute_loss(logits, labels, mask, alpha)
 
     def _in_vocabulary(self, source: str, part: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -121,7 +124,9 @@ class JointFaceModule(LightningModule):
         return spread(part["attributes"]), spread(part["attribute_mask"]), spread(alpha)
 
     def _total(self, losses: dict[str, Tensor]) -> Tensor:
-        return sum((getattr(self.loss, name) * loss for name, loss in losses.items()), torch.zeros((), device=self.device))
+        return sum(
+            (getattr(self.loss, name) * loss for name, loss in losses.items()), torch.zeros((), device=self.device)
+        )
 
     # Lightning's steps
 
@@ -138,7 +143,7 @@ class JointFaceModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Makes the metrics of the sources that the stage evaluates; the test also scores the trivial predictors."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        for split in {"fit": ("val",), "validate": ("val",), "test": ("test",)}.get(stage, ()):
+        for split in {"fit": ["val"], "validate": ["val"], "test": ["test"]}.get(stage, []):
             for name in data.datasets[split]:
                 for predictor in ("", "trivial/") if split == "test" else ("",):
                     if self.network.shape_decoder is not None and name in data.shape_sources(split):
@@ -179,13 +184,14 @@ class JointFaceModule(LightningModule):
             return
         features, rows = self._features(batch)
         for name, part in batch.items():
-            if f"{split}/{name}/shape" in self.metrics:
-                self._measure_shape(f"{split}/{name}", features[rows[name]], part)
-            if f"{split}/{name}/attributes" in self.metrics:
-                self._measure_attributes(f"{split}/{name}", features[rows[name]], part, getattr(self, f"positions_{name}"))
+            decoder, classifier = self.network.shape_decoder, self.network.attribute_classifier
+            if decoder is not None and f"{split}/{name}/shape" in self.metrics:
+                self._measure_shape(f"{split}/{name}", decoder, features[rows[name]], part)
+            if classifier is not None and f"{split}/{name}/attributes" in self.metrics:
+                logits = classifier(features[rows[name]]).float()[:, getattr(self, f"positions_{name}")]
+                self._measure_attributes(f"{split}/{name}", logits, part)
 
-    def _measure_shape(self, prefix: str, features: Tensor, part: dict[str, Tensor]) -> None:
-        decoder = self.network.shape_decoder
+    def _measure_shape(self, prefix: str, decoder: ShapeDecoder, features: Tensor, part: dict[str, Tensor]) -> None:
         model = decoder.morphable_model
         landmarks, vertices = true_face(model, part)
         yaw = pose_from_camera(part["camera"], self.network.image_size)[:, 1].rad2deg()
@@ -194,22 +200,22 @@ class JointFaceModule(LightningModule):
             predictions["trivial/"] = frontal_face(model, self.network.image_size).expand_as(vertices)
         face = model.face_region
         for predictor, predicted in predictions.items():
-            self.metrics[f"{prefix}/{predictor}shape"].update(
-                predicted[:, model.landmarks68], landmarks, predicted[:, face], vertices[:, face], yaw
-            )
+            metric = cast(FaceNME, self.metrics[f"{prefix}/{predictor}shape"])
+            metric.update(predicted[:, model.landmarks68], landmarks, predicted[:, face], vertices[:, face], yaw)
 
-    def _measure_attributes(self, prefix: str, features: Tensor, part: dict[str, Tensor], positions: Tensor) -> None:
-        predictions = {"": self.network.attribute_classifier(features).float()[:, positions]}
+    def _measure_attributes(self, prefix: str, logits: Tensor, part: dict[str, Tensor]) -> None:
+        predictions = {"": logits}
         if f"{prefix}/trivial/attributes" in self.metrics:
-            predictions["trivial/"] = torch.zeros_like(predictions[""])  # calibrated: the majority class
-        for predictor, logits in predictions.items():
-            self.metrics[f"{prefix}/{predictor}attributes"].update(logits, part["attributes"], part["attribute_mask"])
+            predictions["trivial/"] = torch.zeros_like(logits)  # calibrated: the majority class
+        for predictor, predicted in predictions.items():
+            metric = cast(AttributeMetrics, self.metrics[f"{prefix}/{predictor}attributes"])
+            metric.update(predicted, part["attributes"], part["attribute_mask"])
 
     def _log_metrics(self, split: str) -> None:
         """Logs `split/source/metric`, and `val/error`, which chooses the best checkpoint: the sum of the tasks' errors,
         mean NME of the 68 landmarks in 2D and mean 1 - balanced accuracy."""
         errors: dict[str, list[Tensor]] = {}
-        for key, metric in self.metrics.items():
+        for key, metric in cast(dict[str, Metric], self.metrics).items():
             prefix, task = key.rsplit("/", 1)
             if not key.startswith(f"{split}/") or metric.update_count == 0:
                 continue
@@ -218,7 +224,9 @@ class JointFaceModule(LightningModule):
             if prefix.endswith("trivial"):
                 values = {name: value for name, value in values.items() if "/" not in name}
             else:
-                errors.setdefault(task, []).append(values["nme_2d_68"] if task == "shape" else 1 - values["balanced_accuracy"])
+                errors.setdefault(task, []).append(
+                    values["nme_2d_68"] if task == "shape" else 1 - values["balanced_accuracy"]
+                )
             self.log_dict({f"{prefix}/{name}": value for name, value in values.items()})
         if split == "val" and errors:
             self.log("val/error", sum(torch.stack(task).mean() for task in errors.values()), prog_bar=True)

@@ -1,4 +1,4 @@
-"""L_shape and L_attr of Weng et al., ICPR 2020 (docs/method.md). Both are means over the samples that carry the label."""
+"""L_shape and L_attr of Weng et al., ICPR 2020 (docs/method.md), both means over the samples that carry the label."""
 
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -24,8 +24,9 @@ def attribute_loss(
     mask: Bool[Tensor, "samples attributes"],
     alpha: Float[Tensor, "samples attributes"],
 ) -> Float[Tensor, ""]:
-    """L_attr = -sum_m [alpha_m A_m log A^_m + (1 - A_m) log(1 - A^_m)] over the labelled attributes of each sample, with
-    A^ = sigmoid(logit) and the alpha of the sample's own label set, averaged over the samples. No sample gives zero.
+    """L_attr = -sum_m [alpha_m A_m log A^_m + (1 - A_m) log(1 - A^_m)] over the labelled attributes of each sample,
+    with A^ = sigmoid(logit) and the alpha of the sample's own label set, averaged over the samples. No sample gives
+    zero.
     """
     # -log sigmoid(z) = softplus(-z) and -log(1 - sigmoid(z)) = softplus(z) stay finite at any logit.
     cross_entropy = alpha * labels * F.softplus(-logits) + (1 - labels) * F.softplus(logits)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from hydra.errors import HydraException
 from hydra.utils import instantiate
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ class FaceNetwork(nn.Module):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None] * 255, persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None] * 255, persistent=False)
-        self.to(memory_format=self.memory_format)
+        self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def features(self, images: UInt8[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch channels height width"]:
         """Features of uint8 RGB crops; normalisation happens here, on the device."""
@@ -80,8 +81,8 @@ class FaceNetwork(nn.Module):
 def build_network(
     config: Mapping[str, Any], attributes: Sequence[str], morphable_model: MorphableModel | None
 ) -> FaceNetwork:
-    """The network of a plain config: `image_size`, `channels_last`, and `backbone`, `shape_decoder`, `attribute_classifier`
-    with a `_target_` each, the heads None to leave them out.
+    """The network of a plain config: `image_size`, `channels_last`, and `backbone`, `shape_decoder`,
+    `attribute_classifier` with a `_target_` each, the heads None to leave them out.
 
     Raises:
         ConfigError: the parts do not fit together.
@@ -94,11 +95,17 @@ def build_network(
         if morphable_model is None:
             raise ConfigError("model.shape_decoder needs a morphable model: set morphable_model")
         decoder = _build(
-            "shape_decoder", config["shape_decoder"], feature_shape=shape, morphable_model=morphable_model, image_size=image_size
+            "shape_decoder",
+            config["shape_decoder"],
+            feature_shape=shape,
+            morphable_model=morphable_model,
+            image_size=image_size,
         )
     if config["attribute_classifier"] is not None:
         if not attributes:
-            raise ConfigError("model.attribute_classifier needs a source that labels attributes: add one to data.sources")
+            raise ConfigError(
+                "model.attribute_classifier needs a source that labels attributes: add one to data.sources"
+            )
         classifier = _build(
             "attribute_classifier", config["attribute_classifier"], feature_shape=shape, num_attributes=len(attributes)
         )
@@ -107,9 +114,9 @@ def build_network(
 
 def _build(part: str, config: Mapping[str, Any], **arguments: Any) -> Any:
     try:
-        return instantiate({**config, "_convert_": "all"}, **arguments)
-    except Exception as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, ConfigError):
-            raise cause from None
-        raise ConfigError(f"model.{part} cannot be built: {' '.join(str(cause).split())}") from error
+        # As a partial: Hydra would turn the arguments into its own containers.
+        return instantiate({**config, "_partial_": True, "_convert_": "all"})(**arguments)
+    except ConfigError:
+        raise
+    except (HydraException, TypeError, ValueError) as error:
+        raise ConfigError(f"model.{part} cannot be built: {' '.join(str(error).split())}") from error

@@ -61,6 +61,8 @@ class PositionMapDecoder(ShapeDecoder):
         region_weights: W by region; see `MorphableModel.region_weights`.
     """
 
+    mean_points: Float[Tensor, "points 3"]
+
     def __init__(
         self,
         feature_shape: tuple[int, int, int],
@@ -109,7 +111,11 @@ def _upsampling_layers(channels_in: int, channels: int, min_channels: int, doubl
     layers = _convolution(channels_in, channels)
     for doubling in range(doublings):
         narrower = max(channels // 2, min_channels)
-        layers += [nn.ConvTranspose2d(channels, narrower, 4, 2, padding=1, bias=False), nn.BatchNorm2d(narrower), nn.ReLU()]
+        layers += [
+            nn.ConvTranspose2d(channels, narrower, 4, 2, padding=1, bias=False),
+            nn.BatchNorm2d(narrower),
+            nn.ReLU(),
+        ]
         for _ in range(2 if doubling < 3 else 1):
             layers += _convolution(narrower, narrower)
         channels = narrower
@@ -122,14 +128,18 @@ def _upsampling_layers(channels_in: int, channels: int, min_channels: int, doubl
 
 def _convolution(channels_in: int, channels_out: int) -> list[nn.Module]:
     # A transposed convolution of stride 1 is a convolution.
-    return [nn.Conv2d(channels_in, channels_out, 4, padding="same", bias=False), nn.BatchNorm2d(channels_out), nn.ReLU()]
+    return [
+        nn.Conv2d(channels_in, channels_out, 4, padding="same", bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(),
+    ]
 
 
 class MorphableDecoder(ShapeDecoder):
     """Regresses camera, identity and expression of the morphable model; the points are its vertices.
 
-    The camera is a rotation (six numbers, Zhou et al., CVPR 2019), a scale and a shift. All outputs are offsets from the
-    mean face in the middle of the crop. A coefficient's unit moves the vertices by 1 % of the face's size in the root
+    The camera is a rotation (six numbers, Zhou et al., CVPR 2019), a scale and a shift. All outputs are offsets from
+    the mean face in the middle of the crop. A coefficient's unit moves the vertices by 1 % of the face's size in the root
     mean square, so that all outputs have comparable effect.
 
     Args:
@@ -139,6 +149,9 @@ class MorphableDecoder(ShapeDecoder):
         hidden: width of the hidden layer.
         region_weights: W by region; see `MorphableModel.region_weights`.
     """
+
+    unit: Float[Tensor, "coefficients"]
+    frontal_camera: Float[Tensor, "3 4"]
 
     def __init__(
         self,
@@ -175,7 +188,9 @@ class MorphableDecoder(ShapeDecoder):
         linear = output[:, 6].exp()[:, None, None] * (self.frontal_camera[:, :3] @ rotation)
         shift = self.image_size * nn.functional.pad(output[:, 7:9], (0, 1))
         camera = torch.cat([linear, (self.frontal_camera[:, 3] + shift)[..., None]], dim=-1)
-        shape, expression = (output[:, 9:] * self.unit).split([self.morphable_model.num_shape, self.morphable_model.num_expression], -1)
+        shape, expression = (output[:, 9:] * self.unit).split(
+            [self.morphable_model.num_shape, self.morphable_model.num_expression], -1
+        )
         return shape, expression, camera
 
     def _points(self, shape: Tensor, expression: Tensor, camera: Tensor) -> Float[Tensor, "batch points 3"]:

@@ -1,0 +1,44 @@
+# `make help` lists the targets. Every target does its own set-up.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+# The folder of the published data sets: celeba/, 300W_LP/, AFLW2000/, bfm_3ddfa/
+DATA ?= $(if $(JOINTFACE_TEST_DATA),$(JOINTFACE_TEST_DATA),../shared/data)
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help train test test-all lint format bench clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+train: $(INSTALLED)  ## joint training on two CPU cores, about half an hour; DATA=folder of the data sets, ARGS=overrides
+	@test -d '$(DATA)' || { echo "no folder '$(DATA)': give DATA=FOLDER, a folder that holds celeba/, 300W_LP/, AFLW2000/ and bfm_3ddfa/"; exit 1; }
+	$(BIN)/python -m jointface.train experiment=joint_celeba_300wlp scale=small paths.data_dir='$(DATA)' $(ARGS)
+
+test: $(INSTALLED) lint  ## lint, types and the default tests
+	$(BIN)/python -m pytest
+
+test-all: $(INSTALLED) lint  ## also the tests that train for minutes
+	$(BIN)/python -m pytest -m ''
+
+lint: $(INSTALLED)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)  ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED)  ## ratios against simple baselines, measured side by side; DATA=folder of the data sets
+	$(BIN)/python -m benchmarks.position_map '$(DATA)'
+	$(BIN)/python -m benchmarks.loader '$(DATA)'
+
+clean:  ## remove the environment and caches; runs/ stays
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,49 @@
+"""Training faces turned out of plane on the device, for data that shows few large poses."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from jointface.geometry.camera import euler_to_rotation
+from jointface.geometry.morphable_model import MorphableModel
+from jointface.geometry.turning import turn_faces
+
+
+class FaceTurning(nn.Module):
+    """Turns a share of the faces that have a fitted mesh by random pitch and yaw (see `jointface.geometry.turning`).
+
+    Args:
+        morphable_model: the model of the fits.
+        yaw, pitch: largest turn to either side, in degrees.
+        probability: share of the faces that are turned.
+    """
+
+    def __init__(
+        self, morphable_model: MorphableModel, yaw: float = 30.0, pitch: float = 30.0, probability: float = 0.5
+    ) -> None:
+        super().__init__()
+        self.morphable_model = morphable_model
+        self.largest = [math.radians(pitch), math.radians(yaw), 0.0]
+        self.probability = probability
+
+    @torch.no_grad()
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The batch with some of its images and cameras turned."""
+        camera = batch["camera"]
+        chosen = (torch.rand(len(camera), device=camera.device) < self.probability).nonzero().flatten()
+        if not len(chosen):
+            return batch
+        model = self.morphable_model.to(camera.device)
+        vertices = model.project(
+            batch["shape_coefficients"][chosen], batch["expression_coefficients"][chosen], camera[chosen]
+        )
+        angles = (2 * torch.rand(len(chosen), 3, device=camera.device) - 1) * camera.new_tensor(self.largest)
+        images, turned = turn_faces(
+            batch["image"][chosen].float(), camera[chosen], vertices, model.landmarks68, euler_to_rotation(angles)
+        )
+        return {
+            **batch,
+            "image": batch["image"].index_copy(0, chosen, images.round().clamp(0, 255).to(torch.uint8)),
+            "camera": camera.index_copy(0, chosen, turned),
+        }

@@ -1,0 +1,112 @@
+"""Turning photographed faces out of plane, in the spirit of 300W-LP's face profiling (Zhu et al., CVPR 2016).
+
+The photo becomes a relief: pixels of the face take the depth of its fitted mesh, the background goes on from the
+face's outline. The relief is turned, near points hide far ones, and the photo is sampled where each point came from.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from jointface.geometry.camera import crop_camera
+
+
+def turn_faces(
+    images: Float[Tensor, "batch channels size size"],
+    camera: Float[Tensor, "batch 3 4"],
+    vertices: Float[Tensor, "batch vertices 3"],
+    landmarks68: Int[Tensor, "68"],
+    rotation: Float[Tensor, "batch 3 3"],
+) -> tuple[Float[Tensor, "batch channels size size"], Float[Tensor, "batch 3 4"]]:
+    """Photos and cameras of faces turned in crop space.
+
+    The middle of the landmark box stays where it was in the crop and the box keeps its size, so that framing does not
+    change.
+
+    Args:
+        images: crops, any range. camera: their cameras to crop space. vertices: the faces seen by those cameras.
+        landmarks68: vertices of the landmarks. rotation: in crop space (x right, y down, z towards the viewer).
+    """
+    size = images.shape[-1]
+    depth = relief(vertices, size)
+    centre = vertices.mean(1)
+    turned_camera = torch.cat(
+        [rotation @ camera[..., :3], rotation @ (camera[..., 3] - centre)[..., None] + centre[..., None]], -1
+    )
+    turned = (vertices[:, landmarks68] - centre[:, None]) @ rotation.mT + centre[:, None]
+    reframe = _same_framing(turned, vertices[:, landmarks68])
+    grid = pixel_grid(size, images.device)
+    surface = torch.cat([grid.expand(len(images), -1, -1), depth.flatten(2).mT], dim=-1)
+    moved = (surface - centre[:, None]) @ rotation.mT + centre[:, None]
+    place = moved[..., :2] @ reframe[..., :2].mT + reframe[:, None, :, 2]
+    origin, seen = splat(grid.expand(len(images), -1, -1), place, moved[..., 2], size)
+    origin = fill_holes(origin, seen)
+    sampled = F.grid_sample(
+        images,
+        origin.permute(0, 2, 3, 1) * (2 / (size - 1)) - 1,
+        mode="bilinear",
+        padding_mode="reflection",
+        align_corners=True,
+    )
+    return sampled, crop_camera(turned_camera, reframe)
+
+
+def relief(vertices: Float[Tensor, "batch vertices 3"], size: int) -> Float[Tensor, "batch 1 size size"]:
+    """Depth of the front of the face at each pixel, continued into the background."""
+    depth, seen = splat(vertices[..., 2:], vertices[..., :2], vertices[..., 2], size)
+    return fill_holes(depth, seen)
+
+
+def splat(
+    values: Float[Tensor, "batch points channels"],
+    place: Float[Tensor, "batch points 2"],
+    depth: Float[Tensor, "batch points"],
+    size: int,
+) -> tuple[Float[Tensor, "batch channels size size"], Bool[Tensor, "batch 1 size size"]]:
+    """Values of the nearest points at each pixel, and which pixels have any; points within one pixel of depth of the
+    front are averaged."""
+    column, row = place.round().long().unbind(-1)
+    inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)
+    pixel = torch.where(inside, row * size + column, size * size)  # one further pixel takes what lies outside
+    front = depth.new_full((len(depth), size * size + 1), -torch.inf).scatter_reduce(1, pixel, depth, "amax")
+    weight = (depth >= front.gather(1, pixel) - 1).to(depth.dtype)
+    total = values.new_zeros(len(values), size * size + 1, values.shape[-1])
+    total = total.scatter_add(1, pixel[..., None].expand_as(values), values * weight[..., None])[:, :-1]
+    count = weight.new_zeros(front.shape).scatter_add(1, pixel, weight)[:, :-1]
+    mean = total / count.clamp(min=1)[..., None]
+    return mean.mT.unflatten(-1, (size, size)), (count > 0).unflatten(1, (1, size, size)).squeeze(1)[:, None]
+
+
+def fill_holes(
+    image: Float[Tensor, "batch channels height width"], known: Bool[Tensor, "batch 1 height width"]
+) -> Float[Tensor, "batch channels height width"]:
+    """Unknown pixels from the known ones around them, coarse to fine (pull-push, Gortler et al., SIGGRAPH 1996)."""
+    if image.shape[-1] == 1 or bool(known.all()):
+        return image
+    weight = known.to(image.dtype)
+    coarse_weight = F.avg_pool2d(weight, 2, ceil_mode=True, count_include_pad=False)
+    coarse = F.avg_pool2d(image * weight, 2, ceil_mode=True, count_include_pad=False) / coarse_weight.clamp(min=1e-6)
+    coarse = fill_holes(coarse, coarse_weight > 0)
+    return torch.where(known, image, F.interpolate(coarse, size=image.shape[-2:], mode="bilinear", align_corners=False))
+
+
+def pixel_grid(size: int, device: torch.device) -> Float[Tensor, "1 pixels 2"]:
+    """(x, y) of every pixel of a crop, in reading order."""
+    along = torch.arange(size, dtype=torch.float32, device=device)
+    return torch.stack(torch.meshgrid(along, along, indexing="xy"), dim=-1).flatten(0, 1)[None]
+
+
+def _same_framing(
+    moved: Float[Tensor, "batch 68 3"], original: Float[Tensor, "batch 68 3"]
+) -> Float[Tensor, "batch 2 3"]:
+    """Scale and shift that bring the moved landmarks' box to the centre and mean side of the original's."""
+
+    def box(points: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = points[..., :2].amin(1), points[..., :2].amax(1)
+        return (low + high) / 2, (high - low).mean(1)
+
+    (from_centre, from_size), (to_centre, to_size) = box(moved), box(original)
+    scale = (to_size / from_size)[:, None, None]
+    linear = scale * torch.eye(2, device=moved.device)
+    return torch.cat([linear, to_centre[..., None] - scale * from_centre[..., None]], dim=-1)

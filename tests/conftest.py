@@ -1,0 +1,55 @@
+"""Shared fixtures: tiny faithful copies of the data sets, and the real files where a machine has them."""
+
+import os
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+import tests.typecheck  # noqa: F401  (the hook below names it)
+
+# The shapes in the annotations check themselves while the tests run.
+install_import_hook("jointface", "tests.typecheck.check")
+
+import torch  # noqa: E402
+
+from jointface.geometry import MorphableModel, load_bfm_3ddfa  # noqa: E402
+from tests.data.aflw2000 import data as aflw2000_data  # noqa: E402
+from tests.data.bfm_3ddfa import data as bfm_data  # noqa: E402
+from tests.data.celeba import data as celeba_data  # noqa: E402
+from tests.data.w300lp import data as w300lp_data  # noqa: E402
+
+torch.set_num_threads(1)  # the tests themselves run in parallel
+
+REAL_DATA = Path(os.environ.get("JOINTFACE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data."""
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"no real data in {REAL_DATA}; set JOINTFACE_TEST_DATA")
+    return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def bfm(real_data: Path) -> MorphableModel:
+    """The real BFM basis."""
+    return load_bfm_3ddfa(str(real_data / "bfm_3ddfa"))
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tiny copies of every data set, to read only."""
+    folder = tmp_path_factory.mktemp("data")
+    model = load_bfm_3ddfa(str(bfm_data.write(folder / "bfm_3ddfa")))
+    celeba_data.write(folder / "celeba")
+    w300lp_data.write(folder / "300W_LP", model)
+    aflw2000_data.write(folder / "AFLW2000", model)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_data: Path) -> MorphableModel:
+    """The tiny morphable model that the tiny data sets are made with."""
+    return load_bfm_3ddfa(str(tiny_data / "bfm_3ddfa"))

@@ -1,0 +1,217 @@
+"""300W-LP and AFLW2000-3D: photos with fitted faces, whole, broken and real."""
+
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import scipy.io
+import torch
+
+from jointface.datamodules import AFLW2000, W300LP, Augmentation, CropTransform, FaceSample
+from jointface.datamodules.fitted_face import FittedFaceReader
+from jointface.datamodules.w300lp import held_out_fraction
+from jointface.errors import DataError
+from jointface.geometry import MIRROR68, MorphableModel, face_box, is_mirrored
+from jointface.modules.joint_module import true_face
+from tests.data.aflw2000 import data as aflw2000_data
+from tests.data.w300lp import data as w300lp_data
+
+CROP = CropTransform(96)
+
+
+def test_an_item_is_the_data_contract(tiny_data: Path, tiny_model: MorphableModel) -> None:
+    item = W300LP(tiny_data / "300W_LP", "train", CROP, tiny_model)[0]
+    shapes = {key: tuple(value.shape) for key, value in item.items()}
+    assert shapes == {
+        "image": (3, 96, 96),
+        "shape_coefficients": (40,),
+        "expression_coefficients": (10,),
+        "camera": (3, 4),
+        "index": (),
+    }
+    assert all(item[key].dtype == torch.float32 for key in ("shape_coefficients", "expression_coefficients", "camera"))
+
+
+def test_aflw2000_brings_its_own_landmarks(tiny_data: Path, tiny_model: MorphableModel) -> None:
+    item = AFLW2000(tiny_data / "AFLW2000", "test", CROP, tiny_model)[0]
+    landmarks, vertices = true_face(tiny_model, {key: value[None] for key, value in item.items()})
+    torch.testing.assert_close(landmarks[0], vertices[0, tiny_model.landmarks68], atol=0.02, rtol=0)
+
+
+def test_the_landmarks_fill_the_crop_by_the_framing_rule(tiny_data: Path, tiny_model: MorphableModel) -> None:
+    for item in (AFLW2000(tiny_data / "AFLW2000", "test", CROP, tiny_model)[i] for i in range(3)):
+        box = face_box(item["landmarks68"])
+        assert (box.x, box.y, box.size) == pytest.approx((47.5, 47.5, 96 / 1.58), abs=1e-3)
+
+
+class OneDot(AFLW2000):
+    """The first face of the data set, its photo replaced by a white dot at one of its landmarks."""
+
+    def __len__(self) -> int:
+        return 68
+
+    def read(self, index: int) -> FaceSample:
+        sample = super().read(0)
+        sample.image = np.zeros_like(sample.image)
+        x, y = (sample.labels["landmarks68"][index, :2] * 16).round().int().tolist()
+        cv2.circle(sample.image, (x, y), 5 * 16, (255, 255, 255), -1, cv2.LINE_AA, shift=4)
+        return sample
+
+
+@pytest.mark.parametrize("augmentation", [None, Augmentation(rotation=30, scale=0.15, shift=0.05, flip=0.5)])
+def test_image_camera_and_landmarks_move_together(
+    tiny_data: Path, tiny_model: MorphableModel, augmentation: Augmentation | None
+) -> None:
+    """A dot rendered at each landmark is found where landmarks and camera of the item say."""
+    dataset = OneDot(tiny_data / "AFLW2000", "test", CropTransform(96, augmentation), tiny_model)
+    rows, columns = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
+    torch.manual_seed(0)
+    mirrored = 0
+    for drawn in range(68):
+        item = {key: value[None] for key, value in dataset[drawn].items()}
+        landmarks, vertices = true_face(tiny_model, item)
+        torch.testing.assert_close(landmarks, vertices[:, tiny_model.landmarks68], atol=0.02, rtol=0)
+        flipped = bool(is_mirrored(item["camera"]))
+        place = landmarks[0, MIRROR68[drawn] if flipped else drawn, :2]
+        brightness = item["image"][0, 0].float()
+        found = torch.stack([(brightness * columns).sum(), (brightness * rows).sum()]) / brightness.sum()
+        torch.testing.assert_close(found, place, atol=0.2, rtol=0)
+        mirrored += flipped
+    assert (mirrored > 20) == (augmentation is not None)
+
+
+def test_a_flipped_sample_has_its_landmarks_on_the_right_side(tiny_data: Path, tiny_model: MorphableModel) -> None:
+    plain = AFLW2000(tiny_data / "AFLW2000", "test", CROP, tiny_model)[0]
+    flipped = AFLW2000(tiny_data / "AFLW2000", "test", CropTransform(96, Augmentation(flip=1.0)), tiny_model)[0]
+    assert (flipped["image"].float() - plain["image"].flip(-1).float()).abs().mean() < 1  # of 255: interpolation rounds
+    expected = plain["landmarks68"][list(MIRROR68)] * torch.tensor([-1.0, 1, 1]) + torch.tensor([95.0, 0, 0])
+    torch.testing.assert_close(flipped["landmarks68"], expected, atol=1e-3, rtol=0)
+
+
+def test_copies_and_twins_of_a_photo_stay_on_one_side(tiny_data: Path, tiny_model: MorphableModel) -> None:
+    def photos(split: str) -> set[str]:
+        dataset = W300LP(tiny_data / "300W_LP", split, CROP, tiny_model, val_fraction=0.4)
+        return {dataset.path(i).stem.rsplit("_", 1)[0] for i in range(len(dataset))}
+
+    train, val = photos("train"), photos("val")
+    assert len(train | val) == 6
+    assert not train & val
+    assert val
+
+
+def test_held_out_share_is_the_fraction() -> None:
+    shares = np.array([held_out_fraction(f"HELEN_{i}_1_0") for i in range(4000)])
+    assert (shares < 0.05).mean() == pytest.approx(0.05, abs=0.01)
+    assert held_out_fraction("HELEN_7_1_0") == held_out_fraction("HELEN_7_1_12")
+    assert held_out_fraction("000311") != held_out_fraction("000312")
+
+
+def test_subsets_are_the_folders_or_those_named(tiny_data: Path, tiny_model: MorphableModel) -> None:
+    root = tiny_data / "300W_LP"
+    both = W300LP(root, "train", CROP, tiny_model, val_fraction=0)
+    one = W300LP(root, "train", CROP, tiny_model, subsets=["AFW"], val_fraction=0)
+    assert (len(both), len(one)) == (36, 18)
+    with pytest.raises(DataError, match=r"no folder .*HELEN: looked there for 300W-LP's subset HELEN"):
+        W300LP(root, "train", CROP, tiny_model, subsets=["HELEN"])
+
+
+def test_photos_without_a_fit_are_left_out_and_counted(
+    tmp_path: Path, tiny_model: MorphableModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = w300lp_data.write(tmp_path, tiny_model, photos=2, copies=1)
+    next((root / "AFW").glob("*.mat")).unlink()
+    with caplog.at_level(logging.WARNING):
+        assert len(W300LP(root, "train", CROP, tiny_model, val_fraction=0)) == 3
+    assert "1 photos of AFW have no .mat" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty"])
+def test_missing_and_empty_folders_are_named(tmp_path: Path, tiny_model: MorphableModel, kind: str) -> None:
+    folder = tmp_path / "nothing"
+    if kind == "empty":
+        folder.mkdir()
+    for make in (lambda: W300LP(folder, "train", CROP, tiny_model), lambda: AFLW2000(folder, "test", CROP, tiny_model)):
+        with pytest.raises(DataError, match="nothing"):
+            make()
+
+
+def break_pair(stem: Path, change: str) -> None:
+    fit = {key: value for key, value in scipy.io.loadmat(f"{stem}.mat").items() if not key.startswith("__")}
+    match change:
+        case "field":
+            del fit["Pose_Para"]
+        case "nan":
+            fit["Exp_Para"][3] = np.nan
+        case "short":
+            fit["Shape_Para"] = fit["Shape_Para"][:20]
+        case "text":
+            fit["Exp_Para"] = np.array(["none"])
+        case "no size":
+            fit["Pose_Para"][0, 6] = 0
+        case "landmarks":
+            fit["pt3d_68"] = fit["pt3d_68"][:, :21]
+        case "image":
+            data = Path(f"{stem}.jpg").read_bytes()
+            Path(f"{stem}.jpg").write_bytes(data[: len(data) // 2])
+    scipy.io.savemat(f"{stem}.mat", fit)
+    if change == "cut":
+        data = Path(f"{stem}.mat").read_bytes()
+        Path(f"{stem}.mat").write_bytes(data[:300])
+    if change == "gone":
+        Path(f"{stem}.mat").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("field", "image00002.mat: no field Pose_Para"),
+        ("nan", "image00002.mat: Exp_Para holds values that are no finite numbers"),
+        ("short", "image00002.mat: Shape_Para has 20 values, at least 40"),
+        ("text", "image00002.mat: Exp_Para holds values that are no finite numbers"),
+        ("no size", "image00002.mat: the fitted face is .* pixels large"),
+        ("landmarks", r"image00002.mat: pt3d_68 has shape \(3, 21\)"),
+        ("image", "image00002.jpg: not a whole image"),
+        ("cut", "image00002.mat: not a readable MATLAB file"),
+        ("gone", "image00002.mat: no such file"),
+    ],
+)
+def test_a_broken_pair_is_refused_in_one_line(
+    tmp_path: Path, tiny_model: MorphableModel, change: str, message: str
+) -> None:
+    dataset = AFLW2000(aflw2000_data.write(tmp_path, tiny_model, 1), "test", CROP, tiny_model)
+    break_pair(tmp_path / "image00002", change)
+    with pytest.raises(DataError, match=message) as caught:
+        dataset[0]
+    assert "\n" not in str(caught.value)
+
+
+def landmark_error(photo: Path, model: MorphableModel, field: str, points: slice) -> float:
+    """Mean distance of the rebuilt landmarks from the file's own (x, y), over the face box."""
+    labels = FittedFaceReader(model).read(photo).labels
+    coefficients = torch.cat([labels["shape_coefficients"], labels["expression_coefficients"]])
+    rebuilt = FittedFaceReader(model).landmarks(coefficients, labels["camera"])[:, :2].numpy()
+    own = scipy.io.loadmat(photo.with_suffix(".mat"))[field][:2].T - 1
+    return float(np.linalg.norm(rebuilt - own, axis=1)[points].mean() / np.sqrt(np.ptp(own, axis=0).prod()))
+
+
+def test_real_fits_reproduce_the_files_own_landmarks(real_data: Path, bfm: MorphableModel) -> None:
+    aflw = sorted((real_data / "AFLW2000").glob("*.jpg"))
+    celeba = sorted((real_data / "300W_LP" / "CELEBA").glob("*.jpg"))[::50]
+    ibug = real_data / "300W_LP" / "IBUG" / "IBUG_image_008_1_0.jpg"
+    assert max(landmark_error(photo, bfm, "pt3d_68", slice(None)) for photo in aflw) < 0.015
+    assert max(landmark_error(photo, bfm, "pt2d", slice(None)) for photo in celeba) < 0.015
+    # pt2d marks the visible contour there, so only the inner points compare.
+    assert landmark_error(ibug, bfm, "pt2d", slice(17, None)) < 0.03
+
+
+def test_images_are_turned_upright_by_their_exif_orientation(real_data: Path) -> None:
+    from jointface.datamodules.face_dataset import read_image
+
+    path = real_data / "photos" / "one_face.jpg"
+    upright = read_image(path)
+    raw = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    assert upright.shape[2] == 3
+    assert upright.dtype == np.uint8
+    assert sorted(upright.shape) == sorted(raw.shape)

@@ -1,0 +1,114 @@
+"""The joint datamodule: every source in every mini-batch, broken samples left out and named."""
+
+import logging
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from jointface.datamodules import AFLW2000, W300LP, CelebA, JointDataModule, Source
+from jointface.datamodules.broken import BrokenSamples, collate
+from jointface.errors import ConfigError, DataError
+from jointface.geometry import MorphableModel
+from tests.data.celeba import data as celeba_data
+
+
+def sources(root: Path, model: MorphableModel) -> dict[str, Source]:
+    fitted = {"morphable_model": model}
+    return {
+        "celeba": Source(partial(CelebA, root / "celeba"), 4, {"train": "train", "val": "val", "test": "test"}),
+        "w300lp": Source(
+            partial(W300LP, root / "300W_LP", val_fraction=0.4, **fitted), 2, {"train": "train", "val": "val"}
+        ),
+        "aflw2000": Source(partial(AFLW2000, root / "AFLW2000", **fitted), 2, {"test": "test"}),
+    }
+
+
+def open_data(root: Path, model: MorphableModel, **options: object) -> JointDataModule:
+    datamodule = JointDataModule(sources(root, model), image_size=64, num_workers=0, **options)  # type: ignore[arg-type]
+    datamodule.setup("fit")
+    datamodule.setup("test")
+    return datamodule
+
+
+def test_a_batch_holds_every_source_at_its_own_size(tiny_data: Path, tiny_model: MorphableModel) -> None:
+    batch, _, _ = next(iter(open_data(tiny_data, tiny_model).train_dataloader()))
+    assert {name: len(part["image"]) for name, part in batch.items()} == {"celeba": 4, "w300lp": 2}
+    assert "attributes" in batch["celeba"]
+    assert "camera" not in batch["celeba"]
+    assert "camera" in batch["w300lp"]
+    assert "attributes" not in batch["w300lp"]
+
+
+@pytest.mark.parametrize(("mode", "steps"), [("max_size_cycle", "longest"), ("min_size", "shortest")])
+def test_the_mode_says_when_an_epoch_ends(tiny_data: Path, tiny_model: MorphableModel, mode: str, steps: str) -> None:
+    datamodule = open_data(tiny_data, tiny_model, mode=mode)
+    lengths = [len(datamodule.datasets["train"]["celeba"]) // 4, len(datamodule.datasets["train"]["w300lp"]) // 2]
+    assert len(list(datamodule.train_dataloader())) == (max(lengths) if steps == "longest" else min(lengths))
+
+
+def test_evaluation_sees_each_sample_once(tiny_data: Path, tiny_model: MorphableModel) -> None:
+    datamodule = open_data(tiny_data, tiny_model, eval_batch_size=3)
+    seen: dict[str, list[int]] = {"celeba": [], "aflw2000": []}
+    for batch, _, _ in datamodule.test_dataloader():
+        for name, part in batch.items():
+            seen[name] += part["index"].tolist() if part else []
+    assert {name: sorted(indices) for name, indices in seen.items()} == {"celeba": [0, 1, 2, 3], "aflw2000": [0, 1, 2]}
+
+
+def test_sources_are_told_apart_by_their_labels(tiny_data: Path, tiny_model: MorphableModel) -> None:
+    datamodule = open_data(tiny_data, tiny_model)
+    assert set(datamodule.label_sets()) == {"celeba"}
+    assert datamodule.shape_sources() == {"w300lp"}
+    assert datamodule.shape_sources("test") == {"aflw2000"}
+
+
+def test_an_unknown_stage_is_refused(tiny_data: Path) -> None:
+    source = Source(partial(CelebA, tiny_data / "celeba"), 4, {"training": "train"})
+    with pytest.raises(ConfigError, match=r"source celeba: splits has unknown stages \['training'\]"):
+        JointDataModule({"celeba": source}, image_size=64)
+
+
+@pytest.fixture
+def two_broken(tmp_path: Path) -> Path:
+    """CelebA with two broken images of twelve in its training split."""
+    root = celeba_data.write(tmp_path / "celeba")
+    for name in ("000003.jpg", "000008.jpg"):
+        (root / "img_align_celeba" / name).write_bytes(b"damaged")
+    return tmp_path
+
+
+def broken_run(root: Path, max_broken_fraction: float, epochs: int = 2) -> tuple[JointDataModule, list[int]]:
+    source = Source(partial(CelebA, root / "celeba"), 4, {"train": "train"})
+    datamodule = JointDataModule({"celeba": source}, 64, num_workers=0, max_broken_fraction=max_broken_fraction)
+    datamodule.setup("fit")
+    seen = []
+    for _ in range(epochs):
+        for batch, _, _ in datamodule.train_dataloader():
+            whole = datamodule.on_before_batch_transfer(batch, 0)
+            seen += whole["celeba"]["index"].tolist() if whole else []
+    return datamodule, seen
+
+
+def test_broken_samples_are_left_out_counted_and_named_once(two_broken: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        datamodule, seen = broken_run(two_broken, max_broken_fraction=0.2)
+    assert sorted(seen) == sorted(2 * [i for i in range(12) if i not in (2, 7)])
+    assert datamodule.broken.counts() == {"train/celeba": 2}
+    assert caplog.text.count("000003.jpg: not a whole image") == 1
+    assert caplog.text.count("000008.jpg: not a whole image") == 1
+
+
+def test_too_many_broken_samples_stop_the_run_with_the_list(two_broken: Path) -> None:
+    with pytest.raises(
+        DataError,
+        match=r"train/celeba: 2 of 12 samples are broken, more than data.max_broken_fraction = 0.1 .*jpg.*jpg",
+    ):
+        broken_run(two_broken, max_broken_fraction=0.1)
+
+
+def test_a_batch_of_broken_samples_is_empty(tiny_data: Path, tiny_model: MorphableModel) -> None:
+    dataset = CelebA(tiny_data / "celeba", "train", open_data(tiny_data, tiny_model).transforms["train"])
+    batch = collate([{"broken": torch.tensor(1)}, {"broken": torch.tensor(5)}])
+    assert BrokenSamples(0.5).account("celeba", dataset, batch) == {}

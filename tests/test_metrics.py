@@ -1,0 +1,109 @@
+"""Metrics against closed forms and independent float64 implementations."""
+
+import numpy as np
+import pytest
+import torch
+
+from jointface.metrics import AttributeMetrics, FaceNME, normalised_mean_error
+
+
+def face(width: float, height: float, count: int = 1) -> torch.Tensor:
+    """Landmarks in a box of this size."""
+    landmarks = torch.rand(count, 68, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor(
+        [width, height, 10.0]
+    )
+    landmarks[:, 0, :2], landmarks[:, 1, :2] = torch.zeros(2), torch.tensor([width, height])
+    return landmarks
+
+
+def test_a_known_shift_gives_a_known_error() -> None:
+    truth = face(80, 45)
+    shift = torch.tensor([3.0, 4.0, 12.0])
+    assert normalised_mean_error((truth + shift)[..., :2], truth[..., :2], truth).item() == pytest.approx(5 / 60)
+    assert normalised_mean_error(truth + shift, truth, truth).item() == pytest.approx(13 / 60)
+
+
+def test_nme_counts_every_face_once_however_the_batches_fall() -> None:
+    truth = face(60, 60, count=5)
+    predicted = truth + torch.randn(5, 68, 3, generator=torch.Generator().manual_seed(1))
+    yaw = torch.tensor([-80.0, 10.0, 40.0, -30.0, 31.0])
+    whole, parts = FaceNME(), FaceNME()
+    whole.update(predicted, truth, predicted, truth, yaw)
+    for rows in (slice(0, 1), slice(1, 5)):
+        parts.update(predicted[rows], truth[rows], predicted[rows], truth[rows], yaw[rows])
+    for name, value in whole.compute().items():
+        torch.testing.assert_close(parts.compute()[name], value)
+    by_face = (predicted - truth)[..., :2].double().norm(dim=-1).mean(1) / 60
+    result = whole.compute()
+    assert result["nme_2d_68"].item() == pytest.approx(by_face.mean().item(), rel=1e-5)
+    assert result["nme_2d_68_yaw_0_30"].item() == pytest.approx(by_face[[1, 3]].mean().item(), rel=1e-5)
+    assert result["nme_2d_68_yaw_30_60"].item() == pytest.approx(by_face[[2, 4]].mean().item(), rel=1e-5)
+    assert result["nme_2d_68_yaw_60_90"].item() == pytest.approx(by_face[0].item(), rel=1e-5)
+
+
+def test_a_bin_without_faces_is_left_out() -> None:
+    metric = FaceNME()
+    metric.update(face(60, 60), face(60, 60), face(60, 60), face(60, 60), torch.tensor([5.0]))
+    assert set(metric.compute()) == {"nme_2d_68", "nme_3d_68", "nme_3d_dense", "nme_2d_68_yaw_0_30"}
+
+
+def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Mean of the precision at each positive, best score first."""
+    ranked = labels[np.argsort(-scores)]
+    precision = np.cumsum(ranked) / (1 + np.arange(len(ranked)))
+    return float(precision[ranked > 0].mean())
+
+
+def test_attribute_metrics_are_their_definitions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(50, 2, generator=generator), (torch.rand(50, 2, generator=generator) > 0.7).float()
+    mask = torch.rand(50, 2, generator=generator) > 0.2
+    alpha = torch.tensor([4.0, 0.5])
+    metric = AttributeMetrics(["Bald", "Young"], alpha)
+    metric.update(logits[:20], labels[:20], mask[:20])
+    metric.update(logits[20:], labels[20:], mask[20:])
+    result = metric.compute()
+    means: dict[str, list[float]] = {}
+    for m, name in enumerate(("Bald", "Young")):
+        z = logits[mask[:, m], m].double().numpy()
+        y = labels[mask[:, m], m].numpy() > 0.5
+        calibrated = 1 / (1 + np.exp(-(z - np.log(alpha[m].item())))) > 0.5
+        balanced = z > 0
+        true_positives = (calibrated & y).sum()
+        expected = {
+            "accuracy": (calibrated == y).mean(),
+            "balanced_accuracy": (balanced[y].mean() + (~balanced)[~y].mean()) / 2,
+            "f1": 2 * true_positives / (calibrated.sum() + y.sum()),
+            "average_precision": average_precision(z, y.astype(float)),
+        }
+        for metric_name, value in expected.items():
+            assert result[f"{metric_name}/{name}"].item() == pytest.approx(value, abs=1e-6), metric_name
+            means.setdefault(metric_name, []).append(value)
+    for metric_name, values in means.items():
+        assert result[metric_name].item() == pytest.approx(np.mean(values), abs=1e-6)
+
+
+def test_undefined_scores_are_left_out_of_the_mean() -> None:
+    metric = AttributeMetrics(["Bald", "Young"], torch.ones(2))
+    metric.update(
+        torch.tensor([[1.0, 1.0], [-1.0, -1.0]]),
+        torch.tensor([[0.0, 1.0], [0.0, 0.0]]),
+        torch.ones(2, 2, dtype=torch.bool),
+    )
+    result = metric.compute()
+    assert "balanced_accuracy/Bald" not in result
+    assert "average_precision/Bald" not in result
+    assert result["balanced_accuracy"].item() == result["average_precision"].item() == 1
+    assert result["accuracy"].item() == pytest.approx(0.75)
+
+
+def test_zero_logits_are_the_majority_class() -> None:
+    """The trivial predictor of the results table."""
+    labels = torch.tensor([[1.0, 1.0]] * 3 + [[0.0, 1.0]] * 7)
+    mask = torch.ones(10, 2, dtype=torch.bool)
+    metric = AttributeMetrics(["Bald", "Young"], torch.tensor([7 / 3, 0.02]))
+    metric.update(torch.zeros(10, 2), labels, mask)
+    result = metric.compute()
+    assert result["accuracy/Bald"].item() == pytest.approx(0.7)
+    assert result["accuracy/Young"].item() == 1
+    assert result["balanced_accuracy"].item() == pytest.approx(0.5)

@@ -1,0 +1,267 @@
+"""Whole runs on tiny data: what they leave, what checkpoints hold, what is refused before training."""
+
+import csv
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
+
+from jointface.config import CONF_DIR
+from jointface.datamodules import CelebA, CropTransform
+from jointface.errors import CheckpointError, ConfigError, DataError, JointFaceError
+from jointface.modules import load_model
+from jointface.training import train
+
+TINY = [
+    "scale=small",
+    "image_size=64",
+    "batch_size={shape: 4, attributes: 4}",
+    "num_workers=0",
+    "model.backbone.embedding_size=8",
+    "model.backbone.hidden_sizes=[8,8,16,16]",
+    "model.backbone.depths=[1,1,1,1]",
+    "trainer.max_steps=4",
+    "trainer.val_check_interval=2",
+    "trainer.log_every_n_steps=1",
+    "+trainer.enable_progress_bar=false",
+    "~callbacks.progress_bar",
+    "callbacks.figures.num_faces=2",
+    "name=tiny",
+]
+
+
+def tiny_config(data: Path, run_dir: Path, *overrides: str) -> DictConfig:
+    """A config of a few steps on the tiny data."""
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return compose("train", overrides=[*TINY, f"paths.data_dir={data}", f"paths.run_dir={run_dir}", *overrides])
+
+
+@pytest.fixture(scope="module")
+def run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that a joint run leaves."""
+    folder = tmp_path_factory.mktemp("run")
+    train(tiny_config(tiny_data, folder, "experiment=joint_celeba_300wlp"))
+    return folder
+
+
+def test_a_run_leaves_what_the_readme_says(run: Path) -> None:
+    left = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert {
+        "config.yaml",
+        "metrics.csv",
+        "metrics.json",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "figures/val_celeba_attributes.png",
+        "figures/val_w300lp_shape.png",
+        "figures/test_celeba_attributes.png",
+        "figures/test_aflw2000_shape.png",
+    } == left
+
+
+def test_metrics_json_is_flat_by_split_data_set_and_metric(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    for name in (
+        "train/loss_shape",
+        "train/loss_attributes",
+        "val/error",
+        "val/celeba/balanced_accuracy",
+        "val/w300lp/nme_2d_68",
+        "test/celeba/accuracy",
+        "test/celeba/accuracy/Male",
+        "test/aflw2000/nme_3d_dense",
+        "test/aflw2000/trivial/nme_2d_68",
+        "test/celeba/trivial/accuracy",
+    ):
+        assert math.isfinite(metrics[name]), name
+    assert metrics["test/celeba/trivial/balanced_accuracy"] == 0.5
+    assert metrics["val/error"] == pytest.approx(
+        metrics["val/w300lp/nme_2d_68"] + 1 - metrics["val/celeba/balanced_accuracy"], rel=1e-5
+    )
+
+
+def test_metrics_csv_has_both_losses_at_every_step(run: Path) -> None:
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    steps = [row for row in rows if row["train/loss_shape"]]
+    assert [int(row["step"]) for row in steps] == [0, 1, 2, 3]
+    assert all(float(row["train/loss_attributes"]) > 0 for row in steps)
+
+
+def test_config_yaml_is_resolved_and_composes_the_same_run(run: Path) -> None:
+    text = (run / "config.yaml").read_text()
+    assert "${" not in text
+    assert OmegaConf.load(run / "config.yaml").model.backbone.hidden_sizes == [8, 8, 16, 16]
+
+
+def test_a_checkpoint_rebuilds_the_network_from_itself_alone(run: Path, tiny_data: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone.ckpt"
+    alone.write_bytes((run / "checkpoints" / "best.ckpt").read_bytes())
+    network = load_model(alone)
+    assert not network.training
+    celeba = network.label_sets["celeba"]
+    dataset = CelebA(tiny_data / "celeba", "train", CropTransform(64))
+    assert celeba["attributes"] == list(dataset.label_set.attributes)
+    torch.testing.assert_close(torch.tensor(celeba["alpha"]), dataset.alpha())
+    image = dataset[0]["image"][None]
+    prediction = network(image)
+    assert prediction.logits.shape == (1, 40)
+    assert prediction.vertices.shape == (1, 3721, 3)
+    torch.testing.assert_close(load_model(alone)(image).logits, prediction.logits)
+
+
+def test_a_checkpoint_names_its_morphable_model_by_hash(run: Path, tiny_model: object) -> None:
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    description = checkpoint["jointface"]
+    assert description["morphable_model"]["name"] == "bfm_3ddfa"
+    assert description["morphable_model"]["sha256"] == tiny_model.content_hash()  # type: ignore[attr-defined]
+    assert json.loads(json.dumps(description)) == description  # plain containers
+
+
+def damaged(run: Path, folder: Path, change: str) -> Path:
+    path = folder / "damaged.ckpt"
+    data = (run / "checkpoints" / "best.ckpt").read_bytes()
+    if change == "cut short":
+        path.write_bytes(data[: len(data) // 2])
+        return path
+    if change == "pickle":
+        torch.save({"jointface": Path("x"), "state_dict": {}}, path)
+        return path
+    if change == "missing":
+        return path
+    checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    match change:
+        case "foreign":
+            del checkpoint["jointface"]
+        case "newer":
+            checkpoint["jointface"]["format"] = 99
+        case "other weights":
+            checkpoint["jointface"]["network"]["backbone"]["hidden_sizes"] = [8, 8, 16, 32]
+        case "other model":
+            checkpoint["jointface"]["morphable_model"]["sha256"] = "0" * 64
+        case "code":
+            checkpoint["jointface"]["network"]["backbone"] = {"_target_": "os.system", "command": "false"}
+        case "hidden code":
+            checkpoint["jointface"]["network"]["backbone"] = {"_target_": "jointface.datamodules.crop.os.system"}
+    torch.save(checkpoint, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("missing", "no checkpoint at .*damaged.ckpt"),
+        ("cut short", "damaged.ckpt: not a readable checkpoint"),
+        ("pickle", "damaged.ckpt: not a readable checkpoint"),
+        ("foreign", "damaged.ckpt: not a checkpoint of jointface"),
+        ("newer", "damaged.ckpt: written by a newer jointface"),
+        ("other weights", "damaged.ckpt: the weights do not fit the model"),
+        ("other model", "does not match its own hash"),
+        ("code", "damaged.ckpt: asks to build os.system, .*refused"),
+        ("hidden code", "damaged.ckpt: asks to build jointface.datamodules.crop.os.system, .*refused"),
+    ],
+)
+def test_a_damaged_or_foreign_checkpoint_is_refused_in_one_line(
+    run: Path, tmp_path: Path, change: str, message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_model(damaged(run, tmp_path, change))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("experiment", ["shape_300wlp", "attributes_celeba"])
+def test_one_task_alone_trains_with_one_word(experiment: str, tiny_data: Path, tmp_path: Path) -> None:
+    metrics = train(tiny_config(tiny_data, tmp_path, f"experiment={experiment}"))
+    tasks = {name.split("/")[1] for name in metrics}
+    assert tasks == ({"aflw2000"} if experiment == "shape_300wlp" else {"celeba"})
+
+
+def test_training_goes_on_from_a_checkpoint_of_the_same_model_only(run: Path, tiny_data: Path, tmp_path: Path) -> None:
+    checkpoint = f"checkpoint={run / 'checkpoints' / 'last.ckpt'}"
+    train(tiny_config(tiny_data, tmp_path / "longer", checkpoint, "trainer.max_steps=6"))
+    steps = [row["step"] for row in csv.DictReader((tmp_path / "longer" / "metrics.csv").open()) if row["train/loss"]]
+    assert steps == ["4", "5"]
+    with pytest.raises(CheckpointError, match="another model than the config"):
+        train(tiny_config(tiny_data, tmp_path / "other", checkpoint, "model.shape_decoder.hidden=16"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        (
+            ["experiment=attributes_celeba", "data=300wlp"],
+            ConfigError,
+            "attribute_classifier needs a train source that labels attributes",
+        ),
+        (
+            ["experiment=shape_300wlp", "data=celeba_300wlp"],
+            ConfigError,
+            "source celeba labels nothing that the model predicts",
+        ),
+        (["model/shape_decoder=none", "model/attribute_classifier=none"], ConfigError, "the model has no head"),
+        (["~data.sources.celeba.splits.val"], ConfigError, "needs a val source that labels attributes"),
+        (["image_size=72", "model/shape_decoder=position_map"], ConfigError, "is no power of two times"),
+        (["paths.data_dir=nowhere", "paths.bfm_dir=${oc.env:BFM}"], DataError, "no folder .*nowhere"),
+        (["paths.bfm_dir=nowhere"], DataError, "no u_shp.npy in .*nowhere"),
+    ],
+)
+def test_impossible_combinations_are_refused_before_training(
+    overrides: list[str],
+    error: type[JointFaceError],
+    message: str,
+    tiny_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BFM", str(tiny_data / "bfm_3ddfa"))
+    run_dir = tmp_path / "run"
+    with pytest.raises((JointFaceError, InstantiationException)) as caught:
+        train(tiny_config(tiny_data, run_dir, *overrides))
+    wrapped = isinstance(caught.value, InstantiationException)  # by Hydra, while it built a class
+    reason = caught.value.__cause__ if wrapped else caught.value
+    assert isinstance(reason, error)
+    assert re.search(message, str(reason)), str(reason)
+    assert not run_dir.exists()
+
+
+def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "jointface.train", *arguments],
+        cwd=folder, capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["image_sizes=64"], "image_sizes"),
+        (["model.backbone.widht=3"], "widht"),
+        (["experiment=joint_celeba_300wl"], "joint_celeba_300wl"),
+        (["paths.data_dir=nowhere"], "nowhere"),
+    ],
+)
+def test_the_command_line_answers_mistakes_in_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    result = command("scale=small", *arguments, folder=tmp_path)
+    assert result.returncode == 1
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_the_command_runs_in_any_folder(tiny_data: Path, tmp_path: Path) -> None:
+    arguments = [argument for argument in TINY if argument != "name=tiny"]
+    result = command(*arguments, f"paths.data_dir={tiny_data}", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (metrics,) = (tmp_path / "runs" / "joint_celeba_300wlp").glob("*/metrics.json")
+    assert "test/aflw2000/nme_2d_68" in json.loads(metrics.read_text())
+    assert "trivial predictor" in result.stdout
