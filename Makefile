@@ -37,8 +37,8 @@ format: $(INSTALLED)  ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 bench: $(INSTALLED)  ## ratios against simple baselines, measured side by side; DATA=folder of the data sets
-	$(BIN)/python -m benchmarks.position_map '$(DATA)'
-	$(BIN)/python -m benchmarks.loader '$(DATA)'
+	$(BIN)/python -m bench.position_map '$(DATA)'
+	$(BIN)/python -m bench.loader '$(DATA)'
 
 clean:  ## remove the environment and caches; runs/ stays
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

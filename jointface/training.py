@@ -1,6 +1,7 @@
 """One run, from a config to a tested checkpoint."""
 
 import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ def train(config: DictConfig) -> dict[str, float]:
         ConfigError: the config's parts do not fit together.
         DataError: data is missing or broken.
     """
+    quiet_libraries()
     OmegaConf.resolve(config)
     seed_everything(config.seed, workers=True, verbose=False)
     datamodule: JointDataModule = instantiate(config.data)
@@ -53,6 +55,19 @@ def train(config: DictConfig) -> dict[str, float]:
     Console().print(results_table(metrics))
     log.info("Config, metrics, checkpoints and figures are in %s", run_dir)
     return dict(metrics)
+
+
+def quiet_libraries() -> None:
+    """Keeps back what the libraries say at every start and no user can act on."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in (
+        ".*Experiment logs directory .* exists and is not empty",  # config.yaml is in it already
+        ".*does not have many workers",
+        ".*treespec, LeafSpec",
+        ".*Using padding='same' with even kernel lengths",
+        ".*number of training batches .* is smaller than the logging interval",
+    ):
+        warnings.filterwarnings("ignore", message)
 
 
 def build_module(config: DictConfig, datamodule: JointDataModule) -> JointFaceModule:

@@ -265,3 +265,10 @@ def test_the_command_runs_in_any_folder(tiny_data: Path, tmp_path: Path) -> None
     (metrics,) = (tmp_path / "runs" / "joint_celeba_300wlp").glob("*/metrics.json")
     assert "test/aflw2000/nme_2d_68" in json.loads(metrics.read_text())
     assert "trivial predictor" in result.stdout
+
+
+def test_a_dashboard_comes_beside_the_csv(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    train(tiny_config(tiny_data, tmp_path, "logger=wandb"))
+    assert (tmp_path / "metrics.csv").is_file()
+    assert list((tmp_path / "wandb").glob("offline-run-*"))

@@ -2,5 +2,6 @@
 
 from jointface.callbacks.figures import ValidationFigures
 from jointface.callbacks.metrics_file import MetricsFile
+from jointface.callbacks.progress import StepProgressBar
 
-__all__ = ["MetricsFile", "ValidationFigures"]
+__all__ = ["MetricsFile", "StepProgressBar", "ValidationFigures"]

@@ -103,8 +103,8 @@ def read_attributes(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if labels.size != len(names) * len(CELEBA) or not np.isin(labels, (-1, 1)).all():
         number = next((n for n, row in enumerate(rows[1:], 3) if not _is_row(row)), 3)
         raise DataError(
-            f"{path}, line {number}: expected a file name and {len(CELEBA)} values -1 or 1; the file is damaged, get it "
-            "again"
+            f"{path}, line {number}: expected a file name and {len(CELEBA)} values -1 or 1; the file is damaged, "
+            "get it again"
         )
     return np.array(names), labels.reshape(len(names), len(CELEBA))
 

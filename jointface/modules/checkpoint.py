@@ -91,8 +91,8 @@ def require_same_model(checkpoint: Mapping[str, Any], expected: Mapping[str, Any
     for part in ("attributes", "network", "morphable_model"):
         if found.get(part) != expected[part]:
             raise CheckpointError(
-                f"the checkpoint holds another model than the config, their {part} differ: use the overrides of its run, "
-                "or train from the start"
+                f"the checkpoint holds another model than the config, their {part} differ: use the overrides of "
+                "its run, or train from the start"
             )
 
 

@@ -139,8 +139,8 @@ class MorphableDecoder(ShapeDecoder):
     """Regresses camera, identity and expression of the morphable model; the points are its vertices.
 
     The camera is a rotation (six numbers, Zhou et al., CVPR 2019), a scale and a shift. All outputs are offsets from
-    the mean face in the middle of the crop. A coefficient's unit moves the vertices by 1 % of the face's size in the root
-    mean square, so that all outputs have comparable effect.
+    the mean face in the middle of the crop. A coefficient's unit moves the vertices by 1 % of the face's size in the
+    root mean square, so that all outputs have comparable effect.
 
     Args:
         feature_shape: (channels, height, width) of the backbone's features.

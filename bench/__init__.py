@@ -1,0 +1,1 @@
+"""Benchmarks: ratios against simple baselines, measured side by side in one run (`make bench`)."""
