@@ -15,6 +15,7 @@ from rich.table import Table
 from jointface.datamodules import JointDataModule
 from jointface.errors import ConfigError
 from jointface.modules import JointFaceModule
+from jointface.modules.checkpoint import read_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,10 @@ def train(config: DictConfig) -> dict[str, float]:
     # The test data too is opened now: better to hear of a missing folder before the training than after it.
     datamodule.setup("fit")
     datamodule.setup("test")
-    require_labels(config, datamodule)
+    require_sense(config, datamodule)
     module = build_module(config, datamodule)
+    if config.checkpoint:
+        module.on_load_checkpoint(read_checkpoint(config.checkpoint))  # refused now rather than by the trainer
     run_dir = Path(config.paths.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, run_dir / "config.yaml")
@@ -87,24 +90,30 @@ def build_module(config: DictConfig, datamodule: JointDataModule) -> JointFaceMo
 
 
 def network_config(config: DictConfig) -> dict[str, Any]:
-    """What `build_network` needs, in plain containers; a group set to `none` leaves its head out."""
+    """What `build_network` needs, in plain containers."""
     model = OmegaConf.to_container(config.model, resolve=True)
     assert isinstance(model, dict)
     return {
         "image_size": config.image_size,
         "channels_last": model["channels_last"],
         "backbone": model["backbone"],
-        "shape_decoder": model["shape_decoder"] or None,
-        "attribute_classifier": model["attribute_classifier"] or None,
+        "shape_decoder": model["shape_decoder"],
+        "attribute_classifier": model["attribute_classifier"],
     }
 
 
-def require_labels(config: DictConfig, datamodule: JointDataModule) -> None:
-    """Each head must have something to learn from and to be validated on, and each source a head to teach.
+def require_sense(config: DictConfig, datamodule: JointDataModule) -> None:
+    """A run must validate before it ends, each head must have something to learn from and to be validated on, and each
+    source a head to teach.
 
     Raises:
         ConfigError: it is not so.
     """
+    steps, interval = config.trainer.max_steps, config.trainer.val_check_interval
+    if steps < 1 or (isinstance(interval, int) and interval > steps):
+        raise ConfigError(
+            f"trainer.max_steps={steps} with trainer.val_check_interval={interval}: a run must validate before it ends"
+        )
     heads = {
         "shape_decoder": ("the 3D face", datamodule.shape_sources),
         "attribute_classifier": ("attributes", datamodule.label_sets),

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-
 from jointface.callbacks.overlay import OUTLINES, draw_mesh, vertex_normals
 from jointface.geometry import MorphableModel
 from jointface.modules.shape_decoders import frontal_face

@@ -124,7 +124,7 @@ def test_photos_without_a_fit_are_left_out_and_counted(
     next((root / "AFW").glob("*.mat")).unlink()
     with caplog.at_level(logging.WARNING):
         assert len(W300LP(root, "train", CROP, tiny_model, val_fraction=0)) == 3
-    assert "1 photos of AFW have no .mat" in caplog.text
+    assert "300W-LP: 1 photos have no .mat in" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty"])

@@ -17,11 +17,11 @@ from tests.data.celeba import data as celeba_data
 def sources(root: Path, model: MorphableModel) -> dict[str, Source]:
     fitted = {"morphable_model": model}
     return {
-        "celeba": Source(partial(CelebA, root / "celeba"), 4, {"train": "train", "val": "val", "test": "test"}),
+        "celeba": Source(partial(CelebA, root / "celeba"), {"train": "train", "val": "val", "test": "test"}, 4),
         "w300lp": Source(
-            partial(W300LP, root / "300W_LP", val_fraction=0.4, **fitted), 2, {"train": "train", "val": "val"}
+            partial(W300LP, root / "300W_LP", val_fraction=0.4, **fitted), {"train": "train", "val": "val"}, 2
         ),
-        "aflw2000": Source(partial(AFLW2000, root / "AFLW2000", **fitted), 2, {"test": "test"}),
+        "aflw2000": Source(partial(AFLW2000, root / "AFLW2000", **fitted), {"test": "test"}),
     }
 
 
@@ -65,7 +65,7 @@ def test_sources_are_told_apart_by_their_labels(tiny_data: Path, tiny_model: Mor
 
 
 def test_an_unknown_stage_is_refused(tiny_data: Path) -> None:
-    source = Source(partial(CelebA, tiny_data / "celeba"), 4, {"training": "train"})
+    source = Source(partial(CelebA, tiny_data / "celeba"), {"training": "train"}, 4)
     with pytest.raises(ConfigError, match=r"source celeba: splits has unknown stages \['training'\]"):
         JointDataModule({"celeba": source}, image_size=64)
 
@@ -80,7 +80,7 @@ def two_broken(tmp_path: Path) -> Path:
 
 
 def broken_run(root: Path, max_broken_fraction: float, epochs: int = 2) -> tuple[JointDataModule, list[int]]:
-    source = Source(partial(CelebA, root / "celeba"), 4, {"train": "train"})
+    source = Source(partial(CelebA, root / "celeba"), {"train": "train"}, 4)
     datamodule = JointDataModule({"celeba": source}, 64, num_workers=0, max_broken_fraction=max_broken_fraction)
     datamodule.setup("fit")
     seen = []

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -15,10 +14,8 @@ from torch.utils.data import default_collate
 
 from jointface.attributes import calibrated_probability
 from jointface.callbacks.overlay import draw_landmarks, draw_mesh
-from jointface.errors import DataError
+from jointface.datamodules.broken import BROKEN, TolerantDataset
 from jointface.modules.joint_module import JointFaceModule, true_face
-
-matplotlib.use("Agg")
 
 
 class ValidationFigures(Callback):
@@ -49,7 +46,7 @@ class ValidationFigures(Callback):
         assert isinstance(module, JointFaceModule)
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, dataset in trainer.datamodule.datasets[split].items():  # type: ignore[attr-defined]
-            batch = _first_faces(dataset, self.num_faces)
+            batch = _spread_faces(TolerantDataset(dataset), self.num_faces)
             if batch is None:
                 continue
             batch = move_data_to_device(batch, module.device)
@@ -62,14 +59,13 @@ class ValidationFigures(Callback):
                 )
 
 
-def _first_faces(dataset: Any, count: int) -> dict[str, Tensor] | None:
+def _spread_faces(dataset: Any, count: int) -> dict[str, Tensor] | None:
     """Evenly spread samples of the data set, without the broken ones."""
     items = []
     for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist():
-        try:
-            items.append(dataset[index])
-        except DataError:
-            continue  # already named in the log
+        item = dataset[index]
+        if BROKEN not in item:
+            items.append(item)
     return default_collate(items) if items else None
 
 

@@ -31,9 +31,11 @@ def draw_mesh(
     """
     size = len(crop) * enlargement
     canvas = cv2.resize(crop, (size, size), interpolation=cv2.INTER_LINEAR)
+    if not np.isfinite(vertices).all():
+        return canvas  # a diverged network has nothing to show, but its run goes on
     normals = vertex_normals(vertices, triangles)
     # The larger the mesh on the picture, the larger its dots have to be.
-    radius = max(1, round(enlargement * np.ptp(vertices[:, 0]) / np.sqrt(len(vertices))))
+    radius = int(np.clip(enlargement * np.ptp(vertices[:, 0]) / np.sqrt(len(vertices)), 1, 5))
     visible = np.flatnonzero(normals[:, 2] > 0)
     visible = visible[np.argsort(vertices[visible, 2])]
     shade = (60 + 180 * np.clip(normals[visible] @ np.array([0.25, -0.35, 0.9]), 0, 1))[:, None] * [0.75, 0.85, 1.0]

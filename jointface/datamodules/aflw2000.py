@@ -7,7 +7,7 @@ import numpy as np
 
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample, require_folder
-from jointface.datamodules.fitted_face import FittedFaceReader
+from jointface.datamodules.fitted_face import FittedFaceReader, fitted_photos
 from jointface.errors import DataError
 from jointface.geometry.morphable_model import MorphableModel
 
@@ -37,17 +37,16 @@ class AFLW2000(FaceDataset):
     """
 
     has_shape = True
+    splits = ("test",)
 
     def __init__(
         self, root: str | Path, split: Literal["test"], transform: CropTransform, morphable_model: MorphableModel
     ) -> None:
-        super().__init__(transform)
+        super().__init__(split, transform)
         self.root = Path(root)
         require_folder(self.root, "AFLW2000-3D", "set paths.data_dir to the folder that holds AFLW2000/")
         self.reader = FittedFaceReader(morphable_model)
-        self.names = np.array(
-            sorted(path.name for path in self.root.glob("*.jpg") if path.with_suffix(".mat").is_file())
-        )
+        self.names = np.array([photo.name for photo in fitted_photos(self.root, "AFLW2000-3D")])
         if not len(self.names):
             raise DataError(f"no .jpg + .mat pair in {self.root.absolute()}: unpack AFLW2000-3D there")
 

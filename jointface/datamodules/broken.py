@@ -28,7 +28,7 @@ class TolerantDataset(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         try:
             return self.dataset[index]
-        except DataError:
+        except Exception:  # whatever is wrong with one sample must not stop the run; the main process names it
             return {BROKEN: torch.tensor(index)}
 
 
@@ -47,7 +47,8 @@ class BrokenSamples:
     """Keeps account of the broken samples of a run.
 
     Args:
-        max_fraction: share of a data set that may be broken; beyond it the run stops with the list.
+        max_fraction: share of a data set that may be broken, one sample at least; beyond it the run stops with the
+            list.
     """
 
     def __init__(self, max_fraction: float) -> None:
@@ -65,7 +66,8 @@ class BrokenSamples:
             if index not in known:
                 known[index] = _reason(dataset, index)
                 log.warning("%s: sample %d is left out: %s", name, index, known[index])
-        if len(known) > self.max_fraction * len(dataset):
+        # One bad file of a handful is no sign of a broken data set.
+        if len(known) > max(1, self.max_fraction * len(dataset)):
             listing = "; ".join(list(known.values())[:20])
             raise DataError(
                 f"{name}: {len(known)} of {len(dataset)} samples are broken, more than data.max_broken_fraction = "
@@ -84,4 +86,6 @@ def _reason(dataset: FaceDataset, index: int) -> str:
         dataset[index]
     except DataError as error:
         return str(error)
+    except Exception as error:
+        return f"{dataset.path(index)}: {type(error).__name__}: {' '.join(str(error).split())}"
     return f"{dataset.path(index)}: could not be read the first time"

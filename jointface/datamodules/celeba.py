@@ -48,9 +48,10 @@ class CelebA(FaceDataset):
     """
 
     label_set = CELEBA
+    splits = tuple(SPLITS)
 
     def __init__(self, root: str | Path, split: Literal["train", "val", "test"], transform: CropTransform) -> None:
-        super().__init__(transform)
+        super().__init__(split, transform)
         root = Path(root)
         require_folder(root, "CelebA", "set paths.data_dir to the folder that holds celeba/")
         self.images = root / "img_align_celeba"
@@ -94,14 +95,16 @@ def aligned_box(width: int, height: int) -> FaceBox:
 def read_attributes(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """File names (N,) and labels (N, 40) in {-1, 1} of `list_attr_celeba.txt`."""
     header, *rows = _lines(path, "list_attr_celeba.txt")
-    if not header.strip().isdigit() or not rows or tuple(rows[0].split()) != CELEBA.attributes:
+    if not header.strip().isdigit() or len(rows) < 2 or tuple(rows[0].split()) != CELEBA.attributes:
         raise DataError(
             f"{path}: line 1 must be the number of rows and line 2 CelebA's 40 attribute names; this is another file"
         )
-    names, _, values = zip(*(row.partition(" ") for row in rows[1:]), strict=True) if rows[1:] else ((), (), ())
-    labels = np.fromstring(" ".join(values), dtype=np.int8, sep=" ")
-    if labels.size != len(names) * len(CELEBA) or not np.isin(labels, (-1, 1)).all():
-        number = next((n for n, row in enumerate(rows[1:], 3) if not _is_row(row)), 3)
+    names, values = zip(*((*row.split(maxsplit=1), "", "")[:2] for row in rows[1:]), strict=True)
+    text = " ".join(values)
+    whole_rows = all(value.count("1") == len(CELEBA) for value in values) and not set(text) - set("-1 \t")
+    labels = np.fromstring(text, dtype=np.int8, sep=" ") if whole_rows else np.zeros(0, np.int8)
+    if labels.size != len(names) * len(CELEBA):
+        number = next((number for number, row in enumerate(rows[1:], 3) if not _is_row(row)), 3)
         raise DataError(
             f"{path}, line {number}: expected a file name and {len(CELEBA)} values -1 or 1; the file is damaged, "
             "get it again"
@@ -110,7 +113,7 @@ def read_attributes(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _is_row(row: str) -> bool:
-    _, *values = row.split()
+    values = row.split()[1:]
     return len(values) == len(CELEBA) and set(values) <= {"1", "-1"}
 
 
@@ -130,7 +133,7 @@ def read_partition(path: Path, code: int) -> set[str]:
 
 def _lines(path: Path, what: str) -> list[str]:
     try:
-        lines = [line for line in path.read_text().splitlines() if line.strip()]
+        lines = path.read_text().rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path.absolute()}: cannot read CelebA's {what} ({error}); download it beside img_align_celeba/"
@@ -141,13 +144,15 @@ def _lines(path: Path, what: str) -> list[str]:
 
 
 def _report_difference(listed: set[str], wanted: set[str], on_disk: set[str], split: str) -> None:
+    """Says what is left out; images without a row are said once, with the training split."""
     for what, names in {
         "rows of the %s partition have no attributes": wanted - listed,
         "rows of the %s partition have no image": (wanted & listed) - on_disk,
     }.items():
         if names:
             log.warning(f"CelebA: %d {what} and are left out, e.g. %s", len(names), split, min(names))
-    if unlisted := {name for name in on_disk - listed if name.endswith((".jpg", ".png"))}:
+    unlisted = {name for name in on_disk - listed if name.endswith((".jpg", ".png"))}
+    if unlisted and split == "train":
         log.warning(
             "CelebA: %d images are in no attribute list and are left out, e.g. %s", len(unlisted), min(unlisted)
         )

@@ -1,6 +1,6 @@
 """What every data set of faces shares: a photo and its labels go in, an item of the data contract comes out."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from jointface.attributes import LabelSet
 from jointface.datamodules.crop import CropTransform
-from jointface.errors import DataError
+from jointface.errors import ConfigError, DataError
 from jointface.geometry.camera import crop_camera
 from jointface.geometry.framing import FaceBox, warp_points
 from jointface.geometry.morphable_model import MIRROR68
@@ -35,7 +35,7 @@ class FaceSample:
     labels: Item
 
 
-class FaceDataset(Dataset[Item]):
+class FaceDataset(Dataset[Item], ABC):
     """Base of the data sets. A subclass lists its files, and reads and describes one of them.
 
     An item holds `image` (3, S, S) uint8 RGB and `index` (), and of the following what the data set labels:
@@ -45,8 +45,11 @@ class FaceDataset(Dataset[Item]):
 
     label_set: ClassVar[LabelSet | None] = None  # its attributes, where it labels any
     has_shape: ClassVar[bool] = False  # whether it labels coefficients and camera
+    splits: ClassVar[tuple[str, ...]]  # the splits that it has
 
-    def __init__(self, transform: CropTransform) -> None:
+    def __init__(self, split: str, transform: CropTransform) -> None:
+        if split not in self.splits:
+            raise ConfigError(f"{type(self).__name__} has no split {split!r}, it has {', '.join(self.splits)}")
         self.transform = transform
 
     @abstractmethod

@@ -1,5 +1,6 @@
 """The .mat file of a face fitted with the Basel Face Model, as 300W-LP and AFLW2000-3D store it beside each photo."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,12 @@ from torch import Tensor
 from jointface.datamodules.face_dataset import FaceSample, read_image
 from jointface.errors import DataError
 from jointface.geometry.camera import apply_camera, camera_from_pose
-from jointface.geometry.framing import face_box
+from jointface.geometry.framing import FaceBox, face_box
 from jointface.geometry.morphable_model import MorphableModel, linear_faces
+
+log = logging.getLogger(__name__)
+
+MAX_FACE_SIZE = 20_000  # pixels
 
 
 class FittedFaceReader:
@@ -42,11 +47,13 @@ class FittedFaceReader:
         camera = camera_from_pose(pose, image.shape[0])
         labels = {"shape_coefficients": shape, "expression_coefficients": expression, "camera": camera}
         box = face_box(self.landmarks(torch.cat([shape, expression]), camera))
-        if not box.size > 1:
-            raise DataError(f"{path}: the fitted face is {box.size:.3g} pixels large; the pose is damaged")
+        _require_size(box, f"{path}: the fitted face")
+        if pose[6] <= 0:
+            raise DataError(f"{path}: the scale of Pose_Para is {pose[6]:.3g}, it must be positive")
         if with_landmarks:
             labels["landmarks68"] = matlab_landmarks(fit["pt3d_68"], path)
             box = face_box(labels["landmarks68"])
+            _require_size(box, f"{path}: pt3d_68")
         return FaceSample(image, box, labels)
 
     def landmarks(
@@ -54,6 +61,23 @@ class FittedFaceReader:
     ) -> Float[Tensor, "68 3"]:
         """The 68 landmarks rebuilt from a fit, in image space."""
         return apply_camera(camera[None], linear_faces(self.mean, self.basis, coefficients[None]))[0]
+
+
+def _require_size(box: FaceBox, what: str) -> None:
+    if not 1 < box.size < MAX_FACE_SIZE:
+        raise DataError(
+            f"{what} is {box.size:.3g} pixels large, expected between 1 and {MAX_FACE_SIZE}; the file is damaged"
+        )
+
+
+def fitted_photos(folder: Path, data_set: str) -> list[Path]:
+    """The photos of a folder that have a .mat beside them; photos and fits without the other are counted in the log."""
+    files = {entry.name for entry in folder.iterdir()}
+    photos, fits = ({Path(name).stem for name in files if name.endswith(ending)} for ending in (".jpg", ".mat"))
+    for what, lonely in {"photos have no .mat": photos - fits, ".mat files have no photo": fits - photos}.items():
+        if lonely:
+            log.warning("%s: %d %s in %s and are left out, e.g. %s", data_set, len(lonely), what, folder, min(lonely))
+    return [folder / f"{stem}.jpg" for stem in sorted(photos & fits)]
 
 
 def read_fit(path: Path, fields: list[str]) -> dict[str, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import cv2
 from lightning import LightningDataModule
@@ -26,13 +26,13 @@ Mode = Literal["max_size_cycle", "min_size", "max_size"]
 class Source:
     """A data set's part in the joint training.
 
-    dataset: makes the data set from `split` and `transform`. batch_size: its samples in a training mini-batch. splits:
-    which of its splits a stage ("train", "val", "test") uses; a stage left out does without the source.
+    dataset: makes the data set from `split` and `transform`. splits: which of its splits a stage ("train", "val",
+    "test") uses; a stage left out does without the source. batch_size: its samples in a training mini-batch.
     """
 
     dataset: Callable[..., FaceDataset]
-    batch_size: int
     splits: Mapping[str, str]
+    batch_size: int = 0
 
 
 class JointDataModule(LightningDataModule):
@@ -75,7 +75,15 @@ class JointDataModule(LightningDataModule):
         self.pin_memory = pin_memory
         self.broken = BrokenSamples(max_broken_fraction)
         self.datasets: dict[Stage, dict[str, FaceDataset]] = {}
+        if mode not in get_args(Mode):
+            raise ConfigError(f"data.mode={mode} is unknown, known are {', '.join(get_args(Mode))}")
+        if num_workers < 0 or eval_batch_size < 1:
+            raise ConfigError(
+                f"num_workers={num_workers} and eval_batch_size={eval_batch_size}: must be at least 0 and 1"
+            )
         for name, source in self.sources.items():
+            if "train" in source.splits and source.batch_size < 1:
+                raise ConfigError(f"data.sources.{name}.batch_size={source.batch_size}: must be at least 1")
             if unknown := set(source.splits) - set(STAGES):
                 raise ConfigError(
                     f"source {name}: splits has unknown stages {sorted(unknown)}, known are {', '.join(STAGES)}"
@@ -87,10 +95,16 @@ class JointDataModule(LightningDataModule):
         for part in stages:
             if part not in self.datasets:
                 self.datasets[part] = {
-                    name: source.dataset(split=source.splits[part], transform=self.transforms[part])
+                    name: self._open(name, source, part)
                     for name, source in self.sources.items()
                     if part in source.splits
                 }
+
+    def _open(self, name: str, source: Source, stage: Stage) -> FaceDataset:
+        try:
+            return source.dataset(split=source.splits[stage], transform=self.transforms[stage])
+        except (TypeError, KeyError) as error:  # a key that the class does not have
+            raise ConfigError(f"data.sources.{name} cannot be opened for {stage}: {error}") from error
 
     def label_sets(self, stage: Stage = "train") -> dict[str, LabelSet]:
         """The label sets of the stage's sources that label attributes."""

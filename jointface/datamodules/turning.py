@@ -29,7 +29,8 @@ class FaceTurning(nn.Module):
 
     @torch.no_grad()
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The batch with some of its images and cameras turned."""
+        """The batch with some of its images and cameras turned; landmarks of the data set's own, which would no longer
+        fit, are left out."""
         camera = batch["camera"]
         chosen = (torch.rand(len(camera), device=camera.device) < self.probability).nonzero().flatten()
         if not len(chosen):
@@ -43,7 +44,7 @@ class FaceTurning(nn.Module):
             batch["image"][chosen].float(), camera[chosen], vertices, model.landmarks68, euler_to_rotation(angles)
         )
         return {
-            **batch,
+            **{key: value for key, value in batch.items() if key != "landmarks68"},
             "image": batch["image"].index_copy(0, chosen, images.round().clamp(0, 255).to(torch.uint8)),
             "camera": camera.index_copy(0, chosen, turned),
         }

@@ -1,7 +1,6 @@
 """300W-LP: 61,225 photos of 300W turned to large poses, and their flipped twins, with fitted 3D faces."""
 
 import hashlib
-import logging
 import re
 from pathlib import Path
 from typing import Literal
@@ -10,11 +9,9 @@ import numpy as np
 
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample, require_folder
-from jointface.datamodules.fitted_face import FittedFaceReader
+from jointface.datamodules.fitted_face import FittedFaceReader, fitted_photos
 from jointface.errors import DataError
 from jointface.geometry.morphable_model import MorphableModel
-
-log = logging.getLogger(__name__)
 
 NO_SUBSET = {"Code", "landmarks"}  # folders of the published archive that hold no photos
 
@@ -47,6 +44,7 @@ class W300LP(FaceDataset):
     """
 
     has_shape = True
+    splits = ("train", "val")
 
     def __init__(
         self,
@@ -57,11 +55,15 @@ class W300LP(FaceDataset):
         subsets: list[str] | None = None,
         val_fraction: float = 0.05,
     ) -> None:
-        super().__init__(transform)
+        super().__init__(split, transform)
         self.root = Path(root)
         require_folder(self.root, "300W-LP", "set paths.data_dir to the folder that holds 300W_LP/")
         self.reader = FittedFaceReader(morphable_model)
-        photos = [photo for subset in self._subsets(subsets) for photo in self._pairs(subset)]
+        photos = [
+            str(photo.relative_to(self.root))
+            for subset in self._subsets(subsets)
+            for photo in fitted_photos(subset, "300W-LP")
+        ]
         held_out = np.array([held_out_fraction(Path(photo).stem) < val_fraction for photo in photos], dtype=bool)
         self.photos = np.array(photos)[held_out if split == "val" else ~held_out] if photos else np.array([])
         if not len(self.photos):
@@ -76,15 +78,6 @@ class W300LP(FaceDataset):
         for name in names:
             require_folder(self.root / name, f"300W-LP's subset {name}", "unpack it there or leave it out of subsets")
         return [self.root / name for name in names]
-
-    def _pairs(self, subset: Path) -> list[str]:
-        """Photos of a subset that have a fit, relative to the root; the rest is counted in the log."""
-        files = {entry.name for entry in subset.iterdir()}
-        photos = sorted(name for name in files if name.endswith(".jpg"))
-        pairs = [name for name in photos if f"{Path(name).stem}.mat" in files]
-        if len(pairs) < len(photos):
-            log.warning("300W-LP: %d photos of %s have no .mat and are left out", len(photos) - len(pairs), subset.name)
-        return [f"{subset.name}/{name}" for name in pairs]
 
     def __len__(self) -> int:
         return len(self.photos)

@@ -32,9 +32,16 @@ def load_bfm_3ddfa(folder: str, shape_components: int = 40, expression_component
     shape_basis = _basis(root / "w_shp_sim.npy", rows, shape_components)
     expression_basis = _basis(root / "w_exp_sim.npy", rows, expression_components)
     keypoints = _array(root / "keypoints_sim.npy", (204,))
+    if not 0 <= keypoints.min() <= keypoints.max() < rows:
+        raise DataError(f"{root / 'keypoints_sim.npy'}: indices must lie in 0 ... {rows - 1}")
     triangles = _variable(root / "tri.mat", "tri")
     uv = _variable(root / "BFM_UV.mat", "UV", (rows // 3, 2))
-    if triangles.ndim != 2 or triangles.shape[0] != 3 or not 1 <= triangles.min() <= triangles.max() <= rows // 3:
+    if (
+        triangles.ndim != 2
+        or triangles.shape[0] != 3
+        or not triangles.size
+        or not 1 <= triangles.min() <= triangles.max() <= rows // 3
+    ):
         raise DataError(
             f"{root / 'tri.mat'}: expected 1-based vertex indices of shape (3, triangles), found {triangles.shape}"
         )
@@ -92,6 +99,8 @@ def _require(path: Path) -> None:
 def _checked(path: Path, array: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
     if shape is not None and array.shape != shape:
         raise DataError(f"{path}: expected shape {shape}, found {array.shape}")
+    if not np.issubdtype(array.dtype, np.number) or not array.size:
+        raise DataError(f"{path}: expected numbers, found {array.size} values of type {array.dtype}")
     if not np.isfinite(array).all():
         raise DataError(f"{path}: holds NaN or infinite values; the file is damaged, get it again")
     return array

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from jointface.geometry.precision import full_precision
+
 
 def euler_to_rotation(angles: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
     """Rotation R = Rx(pitch) Ry(yaw) Rz(roll) of 300W-LP's Pose_Para; angles (pitch, yaw, roll) in radians."""
@@ -76,6 +78,7 @@ def crop_camera(
     return torch.cat([plane, scale[..., None, None] * camera[..., 2:, :]], dim=-2)
 
 
+@full_precision
 def apply_camera(
     camera: Float[Tensor, "batch 3 4"], points: Float[Tensor, "batch points 3"]
 ) -> Float[Tensor, "batch points 3"]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from jointface.errors import DataError
 from jointface.geometry.camera import apply_camera, is_mirrored
+from jointface.geometry.precision import full_precision
 from jointface.geometry.regions import FACE, LANDMARKS, NECK, ORGANS, face_regions
 
 # iBUG's 68 landmarks as they are named after a left-right flip.
@@ -91,7 +92,7 @@ class MorphableModel(nn.Module):
         return self.regions != NECK
 
     def content_hash(self) -> str:
-        """SHA-256 over every buffer: two models of one hash are the same model."""
+        """SHA-256 over every buffer; with `num_shape` beside it, two models of one hash are the same model."""
         digest = hashlib.sha256()
         for key, buffer in sorted(self.named_buffers()):
             digest.update(f"{key}{tuple(buffer.shape)}".encode())
@@ -114,6 +115,7 @@ class MorphableModel(nn.Module):
         """Faces in model space."""
         return linear_faces(self.mean, self.basis, torch.cat([shape_coefficients, expression_coefficients], dim=-1))
 
+    @full_precision
     def project(
         self,
         shape_coefficients: Float[Tensor, "batch shape"],

@@ -4,8 +4,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from jointface.geometry.camera import apply_camera, is_mirrored
+from jointface.geometry.camera import is_mirrored
 from jointface.geometry.morphable_model import MorphableModel, mirror_points
+from jointface.geometry.precision import full_precision
+
+BLOCK = 2048  # points
 
 
 class PositionMap(nn.Module):
@@ -26,8 +29,8 @@ class PositionMap(nn.Module):
     mirror: Int[Tensor, "points"]
     vertex_points: Int[Tensor, "vertices 4"]
     vertex_weights: Float[Tensor, "vertices 4"]
-    mean_row: Float[Tensor, "3*points"]
-    basis_rows: Float[Tensor, "coefficients 3*points"]
+    mean_blocks: Float[Tensor, "blocks xyz_of_block"]
+    basis_blocks: Float[Tensor, "blocks coefficients xyz_of_block"]
     centre_mean: Float[Tensor, "3"]
     centre_basis: Float[Tensor, "3 coefficients"]
 
@@ -43,9 +46,8 @@ class PositionMap(nn.Module):
         self._register("mirror", _mirror_points(pixels, size))
         self._register("vertex_points", vertex_points)
         self._register("vertex_weights", vertex_weights)
-        # Laid out x of all points, then y, then z, for the fastest product and camera.
-        self._register("mean_row", self.sample(model.mean[None])[0].mT.flatten())
-        self._register("basis_rows", self.sample(model.basis).permute(2, 0, 1).flatten(1).contiguous())
+        self._register("mean_blocks", _blocks(self.sample(model.mean[None])[0].mT[None])[:, 0])
+        self._register("basis_blocks", _blocks(self.sample(model.basis).permute(2, 0, 1)))
         # The mean of all vertices, which crop space takes as the origin of z, is linear in the coefficients too.
         self._register("centre_mean", model.mean.mean(0))
         self._register("centre_basis", model.basis.mean(1))
@@ -63,6 +65,7 @@ class PositionMap(nn.Module):
         """Vertices (or anything given per vertex) to the covered pixels, by barycentric interpolation."""
         return (vertices[:, self.corners] * self.barycentric[..., None]).sum(2)
 
+    @full_precision
     def project(
         self, coefficients: Float[Tensor, "batch coefficients"], camera: Float[Tensor, "batch 3 4"]
     ) -> Float[Tensor, "batch points 3"]:
@@ -76,9 +79,12 @@ class PositionMap(nn.Module):
         camera = torch.cat(
             [camera[:, :, :3], torch.cat([camera[:, :2, 3], -depth_of_centre], dim=1)[..., None]], dim=-1
         )
-        faces = torch.addmm(self.mean_row, coefficients, self.basis_rows).unflatten(-1, (3, -1)).mT
-        points = apply_camera(camera, faces)
-        return mirror_points(points, is_mirrored(camera), self.mirror)
+        points = coefficients.new_empty(len(coefficients), 3, len(self.mean_blocks) * BLOCK)
+        blocks = zip(points.split(BLOCK, dim=-1), self.mean_blocks, self.basis_blocks, strict=True)
+        for block, mean, basis in blocks:
+            faces = torch.addmm(mean, coefficients, basis).unflatten(-1, (3, -1))
+            block.copy_(torch.baddbmm(camera[:, :, 3:], camera[:, :, :3], faces))
+        return mirror_points(points[..., : self.num_points].mT, is_mirrored(camera), self.mirror)
 
     def to_map(self, points: Float[Tensor, "batch points channels"]) -> Float[Tensor, "batch channels size size"]:
         """Points laid out as an image; pixels that the mesh does not cover are zero."""
@@ -92,6 +98,13 @@ class PositionMap(nn.Module):
     def to_vertices(self, points: Float[Tensor, "batch points channels"]) -> Float[Tensor, "batch vertices channels"]:
         """Points back to vertices, by bilinear interpolation at each vertex's UV among the covered pixels."""
         return (points[:, self.vertex_points] * self.vertex_weights[..., None]).sum(2)
+
+
+def _blocks(values: Float[Tensor, "rows 3 points"]) -> Float[Tensor, "blocks rows xyz_of_block"]:
+    """Points cut into blocks that stay in the processor's cache between the product and the camera."""
+    blocks = -(-values.shape[-1] // BLOCK)
+    padded = torch.nn.functional.pad(values, (0, blocks * BLOCK - values.shape[-1]))
+    return padded.unflatten(-1, (blocks, BLOCK)).permute(2, 0, 1, 3).flatten(2).contiguous()
 
 
 def uv_to_pixels(uv: Float[Tensor, "vertices 2"], size: int) -> Float[Tensor, "vertices 2"]:

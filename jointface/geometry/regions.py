@@ -3,8 +3,10 @@
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from scipy.spatial import Delaunay
+from scipy.spatial import Delaunay, QhullError
 from torch import Tensor
+
+from jointface.errors import DataError
 
 NECK, FACE, ORGANS, LANDMARKS = range(4)
 
@@ -27,7 +29,12 @@ def face_regions(vertices: Float[Tensor, "vertices 3"], landmarks68: Int[Tensor,
     for indices in ORGAN_LANDMARKS.values():
         outline = marks[list(indices), :2]
         outline = outline.mean(0) + ORGAN_MARGIN * (outline - outline.mean(0))
-        inside = Delaunay(outline).find_simplex(points[:, :2]) >= 0
+        try:
+            inside = Delaunay(outline).find_simplex(points[:, :2]) >= 0
+        except QhullError as error:
+            raise DataError(
+                "the 68 landmarks of the morphable model fall together; its landmark indices are wrong"
+            ) from error
         regions[inside & (regions == FACE)] = ORGANS
     regions[landmarks68.cpu().numpy()] = LANDMARKS
     return torch.from_numpy(regions)

@@ -54,7 +54,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> FaceNetw
         network.load_state_dict(weights)
     except CheckpointError:
         raise
-    except (JointFaceError, KeyError, TypeError, RuntimeError) as error:
+    except (JointFaceError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(
             f"{path}: the weights do not fit the model that the checkpoint describes ({reason})"
@@ -72,11 +72,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many unrelated types on a damaged or foreign file
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(
             f"{path}: not a readable checkpoint ({reason}); it is cut short or of another program"
         ) from error
-    if not isinstance(checkpoint, dict) or KEY not in checkpoint or "state_dict" not in checkpoint:
+    known = isinstance(checkpoint, dict) and isinstance(checkpoint.get(KEY), dict) and "state_dict" in checkpoint
+    if not known:
         raise CheckpointError(f"{path}: not a checkpoint of jointface; give one that jointface.train wrote")
     if (found := checkpoint[KEY].get("format", 0)) > FORMAT:
         raise CheckpointError(
@@ -102,17 +103,17 @@ def network_weights(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     return {key[len(prefix) :]: value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)}
 
 
-def refuse_foreign_targets(config: Any, path: str | Path) -> None:
-    """A checkpoint is data: it may ask for network parts of this package, and for no other code."""
-    if isinstance(config, Mapping):
-        if "_target_" in config and not _is_network_part(str(config["_target_"])):
+def refuse_foreign_targets(config: Mapping[str, Any], path: str | Path) -> None:
+    """A checkpoint is data: it may ask for network parts of this package, and for no other code and no download."""
+    for part in (config["backbone"], config["shape_decoder"], config["attribute_classifier"]):
+        if part is None:
+            continue
+        if not _is_network_part(str(part["_target_"])):
             raise CheckpointError(
-                f"{path}: asks to build {config['_target_']}, which is no part of a jointface network; refused"
+                f"{path}: asks to build {part['_target_']}, which is no part of a jointface network; refused"
             )
-        config = list(config.values())
-    if isinstance(config, list):
-        for part in config:
-            refuse_foreign_targets(part, path)
+        if part.get("pretrained") is not None:
+            raise CheckpointError(f"{path}: asks to load {part['pretrained']} from elsewhere; refused")
 
 
 def _is_network_part(target: str) -> bool:

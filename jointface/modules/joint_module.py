@@ -92,12 +92,11 @@ class JointFaceModule(LightningModule):
             return None
         labelled = [name for name, part in batch.items() if "camera" in part]
         if not labelled:
-            return features.sum() * 0
+            return _zero_loss(decoder)
         keys = ("shape_coefficients", "expression_coefficients", "camera")
         predicted = decoder(features[torch.cat([rows[name] for name in labelled])])
-        with torch.autocast(self.device.type, enabled=False):
-            target = decoder.target(*(torch.cat([batch[name][key] for name in labelled]) for key in keys))
-            return shape_loss(predicted.float(), target, decoder.weights)
+        target = decoder.target(*(torch.cat([batch[name][key] for name in labelled]) for key in keys))
+        return shape_loss(predicted, target, decoder.weights)
 
     def _attribute_loss(self, features: Tensor, rows: dict[str, Tensor], batch: Batch) -> Tensor | None:
         classifier = self.network.attribute_classifier
@@ -105,7 +104,7 @@ class JointFaceModule(LightningModule):
             return None
         labelled = [name for name, part in batch.items() if "attributes" in part]
         if not labelled:
-            return features.sum() * 0
+            return _zero_loss(classifier)
         logits = classifier(features[torch.cat([rows[name] for name in labelled])]).float()
         labels, mask, alpha = (
             torch.cat(columns) for columns in zip(*(self._in_vocabulary(n, batch[n]) for n in labelled), strict=True)
@@ -195,7 +194,7 @@ class JointFaceModule(LightningModule):
         model = decoder.morphable_model
         landmarks, vertices = true_face(model, part)
         yaw = pose_from_camera(part["camera"], self.network.image_size)[:, 1].rad2deg()
-        predictions = {"": decoder.vertices(decoder(features).float())}
+        predictions = {"": decoder.vertices(decoder(features))}
         if f"{prefix}/trivial/shape" in self.metrics:
             predictions["trivial/"] = frontal_face(model, self.network.image_size).expand_as(vertices)
         face = model.face_region
@@ -223,13 +222,14 @@ class JointFaceModule(LightningModule):
             metric.reset()
             if prefix.endswith("trivial"):
                 values = {name: value for name, value in values.items() if "/" not in name}
-            else:
-                errors.setdefault(task, []).append(
-                    values["nme_2d_68"] if task == "shape" else 1 - values["balanced_accuracy"]
-                )
+            elif task == "shape":
+                errors.setdefault(task, []).append(values["nme_2d_68"])
+            elif "balanced_accuracy" in values:  # undefined where no attribute shows both classes
+                errors.setdefault(task, []).append(1 - values["balanced_accuracy"])
             self.log_dict({f"{prefix}/{name}": value for name, value in values.items()})
-        if split == "val" and errors:
-            self.log("val/error", sum(torch.stack(task).mean() for task in errors.values()), prog_bar=True)
+        if split == "val":
+            means = [torch.stack(task).mean() for task in errors.values()]
+            self.log("val/error", sum(means, torch.zeros((), device=self.device)), prog_bar=True)
 
     # Checkpoints
 
@@ -238,6 +238,11 @@ class JointFaceModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoints.require_same_model(checkpoint, checkpoints.describe(self.network, self.network_config))
+
+
+def _zero_loss(head: nn.Module) -> Tensor:
+    """Zero that every parameter of an unused head takes part in, which distributed training asks for."""
+    return torch.stack([parameter.flatten()[:0].sum() for parameter in head.parameters()]).sum()
 
 
 def true_face(model: MorphableModel, part: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

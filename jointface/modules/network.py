@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from hydra.errors import HydraException
-from hydra.utils import instantiate
+from hydra.utils import get_class
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
@@ -113,10 +113,11 @@ def build_network(
 
 
 def _build(part: str, config: Mapping[str, Any], **arguments: Any) -> Any:
+    settings = {key: value for key, value in config.items() if key != "_target_"}
     try:
-        # As a partial: Hydra would turn the arguments into its own containers.
-        return instantiate({**config, "_partial_": True, "_convert_": "all"})(**arguments)
+        # Called by hand: the config of a checkpoint must not reach Hydra's interpolation and nested instantiation.
+        return get_class(config["_target_"])(**settings, **arguments)
     except ConfigError:
         raise
-    except (HydraException, TypeError, ValueError) as error:
+    except (HydraException, KeyError, ImportError, TypeError, ValueError) as error:
         raise ConfigError(f"model.{part} cannot be built: {' '.join(str(error).split())}") from error

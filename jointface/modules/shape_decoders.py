@@ -5,7 +5,7 @@ crop's size. It says which points the labels ask for (`target`), how the loss we
 vertices they stand for (`vertices`).
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 
 import torch
 from jaxtyping import Float
@@ -16,9 +16,10 @@ from jointface.geometry.camera import apply_camera, center_depth, rotation_6d_to
 from jointface.geometry.framing import CROP_MARGIN
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.geometry.position_map import PositionMap, uv_to_pixels
+from jointface.geometry.precision import full_precision
 
 
-class ShapeDecoder(nn.Module):
+class ShapeDecoder(nn.Module, ABC):
     """The interface of the shape decoders. `weights` holds W of L_shape for each point."""
 
     weights: Float[Tensor, "points"]
@@ -82,7 +83,11 @@ class PositionMapDecoder(ShapeDecoder):
                 f"{feature_shape[2]} features of the backbone; change map_size or image_size"
             )
         self.position_map = PositionMap(morphable_model, map_size)
-        self.layers = nn.Sequential(*_upsampling_layers(feature_shape[0], channels, min_channels, doublings))
+        layers, width = _upsampling_layers(feature_shape[0], channels, min_channels, doublings)
+        self.layers = nn.Sequential(*layers)
+        self.offsets = nn.Conv2d(width, 3, 4, padding="same")
+        for parameter in self.offsets.parameters():
+            nn.init.zeros_(parameter)
         mean_face = frontal_face(morphable_model, image_size) / image_size
         self.register_buffer("mean_points", self.position_map.sample(mean_face[None])[0], persistent=False)
         self.register_buffer("weights", self._weights(region_weights or {}), persistent=False)
@@ -97,7 +102,11 @@ class PositionMapDecoder(ShapeDecoder):
         return torch.where(at_landmark, model.region_weights(**region_weights)[model.landmarks68[0]], weights)
 
     def forward(self, features: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch points 3"]:
-        return self.mean_points + self.position_map.from_map(self.layers(features))
+        return self._points(self.layers(features))
+
+    @full_precision
+    def _points(self, hidden: Float[Tensor, "batch channels size size"]) -> Float[Tensor, "batch points 3"]:
+        return self.mean_points + self.position_map.from_map(self.offsets(hidden))
 
     def target(self, shape_coefficients: Tensor, expression_coefficients: Tensor, camera: Tensor) -> Tensor:
         coefficients = torch.cat([shape_coefficients, expression_coefficients], dim=-1)
@@ -107,7 +116,9 @@ class PositionMapDecoder(ShapeDecoder):
         return self.position_map.to_vertices(points) * self.image_size
 
 
-def _upsampling_layers(channels_in: int, channels: int, min_channels: int, doublings: int) -> list[nn.Module]:
+def _upsampling_layers(
+    channels_in: int, channels: int, min_channels: int, doublings: int
+) -> tuple[list[nn.Module], int]:
     layers = _convolution(channels_in, channels)
     for doubling in range(doublings):
         narrower = max(channels // 2, min_channels)
@@ -119,11 +130,7 @@ def _upsampling_layers(channels_in: int, channels: int, min_channels: int, doubl
         for _ in range(2 if doubling < 3 else 1):
             layers += _convolution(narrower, narrower)
         channels = narrower
-    layers += _convolution(channels, channels)
-    offsets = nn.Conv2d(channels, 3, 4, padding="same")
-    nn.init.zeros_(offsets.weight)
-    nn.init.zeros_(offsets.bias)  # type: ignore[arg-type]
-    return [*layers, offsets]
+    return [*layers, *_convolution(channels, channels)], channels
 
 
 def _convolution(channels_in: int, channels_out: int) -> list[nn.Module]:
@@ -183,7 +190,11 @@ class MorphableDecoder(ShapeDecoder):
 
     def coefficients(self, features: Float[Tensor, "batch channels height width"]) -> tuple[Tensor, Tensor, Tensor]:
         """Identity (batch, Ks), expression (batch, Ke) and camera (batch, 3, 4) in crop space."""
-        output = self.regressor(self.layers(features)).float()
+        return self._coefficients(self.layers(features))
+
+    @full_precision
+    def _coefficients(self, hidden: Float[Tensor, "batch hidden"]) -> tuple[Tensor, Tensor, Tensor]:
+        output = self.regressor(hidden)
         rotation = rotation_6d_to_matrix(output[:, :6] + output.new_tensor([1.0, 0, 0, 0, 1, 0]))
         linear = output[:, 6].exp()[:, None, None] * (self.frontal_camera[:, :3] @ rotation)
         shift = self.image_size * nn.functional.pad(output[:, 7:9], (0, 1))
@@ -208,10 +219,9 @@ def frontal_camera(model: MorphableModel, image_size: int) -> Float[Tensor, "3 4
     landmarks = model.mean[model.landmarks68]
     low, high = landmarks.amin(0), landmarks.amax(0)
     scale = image_size / (CROP_MARGIN * (high - low)[:2].mean())
-    linear = torch.diag(torch.stack([scale, -scale, scale]))
-    middle = linear @ ((low + high) / 2)
-    offset = torch.tensor([(image_size - 1) / 2, (image_size - 1) / 2, 0.0]) - middle
-    return torch.cat([linear, offset[:, None]], dim=1)
+    y_down = scale * low.new_tensor([1.0, -1.0, 1.0])
+    crop_centre = low.new_tensor([(image_size - 1) / 2, (image_size - 1) / 2, 0.0])
+    return torch.cat([torch.diag(y_down), (crop_centre - y_down * (low + high) / 2)[:, None]], dim=1)
 
 
 def frontal_face(model: MorphableModel, image_size: int) -> Float[Tensor, "vertices 3"]:
