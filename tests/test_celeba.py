@@ -86,6 +86,16 @@ def break_files(root: Path, change: str) -> None:
         case "short row":
             lines[6] = " ".join(lines[6].split()[:-1])
             attributes.write_text("\n".join(lines))
+        case "short and long row":
+            cells = lines[6].split()
+            lines[6], lines[7] = " ".join(cells[:-1]), lines[7] + " 1"
+            attributes.write_text("\n".join(lines))
+        case "letter":
+            lines[6] = lines[6].replace("-1", "-l", 1)
+            attributes.write_text("\n".join(lines))
+        case "blank line":
+            lines[6] = ""
+            attributes.write_text("\n".join(lines))
         case "odd value":
             lines[6] = lines[6].replace("-1", " 0", 1)
             attributes.write_text("\n".join(lines))
@@ -106,6 +116,9 @@ def break_files(root: Path, change: str) -> None:
         ("no attributes", "list_attr_celeba.txt: cannot read CelebA's list_attr_celeba.txt .*download it"),
         ("empty attributes", "list_attr_celeba.txt: the file is empty"),
         ("short row", r"list_attr_celeba.txt, line 7: expected a file name and 40 values"),
+        ("short and long row", r"list_attr_celeba.txt, line 7: expected a file name and 40 values"),
+        ("letter", r"list_attr_celeba.txt, line 7: expected a file name and 40 values"),
+        ("blank line", r"list_attr_celeba.txt, line 7: expected a file name and 40 values"),
         ("odd value", r"list_attr_celeba.txt, line 7: expected a file name and 40 values"),
         ("other release", "list_attr_celeba.txt: line 1 must be the number of rows"),
         ("bad partition", r"list_eval_partition.txt, line 13: expected a file name and 0, 1 or 2"),

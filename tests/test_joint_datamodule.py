@@ -3,11 +3,13 @@
 import logging
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
 
-from jointface.datamodules import AFLW2000, W300LP, CelebA, JointDataModule, Source
+from jointface.datamodules import AFLW2000, W300LP, CelebA, FaceTurning, JointDataModule, Source
 from jointface.datamodules.broken import BrokenSamples, collate
 from jointface.errors import ConfigError, DataError
 from jointface.geometry import MorphableModel
@@ -55,6 +57,33 @@ def test_evaluation_sees_each_sample_once(tiny_data: Path, tiny_model: Morphable
         for name, part in batch.items():
             seen[name] += part["index"].tolist() if part else []
     assert {name: sorted(indices) for name, indices in seen.items()} == {"celeba": [0, 1, 2, 3], "aflw2000": [0, 1, 2]}
+
+
+def test_only_training_faces_are_turned(tiny_data: Path, tiny_model: MorphableModel) -> None:
+    datamodule = open_data(tiny_data, tiny_model, turning=FaceTurning(tiny_model, probability=1.0))
+    batch = {"w300lp": {"camera": torch.zeros(1)}}
+    turned = {"camera": torch.ones(1)}
+    with patch.object(FaceTurning, "forward", return_value=turned):
+        for stage, expected in {"training": turned, "validating": batch["w300lp"], "testing": batch["w300lp"]}.items():
+            stages = {name: name == stage for name in ("training", "validating", "testing")}
+            datamodule.trainer = SimpleNamespace(**stages)  # type: ignore[assignment]
+            assert datamodule.on_after_batch_transfer(dict(batch), 0)["w300lp"] is expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"mode": "sequential"}, "data.mode=sequential is unknown"), ({"eval_batch_size": 0}, "must be at least 0 and 1")],
+)
+def test_odd_settings_are_refused(tiny_data: Path, options: dict[str, object], message: str) -> None:
+    source = Source(partial(CelebA, tiny_data / "celeba"), {"train": "train"}, 4)
+    with pytest.raises(ConfigError, match=message):
+        JointDataModule({"celeba": source}, 64, **options)  # type: ignore[arg-type]
+
+
+def test_a_split_that_the_data_set_lacks_is_refused(tiny_data: Path, tiny_model: MorphableModel) -> None:
+    source = Source(partial(AFLW2000, tiny_data / "AFLW2000", morphable_model=tiny_model), {"test": "val"})
+    with pytest.raises(ConfigError, match="AFLW2000 has no split 'val', it has test"):
+        JointDataModule({"aflw2000": source}, 64).setup("test")
 
 
 def test_sources_are_told_apart_by_their_labels(tiny_data: Path, tiny_model: MorphableModel) -> None:

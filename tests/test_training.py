@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from jointface.config import CONF_DIR
 from jointface.datamodules import CelebA, CropTransform
 from jointface.errors import CheckpointError, ConfigError, DataError, JointFaceError
+from jointface.geometry import MorphableModel
 from jointface.modules import load_model
 from jointface.training import train
 
@@ -96,10 +98,41 @@ def test_metrics_csv_has_both_losses_at_every_step(run: Path) -> None:
     assert all(float(row["train/loss_attributes"]) > 0 for row in steps)
 
 
-def test_config_yaml_is_resolved_and_composes_the_same_run(run: Path) -> None:
-    text = (run / "config.yaml").read_text()
-    assert "${" not in text
-    assert OmegaConf.load(run / "config.yaml").model.backbone.hidden_sizes == [8, 8, 16, 16]
+def test_config_yaml_repeats_the_run(run: Path, tmp_path: Path) -> None:
+    """It is resolved, and training from it gives the same numbers."""
+    assert "${" not in (run / "config.yaml").read_text()
+    config = OmegaConf.load(run / "config.yaml")
+    OmegaConf.update(config, "paths.run_dir", str(tmp_path))
+    for part in (config.callbacks.checkpoint, config.callbacks.metrics_file, config.callbacks.figures):
+        for key in {"dirpath", "folder"} & set(part):
+            part[key] = part[key].replace(str(run), str(tmp_path))
+    metrics = train(config)
+    first = json.loads((run / "metrics.json").read_text())
+    assert metrics["test/aflw2000/nme_2d_68"] == pytest.approx(first["test/aflw2000/nme_2d_68"], rel=1e-4)
+
+
+def test_broken_samples_are_counted_in_metrics_json(tiny_data: Path, tmp_path: Path) -> None:
+    """The run goes on, with loader processes as well."""
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    (data / "celeba" / "img_align_celeba" / "000005.jpg").write_bytes(b"")
+    (data / "AFLW2000" / "image00004.mat").write_bytes(b"")
+    train(tiny_config(data, tmp_path / "run", "num_workers=1", "trainer.max_steps=6"))
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["train/celeba/broken_samples"] == 1
+    assert metrics["test/aflw2000/broken_samples"] == 1
+
+
+def test_half_precision_keeps_coordinates_whole(run: Path, tiny_data: Path, tiny_model: MorphableModel) -> None:
+    """Under autocast the network's landmarks stay within half a per cent of the crop."""
+    network = load_model(run / "checkpoints" / "best.ckpt")
+    image = CelebA(tiny_data / "celeba", "train", CropTransform(64))[0]["image"][None]
+    with torch.no_grad():
+        exact = network(image).vertices
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = network(image).vertices
+    assert rough.dtype == torch.float32
+    assert (rough - exact).abs().max() < 0.005 * 64
 
 
 def test_a_checkpoint_rebuilds_the_network_from_itself_alone(run: Path, tiny_data: Path, tmp_path: Path) -> None:
@@ -118,11 +151,11 @@ def test_a_checkpoint_rebuilds_the_network_from_itself_alone(run: Path, tiny_dat
     torch.testing.assert_close(load_model(alone)(image).logits, prediction.logits)
 
 
-def test_a_checkpoint_names_its_morphable_model_by_hash(run: Path, tiny_model: object) -> None:
+def test_a_checkpoint_names_its_morphable_model_by_hash(run: Path, tiny_model: MorphableModel) -> None:
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     description = checkpoint["jointface"]
     assert description["morphable_model"]["name"] == "bfm_3ddfa"
-    assert description["morphable_model"]["sha256"] == tiny_model.content_hash()  # type: ignore[attr-defined]
+    assert description["morphable_model"]["sha256"] == tiny_model.content_hash()
     assert json.loads(json.dumps(description)) == description  # plain containers
 
 
@@ -137,6 +170,9 @@ def damaged(run: Path, folder: Path, change: str) -> Path:
         return path
     if change == "missing":
         return path
+    if change == "empty":
+        path.touch()
+        return path
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     match change:
         case "foreign":
@@ -149,6 +185,8 @@ def damaged(run: Path, folder: Path, change: str) -> Path:
             checkpoint["jointface"]["morphable_model"]["sha256"] = "0" * 64
         case "code":
             checkpoint["jointface"]["network"]["backbone"] = {"_target_": "os.system", "command": "false"}
+        case "download":
+            checkpoint["jointface"]["network"]["backbone"]["pretrained"] = "someone/model"
         case "hidden code":
             checkpoint["jointface"]["network"]["backbone"] = {"_target_": "jointface.datamodules.crop.os.system"}
     torch.save(checkpoint, path)
@@ -166,6 +204,8 @@ def damaged(run: Path, folder: Path, change: str) -> Path:
         ("other weights", "damaged.ckpt: the weights do not fit the model"),
         ("other model", "does not match its own hash"),
         ("code", "damaged.ckpt: asks to build os.system, .*refused"),
+        ("empty", "damaged.ckpt: not a readable checkpoint"),
+        ("download", "damaged.ckpt: asks to load someone/model from elsewhere; refused"),
         ("hidden code", "damaged.ckpt: asks to build jointface.datamodules.crop.os.system, .*refused"),
     ],
 )
@@ -210,6 +250,10 @@ def test_training_goes_on_from_a_checkpoint_of_the_same_model_only(run: Path, ti
         (["~data.sources.celeba.splits.val"], ConfigError, "needs a val source that labels attributes"),
         (["image_size=72", "model/shape_decoder=position_map"], ConfigError, "is no power of two times"),
         (["paths.data_dir=nowhere", "paths.bfm_dir=${oc.env:BFM}"], DataError, "no folder .*nowhere"),
+        (["trainer.val_check_interval=5"], ConfigError, "a run must validate before it ends"),
+        (["checkpoint=nowhere.ckpt"], CheckpointError, "no checkpoint at .*nowhere.ckpt"),
+        (["data.mode=sequential"], ConfigError, "data.mode=sequential is unknown"),
+        (["+data.sources.celeba.dataset.rot=1"], ConfigError, "data.sources.celeba cannot be opened for train: .*rot"),
         (["paths.bfm_dir=nowhere"], DataError, "no u_shp.npy in .*nowhere"),
     ],
 )
@@ -259,12 +303,16 @@ def test_the_command_line_answers_mistakes_in_one_line(arguments: list[str], mes
 
 
 def test_the_command_runs_in_any_folder(tiny_data: Path, tmp_path: Path) -> None:
-    arguments = [argument for argument in TINY if argument != "name=tiny"]
+    quiet = {"name=tiny", "~callbacks.progress_bar", "+trainer.enable_progress_bar=false"}
+    arguments = [argument for argument in TINY if argument not in quiet]
     result = command(*arguments, f"paths.data_dir={tiny_data}", folder=tmp_path)
     assert result.returncode == 0, result.stderr
     (metrics,) = (tmp_path / "runs" / "joint_celeba_300wlp").glob("*/metrics.json")
     assert "test/aflw2000/nme_2d_68" in json.loads(metrics.read_text())
     assert "trivial predictor" in result.stdout
+    assert "loss_shape" in result.stdout
+    assert "loss_attributes" in result.stdout
+    assert "4/4" in result.stdout
 
 
 def test_a_dashboard_comes_beside_the_csv(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

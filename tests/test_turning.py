@@ -99,7 +99,13 @@ def test_the_relief_of_a_face_is_highest_at_the_nose(tiny_model: MorphableModel)
 
 
 def test_a_share_of_the_batch_is_turned(tiny_model: MorphableModel, batch: dict[str, torch.Tensor]) -> None:
-    torch.manual_seed(0)
+    torch.manual_seed(1)
+    some = FaceTurning(tiny_model, probability=0.5)(batch)
+    turned = (some["camera"] != batch["camera"]).flatten(1).any(1)
+    assert 0 < turned.sum() < 3
+    assert torch.equal(some["image"][~turned], batch["image"][~turned])
+    assert (some["image"][turned] != batch["image"][turned]).flatten(1).any(1).all()
+    assert "landmarks68" not in some
     never, always = (FaceTurning(tiny_model, probability=share)(batch) for share in (0.0, 1.0))
     assert torch.equal(never["camera"], batch["camera"])
     assert (always["camera"] != batch["camera"]).flatten(1).any(1).all()

@@ -1,7 +1,6 @@
 """AFLW2000-3D: 2,000 photos at all poses with fitted 3D faces, the usual test set of face alignment."""
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -39,9 +38,7 @@ class AFLW2000(FaceDataset):
     has_shape = True
     splits = ("test",)
 
-    def __init__(
-        self, root: str | Path, split: Literal["test"], transform: CropTransform, morphable_model: MorphableModel
-    ) -> None:
+    def __init__(self, root: str | Path, split: str, transform: CropTransform, morphable_model: MorphableModel) -> None:
         super().__init__(split, transform)
         self.root = Path(root)
         require_folder(self.root, "AFLW2000-3D", "set paths.data_dir to the folder that holds AFLW2000/")

@@ -2,7 +2,6 @@
 
 import logging
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -50,7 +49,7 @@ class CelebA(FaceDataset):
     label_set = CELEBA
     splits = tuple(SPLITS)
 
-    def __init__(self, root: str | Path, split: Literal["train", "val", "test"], transform: CropTransform) -> None:
+    def __init__(self, root: str | Path, split: str, transform: CropTransform) -> None:
         super().__init__(split, transform)
         root = Path(root)
         require_folder(root, "CelebA", "set paths.data_dir to the folder that holds celeba/")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast
 
 import cv2
 from lightning import LightningDataModule
@@ -19,7 +19,7 @@ from jointface.errors import ConfigError
 Stage = Literal["train", "val", "test"]
 STAGES: tuple[Stage, ...] = ("train", "val", "test")
 STAGES_OF: dict[str, tuple[Stage, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
-Mode = Literal["max_size_cycle", "min_size", "max_size"]
+MODES = ("max_size_cycle", "min_size", "max_size")
 
 
 @dataclass
@@ -57,7 +57,7 @@ class JointDataModule(LightningDataModule):
         image_size: int,
         augmentation: Augmentation | None = None,
         turning: FaceTurning | None = None,
-        mode: Mode = "max_size_cycle",
+        mode: str = "max_size_cycle",
         eval_batch_size: int = 64,
         num_workers: int = 4,
         pin_memory: bool = False,
@@ -75,8 +75,8 @@ class JointDataModule(LightningDataModule):
         self.pin_memory = pin_memory
         self.broken = BrokenSamples(max_broken_fraction)
         self.datasets: dict[Stage, dict[str, FaceDataset]] = {}
-        if mode not in get_args(Mode):
-            raise ConfigError(f"data.mode={mode} is unknown, known are {', '.join(get_args(Mode))}")
+        if mode not in MODES:
+            raise ConfigError(f"data.mode={mode} is unknown, known are {', '.join(MODES)}")
         if num_workers < 0 or eval_batch_size < 1:
             raise ConfigError(
                 f"num_workers={num_workers} and eval_batch_size={eval_batch_size}: must be at least 0 and 1"
@@ -115,7 +115,8 @@ class JointDataModule(LightningDataModule):
         return {name for name, data in self.datasets[stage].items() if data.has_shape}
 
     def train_dataloader(self) -> CombinedLoader:
-        return CombinedLoader({name: self._loader("train", name) for name in self.datasets["train"]}, self.mode)
+        loaders = {name: self._loader("train", name) for name in self.datasets["train"]}
+        return CombinedLoader(loaders, cast(Literal["max_size_cycle", "min_size", "max_size"], self.mode))
 
     def val_dataloader(self) -> CombinedLoader:
         return self._evaluation_loader("val")

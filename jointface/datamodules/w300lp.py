@@ -3,7 +3,6 @@
 import hashlib
 import re
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -49,7 +48,7 @@ class W300LP(FaceDataset):
     def __init__(
         self,
         root: str | Path,
-        split: Literal["train", "val"],
+        split: str,
         transform: CropTransform,
         morphable_model: MorphableModel,
         subsets: list[str] | None = None,
