@@ -22,10 +22,10 @@ train: $(INSTALLED)  ## joint training on two CPU cores, about half an hour; DAT
 	$(BIN)/python -m jointface.train experiment=joint_celeba_300wlp scale=small paths.data_dir='$(DATA)' $(ARGS)
 
 test: $(INSTALLED) lint  ## lint, types and the default tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-all: $(INSTALLED) lint  ## also the tests that train for minutes
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest -n 2 -m ''
 
 lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .
