@@ -1,5 +1,6 @@
 """The config folder, and what turns an entry point's errors into one line."""
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -33,6 +35,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
             try:
                 return task(config)
             except expected as error:
+                _remove_unused_folder(Path(HydraConfig.get().runtime.output_dir))
                 sys.exit(_one_line(error))
 
         def main() -> None:
@@ -47,8 +50,24 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
     return decorate
 
 
+def _remove_unused_folder(folder: Path) -> None:
+    """What Hydra left in the folder of a run that was refused before it began."""
+    if (folder / "config.yaml").exists():
+        return  # it had begun
+    logging.shutdown()
+    for leftover in [*(folder / ".hydra").glob("*.yaml"), *folder.glob("*.log")]:
+        leftover.unlink()
+    for empty in (folder / ".hydra", folder):
+        if empty.is_dir() and not any(empty.iterdir()):
+            empty.rmdir()
+
+
+# Lines of Hydra's messages that say nothing about the mistake, or advise against finding it.
+_NOISE = ("full_key:", "object_type=", "reference_type=", "To append to your config", "Config search path", "provider=")
+
+
 def _one_line(error: BaseException) -> str:
     while isinstance(error.__cause__, JointFaceError):  # Hydra wraps what a class raises while it is built
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return "error: " + " ".join(line for line in lines if not line.startswith(("full_key:", "object_type=")))
+    return "error: " + " ".join(line for line in lines if not line.startswith(_NOISE))

@@ -13,5 +13,9 @@ class DataError(JointFaceError):
     """A data set, a sample or a morphable model on disk that is missing, broken or of another kind."""
 
 
+class InputError(JointFaceError):
+    """An image that the network cannot read: of another type, shape or range."""
+
+
 class CheckpointError(JointFaceError):
     """A checkpoint that is missing, damaged, or was written by another model or a newer version."""

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jointface.datamodules import JointDataModule
-from jointface.errors import ConfigError
+from jointface.errors import ConfigError, DataError
 from jointface.modules import JointFaceModule
 from jointface.modules.checkpoint import read_checkpoint
 
@@ -33,12 +33,13 @@ def train(config: DictConfig) -> dict[str, float]:
     """
     quiet_libraries()
     OmegaConf.resolve(config)
+    require_sense(config)
     seed_everything(config.seed, workers=True, verbose=False)
     datamodule: JointDataModule = instantiate(config.data)
     # The test data too is opened now: better to hear of a missing folder before the training than after it.
     datamodule.setup("fit")
     datamodule.setup("test")
-    require_sense(config, datamodule)
+    require_labels(config, datamodule)
     module = build_module(config, datamodule)
     if config.checkpoint:
         module.on_load_checkpoint(read_checkpoint(config.checkpoint))  # refused now rather than by the trainer
@@ -102,18 +103,33 @@ def network_config(config: DictConfig) -> dict[str, Any]:
     }
 
 
-def require_sense(config: DictConfig, datamodule: JointDataModule) -> None:
-    """A run must validate before it ends, each head must have something to learn from and to be validated on, and each
-    source a head to teach.
+def require_sense(config: DictConfig) -> None:
+    """Numbers must be numbers, the data folder must be there, and a run must validate before it ends.
+
+    Raises:
+        ConfigError, DataError: it is not so.
+    """
+    for key in ("seed", "image_size", "trainer.max_steps"):
+        value = OmegaConf.select(config, key)
+        if not isinstance(value, int) or (value < 1 and key != "seed"):
+            raise ConfigError(f"{key}={value}: expected a whole number{'' if key == 'seed' else ' above 0'}")
+    steps, interval = config.trainer.max_steps, config.trainer.val_check_interval
+    if isinstance(interval, int) and interval > steps:
+        raise ConfigError(
+            f"trainer.max_steps={steps} with trainer.val_check_interval={interval}: a run must validate before it "
+            "ends, lower trainer.val_check_interval"
+        )
+    if not Path(config.paths.data_dir).is_dir():
+        folder = Path(config.paths.data_dir).absolute()
+        raise DataError(f"no folder {folder}: set paths.data_dir to the folder that holds the data sets")
+
+
+def require_labels(config: DictConfig, datamodule: JointDataModule) -> None:
+    """Each head must have something to learn from and to be validated on, and each source a head to teach.
 
     Raises:
         ConfigError: it is not so.
     """
-    steps, interval = config.trainer.max_steps, config.trainer.val_check_interval
-    if steps < 1 or (isinstance(interval, int) and interval > steps):
-        raise ConfigError(
-            f"trainer.max_steps={steps} with trainer.val_check_interval={interval}: a run must validate before it ends"
-        )
     heads = {
         "shape_decoder": ("the 3D face", datamodule.shape_sources),
         "attribute_classifier": ("attributes", datamodule.label_sets),

@@ -14,11 +14,12 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
+from jaxtyping import TypeCheckError
 from omegaconf import DictConfig, OmegaConf
 
 from jointface.config import CONF_DIR
 from jointface.datamodules import CelebA, CropTransform
-from jointface.errors import CheckpointError, ConfigError, DataError, JointFaceError
+from jointface.errors import CheckpointError, ConfigError, DataError, InputError, JointFaceError
 from jointface.geometry import MorphableModel
 from jointface.modules import load_model
 from jointface.training import train
@@ -151,6 +152,13 @@ def test_a_checkpoint_rebuilds_the_network_from_itself_alone(run: Path, tiny_dat
     torch.testing.assert_close(load_model(alone)(image).logits, prediction.logits)
 
 
+def test_images_of_another_type_or_size_are_refused(run: Path) -> None:
+    network = load_model(run / "checkpoints" / "best.ckpt")
+    for images in (torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 96, 96).byte(), torch.zeros(3, 64, 64).byte()):
+        with pytest.raises((InputError, TypeCheckError)):
+            network(images)
+
+
 def test_a_checkpoint_names_its_morphable_model_by_hash(run: Path, tiny_model: MorphableModel) -> None:
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     description = checkpoint["jointface"]
@@ -249,7 +257,10 @@ def test_training_goes_on_from_a_checkpoint_of_the_same_model_only(run: Path, ti
         (["model/shape_decoder=none", "model/attribute_classifier=none"], ConfigError, "the model has no head"),
         (["~data.sources.celeba.splits.val"], ConfigError, "needs a val source that labels attributes"),
         (["image_size=72", "model/shape_decoder=position_map"], ConfigError, "is no power of two times"),
-        (["paths.data_dir=nowhere", "paths.bfm_dir=${oc.env:BFM}"], DataError, "no folder .*nowhere"),
+        (["paths.data_dir=nowhere"], DataError, "no folder .*nowhere: set paths.data_dir"),
+        (["data.sources.celeba.dataset.root=nowhere"], DataError, "no folder .*nowhere: looked there for CelebA"),
+        (["seed=abc"], ConfigError, "seed=abc: expected a whole number"),
+        (["trainer.max_steps=abc"], ConfigError, "trainer.max_steps=abc: expected a whole number above 0"),
         (["trainer.val_check_interval=5"], ConfigError, "a run must validate before it ends"),
         (["checkpoint=nowhere.ckpt"], CheckpointError, "no checkpoint at .*nowhere.ckpt"),
         (["data.mode=sequential"], ConfigError, "data.mode=sequential is unknown"),
@@ -263,9 +274,7 @@ def test_impossible_combinations_are_refused_before_training(
     message: str,
     tiny_data: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("BFM", str(tiny_data / "bfm_3ddfa"))
     run_dir = tmp_path / "run"
     with pytest.raises((JointFaceError, InstantiationException)) as caught:
         train(tiny_config(tiny_data, run_dir, *overrides))
@@ -299,7 +308,7 @@ def test_the_command_line_answers_mistakes_in_one_line(arguments: list[str], mes
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("error: ")
     assert message in line
-    assert not list(tmp_path.rglob("*.ckpt"))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]  # nothing is left behind
 
 
 def test_the_command_runs_in_any_folder(tiny_data: Path, tmp_path: Path) -> None:

@@ -72,9 +72,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many unrelated types on a damaged or foreign file
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(
-            f"{path}: not a readable checkpoint ({reason}); it is cut short or of another program"
+            f"{path}: not a readable checkpoint; it is cut short, of another program, or holds more than tensors and "
+            "plain containers"
         ) from error
     known = isinstance(checkpoint, dict) and isinstance(checkpoint.get(KEY), dict) and "state_dict" in checkpoint
     if not known:
@@ -92,8 +92,8 @@ def require_same_model(checkpoint: Mapping[str, Any], expected: Mapping[str, Any
     for part in ("attributes", "network", "morphable_model"):
         if found.get(part) != expected[part]:
             raise CheckpointError(
-                f"the checkpoint holds another model than the config, their {part} differ: use the overrides of "
-                "its run, or train from the start"
+                f"the checkpoint holds another model than the config (its {part} part differs): repeat the overrides "
+                "of its run, which are in .hydra/overrides.yaml there, or train from the start"
             )
 
 

@@ -9,7 +9,7 @@ from hydra.utils import get_class
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from jointface.errors import ConfigError
+from jointface.errors import ConfigError, InputError
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.modules.attribute_classifier import AttributeClassifier
 from jointface.modules.backbones import feature_shape
@@ -65,7 +65,17 @@ class FaceNetwork(nn.Module):
         self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def features(self, images: UInt8[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch channels height width"]:
-        """Features of uint8 RGB crops; normalisation happens here, on the device."""
+        """Features of uint8 RGB crops; normalisation happens here, on the device.
+
+        Raises:
+            InputError: the images are not uint8 of shape (batch, 3, image_size, image_size).
+        """
+        expected = (3, self.image_size, self.image_size)
+        if images.dtype != torch.uint8 or images.shape[1:] != expected:
+            raise InputError(
+                f"expected uint8 RGB images of shape (batch, 3, {self.image_size}, {self.image_size}), "
+                f"got {images.dtype} of shape {tuple(images.shape)}"
+            )
         normalised = (images.float() - self.mean) / self.std
         return self.backbone(normalised.contiguous(memory_format=self.memory_format))
 
