@@ -2,8 +2,11 @@
 
 import cv2
 import numpy as np
+import torch
 from jaxtyping import Float, Int, UInt8
 from matplotlib.axes import Axes
+
+from jointface.geometry.rasteriser import interpolate, rasterise_meshes
 
 # iBUG's 68 landmarks as lines: jaw, brows, nose bridge, nose, eyes, lips.
 OUTLINES = (
@@ -25,26 +28,20 @@ def draw_mesh(
     triangles: Int[np.ndarray, "triangles 3"],
     enlargement: int = 3,
 ) -> UInt8[np.ndarray, "large large 3"]:
-    """The visible side of a mesh in crop space, shaded by its normals, over the enlarged crop.
-
-    A vertex is drawn as a dot, near ones over far ones, which is dense enough for a face model at these sizes.
-    """
+    """The visible side of a mesh in crop space, shaded by its normals, over the enlarged crop."""
     size = len(crop) * enlargement
     canvas = cv2.resize(crop, (size, size), interpolation=cv2.INTER_LINEAR)
     if not np.isfinite(vertices).all():
         return canvas  # a diverged network has nothing to show, but its run goes on
-    normals = vertex_normals(vertices, triangles)
-    # The larger the mesh on the picture, the larger its dots have to be.
-    radius = int(np.clip(enlargement * np.ptp(vertices[:, 0]) / np.sqrt(len(vertices)), 1, 5))
-    visible = np.flatnonzero(normals[:, 2] > 0)
-    visible = visible[np.argsort(vertices[visible, 2])]
-    shade = (60 + 180 * np.clip(normals[visible] @ np.array([0.25, -0.35, 0.9]), 0, 1))[:, None] * [0.75, 0.85, 1.0]
-    place = ((vertices[visible, :2] + 0.5) * enlargement - 0.5).round().astype(int)
-    for right in range(radius + 1):
-        for down in range(radius + 1):
-            x, y = place[:, 0] + right, place[:, 1] + down
-            inside = (x >= 0) & (x < size) & (y >= 0) & (y < size)
-            canvas[y[inside], x[inside]] = 0.3 * canvas[y[inside], x[inside]] + 0.7 * shade[inside]
+    normals = torch.from_numpy(vertex_normals(vertices, triangles)).float()
+    points = torch.from_numpy(vertices).float() * enlargement
+    points[:, :2] += (enlargement - 1) / 2  # pixel centres are at integers
+    mesh = torch.from_numpy(triangles)
+    fragments = rasterise_meshes(points[None], mesh, size, size)
+    facing = interpolate(fragments, mesh, normals)[0].numpy()
+    seen = (fragments.triangle[0] >= 0).numpy()
+    shade = (60 + 180 * np.clip(facing[seen] @ np.array([0.25, -0.35, 0.9]), 0, 1))[:, None] * [0.75, 0.85, 1.0]
+    canvas[seen] = 0.3 * canvas[seen] + 0.7 * shade
     return canvas
 
 

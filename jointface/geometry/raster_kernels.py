@@ -1,0 +1,290 @@
+"""Warp kernels of the rasteriser: one source, compiled for the CPU and for CUDA when it is first run there.
+
+Arithmetic on screen positions is in float64 without fused multiply-adds. The two triangles of a shared edge then give a
+pixel on it the same number with opposite signs, so no pixel falls between them, and both devices give the same bits.
+
+Threads are counted in one dimension, since taking a place in several apart costs the CPU more than most threads' work.
+
+Warp reads the source of these functions, so they carry Warp's types; `no_type_check` keeps type checkers away from
+them, also jaxtyping's import hook. For the same reason annotations must not be postponed (`from __future__`).
+"""
+
+from typing import no_type_check
+
+import warp as wp
+
+wp.set_module_options({"enable_backward": False, "fuse_fp": False})
+
+EMPTY = -(2**63 - 1)  # the key of a pixel that nothing was drawn to; that of every finite depth is larger
+
+_EMPTY = wp.constant(wp.int64(EMPTY))
+_LAST = wp.constant(0x7FFFFFFF)
+_LAST64 = wp.constant(wp.int64(0x7FFFFFFF))
+_TWO32 = wp.constant(wp.int64(2**32))
+_ZERO = wp.constant(wp.float64(0.0))
+
+
+@wp.func
+@no_type_check
+def ordered(bits: wp.int32):
+    """Bits of a float32 as an integer that sorts as the float does, and back again."""
+    if bits < 0:
+        return bits ^ _LAST
+    return bits
+
+
+@wp.func
+@no_type_check
+def pack(depth: wp.float32, triangle: wp.int32):
+    """Key whose maximum is the nearest surface, and of several at one depth the lowest triangle."""
+    bits = ordered(wp.cast(depth + 0.0, wp.int32))  # -0.0 + 0.0 = 0.0: the two zeros are one depth
+    return wp.int64(bits) * _TWO32 + wp.int64(_LAST - triangle)
+
+
+@wp.func
+@no_type_check
+def edge_weights(a: wp.vec3, b: wp.vec3, c: wp.vec3, x: wp.float64, y: wp.float64):
+    """Twice the signed areas that a place spans with each edge: the weights of the corners opposite, before scaling."""
+    ax = wp.float64(a[0]) - x
+    ay = wp.float64(a[1]) - y
+    bx = wp.float64(b[0]) - x
+    by = wp.float64(b[1]) - y
+    cx = wp.float64(c[0]) - x
+    cy = wp.float64(c[1]) - y
+    return wp.vec3d(bx * cy - by * cx, cx * ay - cy * ax, ax * by - ay * bx)
+
+
+@wp.func
+@no_type_check
+def inside(edges: wp.vec3d):
+    """Whether the place is in the triangle or on its edge, in either winding; a triangle without area has no inside."""
+    low = wp.min(edges)
+    high = wp.max(edges)
+    return (low >= _ZERO and high > _ZERO) or (high <= _ZERO and low < _ZERO)
+
+
+@wp.func
+@no_type_check
+def depth_at(edges: wp.vec3d, a: wp.vec3, b: wp.vec3, c: wp.vec3):
+    """z, which is linear on screen."""
+    z = edges[0] * wp.float64(a[2]) + edges[1] * wp.float64(b[2]) + edges[2] * wp.float64(c[2])
+    return wp.float32(z / (edges[0] + edges[1] + edges[2]))
+
+
+@wp.func
+@no_type_check
+def drawable(a: wp.vec3, b: wp.vec3, c: wp.vec3):
+    """Whether all corners are finite; a sum is not where a term is not."""
+    total = a + b + c
+    return wp.isfinite(total[0] + total[1] + total[2])
+
+
+@wp.func
+@no_type_check
+def pixel_box(a: wp.vec3, b: wp.vec3, c: wp.vec3, height: wp.int32, width: wp.int32, reach: wp.float32):
+    """First and last (column, row) of the image whose centres are in the corners' box, enlarged by `reach`."""
+    edge = wp.vec2(wp.float32(width), wp.float32(height))
+    low = wp.vec2(wp.min(a[0], wp.min(b[0], c[0])), wp.min(a[1], wp.min(b[1], c[1])))
+    high = wp.vec2(wp.max(a[0], wp.max(b[0], c[0])), wp.max(a[1], wp.max(b[1], c[1])))
+    # Clamped before the cast, since an integer does not hold any size of float; beyond the image the box is empty.
+    first = wp.vec2i(
+        wp.int32(wp.ceil(wp.clamp(low[0] - reach, 0.0, edge[0]))),
+        wp.int32(wp.ceil(wp.clamp(low[1] - reach, 0.0, edge[1]))),
+    )
+    last = wp.vec2i(
+        wp.int32(wp.floor(wp.clamp(high[0] + reach, -1.0, edge[0] - 1.0))),
+        wp.int32(wp.floor(wp.clamp(high[1] + reach, -1.0, edge[1] - 1.0))),
+    )
+    return first, last
+
+
+@wp.func
+@no_type_check
+def perspective(edges: wp.vec3d, inverse_w: wp.array2d(dtype=wp.float32), copy: wp.int32, corners: wp.vec3i):
+    """Barycentric weights on the surface: those on screen, times 1/w of each corner if the camera has perspective."""
+    weights = edges
+    if inverse_w:
+        weights = wp.vec3d(
+            edges[0] * wp.float64(inverse_w[copy, corners[0]]),
+            edges[1] * wp.float64(inverse_w[copy, corners[1]]),
+            edges[2] * wp.float64(inverse_w[copy, corners[2]]),
+        )
+    return weights * (wp.float64(1.0) / (weights[0] + weights[1] + weights[2]))
+
+
+@wp.func
+@no_type_check
+def before_camera(inverse_w: wp.array2d(dtype=wp.float32), copy: wp.int32, corners: wp.vec3i):
+    """Whether all corners lie before the camera, at a finite distance."""
+    w = wp.vec3(inverse_w[copy, corners[0]], inverse_w[copy, corners[1]], inverse_w[copy, corners[2]])
+    return wp.isfinite(w) and wp.min(w) > 0.0
+
+
+@wp.func
+@no_type_check
+def opaque(
+    weights: wp.vec3d,
+    corners: wp.vec3i,
+    plane: wp.int32,
+    uv: wp.array(dtype=wp.vec2),
+    alpha: wp.array3d(dtype=wp.uint8),
+):
+    """Whether the texel of `alpha` under a point of a triangle is at least half opaque (nearest texel)."""
+    a = uv[corners[0]]
+    b = uv[corners[1]]
+    c = uv[corners[2]]
+    u = weights[0] * wp.float64(a[0]) + weights[1] * wp.float64(b[0]) + weights[2] * wp.float64(c[0])
+    v = weights[0] * wp.float64(a[1]) + weights[1] * wp.float64(b[1]) + weights[2] * wp.float64(c[1])
+    rows = alpha.shape[1]
+    columns = alpha.shape[2]
+    one = wp.float64(1.0)
+    # Clamped before the cast, since an integer holds neither NaN nor any size of float.
+    x = wp.min(wp.max(u, _ZERO), one) * wp.float64(columns)
+    y = (one - wp.min(wp.max(v, _ZERO), one)) * wp.float64(rows)
+    column = wp.min(wp.max(wp.int32(x), 0), columns - 1)
+    row = wp.min(wp.max(wp.int32(y), 0), rows - 1)
+    return wp.int32(alpha[plane, row, column]) >= 128
+
+
+@wp.kernel
+@no_type_check
+def draw(
+    points: wp.array2d(dtype=wp.vec3),
+    triangles: wp.array(dtype=wp.vec3i),
+    image: wp.array(dtype=wp.int32),
+    inverse_w: wp.array2d(dtype=wp.float32),
+    uv: wp.array(dtype=wp.vec2),
+    texture: wp.array(dtype=wp.int32),
+    alpha: wp.array3d(dtype=wp.uint8),
+    keys: wp.array3d(dtype=wp.int64),
+):
+    """Each triangle leaves its key in the pixels where it is the nearest so far. Threads: copies x triangles."""
+    thread = wp.tid()
+    copy = thread // triangles.shape[0]
+    triangle = thread - copy * triangles.shape[0]
+    corners = triangles[triangle]
+    a = points[copy, corners[0]]
+    b = points[copy, corners[1]]
+    c = points[copy, corners[2]]
+    if not drawable(a, b, c):
+        return
+    low, high = pixel_box(a, b, c, keys.shape[1], keys.shape[2], 0.0)
+    if low[0] > high[0] or low[1] > high[1]:
+        return
+    if inverse_w and not before_camera(inverse_w, copy, corners):
+        return
+    target = copy
+    if image:
+        target = image[triangle]
+    plane = -1
+    if texture:
+        plane = texture[triangle]
+    for row in range(low[1], high[1] + 1):
+        for column in range(low[0], high[0] + 1):
+            edges = edge_weights(a, b, c, wp.float64(column), wp.float64(row))
+            if inside(edges) and (
+                plane < 0 or opaque(perspective(edges, inverse_w, copy, corners), corners, plane, uv, alpha)
+            ):
+                wp.atomic_max(keys, target, row, column, pack(depth_at(edges, a, b, c), triangle))
+
+
+@wp.kernel
+@no_type_check
+def resolve(
+    keys: wp.array(dtype=wp.int64),
+    points: wp.array2d(dtype=wp.vec3),
+    triangles: wp.array(dtype=wp.vec3i),
+    inverse_w: wp.array2d(dtype=wp.float32),
+    height: wp.int32,
+    width: wp.int32,
+    triangle: wp.array(dtype=wp.int32),
+    barycentric: wp.array(dtype=wp.vec3),
+    depth: wp.array(dtype=wp.float32),
+):
+    """What each pixel's key stands for. Threads: the pixels of all images."""
+    pixel = wp.tid()
+    key = keys[pixel]
+    if key == _EMPTY:
+        triangle[pixel] = -1
+        barycentric[pixel] = wp.vec3(0.0, 0.0, 0.0)
+        depth[pixel] = -wp.inf
+        return
+    line = pixel // width
+    column = pixel - line * width
+    image = line // height
+    row = line - image * height
+    seen = _LAST - wp.int32(key & _LAST64)
+    corners = triangles[seen]
+    copy = wp.min(image, points.shape[0] - 1)
+    a = points[copy, corners[0]]
+    b = points[copy, corners[1]]
+    c = points[copy, corners[2]]
+    edges = edge_weights(a, b, c, wp.float64(column), wp.float64(row))
+    weights = perspective(edges, inverse_w, copy, corners)
+    triangle[pixel] = seen
+    barycentric[pixel] = wp.vec3(wp.float32(weights[0]), wp.float32(weights[1]), wp.float32(weights[2]))
+    depth[pixel] = wp.cast(ordered(wp.int32(key >> wp.int64(32))), wp.float32)
+
+
+@wp.kernel
+@no_type_check
+def blend(
+    triangle: wp.array(dtype=wp.int32),
+    barycentric: wp.array(dtype=wp.vec3),
+    triangles: wp.array(dtype=wp.vec3i),
+    values: wp.array3d(dtype=wp.float32),
+    pixels: wp.int32,
+    output: wp.array2d(dtype=wp.float32),
+):
+    """The corners' values in each pixel, by its weights. Threads: the pixels of all images, `pixels` in each."""
+    pixel = wp.tid()
+    seen = triangle[pixel]
+    if seen < 0:
+        for channel in range(values.shape[2]):
+            output[pixel, channel] = 0.0
+        return
+    corners = triangles[seen]
+    weights = barycentric[pixel]
+    copy = wp.min(pixel // pixels, values.shape[0] - 1)
+    for channel in range(values.shape[2]):
+        output[pixel, channel] = (
+            weights[0] * values[copy, corners[0], channel]
+            + weights[1] * values[copy, corners[1], channel]
+            + weights[2] * values[copy, corners[2], channel]
+        )
+
+
+@wp.kernel
+@no_type_check
+def hide(
+    points: wp.array2d(dtype=wp.vec3),
+    triangles: wp.array(dtype=wp.vec3i),
+    binned: wp.array2d(dtype=wp.int32),
+    start: wp.array3d(dtype=wp.int32),
+    end: wp.array3d(dtype=wp.int32),
+    tolerance: wp.float32,
+    visible: wp.array2d(dtype=wp.bool),
+):
+    """Clears `visible` of the points that lie behind each triangle. Threads: batch x triangles.
+
+    `binned` lists the points pixel by pixel, the nearest pixel of each; a pixel's are rows `start` ... `end` - 1.
+    """
+    thread = wp.tid()
+    image = thread // triangles.shape[0]
+    corners = triangles[thread - image * triangles.shape[0]]
+    a = points[image, corners[0]]
+    b = points[image, corners[1]]
+    c = points[image, corners[2]]
+    if not drawable(a, b, c):
+        return
+    nearest = wp.max(a[2], wp.max(b[2], c[2])) - tolerance
+    # A little more than half a pixel: rounding may put a point that is just inside of the triangle one pixel further.
+    low, high = pixel_box(a, b, c, start.shape[1], start.shape[2], 0.51)
+    for row in range(low[1], high[1] + 1):
+        for column in range(low[0], high[0] + 1):
+            for place in range(start[image, row, column], end[image, row, column]):
+                point = points[image, binned[image, place]]
+                if nearest > point[2]:
+                    edges = edge_weights(a, b, c, wp.float64(point[0]), wp.float64(point[1]))
+                    if inside(edges) and depth_at(edges, a, b, c) - tolerance > point[2]:
+                        visible[image, binned[image, place]] = False

@@ -1,0 +1,356 @@
+"""A batched z-buffer: which triangle is seen in each pixel, where on it, and how far away.
+
+Image space is that of docs/conventions.md: x right, y down, pixel centres at integers, z towards the viewer, so that
+the larger z hides the smaller. The kernels are Warp's (github.com/NVIDIA/warp); they run where the tensors are, on the
+CPU or on CUDA, with the same results. Nothing here has a gradient.
+
+Warp compiles the kernels on their first use on a device and keeps them in the user's cache folder (WARP_CACHE_PATH
+moves it). `load_kernels` does so ahead of time, for instance before a data loader forks its workers.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+import warp as wp
+from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8
+from torch import Tensor
+
+from jointface.errors import InputError
+from jointface.geometry import raster_kernels as kernels
+
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+LARGEST = 2**31 - 1  # threads and pixels are counted in int32
+
+
+@dataclass
+class Fragments:
+    """What is seen in each pixel."""
+
+    triangle: Int32[Tensor, "batch height width"]
+    """Row of `triangles`, -1 in the background."""
+    barycentric: Float32[Tensor, "batch height width 3"]
+    """Weights of its three corners, perspective-correct, 0 in the background."""
+    depth: Float32[Tensor, "batch height width"]
+    """z of the surface, -inf in the background."""
+
+
+@dataclass
+class Cutout:
+    """Textures whose alpha cuts holes into triangles: hair cards, brows, lashes.
+
+    A triangle is seen in a pixel if the texel that is nearest there has an alpha of at least 128. Beyond [0, 1] the
+    border of the texture goes on.
+    """
+
+    uv: Float32[Tensor, "points 2"]
+    """Texture coordinates of each point in [0, 1], v upwards: the first row of a plane is v = 1."""
+    texture: Int32[Tensor, "triangles"]
+    """The alpha plane of each triangle, -1 if it is opaque."""
+    alpha: UInt8[Tensor, "textures rows columns"]
+    """The alpha planes."""
+
+
+def rasterise(
+    points: Float[Tensor, "points 3"],
+    triangles: Int[Tensor, "triangles 3"],
+    image: Int[Tensor, "triangles"],
+    size: tuple[int, int, int],
+    inverse_w: Float[Tensor, "points"] | None = None,
+    cutout: Cutout | None = None,
+) -> Fragments:
+    """The nearest surface in each pixel of a batch of images, each with meshes of its own.
+
+    A pixel shows a triangle that its centre lies in or on the edge of, whichever way the triangle is wound. Of several
+    surfaces at one depth the first in `triangles` is seen. Triangles with a corner that is not finite are left out, as
+    are those that reach behind a perspective camera.
+
+    Args:
+        points: (x, y, z) in pixels of their image; with a perspective camera after the division by w, z included.
+        triangles: rows of `points`. image: the image of the batch that each triangle is drawn to.
+        size: (batch, height, width) of the images, in pixels.
+        inverse_w: 1 / w of each point for a perspective camera, positive before it; without it the camera is affine.
+        cutout: textures that cut holes.
+
+    Raises:
+        InputError: shapes, devices or indices do not fit.
+    """
+    _check_size(size)
+    _check_mesh(points, triangles, image, inverse_w)
+    _check_same_device(points, triangles=triangles, image=image, inverse_w=inverse_w)
+    _check_indices(("triangles", triangles, 0, len(points)), ("image", image, 0, size[0]))
+    if cutout is not None:
+        _check_cutout(cutout, points, triangles)
+    return _rasterise(points[None], triangles, image, size, inverse_w[None] if inverse_w is not None else None, cutout)
+
+
+def rasterise_meshes(
+    vertices: Float[Tensor, "batch vertices 3"], triangles: Int[Tensor, "triangles 3"], height: int, width: int
+) -> Fragments:
+    """One mesh in several poses, one an image, under an affine camera.
+
+    Fragments name rows of `triangles` in every image. Otherwise as `rasterise`.
+
+    Args:
+        vertices: (x, y, z) in pixels. triangles: rows of each image's vertices. height, width: of the images.
+    """
+    _check_poses(vertices, triangles, height, width)
+    return _rasterise(vertices, triangles, None, (len(vertices), height, width), None, None)
+
+
+def interpolate(
+    fragments: Fragments,
+    triangles: Int[Tensor, "triangles 3"],
+    values: Float[Tensor, "points channels"] | Float[Tensor, "batch points channels"],
+) -> Float32[Tensor, "batch height width channels"]:
+    """Values given per point in each pixel, 0 in the background.
+
+    Args:
+        fragments: of `rasterise` or `rasterise_meshes`. triangles: as given there.
+        values: one row a point; of `rasterise_meshes` either those of the mesh, or those of every image's vertices.
+
+    Raises:
+        InputError: shapes, devices or indices do not fit.
+    """
+    _check_shape("triangles", triangles, (None, 3), INTEGERS)
+    _check_shape("values", values, (None,) * values.ndim)
+    if values.ndim not in (2, 3) or (values.ndim == 3 and len(values) != len(fragments.triangle)):
+        raise InputError(f"values: expected shape (points, channels), or that per image, found {tuple(values.shape)}")
+    values = values if values.ndim == 3 else values[None]
+    _check_shape("fragments.triangle", fragments.triangle, (None, None, None), (torch.int32,))
+    _check_shape("fragments.barycentric", fragments.barycentric, (*fragments.triangle.shape, 3))
+    _check_same_device(values, triangles=triangles, fragments=fragments.triangle, weights=fragments.barycentric)
+    _check_indices(
+        ("triangles", triangles, 0, values.shape[1]), ("fragments.triangle", fragments.triangle, -1, len(triangles))
+    )
+    batch, height, width = fragments.triangle.shape
+    output = torch.empty(batch, height, width, values.shape[2], device=values.device)
+    inputs = [
+        _view(fragments.triangle.flatten(), wp.int32),
+        _view(fragments.barycentric.flatten(0, 2), wp.vec3),
+        _view(triangles, wp.vec3i),
+        _view(values, wp.float32),
+        height * width,
+    ]
+    threads = batch * height * width
+    _launch(kernels.blend, threads, inputs, [_view(output.flatten(0, 2), wp.float32)], values.device)
+    return output
+
+
+def depth_map(
+    vertices: Float[Tensor, "batch vertices 3"], triangles: Int[Tensor, "triangles 3"], height: int, width: int
+) -> Float32[Tensor, "batch height width"]:
+    """z of the nearest surface in each pixel, -inf in the background; arguments as of `rasterise_meshes`."""
+    return rasterise_meshes(vertices, triangles, height, width).depth
+
+
+def visible_vertices(
+    vertices: Float[Tensor, "batch vertices 3"],
+    triangles: Int[Tensor, "triangles 3"],
+    height: int,
+    width: int,
+    tolerance: float = 1.0,
+) -> Bool[Tensor, "batch vertices"]:
+    """Which vertices lie in the image and are hidden by no triangle.
+
+    Each vertex is tested where it is, not at the pixels' centres: the size of the image only says what lies in it.
+
+    Args:
+        vertices, triangles, height, width: as of `rasterise_meshes`.
+        tolerance: how far behind a surface a vertex still counts as visible, in the unit of z.
+    """
+    _check_poses(vertices, triangles, height, width)
+    x, y, z = vertices.detach().float().unbind(-1)
+    visible = (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5) & z.isfinite()
+    visible = visible.contiguous()  # the kernel writes to it, so that it must not get a copy
+    column, row = (torch.where(visible, place + 0.5, 0).floor().long() for place in (x, y))
+    pixel = torch.where(visible, row.clamp(max=height - 1) * width + column.clamp(max=width - 1), height * width)
+    pixel, binned = pixel.sort(dim=1)
+    pixels = torch.arange(height * width, device=pixel.device).expand(len(pixel), -1).contiguous()
+    start, end = (
+        torch.searchsorted(pixel, pixels, right=right).unflatten(1, (height, width)) for right in (False, True)
+    )
+    inputs = [
+        _view(vertices, wp.vec3),
+        _view(triangles, wp.vec3i),
+        *(_view(index, wp.int32) for index in (binned, start, end)),
+        tolerance,
+    ]
+    threads = len(vertices) * len(triangles)
+    _launch(kernels.hide, threads, inputs, [_view(visible, wp.bool)], vertices.device)
+    return visible
+
+
+@cache
+def load_kernels(device: torch.device | str = "cpu") -> None:
+    """Compiles the kernels for a device, or reads them from Warp's cache."""
+    _start_warp()
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    wp.load_module(kernels, device=wp.device_from_torch(device))
+
+
+def _rasterise(
+    points: Float[Tensor, "copies points 3"],
+    triangles: Int[Tensor, "triangles 3"],
+    image: Int[Tensor, "triangles"] | None,
+    size: tuple[int, int, int],
+    inverse_w: Float[Tensor, "copies points"] | None,
+    cutout: Cutout | None,
+) -> Fragments:
+    """Checked arguments to fragments: copies of the points, each drawn to its own image unless `image` says where."""
+    device = points.device
+    keys = torch.full(size, kernels.EMPTY, dtype=torch.int64, device=device)
+    fragments = Fragments(
+        triangle=torch.empty(size, dtype=torch.int32, device=device),
+        barycentric=torch.empty(*size, 3, device=device),
+        depth=torch.empty(size, device=device),
+    )
+    point_view, triangle_view = _view(points, wp.vec3), _view(triangles, wp.vec3i)
+    inverse_w_view = _view(inverse_w, wp.float32)
+    cutout_views = [
+        _view(cutout.uv if cutout else None, wp.vec2),
+        _view(cutout.texture if cutout else None, wp.int32),
+        _view(cutout.alpha if cutout else None, wp.uint8),
+    ]
+    inputs = [point_view, triangle_view, _view(image, wp.int32), inverse_w_view, *cutout_views]
+    _launch(kernels.draw, len(points) * len(triangles), inputs, [_view(keys, wp.int64)], device)
+    inputs = [_view(keys.flatten(), wp.int64), point_view, triangle_view, inverse_w_view, *size[1:]]
+    outputs = [
+        _view(fragments.triangle.flatten(), wp.int32),
+        _view(fragments.barycentric.flatten(0, 2), wp.vec3),
+        _view(fragments.depth.flatten(), wp.float32),
+    ]
+    _launch(kernels.resolve, keys.numel(), inputs, outputs, device)
+    return fragments
+
+
+_DTYPES = {
+    wp.float32: torch.float32,
+    wp.int32: torch.int32,
+    wp.int64: torch.int64,
+    wp.bool: torch.bool,
+    wp.uint8: torch.uint8,
+}
+
+
+def _view(tensor: Tensor | None, dtype: Any) -> Any:
+    """A tensor for a kernel: itself where it is laid out and typed as the kernel reads it, else a copy."""
+    if tensor is None:
+        return None
+    scalar = getattr(dtype, "_wp_scalar_type_", dtype)
+    # Descriptors cost a fraction of Warp's array objects; each keeps its tensor alive.
+    tensor = tensor.detach().to(_DTYPES[scalar]).contiguous()
+    return wp.from_torch(tensor, dtype=dtype, requires_grad=False, return_ctype=True)
+
+
+def _launch(kernel: Any, threads: int, inputs: list[Any], outputs: list[Any], device: torch.device) -> None:
+    """Runs a kernel where its tensors are, on CUDA in torch's current stream."""
+    load_kernels(device)
+    stream = wp.stream_from_torch(device) if device.type == "cuda" else None
+    wp.launch(
+        kernel,
+        dim=threads,
+        inputs=inputs,
+        outputs=outputs,
+        device=wp.device_from_torch(device),
+        stream=stream,
+        record_tape=False,
+    )
+
+
+@cache
+def _start_warp() -> None:
+    """Initialises Warp, without its greeting and its notes on every kernel it loads unless someone asked for more."""
+    if wp.config.log_level == wp.LOG_INFO:  # the default
+        wp.config.log_level = wp.LOG_WARNING
+    with _native_stderr_closed(not torch.cuda.is_available()):
+        wp.init()
+
+
+@contextmanager
+def _native_stderr_closed(closed: bool) -> Iterator[None]:
+    """Drops what native code writes to the error stream: no setting of Warp keeps it from telling every process, and
+    so every worker of a data loader, that there is no CUDA driver."""
+    if not closed:
+        yield
+        return
+    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(sink)
+
+
+def _check_size(size: tuple[int, int, int]) -> None:
+    if len(size) != 3 or min(size) < 1 or math.prod(size) > LARGEST:
+        raise InputError(f"size: expected (batch, height, width), 1 to {LARGEST} pixels in all, found {tuple(size)}")
+
+
+def _check_mesh(points: Tensor, triangles: Tensor, image: Tensor, inverse_w: Tensor | None) -> None:
+    _check_shape("points", points, (None, 3))
+    _check_shape("triangles", triangles, (None, 3), INTEGERS)
+    _check_shape("image", image, (len(triangles),), INTEGERS)
+    if inverse_w is not None:
+        _check_shape("inverse_w", inverse_w, (len(points),))
+
+
+def _check_poses(vertices: Tensor, triangles: Tensor, height: int, width: int) -> None:
+    _check_shape("vertices", vertices, (None, None, 3))
+    _check_shape("triangles", triangles, (None, 3), INTEGERS)
+    _check_size((len(vertices), height, width))
+    if len(vertices) * len(triangles) > LARGEST:
+        raise InputError(f"vertices: a batch of {len(vertices)} is too large for {len(triangles)} triangles")
+    _check_same_device(vertices, triangles=triangles)
+    _check_indices(("triangles", triangles, 0, vertices.shape[1]))
+
+
+def _check_cutout(cutout: Cutout, points: Tensor, triangles: Tensor) -> None:
+    _check_shape("cutout.uv", cutout.uv, (len(points), 2))
+    _check_shape("cutout.texture", cutout.texture, (len(triangles),), INTEGERS)
+    _check_shape("cutout.alpha", cutout.alpha, (None, None, None), (torch.uint8,))
+    _check_same_device(points, uv=cutout.uv, texture=cutout.texture, alpha=cutout.alpha)
+    _check_indices(("cutout.texture", cutout.texture, -1, len(cutout.alpha)))
+    if not cutout.alpha.numel() and len(cutout.alpha):
+        raise InputError(f"cutout.alpha: expected planes of at least one texel, found {tuple(cutout.alpha.shape)}")
+
+
+def _check_shape(
+    name: str, tensor: Tensor, shape: tuple[int | None, ...], dtypes: tuple[torch.dtype, ...] | None = None
+) -> None:
+    """Shape (None: any length) and kind of numbers; the kernels read memory where these say it is."""
+    if tensor.ndim != len(shape) or any(
+        want not in (None, have) for want, have in zip(shape, tensor.shape, strict=True)
+    ):
+        wanted = ", ".join("any" if length is None else str(length) for length in shape)
+        raise InputError(f"{name}: expected shape ({wanted}), found {tuple(tensor.shape)}")
+    if tensor.dtype not in dtypes if dtypes else not tensor.is_floating_point():
+        raise InputError(f"{name}: expected {'integers' if dtypes else 'floating-point numbers'}, found {tensor.dtype}")
+
+
+def _check_same_device(points: Tensor, **others: Tensor | None) -> None:
+    if points.device.type not in ("cpu", "cuda"):
+        raise InputError(f"the rasteriser runs on cpu and cuda, not on {points.device}")
+    for name, tensor in others.items():
+        if tensor is not None and tensor.device != points.device:
+            raise InputError(f"{name}: expected on {points.device} like the points, found on {tensor.device}")
+
+
+def _check_indices(*checks: tuple[str, Tensor, int, int]) -> None:
+    """Each index tensor lies in low ... high - 1; one transfer from the device for all of them."""
+    checks = tuple(check for check in checks if check[1].numel())
+    if not checks:
+        return
+    extremes = torch.stack([extreme.long() for check in checks for extreme in check[1].aminmax()]).tolist()
+    for (name, _, low, high), least, most in zip(checks, extremes[::2], extremes[1::2], strict=True):
+        if least < low or most >= high:
+            raise InputError(f"{name}: expected indices in {low} ... {high - 1}, found {least} ... {most}")
