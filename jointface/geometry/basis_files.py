@@ -1,0 +1,141 @@
+"""Writers of a morphable model in the layouts that the loaders of `bfm.py` and other tools read."""
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.io
+from jaxtyping import Float
+from torch import Tensor
+
+from jointface.errors import DataError
+from jointface.geometry.morphable_model import MorphableModel
+
+NEUTRAL_TEXTURE = 128.0  # grey, of face3d's 0 ... 255
+
+
+def write_bfm_3ddfa(folder: Path, model: MorphableModel) -> None:
+    """Writes the seven files that `load_bfm_3ddfa(folder, model.num_shape, model.num_expression)` reads, and
+    `regions.npy` with the region of each vertex, which 3DDFA does not know.
+
+    The model comes back with equal mean, basis, triangles, UV, landmarks and regions. Its mirror map is computed anew
+    from the UV layout. A folder that was loaded before in the same process still gives the model of then.
+
+    Raises:
+        DataError: a file cannot be written; each file is whole or as it was.
+    """
+    landmarks68 = model.landmarks68.cpu().numpy()
+    arrays = {
+        "u_shp.npy": _flat(model.mean[..., None]),
+        "u_exp.npy": np.zeros((model.mean.numel(), 1), np.float32),
+        "w_shp_sim.npy": _flat(model.shape_basis),
+        "w_exp_sim.npy": _flat(model.expression_basis),
+        "regions.npy": model.regions.cpu().numpy(),
+        "keypoints_sim.npy": (3 * landmarks68[:, None] + np.arange(3)).ravel(),
+    }
+    for name, array in arrays.items():
+        write_atomically(folder / name, npy_bytes(array))
+    write_atomically(folder / "tri.mat", mat_bytes({"tri": _matlab_triangles(model)}))
+    _write_uv(folder, model)
+
+
+def write_bfm2009(
+    folder: Path,
+    model: MorphableModel,
+    shape_sigma: Float[Tensor, "shape"] | None = None,
+    expression_sigma: Float[Tensor, "expression"] | None = None,
+) -> None:
+    """Writes the `BFM.mat` and `BFM_UV.mat` that face3d and `load_bfm2009` read.
+
+    The texture that face3d asks for is grey without variation; `tri_mouth` is empty. Otherwise as `write_bfm_3ddfa`.
+
+    Args:
+        folder: where to.
+        model: what to write.
+        shape_sigma: (Ks,) standard deviation of each identity coefficient, which face3d's fitting weighs them by
+            (shapeEV); a morphable model does not hold them, and ones are written where they are left out.
+        expression_sigma: (Ke,) the same for the expression (expEV).
+
+    Raises:
+        DataError: a file cannot be written; each file is whole or as it was.
+    """
+    shape_basis = _flat(model.shape_basis)
+    fields = {
+        "shapeMU": _flat(model.mean[..., None]),
+        "shapePC": shape_basis,
+        "shapeEV": _column(shape_sigma, model.num_shape),
+        "texMU": np.full((len(shape_basis), 1), NEUTRAL_TEXTURE, np.float32),
+        "texPC": np.zeros_like(shape_basis),
+        "texEV": np.zeros((model.num_shape, 1), np.float32),
+        "expMU": np.zeros((len(shape_basis), 1), np.float32),
+        "expPC": _flat(model.expression_basis),
+        "expEV": _column(expression_sigma, model.num_expression),
+        "tri": _matlab_triangles(model),
+        "tri_mouth": np.zeros((3, 0), np.uint16),
+        "kpt_ind": model.landmarks68.cpu().numpy()[None] + 1,
+    }
+    write_atomically(folder / "BFM.mat", mat_bytes({"model": fields}))
+    _write_uv(folder, model)
+
+
+def _write_uv(folder: Path, model: MorphableModel) -> None:
+    write_atomically(folder / "BFM_UV.mat", mat_bytes({"UV": model.uv.cpu().double().numpy()}))
+
+
+def _flat(values: Float[Tensor, "vertices 3 columns"]) -> Float[np.ndarray, "rows columns"]:
+    """(3V, columns), rows x0 y0 z0 x1 ..."""
+    return values.cpu().reshape(-1, values.shape[-1]).numpy()
+
+
+def _column(sigma: Float[Tensor, "components"] | None, components: int) -> Float[np.ndarray, "components 1"]:
+    if sigma is None:
+        return np.ones((components, 1), np.float32)
+    if len(sigma) != components:
+        raise DataError(f"{len(sigma)} standard deviations for {components} components of the morphable model")
+    return sigma.cpu().float().numpy()[:, None]
+
+
+def _matlab_triangles(model: MorphableModel) -> np.ndarray:
+    """(3, F) from 1, clockwise, as small as MATLAB's integers hold them."""
+    dtype = np.uint16 if len(model.mean) <= np.iinfo(np.uint16).max else np.uint32
+    return (model.triangles.cpu().numpy()[:, ::-1].T + 1).astype(dtype)
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    """The array as a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def mat_bytes(variables: dict[str, Any]) -> bytes:
+    """The variables as a MATLAB 5 file, compressed as MATLAB saves it; a dict becomes a struct."""
+    buffer = io.BytesIO()
+    scipy.io.savemat(buffer, variables, do_compression=True)
+    # The 116 bytes of text that head the file would hold the time: equal variables are to be equal bytes.
+    return b"MATLAB 5.0 MAT-file".ljust(116) + buffer.getvalue()[116:]
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes the whole file or nothing: under a temporary name in the same folder, which then takes the place.
+
+    Whoever sees `path` sees it whole, whatever stops the writer. Missing folders are made.
+
+    Raises:
+        DataError: the disk is full, or the folder cannot be written to; nothing of the attempt stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # no loader takes a name that ends so for data
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(data)
+            os.replace(temporary, path)
+        finally:  # also where it is interrupted
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"cannot write {path.absolute()} ({error.strerror or error}); make room there or choose a folder that you "
+            "may write to, then run the same command again"
+        ) from error
