@@ -104,7 +104,7 @@ def network_config(config: DictConfig) -> dict[str, Any]:
 
 
 def require_sense(config: DictConfig) -> None:
-    """Numbers must be numbers, the data folder must be there, and a run must validate before it ends.
+    """Numbers must be numbers, a run must validate before it ends, and the data folder must be there if it is used.
 
     Raises:
         ConfigError, DataError: it is not so.
@@ -119,9 +119,10 @@ def require_sense(config: DictConfig) -> None:
             f"trainer.max_steps={steps} with trainer.val_check_interval={interval}: a run must validate before it "
             "ends, lower trainer.val_check_interval"
         )
-    if not Path(config.paths.data_dir).is_dir():
-        folder = Path(config.paths.data_dir).absolute()
-        raise DataError(f"no folder {folder}: set paths.data_dir to the folder that holds the data sets")
+    folder = Path(config.paths.data_dir)
+    roots = [source.dataset.get("root") for source in config.data.sources.values()]
+    if any(root and Path(root).is_relative_to(folder) for root in roots) and not folder.is_dir():
+        raise DataError(f"no folder {folder.absolute()}: set paths.data_dir to the folder that holds the data sets")
 
 
 def require_labels(config: DictConfig, datamodule: JointDataModule) -> None:

@@ -13,7 +13,10 @@ install_import_hook("jointface", "tests.typecheck.check")
 
 import torch  # noqa: E402
 
+from jointface.datamodules import CropTransform, SyntheticFaces  # noqa: E402
 from jointface.geometry import MorphableModel, load_bfm_3ddfa  # noqa: E402
+from jointface.synthesis.faces import FaceFactory  # noqa: E402
+from jointface.synthesis.head import Head, load_head  # noqa: E402
 from tests.data.aflw2000 import data as aflw2000_data  # noqa: E402
 from tests.data.bfm_3ddfa import data as bfm_data  # noqa: E402
 from tests.data.celeba import data as celeba_data  # noqa: E402
@@ -53,3 +56,22 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_model(tiny_data: Path) -> MorphableModel:
     """The tiny morphable model that the tiny data sets are made with."""
     return load_bfm_3ddfa(str(tiny_data / "bfm_3ddfa"))
+
+
+@pytest.fixture(scope="session")
+def head() -> Head:
+    """The synthetic head, of the user's cache or built now."""
+    return load_head()
+
+
+@pytest.fixture(scope="session")
+def factory() -> FaceFactory:
+    """The factory of all synthetic data sets with the default settings; made once, as it takes seconds."""
+    return SyntheticFaces("train", CropTransform(32), num_faces=1).factory
+
+
+@pytest.fixture
+def quick_factories(factory: FaceFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Factories with other settings take wardrobe and fields of the head from the default one, which are the same."""
+    monkeypatch.setattr("jointface.synthesis.faces.load_wardrobe", lambda head: factory.wardrobe)
+    monkeypatch.setattr("jointface.synthesis.renderer.make_fields", lambda head: factory.renderer.fields)

@@ -44,6 +44,8 @@ TINY = [
 
 def tiny_config(data: Path, run_dir: Path, *overrides: str) -> DictConfig:
     """A config of a few steps on the tiny data."""
+    if not any(override.startswith("experiment=") for override in overrides):
+        overrides = ("experiment=joint_celeba_300wlp", *overrides)
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         return compose("train", overrides=[*TINY, f"paths.data_dir={data}", f"paths.run_dir={run_dir}", *overrides])
 
@@ -303,7 +305,8 @@ def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_the_command_line_answers_mistakes_in_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
-    result = command("scale=small", *arguments, folder=tmp_path)
+    experiment = [] if "experiment=joint_celeba_300wl" in arguments else ["experiment=joint_celeba_300wlp"]
+    result = command("scale=small", *experiment, *arguments, folder=tmp_path)
     assert result.returncode == 1
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("error: ")
@@ -314,7 +317,7 @@ def test_the_command_line_answers_mistakes_in_one_line(arguments: list[str], mes
 def test_the_command_runs_in_any_folder(tiny_data: Path, tmp_path: Path) -> None:
     quiet = {"name=tiny", "~callbacks.progress_bar", "+trainer.enable_progress_bar=false"}
     arguments = [argument for argument in TINY if argument not in quiet]
-    result = command(*arguments, f"paths.data_dir={tiny_data}", folder=tmp_path)
+    result = command(*arguments, "experiment=joint_celeba_300wlp", f"paths.data_dir={tiny_data}", folder=tmp_path)
     assert result.returncode == 0, result.stderr
     (metrics,) = (tmp_path / "runs" / "joint_celeba_300wlp").glob("*/metrics.json")
     assert "test/aflw2000/nme_2d_68" in json.loads(metrics.read_text())

@@ -10,11 +10,10 @@ from lightning.pytorch.utilities import move_data_to_device, rank_zero_only
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from jointface.attributes import calibrated_probability
 from jointface.callbacks.overlay import draw_landmarks, draw_mesh
-from jointface.datamodules.broken import BROKEN, TolerantDataset
+from jointface.datamodules.broken import BROKEN, UNDRAWN, TolerantDataset, collate
 from jointface.modules.joint_module import JointFaceModule, true_face
 
 
@@ -50,23 +49,25 @@ class ValidationFigures(Callback):
             if batch is None:
                 continue
             batch = move_data_to_device(batch, module.device)
+            if UNDRAWN in batch:
+                batch["image"] = dataset.draw(batch.pop(UNDRAWN).scenes, module.device)
             prediction = predict(module, batch["image"])
             if prediction.vertices is not None and "camera" in batch:
                 shape_figure(module, batch, prediction.vertices).savefig(self.folder / f"{split}_{name}_shape.png")
-            if prediction.logits is not None and name in module.label_sets and "attributes" in batch:
+            if prediction.logits is not None and name in module.teachers and "attributes" in batch:
                 attributes_figure(module, name, batch, prediction.logits).savefig(
                     self.folder / f"{split}_{name}_attributes.png"
                 )
 
 
-def _spread_faces(dataset: Any, count: int) -> dict[str, Tensor] | None:
+def _spread_faces(dataset: Any, count: int) -> dict[str, Any] | None:
     """Evenly spread samples of the data set, without the broken ones."""
     items = []
     for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist():
         item = dataset[index]
         if BROKEN not in item:
             items.append(item)
-    return default_collate(items) if items else None
+    return collate(items) if items else None
 
 
 @torch.no_grad()
@@ -109,10 +110,11 @@ def attributes_figure(
     module: JointFaceModule, source: str, batch: dict[str, Tensor], logits: Tensor, count: int = 6
 ) -> Figure:
     """Each face with its surest right attributes in green and its surest wrong ones in red."""
-    positions, alpha = getattr(module, f"positions_{source}"), getattr(module, f"alpha_{source}")
+    teacher = module.teachers[source]
+    positions, alpha = getattr(module, f"positions_{teacher}"), getattr(module, f"alpha_{teacher}")
     probability = calibrated_probability(logits.float()[:, positions], alpha).cpu().numpy()
     labels, mask = batch["attributes"].cpu().numpy() > 0.5, batch["attribute_mask"].cpu().numpy()
-    names = np.array(module.label_sets[source].attributes)
+    names = np.array(module.label_sets[teacher].attributes)
     crops = batch["image"].permute(0, 2, 3, 1).cpu().numpy()
     figure = Figure(figsize=(2.3 * len(crops), 4.6), layout="constrained", dpi=110)
     for column, axis in enumerate(figure.subplots(1, len(crops), squeeze=False)[0]):

@@ -5,6 +5,7 @@ from jointface.datamodules.celeba import CelebA
 from jointface.datamodules.crop import Augmentation, CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample
 from jointface.datamodules.joint import JointDataModule, Source
+from jointface.datamodules.synthetic import SyntheticFaces
 from jointface.datamodules.turning import FaceTurning
 from jointface.datamodules.w300lp import W300LP
 
@@ -19,4 +20,5 @@ __all__ = [
     "FaceTurning",
     "JointDataModule",
     "Source",
+    "SyntheticFaces",
 ]

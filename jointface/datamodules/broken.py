@@ -5,7 +5,6 @@ from collections import defaultdict
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from jointface.datamodules.face_dataset import FaceDataset, Item
@@ -14,6 +13,14 @@ from jointface.errors import DataError
 log = logging.getLogger(__name__)
 
 BROKEN = "broken"  # key of a batch: indices of the samples left out of it
+UNDRAWN = "undrawn"  # key of an item and a batch: what its images are drawn from, on the device
+
+
+class Undrawn:
+    """Scenes of synthetic faces on their way to the device; loaders and Lightning pass it on as it is."""
+
+    def __init__(self, scenes: list[Any]) -> None:
+        self.scenes = scenes
 
 
 class TolerantDataset(Dataset[Item]):
@@ -32,12 +39,14 @@ class TolerantDataset(Dataset[Item]):
             return {BROKEN: torch.tensor(index)}
 
 
-def collate(items: list[Item]) -> dict[str, Tensor]:
+def collate(items: list[Item]) -> dict[str, Any]:
     """Items to a batch; the broken ones are only listed."""
     broken = [item[BROKEN] for item in items if BROKEN in item]
-    batch: dict[str, Tensor] = (
-        default_collate(whole) if (whole := [item for item in items if BROKEN not in item]) else {}
-    )
+    whole = [item for item in items if BROKEN not in item]
+    tensors = [{key: value for key, value in item.items() if key != UNDRAWN} for item in whole]
+    batch: dict[str, Any] = default_collate(tensors) if tensors else {}
+    if whole and UNDRAWN in whole[0]:
+        batch[UNDRAWN] = Undrawn([item[UNDRAWN] for item in whole])
     if broken:
         batch[BROKEN] = torch.stack(broken)
     return batch

@@ -72,13 +72,21 @@ class CropTransform:
         self, image: UInt8[np.ndarray, "height width 3"], box: FaceBox
     ) -> tuple[UInt8[Tensor, "3 size size"], Float[Tensor, "2 3"]]:
         """The crop, and the similarity from image space to it, for camera and landmarks."""
+        transform = self.sample_transform(box)
+        return self.change_colours(warp(image, transform, self.size)), transform
+
+    def sample_transform(self, box: FaceBox) -> Float[Tensor, "2 3"]:
+        """The similarity from image space to the crop, random where crops are augmented."""
         transform = crop_transform(box, self.size)
-        if self.augmentation is not None:
-            transform = compose(self.augmentation.sample_similarity(self.size), transform)
-        crop = warp(image, transform, self.size)
+        if self.augmentation is None:
+            return transform
+        return compose(self.augmentation.sample_similarity(self.size), transform)
+
+    def change_colours(self, crop: UInt8[np.ndarray, "size size 3"]) -> UInt8[Tensor, "3 size size"]:
+        """The crop as a tensor, its colours changed where crops are augmented."""
         if self.augmentation is not None:
             crop = self.augmentation.change_colours(crop)
-        return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1))), transform
+        return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))
 
 
 def warp(

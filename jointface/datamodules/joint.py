@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 
 from jointface.attributes import LabelSet
-from jointface.datamodules.broken import BrokenSamples, TolerantDataset, collate
+from jointface.datamodules.broken import UNDRAWN, BrokenSamples, TolerantDataset, collate
 from jointface.datamodules.crop import Augmentation, CropTransform
 from jointface.datamodules.face_dataset import FaceDataset
 from jointface.datamodules.turning import FaceTurning
@@ -154,8 +154,12 @@ class JointDataModule(LightningDataModule):
         return {name: part for name, part in accounted.items() if part}
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Turns training faces, on the device."""
-        if self.turning is None or self._running_stage() != "train":
+        """Draws synthetic faces that are drawn on the device, and turns training faces there."""
+        stage = self._running_stage()
+        for name, part in batch.items():
+            if UNDRAWN in part:
+                part["image"] = self.datasets[stage][name].draw(part.pop(UNDRAWN).scenes, part["index"].device)  # type: ignore[attr-defined]
+        if self.turning is None or stage != "train":
             return batch
         return {name: self.turning(part) if "camera" in part else part for name, part in batch.items()}
 

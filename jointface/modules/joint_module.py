@@ -70,6 +70,7 @@ class JointFaceModule(LightningModule):
             self.register_buffer(f"alpha_{name}", alpha[name].float(), persistent=False)
             self.register_buffer(f"positions_{name}", self.vocabulary.positions(labels), persistent=False)
         self.metrics = nn.ModuleDict()
+        self.teachers: dict[str, str] = {}  # for each source with attributes, the training source of its label set
 
     # One mixed batch
 
@@ -143,13 +144,24 @@ class JointFaceModule(LightningModule):
         """Makes the metrics of the sources that the stage evaluates; the test also scores the trivial predictors."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         for split in {"fit": ["val"], "validate": ["val"], "test": ["test"]}.get(stage, []):
+            self.teachers |= self._teachers(data.label_sets(split))
             for name in data.datasets[split]:
                 for predictor in ("", "trivial/") if split == "test" else ("",):
                     if self.network.shape_decoder is not None and name in data.shape_sources(split):
                         self.metrics[f"{split}/{name}/{predictor}shape"] = FaceNME()
-                    if self.network.attribute_classifier is not None and name in self.label_sets:
-                        attributes, alpha = self.label_sets[name].attributes, getattr(self, f"alpha_{name}").cpu()
+                    if self.network.attribute_classifier is not None and name in self.teachers:
+                        teacher = self.teachers[name]
+                        attributes, alpha = self.label_sets[teacher].attributes, getattr(self, f"alpha_{teacher}").cpu()
                         self.metrics[f"{split}/{name}/{predictor}attributes"] = AttributeMetrics(attributes, alpha)
+
+    def _teachers(self, label_sets: Mapping[str, LabelSet]) -> dict[str, str]:
+        """For each source the training source that its attributes were learned from: itself, or one that labels the
+        same ones."""
+        teachers = {}
+        for name, labels in label_sets.items():
+            same = [name] if name in self.label_sets else [n for n, known in self.label_sets.items() if known == labels]
+            teachers.update({name: same[0]} if same else {})
+        return teachers
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("val", batch)
@@ -187,7 +199,7 @@ class JointFaceModule(LightningModule):
             if decoder is not None and f"{split}/{name}/shape" in self.metrics:
                 self._measure_shape(f"{split}/{name}", decoder, features[rows[name]], part)
             if classifier is not None and f"{split}/{name}/attributes" in self.metrics:
-                logits = classifier(features[rows[name]]).float()[:, getattr(self, f"positions_{name}")]
+                logits = classifier(features[rows[name]]).float()[:, getattr(self, f"positions_{self.teachers[name]}")]
                 self._measure_attributes(f"{split}/{name}", logits, part)
 
     def _measure_shape(self, prefix: str, decoder: ShapeDecoder, features: Tensor, part: dict[str, Tensor]) -> None:

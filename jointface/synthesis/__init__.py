@@ -1,0 +1,1 @@
+"""Synthetic faces: labelled images rendered from a head model."""

@@ -1,0 +1,196 @@
+"""Face number i of a seed: who it is, how it looks, from where it is seen. Always the same, wherever it is drawn."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from jointface.errors import ConfigError
+from jointface.geometry.camera import apply_camera, crop_camera, euler_to_rotation
+from jointface.geometry.framing import compose, crop_transform, face_box, similarity
+from jointface.geometry.morphable_model import linear_faces
+from jointface.synthesis.appearance import Appearance, Lights, sample_appearance, sample_lights, sample_view
+from jointface.synthesis.asset_wardrobe import FaceAssets, load_asset_wardrobe, with_assets
+from jointface.synthesis.backgrounds import background_photos, photo_background, random_background
+from jointface.synthesis.head import load_head
+from jointface.synthesis.measures import Ruler
+from jointface.synthesis.people import Person, blend_weights, sample_expression, sample_person
+from jointface.synthesis.renderer import Renderer, Scene
+from jointface.synthesis.wardrobe import load_wardrobe
+
+SPLITS = {"train": 0, "val": 1, "test": 2}
+BACKGROUND_EXTENT, BACKGROUND_SIZE = 3, 112  # crops along the side of what is painted behind a face, and its pixels
+
+
+@dataclass(frozen=True)
+class SyntheticFace:
+    """A face before it is drawn.
+
+    identity: number of the person, unique over the splits of a seed. camera: (3, 4) from model space to a crop of side
+    1, framed as every crop is. background, noise: seeds.
+    """
+
+    identity: int
+    person: Person
+    shape: Float[Tensor, "shape"]
+    expression: Float[Tensor, "expression"]
+    camera: Float[Tensor, "3 4"]
+    appearance: Appearance
+    lights: Lights
+    background: int
+    noise: float
+
+
+class FaceFactory:
+    """Makes and draws synthetic faces.
+
+    Args:
+        seed: other seeds give other people.
+        images_per_person: pictures of each person, in which expression, light, view, hat and glasses differ.
+        max_yaw: largest turn of the head to either side, degrees.
+        assets_dir: folder of MakeHuman's system assets to use for skin, hair, brows, lashes and teeth; None draws all
+            procedurally.
+        backgrounds_dir: folder of photos to put behind the faces; None draws scenery.
+        supersampling: each pixel is the mean of this many by this many.
+        device: where to render.
+        cache_dir: folder of the built head; None takes the user's cache.
+
+    Raises:
+        ConfigError: a number is out of its range. DataError: a folder is not what it should be.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        images_per_person: int = 1,
+        max_yaw: float = 90.0,
+        assets_dir: str | None = None,
+        backgrounds_dir: str | None = None,
+        supersampling: int = 1,
+        device: torch.device | str = "cpu",
+        cache_dir: str | None = None,
+    ) -> None:
+        if seed < 0 or images_per_person < 1 or supersampling < 1 or not 0 <= max_yaw <= 90:
+            raise ConfigError(
+                f"synthesis: seed={seed} must be at least 0, images_per_person={images_per_person} and "
+                f"supersampling={supersampling} at least 1, max_yaw={max_yaw} between 0 and 90"
+            )
+        if backgrounds_dir is not None:
+            background_photos(backgrounds_dir)
+        self.seed, self.images_per_person, self.max_yaw = seed, images_per_person, max_yaw
+        self.backgrounds_dir = backgrounds_dir
+        self.head = load_head(cache_dir)
+        self.wardrobe = load_wardrobe(self.head)
+        self.assets: FaceAssets | None = None
+        if assets_dir is not None:
+            self.wardrobe, self.assets = load_asset_wardrobe(self.head, self.wardrobe, Path(assets_dir))
+        self.ruler = Ruler(self.head)
+        self.renderer = Renderer(self.head, self.wardrobe, self.assets, supersampling, device)
+        model = self.head.model
+        self._marks = model.mean[model.landmarks68], model.basis[:, model.landmarks68].contiguous()
+
+    def face(self, split: str, index: int) -> SyntheticFace:
+        """Face number `index` of a split ("train", "val" or "test"); no person is in two splits."""
+        number, image = divmod(index, self.images_per_person)
+        rng = np.random.default_rng([self.seed, SPLITS[split], number])
+        person = sample_person(rng, self.head.change_labels)
+        appearance = sample_appearance(rng, person, self.wardrobe)
+        noise = float(rng.uniform(0, 1000))
+        if self.assets is not None:
+            # Not [..., number, 0], which would be the stream of [..., number] again.
+            own = np.random.default_rng([self.seed, SPLITS[split], number, 0, 1])
+            appearance = with_assets(own, person, appearance, self.assets)
+        rng = np.random.default_rng([self.seed, SPLITS[split], number, 1 + image])
+        if image:  # another day: what is worn changes
+            other = sample_appearance(rng, person, self.wardrobe)
+            if appearance.hair < 0 or self.wardrobe.hair[appearance.hair].fits_under_hat:
+                appearance = replace(appearance, hat=other.hat, hat_colour=other.hat_colour)
+            appearance = replace(
+                appearance, glasses=other.glasses, sunglasses=other.sunglasses, frame_colour=other.frame_colour,
+                clothes=other.clothes, collar=other.collar, earrings=other.earrings,
+            )  # fmt: skip
+        weights = blend_weights([person], self.head.variations, self.head.phenotype_mask, self.head.change_labels)
+        shape = (weights @ self.head.identity_of_blendshapes + self.head.identity_offset)[0]
+        expression = sample_expression(rng, self.head.expression_labels)
+        view = sample_view(rng, self.max_yaw)
+        return SyntheticFace(
+            identity=3 * number + SPLITS[split],
+            person=person,
+            shape=shape,
+            expression=expression,
+            camera=self._framed(shape, expression, torch.tensor([view.pitch, view.yaw, view.roll])),
+            appearance=appearance,
+            lights=sample_lights(rng),
+            background=int(rng.integers(2**31)),
+            noise=noise,
+        )
+
+    def _framed(self, shape: Tensor, expression: Tensor, angles: Float[Tensor, "3"]) -> Float[Tensor, "3 4"]:
+        """Camera with this head pose, so that the landmark box is framed as in every data set."""
+        y_down = torch.tensor([1.0, -1.0, 1.0])
+        camera = torch.cat([y_down[:, None] * euler_to_rotation(angles), torch.zeros(3, 1)], dim=1)
+        landmarks = linear_faces(*self._marks, torch.cat([shape, expression])[None])
+        box = face_box(apply_camera(camera[None], landmarks)[0])
+        # A crop of side 1 has its only pixel's centre at (0, 0).
+        return crop_camera(camera, crop_transform(box, 1))
+
+    def landmarks68(self, face: SyntheticFace, camera: Float[Tensor, "3 4"]) -> Float[Tensor, "68 3"]:
+        """The 68 landmarks as this camera sees them."""
+        coefficients = torch.cat([face.shape, face.expression])[None]
+        return apply_camera(camera[None], linear_faces(*self._marks, coefficients))[0]
+
+    def crop_camera(self, face: SyntheticFace, size: int) -> Float[Tensor, "3 4"]:
+        """Camera from model space to the framed crop of size x size pixels."""
+        to_pixels = torch.tensor([[size, 0.0, (size - 1) / 2], [0.0, size, (size - 1) / 2]])
+        return crop_camera(face.camera, to_pixels)
+
+    def render(
+        self, faces: Sequence[SyntheticFace], cameras: Float[Tensor, "batch 3 4"], size: int
+    ) -> UInt8[Tensor, "batch 3 size size"]:
+        """RGB pictures of the faces as these cameras see them."""
+        scenes = [self.scene(face, camera, size) for face, camera in zip(faces, cameras, strict=True)]
+        return self.renderer.render(scenes, size)
+
+    def scene(self, face: SyntheticFace, camera: Float[Tensor, "3 4"], size: int) -> Scene:
+        """What the renderer needs to draw the face as this camera sees it."""
+        background = self._background(face, camera, size)
+        return Scene(
+            face.shape, face.expression, camera, face.appearance, face.lights, background, face.noise
+        )  # fmt: skip
+
+    def _background(self, face: SyntheticFace, camera: Float[Tensor, "3 4"], size: int) -> Float[Tensor, "3 size size"]:
+        """What stands behind the face, which is in its place however the picture is framed."""
+        rng = np.random.default_rng(face.background)
+        if self.backgrounds_dir is not None:
+            canvas = photo_background(rng, BACKGROUND_EXTENT * size, self.backgrounds_dir)
+        else:
+            canvas = random_background(rng, BACKGROUND_SIZE)
+        # From the crop of side 1 to the picture, and from there to the canvas around that crop.
+        linear = camera[:2, :3] @ torch.linalg.pinv(face.camera[:2, :3])
+        to_picture = torch.cat([linear, (camera[:2, 3] - linear @ face.camera[:2, 3])[:, None]], dim=1)
+        pixels = canvas.shape[0] / BACKGROUND_EXTENT
+        from_canvas = similarity(1 / pixels, 0.0, (0.0, 0.0), False, 1)
+        from_canvas[:, 2] = -(canvas.shape[0] - 1) / 2 / pixels
+        warped = cv2.warpAffine(
+            canvas, compose(to_picture, from_canvas).numpy(), (size, size), borderMode=cv2.BORDER_REFLECT_101
+        )
+        return torch.from_numpy(warped).movedim(-1, 0).contiguous()
+
+    def attributes(self, faces: Sequence[SyntheticFace]) -> Bool[Tensor, "batch attributes"]:
+        """Measured attributes, in the order of `measures.SYNTHETIC`."""
+        return self.ruler.attributes(self.ruler.look_at(
+            torch.stack([face.shape for face in faces]), torch.stack([face.expression for face in faces]),
+            [face.appearance for face in faces],
+        ))  # fmt: skip
+
+
+@lru_cache(maxsize=4)
+def shared_factory(**settings: object) -> FaceFactory:
+    """One factory for all data sets of a process with the same settings, as its renderer holds the textures."""
+    return FaceFactory(**settings)  # type: ignore[arg-type]

@@ -1,0 +1,321 @@
+"""Hair cuts: one sheet around the skull for all of them, cut out by the alpha of its texture.
+
+The sheet is the grid of `synthesis.skull` at some distance from the skin; hair that hangs leaves the skull where that
+is widest. A cut says how thick it is where, and between which heights it grows.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from scipy.interpolate import PchipInterpolator
+from scipy.ndimage import distance_transform_edt
+
+from jointface.synthesis.binding import bind
+from jointface.synthesis.head import Head
+from jointface.synthesis.makehuman import Proxy
+from jointface.synthesis.noise import smoothstep, value_noise
+from jointface.synthesis.skull import ARC, CENTRE, Skull, elevation, grid_triangles, place, sample
+
+TEXTURE = 256  # texels a side; the rows also sample the form
+ROWS, COLUMNS = 44, 72  # of the sheet, in cells
+LEAST = 2.0  # mm between hair and skin
+GREY, CONTRAST = 153, 0.17  # mean luminance of the strands, and their spread relative to it
+MARGIN = 14.0  # mm of the sheet below the lowest hair, for frayed ends
+FALL = ARC - 25  # mm along the path: from here on hair may hang
+HOLD = 0.15  # hair that hangs follows the skull, and only by this share of its height the neck
+
+SWAY = {"straight": 0.0, "wavy": 2.5, "curly": 2.0}  # degrees: how far waves swing the edge of the hair
+
+Wave = Literal["straight", "wavy", "curly"]
+Length = Literal["short", "medium", "long"]
+Flow = Literal["crown", "back", "part"]
+Heights = dict[int, float]
+
+
+@dataclass(frozen=True)
+class HairStyle:
+    """A hair cut.
+
+    Attributes:
+        proxy: its mesh and strands in grey, mean luminance 153 of 255, to be coloured.
+        bangs: hair hides the forehead. receding: the forehead goes up to where hair has gone.
+        feminine, masculine: how plausible it is for women and for men, 0 ... 1.
+        fits_under_hat: thinner than the hats are above the rim.
+    """
+
+    name: str
+    proxy: Proxy
+    bangs: bool
+    wave: Wave
+    length: Length
+    receding: bool
+    feminine: float
+    masculine: float
+    fits_under_hat: bool
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """How a cut is made. Angles in degrees from the front, the same on both sides, heights and lengths in mm.
+
+    low, high: height between which hair grows, by azimuth. top, sides, back: thickness; quiff: more above the forehead.
+    root: from the edge inwards the thickness grows over this length. over_ears: it covers them.
+    fall: hair hangs; cling: how far it comes in again, mm for each mm down. flare: share by which its ends stand out.
+    ripple: depth of waves or curls. fray: of the ends. flow: where strands come from. part: x of the parting.
+    """
+
+    name: str
+    low: Heights
+    top: float
+    sides: float
+    back: float
+    feminine: float
+    masculine: float
+    high: Heights = field(default_factory=lambda: {0: 999.0, 180: 999.0})
+    quiff: float = 0.0
+    root: float = 18.0
+    over_ears: bool = False
+    fall: bool = False
+    cling: float = 0.0
+    flare: float = 0.0
+    ripple: float = 0.0
+    fray: float = 3.0
+    flow: Flow = "crown"
+    part: float = 0.0
+    bun: bool = False
+    bangs: bool = False
+    wave: Wave = "straight"
+    length: Length = "short"
+    receding: bool = False
+    fits_under_hat: bool = True
+
+
+# Around the ears: sideburns, above the ears, nape.
+SIDES: Heights = {60: 76, 68: 60, 74: 33, 80: 24, 84: 50, 98: 60, 108: 52, 116: 15, 125: -25, 145: -43, 180: -46}
+SHORT: Heights = {0: 112, 25: 113, 42: 114, 52: 100} | SIDES
+FRINGE: Heights = {0: 66, 25: 66, 42: 68, 52: 70} | SIDES | {60: 66, 68: 52}
+RECEDING: Heights = {0: 130, 20: 135, 34: 144, 44: 137, 53: 114} | SIDES | {60: 84}
+UP: Heights = {0: 115, 25: 115, 42: 110, 52: 100} | SIDES | {74: 52, 80: 46, 125: -5, 145: -22, 180: -25}
+CROWN: Heights = {0: 20, 55: 50, 64: 64, 75: 84, 100: 98, 140: 104, 180: 106}
+
+
+def _long(end: float) -> Heights:
+    """Over the ears and down to a height; it falls from the parting to both sides of the face."""
+    return {0: 120, 15: 117, 30: 109, 42: 94, 50: 72, 56: 40, 60: end, 180: end}
+
+
+def _long_with_bangs(end: float) -> Heights:
+    return {0: 66, 25: 66, 42: 68, 51: 66, 56: 45, 60: end, 180: end}
+
+
+CUTS = (
+    _Cut("buzz", SHORT, 2.5, 2.2, 2.2, 0.1, 1.0, root=4, fray=1.5),
+    _Cut("crop", SHORT, 9, 4.5, 5, 0.25, 1.0, quiff=4, root=12),
+    _Cut("side_part", SHORT, 12, 6, 7, 0.15, 1.0, quiff=6, flow="part", part=28, fray=2),
+    _Cut("slick_back", SHORT, 11, 5, 9, 0.3, 0.9, quiff=5, root=14, flow="back", fray=1.5),
+    _Cut("crew_wavy", SHORT, 14, 7, 8, 0.35, 1.0, quiff=5, ripple=3, fray=5, wave="wavy"),
+    _Cut("receding_short", RECEDING, 5, 4, 5, 0.0, 1.0, root=10, receding=True, fray=2),
+    _Cut("horseshoe", SHORT, 4, 5, 6, 0.0, 0.8, high=CROWN, root=12, receding=True, fray=2),
+    _Cut("fringe_short", FRINGE, 13, 9, 9, 0.7, 0.8, root=8, bangs=True, fray=6),
+    _Cut("afro", SHORT, 46, 42, 44, 0.7, 0.8, root=34, ripple=4, fray=4, wave="curly", fits_under_hat=False),
+    _Cut("bob_straight", _long(-52), 12, 11, 12, 1.0, 0.05, over_ears=True, fall=True, cling=0.05, flow="part",
+         part=-25, length="medium"),
+    _Cut("bob_bangs", _long_with_bangs(-52), 13, 11, 12, 1.0, 0.05, root=10, over_ears=True, fall=True, cling=0.05,
+         fray=5, bangs=True, length="medium"),
+    _Cut("long_straight", _long(-210), 9, 8, 9, 1.0, 0.15, over_ears=True, fall=True, cling=0.03, fray=12, flow="part",
+         length="long"),
+    _Cut("long_straight_bangs", _long_with_bangs(-210), 10, 9, 9, 1.0, 0.05, root=10, over_ears=True, fall=True,
+         cling=0.03, fray=8, bangs=True, length="long"),
+    _Cut("long_wavy", _long(-200), 12, 12, 13, 1.0, 0.15, over_ears=True, fall=True, flare=0.06, ripple=4, fray=12,
+         flow="part", part=18, wave="wavy", length="long"),
+    _Cut("long_curly", _long(-180), 22, 24, 24, 1.0, 0.15, root=30, over_ears=True, fall=True, flare=0.12, ripple=6,
+         fray=12, wave="curly", length="long", fits_under_hat=False),
+    _Cut("pulled_back", UP, 5, 4, 5, 1.0, 0.15, root=8, fray=1.5, flow="back", bun=True, fits_under_hat=False),
+    _Cut("shoulder_wavy", _long(-115), 12, 12, 13, 1.0, 0.2, over_ears=True, fall=True, flare=0.05, ripple=4, fray=10,
+         flow="part", part=-15, wave="wavy", length="medium"),
+)  # fmt: skip
+
+
+def hair_styles(head: Head, skull: Skull) -> tuple[HairStyle, ...]:
+    """All cuts, made on the mean head."""
+    return tuple(
+        HairStyle(cut.name, _proxy(cut, head, skull), cut.bangs, cut.wave, cut.length, cut.receding, cut.feminine,
+                  cut.masculine, cut.fits_under_hat)
+        for cut in CUTS
+    )  # fmt: skip
+
+
+def _proxy(cut: _Cut, head: Head, skull: Skull) -> Proxy:
+    form = _Form(cut, skull)
+    uv, triangles = _kept_cells(form.alpha)
+    path, azimuth = (1 - uv[:, 1]) * form.end, uv[:, 0] * 360 - 180
+    points = place(path, azimuth, sample(form.radius, (1 - uv[:, 1]) * TEXTURE - 0.5, uv[:, 0]))
+    root = np.minimum(path, ARC) + (path - np.minimum(path, ARC)) * (HOLD if cut.fall else 1)
+    roots = place(root, azimuth, skull.radius(root, azimuth, over_ears=False))
+    if cut.bun:
+        knot, knot_uv, knot_triangles = _bun()
+        triangles = np.concatenate([triangles, knot_triangles + len(points)])
+        points, roots, uv = (np.concatenate(pair) for pair in ((points, knot), (roots, knot), (uv, knot_uv)))
+    return bind(points, head, roots).proxy(cut.name, triangles, uv, form.texture())
+
+
+class _Form:
+    """A cut sampled at the texels of its texture: rows go down the path to `end`, columns around from the back.
+
+    alpha: where there is hair. radius: of the sheet.
+    """
+
+    def __init__(self, cut: _Cut, skull: Skull) -> None:
+        self.cut, self.skull = cut, skull
+        self.end = ARC + CENTRE[1] - min(cut.low.values()) + MARGIN
+        middle = (np.arange(TEXTURE) + 0.5) / TEXTURE
+        self.v, self.u = middle[:, None], middle[None]
+        self.path, self.azimuth = self.v * self.end, self.u * 360 - 180
+        self.skin = skull.radius(self.path, self.azimuth, cut.over_ears)
+        self.alpha = self._alpha()
+        self.radius = self._radius()
+
+    def _alpha(self) -> Bool[np.ndarray, "rows columns"]:
+        """Between the lines, each strand with an end of its own."""
+        bare = self.skull.radius(self.path, self.azimuth, over_ears=False)
+        height = place(self.path, self.azimuth, bare)[..., 1]
+        strands = value_noise(self.u, self.v, (110, 2), 1) + value_noise(self.u, self.v, (30, 2), 2)
+        sway = 1.2 * value_noise(self.u, self.v, (40, 30), 3) + SWAY[self.cut.wave] * self._wave()
+        # A parting draws the line of the forehead to its side.
+        shift = 0.6 * self.cut.part * (1 - np.abs(self.azimuth) / 60).clip(0)
+        azimuth = np.abs(self.azimuth - shift) + sway
+        ends = self._fray() * strands + value_noise(self.u, self.v, (TEXTURE, TEXTURE), 9)
+        ends = ends * np.cos(elevation(self.path))  # near the crown a little height is a long way
+        return (height > _line(self.cut.low, azimuth) + ends) & (height < _line(self.cut.high, azimuth) - ends)
+
+    def _fray(self) -> Float[np.ndarray, "1 columns"]:
+        """mm; hair that grows from the line of the forehead begins evenly, bangs end there."""
+        if self.cut.bangs:
+            return np.full_like(self.azimuth, 0.7 * self.cut.fray)
+        ends = smoothstep((np.abs(self.azimuth) - 45) / 15)
+        return 0.7 * (1 + (self.cut.fray - 1) * ends)
+
+    def _wave(self) -> Float[np.ndarray, "rows columns"]:
+        """-1 ... 1: where waves go out and in; curls are noise."""
+        if self.cut.wave == "curly":
+            return np.clip(
+                0.6 * value_noise(self.u, self.v, (40, round(self.end / 13)), 4)
+                + 0.6 * value_noise(self.u, self.v, (20, round(self.end / 26)), 5),
+                -1, 1,
+            )  # fmt: skip
+        phase = 1.5 * value_noise(self.u, self.v, (16, 3), 6) + 0.8 * value_noise(self.u, self.v, (40, 7), 16)
+        return np.sin(2 * np.pi * self.path / 50 + phase)
+
+    def _radius(self) -> Float[np.ndarray, "rows columns"]:
+        cut = self.cut
+        thickness = self._thickness() * self._taper()
+        hair = self.skin + thickness
+        if cut.fall:
+            step = self.end / TEXTURE
+            for row in range(int(FALL / step), TEXTURE):
+                hair[row] = np.maximum(hair[row], hair[row - 1] - cut.cling * step)
+            hair *= 1 + cut.flare * smoothstep((self.path - ARC) / 150)
+        onset = smoothstep((self.path - 25) / 60) if cut.wave == "wavy" else 1.0
+        # Ripples stand on the full thickness; the hairline stays close to the skin.
+        hair = hair + cut.ripple * self._wave() * onset * smoothstep((hair - self.skin) / (cut.ripple + 4))
+        return np.maximum(hair, self.skin + LEAST)
+
+    def _thickness(self) -> Float[np.ndarray, "rows columns"]:
+        """Of the whole cut, before its edges."""
+        cut = self.cut
+        up = np.sin(elevation(self.path)) ** 2
+        behind = (1 - np.cos(np.radians(self.azimuth))) / 2
+        low = cut.sides + (cut.back - cut.sides) * behind
+        quiff = cut.quiff * np.exp(-((self.azimuth / 45) ** 2) - ((self.path - 95) / 30) ** 2)
+        uneven = 1 + 0.08 * value_noise(self.u, self.v, (10, 6), 7)
+        return (low + (cut.top - low) * up + quiff) * uneven
+
+    def _taper(self) -> Float[np.ndarray, "rows columns"]:
+        """0 ... 1 from the edge of the hair inwards."""
+        turn = TEXTURE // 4  # the pattern goes on around the back
+        hair = np.pad(self.alpha, ((1, 0), (turn, turn)), mode="wrap")
+        hair[0] = True
+        distance = distance_transform_edt(hair, sampling=(self.end / TEXTURE, 100 * 2 * np.pi / TEXTURE))
+        return smoothstep(0.15 + 0.85 * distance[1:, turn:-turn] / self.cut.root)
+
+    def texture(self) -> UInt8[np.ndarray, "rows columns 4"]:
+        """Strands in grey, and the alpha."""
+        light = self._strands()
+        light = (light - light[self.alpha].mean()) / light[self.alpha].std()
+        sheen = 0.1 * np.exp(-(((self.path - 95) / 22) ** 2))
+        light = GREY * (1 + CONTRAST * light) * (1 + sheen) * (1 - 0.45 * self._parting())
+        light *= GREY / light[self.alpha].mean()
+        grey = np.rint(light.clip(30, 255)).astype(np.uint8)
+        return np.stack([grey, grey, grey, np.where(self.alpha, 255, 0).astype(np.uint8)], axis=-1)
+
+    def _strands(self) -> Float[np.ndarray, "rows columns"]:
+        if self.cut.wave == "curly":
+            fine = value_noise(self.u, self.v, (90, round(self.end / 6)), 8)
+            return fine + 1.5 * self._wave()
+        across, along = self._flow(), self.v
+        if self.cut.wave == "wavy":
+            across = across + 0.012 * self._wave()
+        noise = (((150, 6), 1.0), ((60, 4), 0.8), ((22, 3), 0.7))
+        strands = sum(weight * value_noise(across, along, cells, 10 + i) for i, (cells, weight) in enumerate(noise))
+        return strands + 0.5 * self._wave() * (self.cut.wave == "wavy")
+
+    def _flow(self) -> Float[np.ndarray, "rows columns"]:
+        """Where across the hair a strand lies: the same all along it, period 1."""
+        x, y, z = np.moveaxis(place(self.path, self.azimuth, self.radius), -1, 0)
+        if self.cut.flow == "back":
+            return np.arctan2(x, y - 20) / (2 * np.pi)
+        if self.cut.flow == "part":
+            return _around_segment(x - self.cut.part, z, -130.0, -20.0) / 520
+        return self.u + 0 * self.v
+
+    def _parting(self) -> Float[np.ndarray, "rows columns"]:
+        """1 on the line where the hair parts."""
+        if self.cut.flow != "part":
+            return np.zeros_like(self.radius)
+        x, _, z = np.moveaxis(place(self.path, self.azimuth, self.radius), -1, 0)
+        on = (self.path < ARC) & (z > -120)
+        return on * np.exp(-(((x - self.cut.part) / 1.8) ** 2))
+
+
+def _around_segment(
+    x: Float[np.ndarray, "*shape"], z: Float[np.ndarray, "*shape"], back: float, front: float
+) -> Float[np.ndarray, "*shape"]:
+    """mm along a line around the segment from `back` to `front` on the z axis, 50 mm away; 0 in front."""
+    ahead, behind = (z - front).clip(0), (back - z).clip(0)
+    side = np.abs(x) + 1e-6
+    around = np.where(ahead > 0, np.arctan2(side, ahead), np.pi / 2) + np.arctan2(behind, side)
+    return np.sign(x) * (50 * around + front - z.clip(back, front))
+
+
+def _line(heights: Heights, azimuth: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """A height between its knots; azimuth in degrees, without its sign."""
+    knots = sorted(heights.items())
+    return PchipInterpolator(*zip(*knots, strict=True))(np.clip(azimuth, 0, 180))
+
+
+def _kept_cells(
+    alpha: Bool[np.ndarray, "rows columns"],
+) -> tuple[Float[np.ndarray, "points 2"], Int[np.ndarray, "triangles 3"]]:
+    """The cells of the sheet in which something is seen: texture coordinates of their points, and triangles."""
+    columns, rows = np.meshgrid(np.linspace(0, 1, COLUMNS + 1), np.linspace(0, 1, ROWS + 1))
+    uv = np.stack([columns.ravel(), 1 - rows.ravel()], axis=1)
+    texel = [np.linspace(0, TEXTURE, cells + 1).astype(int) for cells in (ROWS, COLUMNS)]
+    seen = np.logical_or.reduceat(np.logical_or.reduceat(alpha, texel[0][:-1], axis=0), texel[1][:-1], axis=1)
+    # A cell may show half a texel of its neighbours.
+    around = np.pad(seen, 1)
+    seen = around[1:-1, 1:-1] | around[:-2, 1:-1] | around[2:, 1:-1] | around[1:-1, :-2] | around[1:-1, 2:]
+    triangles = grid_triangles(ROWS + 1, COLUMNS + 1)[np.repeat(seen.ravel(), 2)]
+    kept, triangles = np.unique(triangles, return_inverse=True)
+    return uv[kept], triangles.reshape(-1, 3)
+
+
+def _bun() -> tuple[Float[np.ndarray, "points 3"], Float[np.ndarray, "points 2"], Int[np.ndarray, "triangles 3"]]:
+    """A knot behind the crown, with the texture of the crown."""
+    rows, columns = 10, 16
+    around, down = np.meshgrid(np.linspace(-np.pi, np.pi, columns + 1), np.linspace(0, np.pi, rows + 1))
+    ball = np.stack([np.sin(down) * np.sin(around), np.cos(down), np.sin(down) * np.cos(around)], axis=-1)
+    uv = np.stack([around / (2 * np.pi) + 0.5, 0.98 - 0.16 * down / np.pi], axis=-1)
+    points = ball * [30, 27, 26] + [0, 118, -187]
+    return points.reshape(-1, 3), uv.reshape(-1, 2), grid_triangles(rows + 1, columns + 1)

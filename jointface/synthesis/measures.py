@@ -1,0 +1,299 @@
+"""Attributes of a synthetic face, measured: on its geometry where the attribute is one of shape, on what was drawn
+where it is one of looks. docs/attributes.md has the definitions, thresholds and prevalences."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from jointface.attributes import CELEBA, LabelSet
+from jointface.geometry.morphable_model import linear_faces
+from jointface.synthesis.appearance import Appearance
+from jointface.synthesis.head import BODY, SKIN, Head
+from jointface.synthesis.people import Person, blend_weights
+
+UNLABELLED = {"Attractive", "Blurry", "Wearing_Necklace", "Wearing_Necktie"}  # CelebA's that synthetic faces do without
+ANCESTRIES = ("Asian", "Black", "White")
+SYNTHETIC = LabelSet("synthetic", (*(name for name in CELEBA.attributes if name not in UNLABELLED), *ANCESTRIES))
+
+
+@dataclass(frozen=True)
+class Face:
+    """What the measures look at, for B faces.
+
+    neutral, posed: (B, 68, 3) landmarks without and with the expression, model space, mm. wing, cheek, throat: further
+    points of the neutral face (cheek: also posed). axes: (B,) place between female (0) and male (1), young (0) and old
+    (1), and how much of each ancestry, on the geometry alone. looks: what was drawn.
+    """
+
+    neutral: Float[Tensor, "batch 68 3"]
+    posed: Float[Tensor, "batch 68 3"]
+    wing: Float[Tensor, "batch 3"]
+    cheek: Float[Tensor, "batch 3"]
+    posed_cheek: Float[Tensor, "batch 3"]
+    throat: Float[Tensor, "batch points 3"]
+    axes: dict[str, Float[Tensor, "batch"]]
+    looks: Sequence[Appearance]
+
+    @property
+    def width(self) -> Float[Tensor, "batch"]:
+        """Width of the face between the ears."""
+        return _distance(self.neutral, 0, 16)
+
+    @property
+    def height(self) -> Float[Tensor, "batch"]:
+        """Height of the face from between the brows to the chin."""
+        return (self.neutral[:, [21, 22]].mean(1) - self.neutral[:, 8]).norm(dim=1)
+
+    def drawn(self, value: Callable[[Appearance], float]) -> Float[Tensor, "batch"]:
+        """A number of each face's appearance."""
+        return torch.tensor([float(value(look)) for look in self.looks])
+
+
+def _distance(points: Float[Tensor, "batch 68 3"], a: int, b: int) -> Float[Tensor, "batch"]:
+    return (points[:, a] - points[:, b]).norm(dim=1)
+
+
+def big_nose(face: Face) -> Tensor:
+    """Width of the nose at its wings and its length from root to base, and how far it stands out, over the face's."""
+    width = 2 * face.wing[:, 0].abs() / face.width
+    length = _distance(face.neutral, 27, 33) / face.height
+    depth = (face.neutral[:, 30, 2] - face.wing[:, 2]) / face.height
+    return width / 0.24 + 0.6 * length / 0.42 + 0.6 * depth / 0.15
+
+
+def pointy_nose(face: Face) -> Tensor:
+    """How far the tip stands out before the wings, relative to the nose's width."""
+    return (face.neutral[:, 30, 2] - face.wing[:, 2]) / (2 * face.wing[:, 0].abs())
+
+
+def narrow_eyes(face: Face) -> Tensor:
+    """Width of the eyes over the height of their opening, as they are in the picture."""
+    eyes = face.posed
+    opening = sum(_distance(eyes, a, b) for a, b in ((37, 41), (38, 40), (43, 47), (44, 46))) / 4
+    return (_distance(eyes, 36, 39) + _distance(eyes, 42, 45)) / 2 / opening
+
+
+def big_lips(face: Face) -> Tensor:
+    """Height of the two vermilions over the height of the face."""
+    upper = sum(_distance(face.neutral, a, b) for a, b in ((50, 61), (51, 62), (52, 63))) / 3
+    lower = sum(_distance(face.neutral, a, b) for a, b in ((58, 67), (57, 66), (56, 65))) / 3
+    return (upper + lower) / face.height
+
+
+def high_cheekbones(face: Face) -> Tensor:
+    """How far the cheek stands out in the picture from the line between the outer corner of the eye and the corner of
+    the mouth at rest, so that a smile counts, which lifts it; relative to the face."""
+    eye, mouth = face.neutral[:, 45], face.neutral[:, 54]
+    middle = (eye + mouth) / 2
+    outwards = face.posed_cheek - middle
+    return (outwards[:, 2] + 0.7 * outwards[:, 0] + 0.5 * outwards[:, 1]) / face.height
+
+
+def oval_face(face: Face) -> Tensor:
+    """Long outline that narrows evenly towards the chin."""
+    jaw, chin = _distance(face.neutral, 4, 12) / face.width, _distance(face.neutral, 6, 10) / face.width
+    evenness = (jaw - (1 + chin) / 2).abs()
+    return face.height / face.width - 1.5 * evenness - 0.8 * chin
+
+
+def chubby(face: Face) -> Tensor:
+    """Width of the lower face over its height, and a full throat."""
+    jaw = (_distance(face.neutral, 4, 12) + _distance(face.neutral, 5, 11) + _distance(face.neutral, 6, 10)) / 3
+    return jaw / face.height + 0.8 * double_chin(face)
+
+
+def double_chin(face: Face) -> Tensor:
+    """How far the underside of the chin hangs down, relative to the face."""
+    return (face.neutral[:, 8, 1] - face.throat[:, :, 1].mean(1)) / face.height
+
+
+def mouth_open(face: Face) -> Tensor:
+    """Gap between the lips over the height of the face."""
+    return sum(_distance(face.posed, a, b) for a, b in ((61, 67), (62, 66), (63, 65))) / 3 / face.height
+
+
+def smiling(face: Face) -> Tensor:
+    """How far the corners of the mouth are pulled up and outwards from where they rest."""
+    moved = (face.posed - face.neutral)[:, [48, 54]]
+    outwards = moved[..., 0] * moved.new_tensor([-1.0, 1.0])
+    return (moved[..., 1] + 0.7 * outwards).mean(1) / face.height
+
+
+def arched_eyebrows(face: Face) -> Tensor:
+    """Height of the brow's arch, of the bone in the picture and of the brow as it is drawn, over its length."""
+    heights = []
+    for inner, peak, outer in ((21, 19, 17), (22, 24, 26)):
+        base = (face.posed[:, inner, 1] + face.posed[:, outer, 1]) / 2
+        heights.append((face.posed[:, peak, 1] - base) / _distance(face.posed, inner, outer))
+    return (heights[0] + heights[1]) / 2 + face.drawn(lambda look: look.brow_arch) / 42
+
+
+def male(face: Face) -> Tensor:
+    """Place between the average female (0) and male (1) head, plus half of the facial hair, minus half the lipstick."""
+    hair = face.drawn(lambda look: max(look.stubble, look.moustache, look.goatee, look.beard))
+    return face.axes["male"] + 0.5 * hair - 0.5 * face.drawn(lambda look: look.lipstick)
+
+
+def luminance(colour: tuple[float, float, float]) -> float:
+    """Rec. 709 luma of an sRGB colour."""
+    return 0.2126 * colour[0] + 0.7152 * colour[1] + 0.0722 * colour[2]
+
+
+def _visible_hair(look: Appearance) -> bool:
+    return look.hair >= 0
+
+
+def _hair(*kinds: str) -> Callable[[Face], Tensor]:
+    return lambda face: face.drawn(lambda look: _visible_hair(look) and look.hair_kind in kinds)
+
+
+def _no_beard(look: Appearance) -> bool:
+    return max(look.moustache, look.goatee, look.beard, look.sideburns) < 0.3 and look.stubble < 0.35
+
+
+@dataclass(frozen=True)
+class Measure:
+    """An attribute is there where its score is above the threshold."""
+
+    score: Callable[[Face], Tensor]
+    threshold: float = 0.5
+
+
+def drawn(value: Callable[[Appearance], float], threshold: float = 0.5) -> Measure:
+    """A measure of what was drawn."""
+    return Measure(lambda face: face.drawn(value), threshold)
+
+
+MEASURES: dict[str, Measure] = {
+    "5_o_Clock_Shadow": drawn(lambda look: look.stubble * (look.beard < 0.3), 0.42),
+    "Arched_Eyebrows": Measure(arched_eyebrows, 0.149),
+    "Bags_Under_Eyes": drawn(lambda look: look.eye_bags, 0.54),
+    "Bald": drawn(lambda look: look.hair < 0 and look.hat < 0),
+    "Bangs": drawn(lambda look: look.bangs and look.hat < 0),
+    "Big_Lips": Measure(big_lips, 0.185),
+    "Big_Nose": Measure(big_nose, 2.54),
+    "Black_Hair": Measure(_hair("black")),
+    "Blond_Hair": Measure(_hair("blond", "light_blond")),
+    "Brown_Hair": Measure(_hair("brown", "light_brown")),
+    "Bushy_Eyebrows": drawn(lambda look: look.brow_thickness * look.brow_density, 3.18),
+    "Chubby": Measure(chubby, 1.095),
+    "Double_Chin": Measure(double_chin, 0.119),
+    "Eyeglasses": drawn(lambda look: look.glasses >= 0),
+    "Goatee": drawn(lambda look: look.goatee, 0.3),
+    "Gray_Hair": Measure(_hair("gray", "white")),
+    "Heavy_Makeup": drawn(lambda look: look.lipstick / 2 + look.eye_shadow + look.liner, 1.2),
+    "High_Cheekbones": Measure(high_cheekbones, 0.102),
+    "Male": Measure(male, 0.5),
+    "Mouth_Slightly_Open": Measure(mouth_open, 0.03),
+    "Mustache": drawn(lambda look: look.moustache, 0.3),
+    "Narrow_Eyes": Measure(narrow_eyes, 5.3),
+    "No_Beard": drawn(_no_beard),
+    "Oval_Face": Measure(oval_face, 0.279),
+    "Pale_Skin": drawn(lambda look: luminance(look.skin), 0.86),
+    "Pointy_Nose": Measure(pointy_nose, 0.774),
+    "Receding_Hairline": drawn(lambda look: look.hat < 0 and (look.hair < 0 or look.receding)),
+    "Rosy_Cheeks": drawn(lambda look: look.blush, 0.5),
+    "Sideburns": drawn(lambda look: look.sideburns, 0.3),
+    "Smiling": Measure(smiling, 0.03),
+    "Straight_Hair": drawn(lambda look: look.wave == "straight" and look.hair_length != "short"),
+    "Wavy_Hair": drawn(lambda look: look.wave in ("wavy", "curly")),
+    "Wearing_Earrings": drawn(lambda look: look.earrings >= 0),
+    "Wearing_Hat": drawn(lambda look: look.hat >= 0),
+    "Wearing_Lipstick": drawn(lambda look: look.lipstick, 0.3),
+    "Young": Measure(lambda face: -face.drawn(lambda look: look.wrinkles) - face.axes["old"], -0.7),
+    "Asian": Measure(lambda face: face.axes["asian"], 0.5),
+    "Black": Measure(lambda face: face.axes["african"] + face.drawn(lambda look: look.tone) / 6, 0.9),
+    "White": Measure(lambda face: face.axes["caucasian"] - face.drawn(lambda look: look.tone) / 6, 0.2),
+}
+
+
+class Ruler:
+    """Measures faces of one head.
+
+    Args:
+        head: the head that shape and expression coefficients refer to.
+    """
+
+    def __init__(self, head: Head) -> None:
+        model = head.model
+        marks = model.mean[model.landmarks68]
+        skin = head.triangles[(head.material == SKIN) | (head.material == BODY)].unique()
+        self.rows = torch.cat([model.landmarks68, _wing(head.mean, skin, marks), _cheek(head.mean, skin, marks),
+                               _throat(head.mean, skin, marks)])  # fmt: skip
+        self.mean, self.basis = head.mean[self.rows], head.basis[:, self.rows].contiguous()
+        self.num_shape = model.num_shape
+        self.axes = _axes(head)
+
+    def look_at(
+        self,
+        shape: Float[Tensor, "batch shape"],
+        expression: Float[Tensor, "batch expression"],
+        looks: Sequence[Appearance],
+    ) -> Face:
+        """The faces with these coefficients and appearances."""
+        posed = linear_faces(self.mean, self.basis, torch.cat([shape, expression], dim=1))
+        neutral = linear_faces(self.mean, self.basis[..., : self.num_shape], shape)
+        axes = {name: shape @ direction + offset for name, (direction, offset) in self.axes.items()}
+        return Face(neutral[:, :68], posed[:, :68], neutral[:, 68], neutral[:, 69], posed[:, 69], neutral[:, 70:],
+                    axes, looks)  # fmt: skip
+
+    def scores(self, face: Face) -> Float[Tensor, "batch attributes"]:
+        """Each attribute's score less its threshold, in the order of SYNTHETIC."""
+        return torch.stack(
+            [MEASURES[name].score(face) - MEASURES[name].threshold for name in SYNTHETIC.attributes], dim=1
+        )
+
+    def attributes(self, face: Face) -> Bool[Tensor, "batch attributes"]:
+        """Which attributes are there, in the order of SYNTHETIC."""
+        return self.scores(face) > 0
+
+
+def _wing(mean: Tensor, skin: Int[Tensor, "skin"], marks: Tensor) -> Int[Tensor, "1"]:
+    """The outermost point of the left wing of the nose."""
+    place = mean[skin]
+    near = (place[:, 1] > marks[33, 1]) & (place[:, 1] < marks[30, 1]) & (place[:, 2] > marks[35, 2] - 4)
+    near &= (place[:, 0] > 0) & (place[:, 0] < marks[42, 0] + 2)
+    return skin[near][place[near, 0].argmax()][None]
+
+
+def _cheek(mean: Tensor, skin: Int[Tensor, "skin"], marks: Tensor) -> Int[Tensor, "1"]:
+    """The middle of the left cheekbone: below the outer corner of the eye, a little above the tip of the nose."""
+    target = torch.stack([marks[45, 0] + 4, 0.45 * marks[45, 1] + 0.55 * marks[30, 1]])
+    candidates = skin[mean[skin, 2] > marks[45, 2] - 30]
+    return candidates[(mean[candidates, :2] - target).norm(dim=1).argmin()][None]
+
+
+def _throat(mean: Tensor, skin: Int[Tensor, "skin"], marks: Tensor) -> Int[Tensor, "points"]:
+    """The underside of the chin: what lies behind and below it, about the middle."""
+    place, chin = mean[skin], marks[8]
+    below = (place[:, 0].abs() < 16) & (place[:, 1] < chin[1] + 8) & (place[:, 1] > chin[1] - 30)
+    return skin[below & (place[:, 2] < chin[2] - 18) & (place[:, 2] > chin[2] - 55)]
+
+
+def _axes(head: Head) -> dict[str, tuple[Float[Tensor, "shape"], float]]:
+    """Linear measures of the geometry: 0 for the average face of one kind, 1 for that of the other.
+
+    The direction is that of Fisher's discriminant; identity coefficients are uncorrelated over people with unit
+    variance, so it is the difference of the two means.
+    """
+
+    def average(gender: float = 0.5, age: float = 0.72, ancestry: tuple[float, float, float] = (1, 1, 1)) -> Tensor:
+        person = Person(gender, age, 0.5, 0.5, tuple(share / sum(ancestry) for share in ancestry), {})  # type: ignore[arg-type]
+        weights = blend_weights([person], head.variations, head.phenotype_mask, head.change_labels)
+        return (weights @ head.identity_of_blendshapes + head.identity_offset)[0]
+
+    ends = {
+        "male": (average(gender=1), average(gender=0)),
+        "old": (average(age=2 / 3), average(age=1)),
+        "african": (average(ancestry=(0, 1, 1)), average(ancestry=(1, 0, 0))),
+        "asian": (average(ancestry=(1, 0, 1)), average(ancestry=(0, 1, 0))),
+        "caucasian": (average(ancestry=(1, 1, 0)), average(ancestry=(0, 0, 1))),
+    }
+    axes = {}
+    for name, (low, high) in ends.items():
+        direction = (high - low) / (high - low).square().sum()
+        axes[name] = (direction, float(-(low @ direction)))
+    return axes

@@ -1,0 +1,24 @@
+"""Smooth random patterns, the same in every run."""
+
+import numpy as np
+from jaxtyping import Float
+from scipy.ndimage import map_coordinates
+
+
+def value_noise(
+    u: Float[np.ndarray, "*#shape"], v: Float[np.ndarray, "*#shape"], cells: tuple[int, int], seed: int
+) -> Float[np.ndarray, "*shape"]:
+    """Random values with mean 0 and variance 1 at the nodes of a lattice, blended in between; periodic.
+
+    Args:
+        u, v: the period is 1. cells: of the lattice in a period of u and of v.
+    """
+    u, v = np.broadcast_arrays(u, v)
+    nodes = np.random.default_rng(seed).standard_normal((cells[1], cells[0]))
+    return map_coordinates(nodes, [v * cells[1], u * cells[0]], order=1, mode="grid-wrap")
+
+
+def smoothstep(x: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """0 below 0, 1 above 1, with level ends."""
+    x = np.clip(x, 0, 1)
+    return x * x * (3 - 2 * x)

