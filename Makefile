@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# The folder of the published data sets: celeba/, 300W_LP/, AFLW2000/, bfm_3ddfa/
+# The folder of the published data sets, for the benchmarks: celeba/, 300W_LP/, AFLW2000/, bfm_3ddfa/
 DATA ?= $(if $(JOINTFACE_TEST_DATA),$(JOINTFACE_TEST_DATA),../shared/data)
 ARGS ?=
 
@@ -17,9 +17,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-train: $(INSTALLED)  ## joint training on two CPU cores, about half an hour; DATA=folder of the data sets, ARGS=overrides
-	@test -d '$(DATA)' || { echo "no folder '$(DATA)': give DATA=FOLDER, a folder that holds celeba/, 300W_LP/, AFLW2000/ and bfm_3ddfa/"; exit 1; }
-	$(BIN)/python -m jointface.train experiment=joint_celeba_300wlp scale=small paths.data_dir='$(DATA)' $(ARGS)
+train: $(INSTALLED)  ## the embedded default: joint training on synthetic faces, from nothing; ARGS=overrides
+	$(BIN)/python -m jointface.train $(ARGS)
 
 test: $(INSTALLED) lint  ## lint, types and the default tests
 	$(BIN)/python -m pytest -n 2
@@ -39,6 +38,8 @@ format: $(INSTALLED)  ## let ruff rewrite what it can
 bench: $(INSTALLED)  ## ratios against simple baselines, measured side by side; DATA=folder of the data sets
 	$(BIN)/python -m bench.position_map '$(DATA)'
 	$(BIN)/python -m bench.loader '$(DATA)'
+	$(BIN)/python -m bench.rasteriser '$(DATA)'
+	$(BIN)/python -m bench.synthesis
 
 clean:  ## remove the environment and caches; runs/ stays
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,52 @@
+"""Draws the pictures of the documentation: `python -m bench.pictures docs/figures`."""
+
+import math
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from jointface.callbacks.overlay import draw_mesh
+from jointface.geometry import MorphableModel, apply_camera, crop_camera, crop_transform, euler_to_rotation, face_box
+from jointface.geometry.rasteriser import visible_vertices
+from jointface.synthesis.faces import FaceFactory
+
+SIZE = 176
+
+
+def faces(factory: FaceFactory, rows: int = 3, columns: int = 8) -> np.ndarray:
+    """The first faces of the test split, without choosing."""
+    people = [factory.face("test", index) for index in range(rows * columns)]
+    images = factory.render(people, torch.stack([factory.crop_camera(face, SIZE) for face in people]), SIZE)
+    return torch.cat([torch.cat(list(row), dim=2) for row in images.split(columns)], dim=1).movedim(0, -1).numpy()
+
+
+def head(model: MorphableModel, size: int = 420) -> np.ndarray:
+    """The mean head with its 68 landmarks from the front and both sides; those in sight are filled."""
+    pictures = []
+    for yaw in (math.radians(75), 0.0, math.radians(-75)):
+        rotation = euler_to_rotation(torch.tensor([0.0, yaw, 0.0]))
+        camera = torch.cat([torch.tensor([[1.0], [-1.0], [1.0]]) * rotation, torch.zeros(3, 1)], dim=1)
+        box = face_box(apply_camera(camera[None], model.mean[None, model.landmarks68])[0])
+        camera = crop_camera(camera, crop_transform(box._replace(size=130.0), size))
+        vertices = apply_camera(camera[None], model.mean[None])
+        picture = draw_mesh(np.full((size, size, 3), 255, np.uint8), vertices[0].numpy(), model.triangles.numpy(), 1)
+        seen = visible_vertices(vertices, model.triangles, size, size, tolerance=3.0)[0, model.landmarks68]
+        for (x, y), visible in zip(vertices[0, model.landmarks68, :2].tolist(), seen.tolist(), strict=True):
+            cv2.circle(picture, (round(x), round(y)), 3, (220, 30, 30), -1 if visible else 1, cv2.LINE_AA)
+        pictures.append(picture)
+    return np.concatenate(pictures, axis=1)
+
+
+def main(folder: str) -> None:
+    """Writes faces.jpg and head.jpg."""
+    factory = FaceFactory(supersampling=2)
+    for name, picture in {"faces.jpg": faces(factory), "head.jpg": head(factory.head.model)}.items():
+        cv2.imwrite(str(Path(folder) / name), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
+        print(Path(folder) / name)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
