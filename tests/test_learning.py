@@ -30,3 +30,26 @@ def test_a_short_joint_training_beats_mean_face_and_majority_class(real_data: Pa
     assert metrics["test/aflw2000/nme_2d_68"] < 0.75 * metrics["test/aflw2000/trivial/nme_2d_68"]
     assert metrics["test/celeba/balanced_accuracy"] > 0.62
     assert metrics["test/celeba/accuracy"] > metrics["test/celeba/trivial/accuracy"] + 0.02
+
+
+@pytest.mark.slow
+def test_a_short_training_on_synthetic_faces_beats_mean_face_and_majority_class(tmp_path: Path) -> None:
+    """Two hundred steps at 64 pixels, about three minutes: landmark error at most 0.6 of the mean face's, balanced
+    accuracy at least 0.6 against 0.5, accuracy above the majority class."""
+    overrides = [
+        f"paths.run_dir={tmp_path}",
+        "name=short",
+        "image_size=64",
+        "data.sources.attributes.dataset.num_faces={train: 1500, val: 100}",
+        "data.sources.shape.dataset.num_faces={train: 800, val: 100}",
+        "data.sources.synthetic.dataset.num_faces=200",
+        "trainer.max_steps=200",
+        "trainer.val_check_interval=200",
+        "~callbacks.progress_bar",
+        "~callbacks.figures",
+    ]
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        metrics = train(compose("train", overrides=overrides))
+    assert metrics["test/synthetic/nme_2d_68"] < 0.6 * metrics["test/synthetic/trivial/nme_2d_68"]
+    assert metrics["test/synthetic/balanced_accuracy"] > 0.6
+    assert metrics["test/synthetic/accuracy"] > metrics["test/synthetic/trivial/accuracy"]

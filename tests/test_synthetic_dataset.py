@@ -389,3 +389,36 @@ def test_a_run_on_synthetic_faces_needs_no_data_and_leaves_metrics(tmp_path: Pat
     assert len(steps) == 2
     assert not any("broken" in name for name in left)
     assert (tmp_path / "checkpoints" / "best.ckpt").is_file()
+
+
+# Drawn where the network is
+
+
+def test_the_device_draws_what_a_worker_draws() -> None:
+    drawn, undrawn = dataset(4), dataset(4, draw_on="device")
+    loader = DataLoader(TolerantDataset(undrawn), batch_size=4, collate_fn=collate, num_workers=1)
+    (batch,) = loader
+    assert "image" not in batch
+    images = undrawn.draw(batch["undrawn"].scenes, torch.device("cpu"))
+    expected = torch.stack([drawn[index]["image"] for index in range(4)])
+    assert (images.int() - expected.int()).abs().max() <= 1  # alone or in a batch: rounding
+    torch.testing.assert_close(batch["camera"], torch.stack([drawn[index]["camera"] for index in range(4)]))
+
+
+def test_a_run_may_draw_on_the_device(tmp_path: Path) -> None:
+    streams = [
+        override
+        for name in ("attributes", "shape")
+        for override in (
+            f"data.sources.{name}.dataset.draw_on=device",
+            f"data.sources.{name}.dataset.keep_in_memory=false",
+        )
+    ]
+    metrics = train(config(tmp_path, *streams, "data.sources.synthetic.dataset.draw_on=device"))
+    assert math.isfinite(metrics["test/synthetic/nme_2d_68"])
+    assert (tmp_path / "figures" / "test_synthetic_shape.png").is_file()
+
+
+def test_the_device_and_memory_exclude_each_other() -> None:
+    with pytest.raises(ConfigError, match="device with keep_in_memory=false"):
+        dataset(4, draw_on="device", keep_in_memory=True)
