@@ -13,20 +13,16 @@ from jointface.synthesis.faces import FaceFactory
 @entry_point("synthesize")
 def main(config: DictConfig) -> None:
     """Writes the faces of the config."""
-    require_plan(config.num_faces, config.val_fraction, config.test_fraction, list(config.layouts))
+    plan = {key: config[key] for key in ("num_faces", "val_fraction", "test_fraction", "extension", "quality")}
+    plan |= {"layouts": list(config.layouts), "num_workers": config.num_workers}
+    require_plan(**plan)
     output_dir = Path(config.output_dir)
     settings = cast(dict[str, Any], OmegaConf.to_container(config.synthesis, resolve=True))
     export(
         FaceFactory(**settings),
         {key: value for key, value in settings.items() if key != "cache_dir"},
         output_dir,
-        num_faces=config.num_faces,
-        val_fraction=config.val_fraction,
-        test_fraction=config.test_fraction,
-        layouts=list(config.layouts),
-        extension=config.extension,
-        quality=config.quality,
-        num_workers=config.num_workers,
+        **plan,
     )
 
 

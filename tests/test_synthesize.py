@@ -108,6 +108,25 @@ def test_a_folder_keeps_to_its_settings(factory: FaceFactory, tmp_path: Path) ->
         export(factory, {"seed": 1}, tmp_path, 3, layouts=["celeba"], num_workers=0)
 
 
+def test_a_folder_keeps_to_its_number_of_faces(factory: FaceFactory, tmp_path: Path) -> None:
+    """Another number would shift the splits under files that are there."""
+    export(factory, {"seed": 0}, tmp_path, 3, layouts=["celeba"], num_workers=0)
+    with pytest.raises(ConfigError, match=r"other settings .num_faces"):
+        export(factory, {"seed": 0}, tmp_path, 5, layouts=["celeba"], num_workers=0)
+
+
+def test_a_call_that_came_to_nothing_leaves_nothing(
+    factory: FaceFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise DataError("a broken photo")
+
+    monkeypatch.setattr(FaceFactory, "render", broken)
+    with pytest.raises(DataError, match="a broken photo"):
+        export(factory, {"seed": 0}, tmp_path / "out", 3, num_workers=0)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_full_disk_leaves_no_half_file(factory: FaceFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace, count = os.replace, [0]
 
@@ -128,9 +147,11 @@ def test_a_full_disk_leaves_no_half_file(factory: FaceFactory, tmp_path: Path, m
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["num_faces=0", "output_dir=OUT"], "num_faces=0 must be at least 1"),
-        (["num_faces=-3", "output_dir=OUT"], "num_faces=-3 must be at least 1"),
+        (["num_faces=0", "output_dir=OUT"], "num_faces=0: expected a whole number of at least 1"),
+        (["num_faces=-3", "output_dir=OUT"], "num_faces=-3: expected a whole number"),
         (["num_faces=3", "output_dir=/proc/nowhere"], "/proc/nowhere"),
+        (["num_faces=abc", "output_dir=OUT"], "num_faces=abc: expected a whole number"),
+        (["num_faces=3", "output_dir=OUT", "quality=1000"], "quality=1000: expected a whole number from 1 to 100"),
         (["num_faces=3", "output_dir=OUT", "layouts=[lfw]"], "known are celeba, 300wlp"),
         (["num_faces=3", "output_dir=OUT", "synthesis.backgrounds_dir=OUT/none"], "background"),
         (["num_faces=3"], "output_dir"),

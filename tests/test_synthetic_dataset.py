@@ -420,5 +420,5 @@ def test_a_run_may_draw_on_the_device(tmp_path: Path) -> None:
 
 
 def test_the_device_and_memory_exclude_each_other() -> None:
-    with pytest.raises(ConfigError, match="device with keep_in_memory=false"):
+    with pytest.raises(ConfigError, match="set keep_in_memory=false"):
         dataset(4, draw_on="device", keep_in_memory=True)

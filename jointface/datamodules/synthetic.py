@@ -77,10 +77,10 @@ class SyntheticFaces(FaceDataset):
                 f"synthetic faces: num_faces={num_faces} must be at least 1, first={first} at least 0 and "
                 f"labels={labels} one of both, shape, attributes"
             )
-        if draw_on not in ("worker", "device") or (draw_on == "device" and keep_in_memory):
-            raise ConfigError(
-                f"synthetic faces: draw_on={draw_on} must be worker or device, device with keep_in_memory=false"
-            )
+        if draw_on not in ("worker", "device"):
+            raise ConfigError(f"synthetic faces: draw_on={draw_on}: known are worker, device")
+        if draw_on == "device" and keep_in_memory:
+            raise ConfigError("synthetic faces: draw_on=device keeps nothing, set keep_in_memory=false with it")
         self.draw_on = draw_on
         self.split, self.num_faces, self.first, self.labels = split, num_faces, first, labels
         self.settings = {

@@ -47,11 +47,17 @@ def background_photos(folder: str) -> tuple[Path, ...]:
     root = Path(folder)
     if not root.is_dir():
         raise DataError(
-            f"no folder {root.absolute()}: looked there for background photos; set synthesis.backgrounds_dir"
+            f"no folder {root.absolute()}: looked there for background photos; set synthesis.backgrounds_dir to one"
         )
     photos = tuple(sorted(path for path in root.rglob("*") if path.suffix.lower() in PHOTOS))
     if not photos:
-        raise DataError(f"{root.absolute()} holds no photo ({', '.join(sorted(PHOTOS))}) to take backgrounds from")
+        raise DataError(
+            f"{root.absolute()} holds no photo ({', '.join(sorted(PHOTOS))}) to take backgrounds from: put some "
+            "there, or set synthesis.backgrounds_dir to another folder"
+        )
+    for path in photos:
+        if not cv2.haveImageReader(str(path)):
+            raise DataError(f"{path}: not an image; take it out of the backgrounds folder")
     return photos
 
 

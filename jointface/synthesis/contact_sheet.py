@@ -28,7 +28,7 @@ def contact_sheet(
         axis.set_yticks([])
         text = textwrap.fill(", ".join(name.replace("_", " ") for name in names), 42)
         axis.set_xlabel(text, fontsize=5, labelpad=2)
-    figure.subplots_adjust(left=0.01, right=0.99, top=0.995, bottom=0.03, wspace=0.05, hspace=0.3)
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.995, bottom=0.22 / rows, wspace=0.05, hspace=0.3)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

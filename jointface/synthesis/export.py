@@ -29,6 +29,7 @@ from jointface.synthesis.measures import SYNTHETIC
 log = logging.getLogger(__name__)
 
 LAYOUTS = ("celeba", "300wlp")
+EXTENSIONS = (".jpg", ".png")
 # CelebA's aligned images, and the face box that its loader gives every one of them.
 ALIGNED_WIDTH, ALIGNED_HEIGHT, ALIGNED_BOX = 178, 218, FaceBox(88.9, 139.8, 86.2)
 W300LP_SIZE, W300LP_BOX = 450, FaceBox(224.5, 224.5, 180.0)
@@ -77,10 +78,30 @@ def export(
         ConfigError: a number is out of its range, or the folder holds faces of other settings.
         DataError: the folder cannot be written to.
     """
-    require_plan(num_faces, val_fraction, test_fraction, layouts)
+    require_plan(num_faces, val_fraction, test_fraction, layouts, extension, quality, num_workers)
     output_dir = Path(output_dir)
-    settings = {**settings, "extension": extension, "jointface": importlib.metadata.version("jointface")}
-    _require_same_settings(output_dir / "settings.json", settings)
+    plan: dict[str, Any] = {"num_faces": num_faces, "val_fraction": val_fraction, "test_fraction": test_fraction}
+    plan |= {"extension": extension, "quality": quality, "jointface": importlib.metadata.version("jointface")}
+    _require_same_settings(output_dir / "settings.json", {**settings, **plan})
+    try:
+        _write(factory, output_dir, num_faces, val_fraction, test_fraction, layouts, extension, quality, num_workers)
+    except JointFaceError:
+        _remove_if_empty(output_dir)
+        raise
+    log.info("%d faces, labels, manifest.csv and contact_sheet.png are in %s", num_faces, output_dir)
+
+
+def _write(
+    factory: FaceFactory,
+    output_dir: Path,
+    num_faces: int,
+    val_fraction: float,
+    test_fraction: float,
+    layouts: Sequence[str],
+    extension: str,
+    quality: int,
+    num_workers: int,
+) -> None:
     entries = list(_entries(num_faces, val_fraction, test_fraction))
     writer = _Writer(factory, output_dir, entries, layouts, extension, quality)
     chunks = DataLoader(writer, batch_size=None, num_workers=num_workers)
@@ -96,22 +117,46 @@ def export(
         write_bfm2009(output_dir / "bfm2009", factory.head.model)
     write_atomically(output_dir / "manifest.csv", _csv(rows))
     write_atomically(output_dir / "contact_sheet.png", _sheet(factory, entries[:SHEET_FACES]))
-    log.info("%d faces, labels, manifest.csv and contact_sheet.png are in %s", num_faces, output_dir)
 
 
-def require_plan(num_faces: int, val_fraction: float, test_fraction: float, layouts: Sequence[str]) -> None:
+def require_plan(
+    num_faces: int,
+    val_fraction: float,
+    test_fraction: float,
+    layouts: Sequence[str],
+    extension: str,
+    quality: int,
+    num_workers: int,
+) -> None:
     """What is asked for must make sense; cheap, so that it can be checked before anything is built.
 
     Raises:
         ConfigError: it does not.
     """
-    if num_faces < 1 or not (val_fraction >= 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
-        raise ConfigError(
-            f"num_faces={num_faces} must be at least 1, val_fraction={val_fraction} and test_fraction={test_fraction} "
-            "at least 0 and together below 1"
-        )
+    whole = {"num_faces": (num_faces, 1, None), "quality": (quality, 1, 100), "num_workers": (num_workers, 0, None)}
+    for name, (value, low, high) in whole.items():
+        if not isinstance(value, int) or value < low or (high is not None and value > high):
+            limits = f"from {low} to {high}" if high is not None else f"of at least {low}"
+            raise ConfigError(f"{name}={value}: expected a whole number {limits}")
+    for name, share in {"val_fraction": val_fraction, "test_fraction": test_fraction}.items():
+        if not isinstance(share, int | float) or not 0 <= share < 1:
+            raise ConfigError(f"{name}={share}: expected a number from 0 to below 1")
+    if val_fraction + test_fraction >= 1:
+        raise ConfigError(f"val_fraction={val_fraction} and test_fraction={test_fraction} leave no face for training")
     if not layouts or set(layouts) - set(LAYOUTS):
         raise ConfigError(f"layouts={list(layouts)}: known are {', '.join(LAYOUTS)}")
+    if extension not in EXTENSIONS:
+        raise ConfigError(f"extension={extension}: known are {', '.join(EXTENSIONS)}")
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """A call that came to nothing leaves no settings that the next would have to keep to."""
+    if any(path.is_file() and path.name != "settings.json" for path in folder.rglob("*")):
+        return
+    (folder / "settings.json").unlink(missing_ok=True)
+    for empty in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        empty.rmdir()
+    folder.rmdir()
 
 
 def _entries(num_faces: int, val_fraction: float, test_fraction: float) -> Iterator[Entry]:
@@ -127,6 +172,8 @@ def _entries(num_faces: int, val_fraction: float, test_fraction: float) -> Itera
 
 def _require_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
     """Settings are written first, so that another call can tell whether it goes on with the same faces."""
+    if path.parent.exists() and not path.parent.is_dir():
+        raise ConfigError(f"output_dir={path.parent} is a file: choose a folder")
     if not path.exists():
         write_atomically(path, json.dumps(settings, indent=2).encode())
         return

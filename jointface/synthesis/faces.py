@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from jointface.errors import ConfigError
+from jointface.errors import ConfigError, InputError
 from jointface.geometry.camera import apply_camera, crop_camera, euler_to_rotation
 from jointface.geometry.framing import compose, crop_transform, face_box, similarity
 from jointface.geometry.morphable_model import linear_faces
@@ -25,7 +25,7 @@ from jointface.synthesis.renderer import Renderer, Scene
 from jointface.synthesis.wardrobe import load_wardrobe
 
 SPLITS = {"train": 0, "val": 1, "test": 2}
-BACKGROUND_EXTENT, BACKGROUND_SIZE = 3, 112  # crops along the side of what is painted behind a face, and its pixels
+BACKGROUND_EXTENT, BACKGROUND_SIZE = 3, 80  # crops along the side of what is painted behind a face, and its pixels
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,14 @@ class SyntheticFace:
 class FaceFactory:
     """Makes and draws synthetic faces.
 
+        factory = FaceFactory(seed=0)
+        faces = [factory.face("train", index) for index in range(8)]
+        cameras = torch.stack([factory.crop_camera(face, 128) for face in faces])
+        images, attributes = factory.render(faces, cameras, 128), factory.attributes(faces)
+
     Args:
         seed: other seeds give other people.
-        images_per_person: pictures of each person, in which expression, light, view, hat and glasses differ.
+        images_per_person: pictures of each person, in which expression, light, view and what is worn differ.
         max_yaw: largest turn of the head to either side, degrees.
         assets_dir: folder of MakeHuman's system assets to use for skin, hair, brows, lashes and teeth; None draws all
             procedurally.
@@ -76,11 +81,12 @@ class FaceFactory:
         device: torch.device | str = "cpu",
         cache_dir: str | None = None,
     ) -> None:
-        if seed < 0 or images_per_person < 1 or supersampling < 1 or not 0 <= max_yaw <= 90:
-            raise ConfigError(
-                f"synthesis: seed={seed} must be at least 0, images_per_person={images_per_person} and "
-                f"supersampling={supersampling} at least 1, max_yaw={max_yaw} between 0 and 90"
-            )
+        whole = {"seed": (seed, 0), "images_per_person": (images_per_person, 1), "supersampling": (supersampling, 1)}
+        for name, (value, least) in whole.items():
+            if not isinstance(value, int) or value < least:
+                raise ConfigError(f"synthesis.{name}={value}: expected a whole number of at least {least}")
+        if not isinstance(max_yaw, int | float) or not 0 <= max_yaw <= 90:
+            raise ConfigError(f"synthesis.max_yaw={max_yaw}: expected degrees from 0 to 90")
         if backgrounds_dir is not None:
             background_photos(backgrounds_dir)
         self.seed, self.images_per_person, self.max_yaw = seed, images_per_person, max_yaw
@@ -97,6 +103,8 @@ class FaceFactory:
 
     def face(self, split: str, index: int) -> SyntheticFace:
         """Face number `index` of a split ("train", "val" or "test"); no person is in two splits."""
+        if split not in SPLITS or index < 0:
+            raise InputError(f"no face {index} of split {split!r}: splits are {', '.join(SPLITS)}, faces count from 0")
         number, image = divmod(index, self.images_per_person)
         rng = np.random.default_rng([self.seed, SPLITS[split], number])
         person = sample_person(rng, self.head.change_labels)
@@ -172,7 +180,8 @@ class FaceFactory:
         else:
             canvas = random_background(rng, BACKGROUND_SIZE)
         # From the crop of side 1 to the picture, and from there to the canvas around that crop.
-        linear = camera[:2, :3] @ torch.linalg.pinv(face.camera[:2, :3])
+        unit = face.camera[:2, :3]  # two rows of a rotation, scaled: the transpose is all but its inverse
+        linear = camera[:2, :3] @ unit.T / unit[0].square().sum()
         to_picture = torch.cat([linear, (camera[:2, 3] - linear @ face.camera[:2, 3])[:, None]], dim=1)
         pixels = canvas.shape[0] / BACKGROUND_EXTENT
         from_canvas = similarity(1 / pixels, 0.0, (0.0, 0.0), False, 1)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from jointface.errors import InputError
@@ -100,10 +100,12 @@ class Renderer:
             raise InputError(f"nothing to render: {len(scenes)} scenes of size {size}; both must be at least 1")
         large = size * self.supersampling
         geometry = self._geometry(scenes)
-        fragments, textures = self._visible(geometry, len(scenes), large)
+        mirrored = is_mirrored(torch.stack([scene.camera for scene in scenes])).to(self.device)
+        normals = triangle_normals(geometry, mirrored)
+        fragments, textures = self._visible(geometry, normals, len(scenes), large)
         background = torch.stack([scene.background for scene in scenes], dim=1).to(self.device)
         image = materials.linear(_enlarged(background, large))
-        self._shade(image, fragments, geometry, textures, scenes)
+        self._shade(image, fragments, geometry, normals, textures, scenes)
         if self.supersampling > 1:
             image = torch.nn.functional.avg_pool2d(image, self.supersampling)
         return materials.srgb(image).mul_(255).add_(0.5).to(torch.uint8).transpose(0, 1)
@@ -185,7 +187,10 @@ class Renderer:
                 count += len(points)
         return _Geometry(**{name: torch.cat(values).to(self.device) for name, values in parts.items()})
 
-    def _visible(self, geometry: _Geometry, batch: int, size: int) -> tuple[Fragments, UInt8[Tensor, "t r c 4"]]:
+    def _visible(
+        self, geometry: _Geometry, normals: Float[Tensor, "triangles 3"], batch: int, size: int
+    ) -> tuple[Fragments, UInt8[Tensor, "textures rows columns 4"]]:
+        """What each pixel shows. Of the head's closed surface only what faces the viewer is drawn, which is faster."""
         used = torch.bincount(geometry.texture + 1)[1:].nonzero()[:, 0].tolist()
         textures = torch.stack([self._textures[row] for row in used]).to(self.device)
         place = torch.full((len(self._textures) + 1,), -1, dtype=torch.int32, device=self.device)
@@ -194,9 +199,14 @@ class Renderer:
         )
         rows = place[geometry.texture + 1]
         geometry.texture = rows
-        cutout = Cutout(geometry.uv, rows, textures[..., 3].contiguous())
+        kept = ((normals[:, 2] > 0) | _two_sided(geometry.material)).nonzero()[:, 0]
+        cutout = Cutout(geometry.uv, rows.index_select(0, kept), textures[..., 3].contiguous())
         points = geometry.points * self.supersampling + (self.supersampling - 1) / 2
-        fragments = rasterise(points, geometry.triangles.int(), geometry.image, (batch, size, size), cutout=cutout)
+        triangles, image = geometry.triangles.index_select(0, kept).int(), geometry.image.index_select(0, kept)
+        fragments = rasterise(points, triangles, image, (batch, size, size), cutout=cutout)
+        # The last row stands for -1, the background.
+        rows = torch.cat([kept, kept.new_tensor([-1])]).int()
+        fragments.triangle = rows.index_select(0, fragments.triangle.flatten() % len(rows)).view_as(fragments.triangle)
         return fragments, textures
 
     def _shade(
@@ -204,23 +214,21 @@ class Renderer:
         image: Float[Tensor, "3 batch size size"],
         fragments: Fragments,
         geometry: _Geometry,
+        of_triangle: Float[Tensor, "triangles 3"],
         textures: UInt8[Tensor, "textures rows columns 4"],
         scenes: Sequence[Scene],
     ) -> None:
         """Colours the covered pixels of the picture, in place."""
         seen = fragments.triangle.flatten().ge(0).nonzero()[:, 0]
-        triangle = fragments.triangle.flatten()[seen].long()
-        weights = fragments.barycentric.flatten(0, 2)[seen]
+        triangle = fragments.triangle.flatten().index_select(0, seen).long()
+        weights = fragments.barycentric.flatten(0, 2).index_select(0, seen)
         corners = geometry.triangles.index_select(0, triangle)
-        mirrored = is_mirrored(torch.stack([scene.camera for scene in scenes]))
-        normals = vertex_normals(geometry.points, geometry.triangles, geometry.weld)
+        normals = vertex_normals(of_triangle, geometry)
         values = torch.cat([normals, geometry.uv, geometry.canonical], dim=1)
         interpolated = torch.nn.functional.embedding_bag(corners, values, mode="sum", per_sample_weights=weights)
         # With the points last, everything below is several times faster.
         normal, uv, canonical = interpolated.T.contiguous().split([3, 2, 3])
         picture = geometry.image.index_select(0, triangle).long()
-        if mirrored.any():
-            normal = normal * torch.where(mirrored.to(self.device), -1.0, 1.0)[picture]
         normal = materials.unit(normal)
         material = geometry.material.index_select(0, triangle)
         looks = look_table([scene.appearance for scene in scenes], [scene.seed for scene in scenes], self.device)
@@ -238,8 +246,7 @@ class Renderer:
             of_kind = self._material(kind, uv.index_select(1, rows), canonical.index_select(1, rows), texel, look)
             colour.index_copy_(1, rows, of_kind[0].expand(3, len(rows)))
             shine.index_copy_(0, rows, of_kind[1].expand(len(rows)))
-        two_sided = (material >= HAIR) | (material == LASHES)
-        normal = torch.where(two_sided & (normal[2] < 0), -normal, normal)
+        normal = torch.where(_two_sided(material) & (normal[2] < 0), -normal, normal)
         lit = illuminate(colour, shine, normal, picture, [scene.lights for scene in scenes])
         image.flatten(1).index_copy_(1, seen, lit)
 
@@ -298,16 +305,24 @@ class Renderer:
         return shape * inside * look["brow_painted"]
 
 
-def vertex_normals(
-    points: Float[Tensor, "points 3"], triangles: Int[Tensor, "triangles 3"], weld: Int[Tensor, "points"]
-) -> Float[Tensor, "points 3"]:
-    """Normals that point out of the surface, in (x right, y up, z towards the viewer); seams are smooth."""
-    a, b, c = (points.index_select(0, triangles[:, corner]) for corner in range(3))
-    of_triangle = torch.linalg.cross(b - a, c - a) * points.new_tensor([-1.0, 1.0, -1.0])
-    total = torch.zeros_like(points)
-    for corner in range(3):
-        total.index_add_(0, weld.index_select(0, triangles[:, corner]), of_triangle)
-    return total.mul_(total.square().sum(1, keepdim=True).clamp(min=1e-20).rsqrt()).index_select(0, weld)
+def triangle_normals(geometry: _Geometry, mirrored: Bool[Tensor, "batch"]) -> Float[Tensor, "triangles 3"]:
+    """Normals that point out of the surface, in (x right, y up, z towards the viewer), as long as twice the area."""
+    a, b, c = (geometry.points.index_select(0, corner) for corner in geometry.triangles.T.contiguous())
+    outwards = torch.linalg.cross(b - a, c - a) * a.new_tensor([-1.0, 1.0, -1.0])
+    return outwards * torch.where(mirrored, -1.0, 1.0)[geometry.image.long(), None] if mirrored.any() else outwards
+
+
+def vertex_normals(of_triangle: Float[Tensor, "triangles 3"], geometry: _Geometry) -> Float[Tensor, "points 3"]:
+    """Unit normals of the points, the mean of those of their triangles by area; seams are smooth."""
+    total = torch.zeros_like(geometry.points)
+    for corner in geometry.triangles.T.contiguous():
+        total.index_add_(0, geometry.weld.index_select(0, corner), of_triangle)
+    return total.mul_(total.square().sum(1, keepdim=True).clamp(min=1e-20).rsqrt()).index_select(0, geometry.weld)
+
+
+def _two_sided(material: Int[Tensor, "points"]) -> Bool[Tensor, "points"]:
+    """Sheets, which show both sides."""
+    return (material >= HAIR) | (material == LASHES)
 
 
 def illuminate(
