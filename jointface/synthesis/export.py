@@ -84,39 +84,29 @@ def export(
     plan |= {"extension": extension, "quality": quality, "jointface": importlib.metadata.version("jointface")}
     _require_same_settings(output_dir / "settings.json", {**settings, **plan})
     try:
-        _write(factory, output_dir, num_faces, val_fraction, test_fraction, layouts, extension, quality, num_workers)
+        entries = list(_entries(num_faces, val_fraction, test_fraction))
+        _write(_Writer(factory, output_dir, entries, layouts, extension, quality), output_dir, num_workers)
     except JointFaceError:
         _remove_if_empty(output_dir)
         raise
     log.info("%d faces, labels, manifest.csv and contact_sheet.png are in %s", num_faces, output_dir)
 
 
-def _write(
-    factory: FaceFactory,
-    output_dir: Path,
-    num_faces: int,
-    val_fraction: float,
-    test_fraction: float,
-    layouts: Sequence[str],
-    extension: str,
-    quality: int,
-    num_workers: int,
-) -> None:
-    entries = list(_entries(num_faces, val_fraction, test_fraction))
-    writer = _Writer(factory, output_dir, entries, layouts, extension, quality)
+def _write(writer: "_Writer", output_dir: Path, num_workers: int) -> None:
     chunks = DataLoader(writer, batch_size=None, num_workers=num_workers)
     rows = []
-    for result in track(chunks, total=len(writer), description=f"Drawing {num_faces} faces"):
+    for result in track(chunks, total=len(writer), description=f"Drawing {len(writer.entries)} faces"):
         if isinstance(result, str):
             raise DataError(result)
         rows += result
-    if "celeba" in layouts:
-        CelebAFolder(output_dir / "celeba", extension).write_labels([_record(row) for row in rows])
-    if "300wlp" in layouts:
+    factory = writer.factory
+    if "celeba" in writer.layouts:
+        writer.celeba.write_labels([_record(row) for row in rows])
+    if "300wlp" in writer.layouts:
         write_bfm_3ddfa(output_dir / "bfm_3ddfa", factory.head.model)
         write_bfm2009(output_dir / "bfm2009", factory.head.model)
     write_atomically(output_dir / "manifest.csv", _csv(rows))
-    write_atomically(output_dir / "contact_sheet.png", _sheet(factory, entries[:SHEET_FACES]))
+    write_atomically(output_dir / "contact_sheet.png", _sheet(factory, writer.entries[:SHEET_FACES]))
 
 
 def require_plan(

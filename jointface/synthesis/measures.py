@@ -142,12 +142,8 @@ def luminance(colour: tuple[float, float, float]) -> float:
     return 0.2126 * colour[0] + 0.7152 * colour[1] + 0.0722 * colour[2]
 
 
-def _visible_hair(look: Appearance) -> bool:
-    return look.hair >= 0
-
-
 def _hair(*kinds: str) -> Callable[[Face], Tensor]:
-    return lambda face: face.drawn(lambda look: _visible_hair(look) and look.hair_kind in kinds)
+    return lambda face: face.drawn(lambda look: look.hair >= 0 and look.hair_kind in kinds)
 
 
 def _no_beard(look: Appearance) -> bool:
