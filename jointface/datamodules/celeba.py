@@ -10,7 +10,8 @@ from torch import Tensor
 
 from jointface.attributes import CELEBA, positive_weight
 from jointface.datamodules.crop import CropTransform
-from jointface.datamodules.face_dataset import FaceDataset, FaceSample, read_image, require_folder
+from jointface.datamodules.face_dataset import FaceDataset, FaceSample, read_image
+from jointface.datamodules.on_disk import require_folder
 from jointface.errors import DataError
 from jointface.geometry.framing import FaceBox
 

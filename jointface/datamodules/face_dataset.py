@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from jointface.attributes import LabelSet
 from jointface.datamodules.crop import CropTransform
+from jointface.datamodules.on_disk import Count
 from jointface.errors import ConfigError, DataError
 from jointface.geometry.camera import crop_camera
 from jointface.geometry.framing import FaceBox, warp_points
@@ -67,6 +68,10 @@ class FaceDataset(Dataset[Item], ABC):
             DataError: the sample is missing, broken or of another kind.
         """
 
+    def inventory(self) -> list[Count]:
+        """What there is of the whole data set, in all splits, beside what was published; empty if nothing was."""
+        return []
+
     def alpha(self) -> Float[Tensor, "attributes"]:
         """Negatives per positive of each attribute, over the whole split."""
         raise DataError(f"{type(self).__name__} labels no attributes")
@@ -98,15 +103,16 @@ def read_image(path: Path) -> UInt8[np.ndarray, "height width 3"]:
         data = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise DataError(f"{path}: cannot read the image ({error.strerror})") from error
+    return decode_image(data, str(path))
+
+
+def decode_image(data: UInt8[np.ndarray, "bytes"], what: str) -> UInt8[np.ndarray, "height width 3"]:
+    """The bytes of an image file as RGB, turned upright by its EXIF orientation; `what` names it in the message.
+
+    Raises:
+        DataError: they are empty, cut short or no image.
+    """
     image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if len(data) else None
     if image is None:
-        raise DataError(
-            f"{path}: not a whole image ({len(data)} bytes); the file is empty, cut short or of another kind"
-        )
+        raise DataError(f"{what}: not a whole image ({len(data)} bytes); it is empty, cut short or of another kind")
     return image
-
-
-def require_folder(folder: Path, what: str, how: str) -> None:
-    """Raises a DataError that says what was looked for where, and what to do."""
-    if not folder.is_dir():
-        raise DataError(f"no folder {folder.absolute()}: looked there for {what}; {how}")

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from jointface.datamodules.crop import CropTransform
-from jointface.datamodules.face_dataset import FaceDataset, FaceSample, require_folder
+from jointface.datamodules.face_dataset import FaceDataset, FaceSample
 from jointface.datamodules.fitted_face import FittedFaceReader, fitted_photos
+from jointface.datamodules.on_disk import require_folder
 from jointface.errors import DataError
 from jointface.geometry.morphable_model import MorphableModel
 

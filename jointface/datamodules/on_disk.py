@@ -1,0 +1,134 @@
+"""What is on disk of a published data set: folders and files that must be there, tables, and counts to compare."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from jointface.errors import DataError
+
+ARCHIVES = (".zip", ".7z", ".7z.001", ".tar", ".tar.gz", ".tgz", ".rar")
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many of something are on disk, and how many were published (None where no number was)."""
+
+    what: str
+    found: int
+    published: int | None = None
+
+
+def require_folder(folder: Path, what: str, how: str) -> None:
+    """A folder of a data set must be there and readable.
+
+    Args:
+        folder: where it should be. what: what was looked for there. how: what the user is to do.
+
+    Raises:
+        DataError: it is not; says also what is there instead: an archive, another spelling, the folder one level off.
+    """
+    if not folder.is_dir():
+        raise missing(folder, what, how)
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise DataError(f"{folder.absolute()}: no permission to read the folder; allow it, e.g. with chmod -R u+rX")
+
+
+def require_file(path: Path, what: str, how: str) -> None:
+    """As `require_folder`, for a file that must not be empty."""
+    if not path.is_file():
+        raise missing(path, what, how)
+    if not os.access(path, os.R_OK):
+        raise DataError(f"{path.absolute()}: no permission to read the file; allow it, e.g. with chmod u+r")
+    if not path.stat().st_size:
+        raise DataError(f"{path.absolute()}: the file is empty; {how}")
+
+
+def missing(path: Path, what: str, how: str) -> DataError:
+    """The error for something that is not where it should be."""
+    kind = "file" if path.suffix in {".txt", ".mat", ".npy", ".bin", ".obj"} else "folder"
+    hint = instead(path)
+    return DataError(f"no {kind} {path.absolute()}: looked there for {what}; {hint or how}")
+
+
+def instead(path: Path) -> str:
+    """What lies near a missing path and was probably meant, as advice; empty where nothing does."""
+    parent = path.parent
+    if not parent.is_dir():
+        return ""
+    names = sorted(entry.name for entry in parent.iterdir())
+    stem = path.stem.lower()
+    for name in names:
+        if name.lower().startswith(stem) and name.lower()[len(stem) :] in ARCHIVES:
+            return f"found {name} there, unpack it"
+    for name in names:
+        if name.lower() == path.name.lower() and name != path.name:
+            return f"found {name!r} there, rename it to {path.name!r}"
+    if deeper := sorted(parent.glob(f"*/{path.name}")):
+        return f"found it one folder too deep, in {deeper[0].parent}: move its content up or point the path there"
+    if parent.parent != parent and (parent.parent / path.name).exists():
+        return f"found it one folder higher, in {parent.parent}: move it or point the path there"
+    return ""
+
+
+def file_names(folder: Path) -> set[str]:
+    """The names of everything in a folder.
+
+    Raises:
+        DataError: it cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries}
+    except OSError as error:
+        raise DataError(f"{folder.absolute()}: cannot list the folder ({error.strerror})") from error
+
+
+def read_table(path: Path, what: str, columns: int, header_lines: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """File names (N,) and whole numbers (N, columns) of a table `NAME value value ...` separated by blanks.
+
+    Args:
+        path: the file. what: its name in messages. columns: numbers in a row. header_lines: lines to pass over.
+
+    Raises:
+        DataError: the file is missing, or a row has another number of values or values that are no whole numbers.
+    """
+    require_file(path, what, "download it")
+    try:
+        table = _parse(path, columns, header_lines, dict.fromkeys(range(1, columns + 1), np.int32))
+    except (ValueError, OSError) as error:  # pandas' own parser errors are ValueErrors
+        raise _damaged(path, columns, header_lines, error) from error
+    return table[0].to_numpy(dtype=np.str_), table.iloc[:, 1:].to_numpy()
+
+
+def _parse(path: Path, columns: int, header_lines: int, types: dict[int, type]) -> pd.DataFrame:
+    return pd.read_csv(
+        path, sep=r"\s+", header=None, skiprows=header_lines, names=list(range(columns + 1)), index_col=False,
+        dtype={0: str, **types}, skip_blank_lines=False, encoding_errors="replace",
+    )  # fmt: skip
+
+
+def _damaged(path: Path, columns: int, header_lines: int, reason: Exception) -> DataError:
+    """The error of a table that could not be read, with the line that is wrong where it can be told."""
+    where, why = path.absolute(), " ".join(str(reason).split())
+    try:
+        numbers = _parse(path, columns, header_lines, {}).iloc[:, 1:]
+        whole = numbers.map(_is_whole).to_numpy().all(axis=1)
+    except (ValueError, OSError):
+        whole = np.ones(1, dtype=bool)
+    if not whole.all():
+        line = int(np.argmin(whole)) + header_lines + 1
+        return DataError(
+            f"{where}, line {line}: expected a file name and {columns} whole numbers; the file is damaged or of "
+            "another release, get it again"
+        )
+    return DataError(f"{where}: not the table it should be ({why}); it is damaged or of another release, get it again")
+
+
+def _is_whole(value: object) -> bool:
+    try:
+        return float(value).is_integer()  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
