@@ -1,5 +1,6 @@
 """Facial attributes: the label sets of the published data sets, their union, and the balance of positives."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -30,6 +31,35 @@ CELEBA = LabelSet(
         "Wearing_Necklace", "Wearing_Necktie", "Young",
     ),
 )  # fmt: skip
+
+
+# Kumar, Berg, Belhumeur, Nayar, "Attribute and Simile Classifiers for Face Verification", ICCV 2009, in the order of
+# their lfw_attributes.txt, which LFWA keeps, spelled by `attribute_name`. All of CelebA's but Attractive and Young are
+# among them; Youth is an age class between Child and Middle_Aged, not CelebA's Young, and stays apart.
+LFWA = LabelSet(
+    "lfwa",
+    (
+        "Male", "Asian", "White", "Black", "Baby", "Child", "Youth", "Middle_Aged", "Senior", "Black_Hair",
+        "Blond_Hair", "Brown_Hair", "Bald", "No_Eyewear", "Eyeglasses", "Sunglasses", "Mustache", "Smiling", "Frowning",
+        "Chubby", "Blurry", "Harsh_Lighting", "Flash", "Soft_Lighting", "Outdoor", "Curly_Hair", "Wavy_Hair",
+        "Straight_Hair", "Receding_Hairline", "Bangs", "Sideburns", "Fully_Visible_Forehead",
+        "Partially_Visible_Forehead", "Obstructed_Forehead", "Bushy_Eyebrows", "Arched_Eyebrows", "Narrow_Eyes",
+        "Eyes_Open", "Big_Nose", "Pointy_Nose", "Big_Lips", "Mouth_Closed", "Mouth_Slightly_Open", "Mouth_Wide_Open",
+        "Teeth_Not_Visible", "No_Beard", "Goatee", "Round_Jaw", "Double_Chin", "Wearing_Hat", "Oval_Face",
+        "Square_Face", "Round_Face", "Color_Photo", "Posed_Photo", "Attractive_Man", "Attractive_Woman", "Indian",
+        "Gray_Hair", "Bags_Under_Eyes", "Heavy_Makeup", "Rosy_Cheeks", "Shiny_Skin", "Pale_Skin", "5_o_Clock_Shadow",
+        "Strong_Nose-Mouth_Lines", "Wearing_Lipstick", "Flushed_Face", "High_Cheekbones", "Brown_Eyes",
+        "Wearing_Earrings", "Wearing_Necktie", "Wearing_Necklace",
+    ),
+)  # fmt: skip
+
+
+def attribute_name(published: str) -> str:
+    """A published name spelled as CelebA spells it: each run of blanks and apostrophes is one underscore.
+
+    "5 o' Clock Shadow" and "5 o Clock Shadow" both are 5_o_Clock_Shadow.
+    """
+    return re.sub(r"[\s_'’]+", "_", published.strip())
 
 
 class Vocabulary:

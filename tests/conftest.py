@@ -20,6 +20,7 @@ from jointface.synthesis.head import Head, load_head  # noqa: E402
 from tests.data.aflw2000 import data as aflw2000_data  # noqa: E402
 from tests.data.bfm_3ddfa import data as bfm_data  # noqa: E402
 from tests.data.celeba import data as celeba_data  # noqa: E402
+from tests.data.lfwa import data as lfwa_data  # noqa: E402
 from tests.data.w300lp import data as w300lp_data  # noqa: E402
 
 torch.set_num_threads(1)  # the tests themselves run in parallel
@@ -47,6 +48,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     model = load_bfm_3ddfa(str(bfm_data.write(folder / "bfm_3ddfa")))
     celeba_data.write(folder / "celeba")
+    lfwa_data.write(folder / "LFWA")
     w300lp_data.write(folder / "300W_LP", model)
     aflw2000_data.write(folder / "AFLW2000", model)
     return folder

@@ -1,22 +1,52 @@
 """Label sets, their union, and the two readings of a logit."""
 
 import hypothesis.strategies as st
+import pytest
 import torch
 from hypothesis import given
 
 from jointface.attributes import (
     CELEBA,
+    LFWA,
     LabelSet,
     Vocabulary,
+    attribute_name,
     balanced_probability,
     calibrated_probability,
     positive_weight,
 )
+from jointface.synthesis.measures import ANCESTRIES
 
 
 def test_celeba_has_its_forty_attributes_in_alphabetical_order() -> None:
     assert len(CELEBA) == len(set(CELEBA.attributes)) == 40
     assert list(CELEBA.attributes) == sorted(CELEBA.attributes, key=str.lower)
+
+
+def test_lfwa_has_its_seventy_three_attributes_and_shares_celebas_names() -> None:
+    assert len(LFWA) == len(set(LFWA.attributes)) == 73
+    assert LFWA.attributes[:4] == ("Male", "Asian", "White", "Black")
+    assert LFWA.attributes[57] == "Indian"
+    assert set(CELEBA.attributes) - set(LFWA.attributes) == {"Attractive", "Young"}
+    assert len(Vocabulary.union([CELEBA, LFWA])) == 40 + 73 - 38
+
+
+def test_ancestries_have_one_name_in_lfwa_and_in_synthetic_faces() -> None:
+    assert set(ANCESTRIES) <= set(LFWA.attributes)
+
+
+@pytest.mark.parametrize(
+    ("published", "name"),
+    [
+        ("5 o' Clock Shadow", "5_o_Clock_Shadow"),
+        ("5 o Clock Shadow", "5_o_Clock_Shadow"),
+        ("Strong Nose-Mouth Lines", "Strong_Nose-Mouth_Lines"),
+        ("Male ", "Male"),
+        ("Big_Nose", "Big_Nose"),
+    ],
+)
+def test_published_names_are_spelled_as_celeba_spells(published: str, name: str) -> None:
+    assert attribute_name(published) == name
 
 
 def test_the_union_shares_a_place_between_same_named_attributes() -> None:

@@ -146,6 +146,7 @@ def test_the_same_path_gives_the_same_object(tiny_model: MorphableModel, tmp_pat
     ("changes", "message"),
     [
         ({"shapePC": None, "tri": None}, "no field shapePC, tri in 'model'"),
+        ({"expMU": None, "expPC": None}, "no field expMU, expPC .*has no expressions, .* 3DDFA's Model_Expression.mat"),
         ({"shapeMU": np.zeros((7, 1))}, r"shapeMU: expected shape \(3 x vertices, 1\), found \(7, 1\)"),
         ({"expMU": np.zeros((3, 1))}, r"expMU: expected shape \(11163, 1\), found \(3, 1\)"),
         ({"shapePC": np.zeros((11160, 40))}, r"shapePC: expected shape \(11163, at least 40\) to match shapeMU"),
@@ -193,9 +194,9 @@ def break_files(folder: Path, change: str) -> None:
         ("no uv", "no BFM_UV.mat in .*: face3d's generate.m writes it with BFM.mat"),
         ("cut", "BFM.mat: not a readable MATLAB file"),
         ("empty", "BFM.mat: not a readable MATLAB file"),
-        ("other .mat", "BFM.mat: no variable 'model'"),
+        ("other .mat", "BFM.mat: no variable 'model' in it, it holds shapeMU; .*morphable_model=bfm2009_parts"),
         ("no struct", "BFM.mat: 'model' is no struct"),
-        ("uv", r"BFM_UV.mat: expected shape \(3721, 2\), found \(53490, 2\)"),
+        ("uv", r"BFM_UV.mat: UV: expected shape \(3721, 2\), found \(53490, 2\)"),
     ],
 )
 def test_a_broken_file_is_refused_in_one_line(

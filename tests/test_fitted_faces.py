@@ -1,9 +1,12 @@
 """300W-LP and AFLW2000-3D: photos with fitted faces, whole, broken and real."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import cv2
+import h5py
+import jaxtyping
 import numpy as np
 import pytest
 import scipy.io
@@ -15,8 +18,9 @@ from jointface.config import CONF_DIR
 from jointface.datamodules import AFLW2000, W300LP, Augmentation, CropTransform, FaceSample
 from jointface.datamodules.face_dataset import read_image
 from jointface.datamodules.fitted_face import FittedFaceReader
-from jointface.datamodules.w300lp import held_out_fraction
-from jointface.errors import DataError
+from jointface.datamodules.on_disk import Count
+from jointface.datamodules.w300lp import held_out_fraction, held_out_fractions
+from jointface.errors import ConfigError, DataError
 from jointface.geometry import MIRROR68, MorphableModel, face_box, is_mirrored
 from jointface.modules.joint_module import true_face
 from tests.data.aflw2000 import data as aflw2000_data
@@ -121,6 +125,14 @@ def test_held_out_share_is_the_fraction() -> None:
     assert (shares < 0.05).mean() == pytest.approx(0.05, abs=0.01)
     assert held_out_fraction("HELEN_7_1_0") == held_out_fraction("HELEN_7_1_12")
     assert held_out_fraction("000311") != held_out_fraction("000312")
+    names = ["HELEN/HELEN_7_1_0", "HELEN_Flip/HELEN_7_1_3", "CELEBA/000311"]
+    assert held_out_fractions(names).tolist() == [held_out_fraction(name.split("/")[1]) for name in names]
+
+
+def test_the_held_out_photos_never_change() -> None:
+    """Metrics of earlier runs stay comparable."""
+    assert held_out_fraction("AFW_134212_1_5") == pytest.approx(0.136628287)
+    assert held_out_fraction("LFPW_image_test_0001_13") == pytest.approx(0.559840416)
 
 
 def test_subsets_are_the_folders_or_those_named(tiny_data: Path, tiny_model: MorphableModel) -> None:
@@ -140,6 +152,265 @@ def test_photos_without_a_fit_are_left_out_and_counted(
     with caplog.at_level(logging.WARNING):
         assert len(W300LP(root, "train", CROP, tiny_model, val_fraction=0)) == 3
     assert "300W-LP: 1 photos have no .mat in" in caplog.text
+
+
+def item_pair(root: Path, model: MorphableModel, **options: str) -> tuple[dict, dict]:
+    """The same photo and its flipped twin, both from their files."""
+    photo, twin = (
+        W300LP(root, "train", CROP, model, subsets=[subset], val_fraction=0, **options)[4]
+        for subset in ("AFW", "AFW_Flip")
+    )
+    return photo, twin
+
+
+def test_landmarks_of_the_files_are_those_of_the_photo_and_of_its_flipped_twin(
+    tiny_data: Path, tiny_model: MorphableModel
+) -> None:
+    for item in item_pair(tiny_data / "300W_LP", tiny_model, landmarks="file"):
+        landmarks, vertices = true_face(tiny_model, {key: value[None] for key, value in item.items()})
+        distance = (landmarks - vertices[:, tiny_model.landmarks68]).norm(dim=-1)
+        assert (
+            distance.mean() < 0.1
+        )  # a pixel of the photo is 0.3 here; two of the tiny model's brow points lie oblique
+
+
+def test_landmarks_come_from_the_file_and_the_framing_from_the_fit(tmp_path: Path, tiny_model: MorphableModel) -> None:
+    root = w300lp_data.write(tmp_path, tiny_model, photos=2)
+    before = item_pair(root, tiny_model, landmarks="file")
+    path = sorted((root / "landmarks" / "AFW").glob("*.mat"))[4]
+    points = scipy.io.loadmat(path)
+    scipy.io.savemat(path, {"pts_2d": points["pts_2d"], "pts_3d": points["pts_3d"] + [7.0, 0.0]})
+    after = item_pair(root, tiny_model, landmarks="file")
+    for old, new, direction in zip(before, after, (1, -1), strict=True):
+        moved = new["landmarks68"] - old["landmarks68"]
+        assert (direction * moved[:, 0] > 1).all()
+        assert moved[:, 1:].abs().max() < 1e-4
+        assert torch.equal(old["image"], new["image"])
+
+
+def test_a_flipped_photos_own_file_of_landmarks_goes_first(tmp_path: Path, tiny_model: MorphableModel) -> None:
+    root = w300lp_data.write(tmp_path, tiny_model, photos=2)
+    own = root / "landmarks" / "AFW_Flip" / sorted((root / "landmarks" / "AFW").glob("*.mat"))[4].name
+    own.parent.mkdir()
+    scipy.io.savemat(own, {"pts_3d": np.full((68, 2), 226.0)})
+    _, twin = item_pair(root, tiny_model, landmarks="file")
+    assert (twin["landmarks68"][:, :2].amax(0) == twin["landmarks68"][:, :2].amin(0)).all()
+
+
+def test_photos_without_landmarks_are_left_out_and_counted(
+    tmp_path: Path, tiny_model: MorphableModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = w300lp_data.write(tmp_path, tiny_model, photos=2, copies=1)
+    next((root / "landmarks" / "AFW").glob("*.mat")).unlink()
+    with caplog.at_level(logging.WARNING):
+        dataset = W300LP(root, "train", CROP, tiny_model, val_fraction=0, landmarks="file")
+    assert len(dataset) == 2
+    assert "300W-LP: 1 photos of AFW_Flip have no landmarks and are left out" in caplog.text
+    assert all("landmarks68" in dataset[index] for index in range(2))
+    shutil.rmtree(root / "landmarks")
+    assert len(W300LP(root, "train", CROP, tiny_model, val_fraction=0)) == 4
+    with pytest.raises(DataError, match=r"no landmarks of AFW in .*: looked there for AFW/AFW_\d+_1_0_pts.mat; get"):
+        W300LP(root, "train", CROP, tiny_model, val_fraction=0, landmarks="file")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"pts_2d": np.ones((68, 2))}, "no field pts_3d"),
+        ({"pts_3d": np.ones((2, 68))}, r"pts_3d has shape \(2, 68\), expected \(68, 2\)"),
+        ({"pts_3d": np.full((68, 2), np.nan)}, "pts_3d holds values that are no finite numbers"),
+    ],
+)
+def test_broken_landmarks_are_refused_in_one_line(
+    tmp_path: Path, tiny_model: MorphableModel, content: dict[str, np.ndarray], message: str
+) -> None:
+    root = w300lp_data.write(tmp_path, tiny_model, photos=1, copies=1)
+    scipy.io.savemat(next((root / "landmarks" / "AFW").glob("*.mat")), content)
+    with pytest.raises(DataError, match=f"_pts.mat: {message}") as caught:
+        W300LP(root, "train", CROP, tiny_model, val_fraction=0, landmarks="file")[0]
+    assert "\n" not in str(caught.value)
+
+
+def test_reannotated_landmarks_replace_x_and_y_only(tiny_data: Path, tiny_model: MorphableModel) -> None:
+    root = tiny_data / "AFLW2000"
+    original, again = (
+        AFLW2000(root, "test", CROP, tiny_model, annotation=annotation) for annotation in ("original", "reannotated")
+    )
+    rows = np.load(root / "AFLW2000-3D-Reannotated.pts68.npy")[::-1]  # the tiny copy has the last photo first
+    for index, row in enumerate(rows):
+        old, new = original[index], again[index]
+        assert torch.equal(old["image"], new["image"])
+        assert torch.equal(old["landmarks68"][:, 2], new["landmarks68"][:, 2])
+        distance = (old["landmarks68"] - new["landmarks68"])[:, :2].norm(dim=1).mean()
+        assert 0.1 < distance < 0.05 * 96
+        np.testing.assert_array_equal(again.read(index).labels["landmarks68"][:, :2], row.T)
+
+
+def test_reannotated_landmarks_may_lie_above_the_photos(tmp_path: Path, tiny_model: MorphableModel) -> None:
+    root = aflw2000_data.write(tmp_path / "AFLW2000", tiny_model)
+    for file in root.glob("*.npy"):
+        file.rename(tmp_path / file.name)
+    assert "landmarks68" in AFLW2000(root, "test", CROP, tiny_model, annotation="reannotated")[2]
+
+
+def break_reannotation(root: Path, change: str) -> None:
+    original, again = root / "AFLW2000-3D.pts68.npy", root / "AFLW2000-3D-Reannotated.pts68.npy"
+    match change:
+        case "gone":
+            again.unlink()
+        case "no order":
+            original.unlink()
+        case "pickle":
+            np.save(again, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+        case "21 points":
+            np.save(again, np.load(again)[..., :21])
+        case "rows":
+            np.save(again, np.load(again)[1:])
+        case "other faces":
+            np.save(original, np.load(original) + 5)
+        case "nan":
+            np.save(again, np.load(again) * np.nan)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("gone", "no file .*AFLW2000-3D-Reannotated.pts68.npy: looked there for the re-annotated .*test.configs/"),
+        ("no order", "no file .*AFLW2000-3D.pts68.npy: looked there for their order"),
+        ("pickle", "Reannotated.pts68.npy: not a readable .npy file"),
+        ("21 points", r"Reannotated.pts68.npy: \(3, 2, 21\) of float32, expected numbers \(photos, 2, 68\)"),
+        ("rows", "AFLW2000-3D.pts68.npy has 3 rows and AFLW2000-3D-Reannotated.pts68.npy 2"),
+        ("other faces", "image00002.mat: its pt3d_68 is in no row of AFLW2000-3D.pts68.npy"),
+        ("nan", "Reannotated.pts68.npy: holds NaN"),
+    ],
+)
+def test_a_broken_reannotation_is_refused_in_one_line(
+    tmp_path: Path, tiny_model: MorphableModel, change: str, message: str
+) -> None:
+    root = aflw2000_data.write(tmp_path / "AFLW2000", tiny_model)
+    break_reannotation(root, change)
+    with pytest.raises(DataError, match=message) as caught:
+        AFLW2000(root, "test", CROP, tiny_model, annotation="reannotated")[0]
+    assert "\n" not in str(caught.value)
+
+
+def test_the_inventory_stands_beside_the_published_numbers(tiny_data: Path, tiny_model: MorphableModel) -> None:
+    counts = W300LP(tiny_data / "300W_LP", "val", CROP, tiny_model, subsets=["AFW"]).inventory()
+    assert counts[:3] == [
+        Count("AFW photos", 18, 5207), Count("AFW_Flip photos", 18, 5207), Count("HELEN photos", 0, 37676),
+    ]  # fmt: skip
+    assert Count("photos", 36, 122450) in counts
+    assert Count("AFW landmarks", 18, 5207) in counts
+    aflw = AFLW2000(tiny_data / "AFLW2000", "test", CROP, tiny_model, annotation="reannotated")
+    assert aflw.inventory() == [Count("photos", 3, 2000), Count("re-annotated photos", 3, 2000)]
+
+
+def test_the_inventory_of_the_real_files(real_data: Path, bfm: MorphableModel) -> None:
+    counts = W300LP(real_data / "300W_LP", "train", CROP, bfm).inventory()
+    assert Count("IBUG photos", 1, 1786) in counts
+    assert Count("CELEBA photos", 2623) in counts
+    assert AFLW2000(real_data / "AFLW2000", "test", CROP, bfm).inventory() == [Count("photos", 6, 2000)]
+
+
+def test_unknown_words_are_refused(
+    tiny_data: Path, tiny_model: MorphableModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # a user has no checker of annotations
+    with pytest.raises(ConfigError, match="landmarks='all' is unknown, known are fit, file"):
+        W300LP(tiny_data / "300W_LP", "train", CROP, tiny_model, landmarks="all")
+    with pytest.raises(ConfigError, match="annotation='new' is unknown, known are original, reannotated"):
+        AFLW2000(tiny_data / "AFLW2000", "test", CROP, tiny_model, annotation="new")
+
+
+def misplace(root: Path, change: str) -> None:
+    """What people do to a data set that they unpack at `root`."""
+    match change:
+        case "one folder too deep":
+            root.rename(root.with_name("inner"))
+            root.mkdir()
+            root.with_name("inner").rename(root / root.name)
+        case "not unpacked":
+            shutil.rmtree(root)
+            archive = "AFLW2000-3D.zip" if root.name == "AFLW2000" else "300W-LP.zip"
+            (root.parent / archive).write_bytes(b"PK")
+        case "archive inside":
+            shutil.rmtree(root)
+            root.mkdir()
+            (root / "AFW.zip").write_bytes(b"PK")
+        case "wrong case":
+            root.rename(root.with_name(root.name.lower()))
+        case "capital endings":
+            for file in root.rglob("*.jpg"):
+                file.rename(file.with_suffix(".JPG"))
+        case "no fits":
+            for file in root.rglob("*.mat"):
+                file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("one folder too deep", "found photos one folder too deep, in .*{name}/{name}: point the path there"),
+        ("not unpacked", "no folder .*{name}: looked there for .*; found .*.zip beside it, unpack it"),
+        ("archive inside", "no .jpg [+] .mat pair of .* in .*: found AFW.zip there, unpack it"),
+        ("wrong case", "no folder .*{name}: looked there for .*; found '{lower}' there, rename it to '{name}'"),
+        ("capital endings", "found .*.JPG in .*, rename the files to .jpg and .mat"),
+        ("no fits", "found .*.jpg in .*, without its .mat"),
+    ],
+)
+@pytest.mark.parametrize("name", ["300W_LP", "AFLW2000"])
+def test_a_misplaced_data_set_is_refused_with_what_lies_there(
+    tmp_path: Path, tiny_model: MorphableModel, name: str, change: str, message: str
+) -> None:
+    root = tmp_path / name
+    write, dataset = (aflw2000_data.write, AFLW2000) if name == "AFLW2000" else (w300lp_data.write, W300LP)
+    write(root, tiny_model, photos=2)
+    misplace(root, change)
+    with pytest.raises(DataError, match=message.format(name=name, lower=name.lower())) as caught:
+        dataset(root, dataset.splits[0], CROP, tiny_model)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_subset_instead_of_the_whole_is_refused(tmp_path: Path, tiny_model: MorphableModel) -> None:
+    root = w300lp_data.write(tmp_path / "300W_LP", tiny_model, photos=1, copies=1)
+    with pytest.raises(DataError, match="found photos in the folder itself: point the path at the folder above"):
+        W300LP(root / "AFW", "train", CROP, tiny_model)
+
+
+def test_a_subset_in_another_case_is_refused(tmp_path: Path, tiny_model: MorphableModel) -> None:
+    root = w300lp_data.write(tmp_path, tiny_model, photos=1, copies=1)
+    (root / "AFW").rename(root / "afw")
+    with pytest.raises(DataError, match="found 'afw' there, rename it to 'AFW'"):
+        W300LP(root, "train", CROP, tiny_model, subsets=["AFW"])
+
+
+def test_files_in_capitals_are_left_out_and_counted(
+    tmp_path: Path, tiny_model: MorphableModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = aflw2000_data.write(tmp_path, tiny_model)
+    (root / "image00002.jpg").rename(root / "image00002.JPG")
+    with caplog.at_level(logging.WARNING):
+        assert len(AFLW2000(root, "test", CROP, tiny_model)) == 2
+    assert "AFLW2000-3D: 1 files end in .JPG or .MAT instead of .jpg or .mat" in caplog.text
+
+
+def test_no_permission_is_said(tmp_path: Path, tiny_model: MorphableModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a folder, a fit and a photo; tests may run as root, whom nothing is forbidden."""
+    dataset = AFLW2000(aflw2000_data.write(tmp_path, tiny_model, 1), "test", CROP, tiny_model)
+
+    def forbidden(*args: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("numpy.fromfile", forbidden)
+    with pytest.raises(DataError, match=r"image00002.jpg: .*\(Permission denied\)"):
+        dataset[0]
+    monkeypatch.setattr("scipy.io.loadmat", forbidden)
+    with pytest.raises(DataError, match=r"image00002.mat: no permission to read"):
+        dataset[0]
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    for make, split in ((W300LP, "train"), (AFLW2000, "test")):
+        with pytest.raises(DataError, match="no permission to read the folder"):
+            make(tmp_path, split, CROP, tiny_model)
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty"])
@@ -180,6 +451,16 @@ def break_pair(stem: Path, change: str) -> None:
         Path(f"{stem}.mat").write_bytes(data[:300])
     if change == "gone":
         Path(f"{stem}.mat").unlink()
+    if change == "of landmarks/":
+        scipy.io.savemat(f"{stem}.mat", {"pts_2d": np.ones((68, 2)), "pts_3d": np.ones((68, 2))})
+    if change == "of another data set":
+        scipy.io.savemat(f"{stem}.mat", {"AttrName": np.ones((40, 1)), "label": np.ones((5, 40))})
+    if change == "7.3":
+        with h5py.File(f"{stem}.mat", "w", userblock_size=512) as file:
+            file["Pose_Para"] = fit["Pose_Para"]
+        data = Path(f"{stem}.mat").read_bytes()
+        header = b"MATLAB 7.3 MAT-file".ljust(116) + bytes(8) + b"\x00\x02IM"
+        Path(f"{stem}.mat").write_bytes(header + data[len(header) :])
 
 
 @pytest.mark.parametrize(
@@ -196,6 +477,9 @@ def break_pair(stem: Path, change: str) -> None:
         ("image", "image00002.jpg: not a whole image"),
         ("cut", "image00002.mat: not a readable MATLAB file"),
         ("gone", "image00002.mat: no such file"),
+        ("of landmarks/", "image00002.mat: no field Pose_Para; it seems to be a file of 300W-LP's landmarks/ folder"),
+        ("of another data set", "image00002.mat: no field Pose_Para; it holds AttrName, label; expected a file of"),
+        ("7.3", "image00002.mat: a MATLAB 7.3 file"),
     ],
 )
 def test_a_broken_pair_is_refused_in_one_line(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from jointface.datamodules import AFLW2000, W300LP, CelebA, FaceTurning, JointDataModule, Source
-from jointface.datamodules.broken import BrokenSamples, collate
+from jointface.datamodules.broken import BrokenSamples
 from jointface.errors import ConfigError, DataError
 from jointface.geometry import MorphableModel
 from tests.data.celeba import data as celeba_data
@@ -139,5 +139,7 @@ def test_too_many_broken_samples_stop_the_run_with_the_list(two_broken: Path) ->
 
 def test_a_batch_of_broken_samples_is_empty(tiny_data: Path, tiny_model: MorphableModel) -> None:
     dataset = CelebA(tiny_data / "celeba", "train", open_data(tiny_data, tiny_model).transforms["train"])
-    batch = collate([{"broken": torch.tensor(1)}, {"broken": torch.tensor(5)}])
+    with patch.object(CelebA, "read", side_effect=DataError("damaged")):
+        batch = dataset.batch([1, 5])
+    assert batch["broken"].tolist() == [1, 5]
     assert BrokenSamples(0.5).account("celeba", dataset, batch) == {}

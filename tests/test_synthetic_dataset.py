@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from jointface.attributes import positive_weight
 from jointface.config import CONF_DIR
 from jointface.datamodules import Augmentation, CropTransform, JointDataModule, Source, SyntheticFaces
-from jointface.datamodules.broken import TolerantDataset, collate
+from jointface.datamodules.broken import Batches, as_it_is
 from jointface.errors import ConfigError, DataError
 from jointface.geometry.camera import is_mirrored
 from jointface.geometry.morphable_model import MIRROR68
@@ -304,8 +304,8 @@ def test_two_streams_reach_the_joint_training_from_worker_processes(head: Head) 
 
 
 def test_workers_draw_what_this_process_draws() -> None:
-    data = TolerantDataset(dataset(8))
-    loader = DataLoader(data, batch_size=4, num_workers=2, collate_fn=collate, multiprocessing_context="fork")
+    data = dataset(8)
+    loader = DataLoader(Batches(data), batch_size=4, num_workers=2, collate_fn=as_it_is, multiprocessing_context="fork")
     for number, batch in enumerate(loader):
         for row in range(4):
             item = data[4 * number + row]
@@ -396,10 +396,10 @@ def test_a_run_on_synthetic_faces_needs_no_data_and_leaves_metrics(tmp_path: Pat
 
 def test_the_device_draws_what_a_worker_draws() -> None:
     drawn, undrawn = dataset(4), dataset(4, draw_on="device")
-    loader = DataLoader(TolerantDataset(undrawn), batch_size=4, collate_fn=collate, num_workers=1)
+    loader = DataLoader(Batches(undrawn), batch_size=4, collate_fn=as_it_is, num_workers=1)
     (batch,) = loader
     assert "image" not in batch
-    images = undrawn.draw(batch["undrawn"].scenes, torch.device("cpu"))
+    images = undrawn.draw(batch["undrawn"], torch.device("cpu"))
     expected = torch.stack([drawn[index]["image"] for index in range(4)])
     assert (images.int() - expected.int()).abs().max() <= 1  # alone or in a batch: rounding
     torch.testing.assert_close(batch["camera"], torch.stack([drawn[index]["camera"] for index in range(4)]))

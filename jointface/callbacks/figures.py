@@ -13,7 +13,8 @@ from torch import Tensor
 
 from jointface.attributes import calibrated_probability
 from jointface.callbacks.overlay import draw_landmarks, draw_mesh
-from jointface.datamodules.broken import BROKEN, UNDRAWN, TolerantDataset, collate
+from jointface.datamodules.broken import UNDRAWN
+from jointface.datamodules.face_dataset import BROKEN, FaceDataset
 from jointface.modules.joint_module import JointFaceModule, true_face
 
 
@@ -45,12 +46,12 @@ class ValidationFigures(Callback):
         assert isinstance(module, JointFaceModule)
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, dataset in trainer.datamodule.datasets[split].items():  # type: ignore[attr-defined]
-            batch = _spread_faces(TolerantDataset(dataset), self.num_faces)
+            batch = _spread_faces(dataset, self.num_faces)
             if batch is None:
                 continue
             batch = move_data_to_device(batch, module.device)
             if UNDRAWN in batch:
-                batch["image"] = dataset.draw(batch.pop(UNDRAWN).scenes, module.device)
+                batch["image"] = dataset.draw(batch.pop(UNDRAWN), module.device)
             prediction = predict(module, batch["image"])
             if prediction.vertices is not None and "camera" in batch:
                 shape_figure(module, batch, prediction.vertices).savefig(self.folder / f"{split}_{name}_shape.png")
@@ -60,14 +61,12 @@ class ValidationFigures(Callback):
                 )
 
 
-def _spread_faces(dataset: Any, count: int) -> dict[str, Any] | None:
+def _spread_faces(dataset: FaceDataset, count: int) -> dict[str, Any] | None:
     """Evenly spread samples of the data set, without the broken ones."""
-    items = []
-    for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist():
-        item = dataset[index]
-        if BROKEN not in item:
-            items.append(item)
-    return collate(items) if items else None
+    spread = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist()
+    batch = dataset.batch(spread)
+    batch.pop(BROKEN, None)
+    return batch or None
 
 
 @torch.no_grad()

@@ -1,16 +1,21 @@
 """Data sets of the field, one file each, and the joint LightningDataModule over them."""
 
 from jointface.datamodules.aflw2000 import AFLW2000
+from jointface.datamodules.augmentation import Augmentation
 from jointface.datamodules.celeba import CelebA
-from jointface.datamodules.crop import Augmentation, CropTransform
+from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample
+from jointface.datamodules.florence import Florence
 from jointface.datamodules.joint import JointDataModule, Source
+from jointface.datamodules.lfwa import LFWA
+from jointface.datamodules.packed import PackedFaces
 from jointface.datamodules.synthetic import SyntheticFaces
 from jointface.datamodules.turning import FaceTurning
 from jointface.datamodules.w300lp import W300LP
 
 __all__ = [
     "AFLW2000",
+    "LFWA",
     "W300LP",
     "Augmentation",
     "CelebA",
@@ -18,7 +23,9 @@ __all__ = [
     "FaceDataset",
     "FaceSample",
     "FaceTurning",
+    "Florence",
     "JointDataModule",
+    "PackedFaces",
     "Source",
     "SyntheticFaces",
 ]

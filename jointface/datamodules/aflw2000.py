@@ -1,15 +1,31 @@
 """AFLW2000-3D: 2,000 photos at all poses with fitted 3D faces, the usual test set of face alignment."""
 
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample
-from jointface.datamodules.fitted_face import FittedFaceReader, fitted_photos
-from jointface.datamodules.on_disk import require_folder
-from jointface.errors import DataError
+from jointface.datamodules.fitted_face import (
+    FittedFaceReader,
+    count_fitted_photos,
+    fitted_photos,
+    no_pairs,
+    require_root,
+)
+from jointface.datamodules.on_disk import Count, require_file
+from jointface.errors import ConfigError, DataError
 from jointface.geometry.morphable_model import MorphableModel
+
+Annotation = Literal["original", "reannotated"]
+
+PHOTOS = 2_000
+ORIGINAL, REANNOTATED = "AFLW2000-3D.pts68.npy", "AFLW2000-3D-Reannotated.pts68.npy"
+FROM_3DDFA = "get it from test.configs/ of github.com/cleardusk/3DDFA, or set annotation=original"
 
 
 class AFLW2000(FaceDataset):
@@ -17,42 +33,116 @@ class AFLW2000(FaceDataset):
 
     On disk, as published:
 
-        root/image00002.jpg, image00002.mat ...   450 x 450
+        root/image00002.jpg, image00002.mat ...     450 x 450
+        root/AFLW2000-3D-Reannotated.pts68.npy      (2000, 2, 68) float32, for annotation="reannotated" only
+        root/AFLW2000-3D.pts68.npy                  (2000, 3, 68) float32, pt3d_68 in the same order, likewise
 
-    A .mat holds Pose_Para, Shape_Para, Exp_Para as in 300W-LP and the 68 landmarks `pt3d_68` (3, 68). Get it from the
-    3DDFA project page of Xiangyu Zhu. Licence: research. Cite: Zhu, Lei, Liu, Shi, Li, "Face Alignment Across Large
-    Poses: A 3D Solution", CVPR 2016.
+    A .mat holds Pose_Para, Shape_Para, Exp_Para as in 300W-LP and the 68 landmarks `pt3d_68` (3, 68). Get it as
+    AFLW2000-3D.zip from the 3DDFA project page of Xiangyu Zhu. Licence: research. Cite: Zhu, Lei, Liu, Shi, Li, "Face
+    Alignment Across Large Poses: A 3D Solution", CVPR 2016.
 
-    Items hold coefficients and `camera` as in 300W-LP, and `landmarks68` from `pt3d_68`: the ground truth of landmark
-    errors, since the coefficients are cut to the morphable model's size.
+    Some of the original landmarks are far off, so they were made anew for LS3D-W. Its own files (.t7, of Torch 7) are
+    not read; 3DDFA's code (Guo, github.com/cleardusk/3DDFA, test.configs/) has the same points as the two .npy above,
+    which may also lie in the folder above root. Cite then also: Bulat, Tzimiropoulos, "How far are we from solving the
+    2D & 3D Face Alignment problem?", ICCV 2017.
+
+    Items hold coefficients and `camera` as in 300W-LP, and `landmarks68`: the ground truth of landmark errors, since
+    the coefficients are cut to the morphable model's size.
 
     Args:
         root: the folder above.
         split: "test", the only one.
         transform: how a face is cropped.
         morphable_model: the model that the coefficients refer to.
+        annotation: whose landmarks. "original" are `pt3d_68`. "reannotated" takes x and y of LS3D-W's, which have no
+            depth, and z of `pt3d_68`; the framing stays that of `pt3d_68`, so that both give the same crops.
 
     Raises:
-        DataError: the folder is missing or holds no .jpg + .mat pair.
+        ConfigError: the morphable model has other expressions, or annotation is another word.
+        DataError: the folder or a file is missing, or there is no .jpg + .mat pair.
     """
 
     has_shape = True
     splits = ("test",)
 
-    def __init__(self, root: str | Path, split: str, transform: CropTransform, morphable_model: MorphableModel) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        transform: CropTransform,
+        morphable_model: MorphableModel,
+        annotation: Annotation = "original",
+    ) -> None:
         super().__init__(split, transform)
+        if annotation not in get_args(Annotation):
+            raise ConfigError(f"annotation={annotation!r} is unknown, known are {', '.join(get_args(Annotation))}")
         self.root = Path(root)
-        require_folder(self.root, "AFLW2000-3D", "set paths.data_dir to the folder that holds AFLW2000/")
+        require_root(self.root, "AFLW2000-3D", "AFLW2000-3D.zip")
         self.reader = FittedFaceReader(morphable_model)
-        self.names = np.array([photo.name for photo in fitted_photos(self.root, "AFLW2000-3D")])
+        self.names = np.array(fitted_photos(self.root, "AFLW2000-3D"), dtype=np.str_)
         if not len(self.names):
-            raise DataError(f"no .jpg + .mat pair in {self.root.absolute()}: unpack AFLW2000-3D there")
+            raise no_pairs(self.root, "AFLW2000-3D")
+        self.reannotation = Reannotation(self.root) if annotation == "reannotated" else None
 
     def __len__(self) -> int:
         return len(self.names)
 
     def path(self, index: int) -> Path:
-        return self.root / str(self.names[index])
+        return self.root / f"{self.names[index]}.jpg"
 
     def read(self, index: int) -> FaceSample:
-        return self.reader.read(self.path(index), with_landmarks=True)
+        sample = self.reader.read(self.path(index), with_landmarks=True)
+        if self.reannotation is not None:
+            original = sample.labels["landmarks68"]
+            points = self.reannotation.find(original, self.path(index))
+            sample.labels["landmarks68"] = torch.cat([points, original[:, 2:]], dim=1)
+        return sample
+
+    def inventory(self) -> list[Count]:
+        counts = [Count("photos", count_fitted_photos(self.root), PHOTOS)]
+        if self.reannotation is not None:
+            counts.append(Count("re-annotated photos", len(self.reannotation.points), PHOTOS))
+        return counts
+
+
+class Reannotation:
+    """LS3D-W's landmarks of AFLW2000-3D, as 3DDFA's test.configs/ holds them.
+
+    Rows bear no names: a photo's is the one where the original landmarks, which come in the same order, are its own.
+
+    Raises:
+        DataError: a file is missing or damaged, or of another shape.
+    """
+
+    def __init__(self, root: Path) -> None:
+        original, points = (_read_points(root, name, axes) for name, axes in {ORIGINAL: 3, REANNOTATED: 2}.items())
+        if len(original) != len(points):
+            raise DataError(f"{ORIGINAL} has {len(original)} rows and {REANNOTATED} {len(points)}; {FROM_3DDFA}")
+        self.original = original[:, :, :2] - 1  # as pt3d_68
+        # Whole numbers from 0: they lie one pixel up and left of pt3d_68, in the mean over all 2,000 photos.
+        self.points = points
+
+    def find(self, original: Float[Tensor, "68 3"], photo: Path) -> Float[Tensor, "68 2"]:
+        """x, y in image space of the photo with these original landmarks."""
+        distance = (self.original - original[:, :2]).abs().amax(dim=(1, 2))
+        row = int(distance.argmin())
+        if distance[row] > 0.1:
+            raise DataError(f"{photo.with_suffix('.mat')}: its pt3d_68 is in no row of {ORIGINAL}; {FROM_3DDFA}")
+        return self.points[row]
+
+
+def _read_points(root: Path, name: str, axes: int) -> Float[Tensor, "photos 68 axes"]:
+    """(N, axes, 68) of a .npy file in a folder or the one above it."""
+    path = next((folder / name for folder in (root, root.absolute().parent) if (folder / name).is_file()), root / name)
+    require_file(path, "the re-annotated landmarks" if name == REANNOTATED else "their order", FROM_3DDFA)
+    try:
+        points = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(f"{path}: not a readable .npy file ({error}); {FROM_3DDFA}") from error
+    if points.ndim != 3 or points.shape[1:] != (axes, 68) or not np.issubdtype(points.dtype, np.number):
+        raise DataError(
+            f"{path}: {points.shape} of {points.dtype}, expected numbers (photos, {axes}, 68); {FROM_3DDFA}"
+        )
+    if not np.isfinite(points).all():
+        raise DataError(f"{path}: holds NaN or infinite values; {FROM_3DDFA}")
+    return torch.from_numpy(np.ascontiguousarray(points.transpose(0, 2, 1), dtype=np.float32))

@@ -5,26 +5,31 @@ from collections import defaultdict
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset, default_collate
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import Dataset
 
-from jointface.datamodules.face_dataset import FaceDataset, Item
+from jointface.datamodules.face_dataset import BROKEN, Batch, FaceDataset
 from jointface.errors import DataError
 
 log = logging.getLogger(__name__)
 
-BROKEN = "broken"  # key of a batch: indices of the samples left out of it
-UNDRAWN = "undrawn"  # key of an item and a batch: what its images are drawn from, on the device
+UNDRAWN = "undrawn"  # key of a batch: what its images are drawn from, on the device
 
 
 class Undrawn:
     """Scenes of synthetic faces on their way to the device; loaders and Lightning pass it on as it is."""
 
-    def __init__(self, scenes: list[Any]) -> None:
+    def __init__(self, scenes: list[Any], colours: Float[Tensor, "batch 3 4"] | None = None) -> None:
         self.scenes = scenes
+        self.colours = colours  # matrices that change the colours of what is drawn
+
+    def __getitem__(self, index: int) -> "Undrawn":
+        return Undrawn(self.scenes[index : index + 1], None if self.colours is None else self.colours[index, None])
 
 
-class TolerantDataset(Dataset[Item]):
-    """A data set whose broken samples become items that hold nothing but their index."""
+class Batches(Dataset[Any]):
+    """A data set for loaders: asked for the samples of a batch, it gives the batch, without the broken ones."""
 
     def __init__(self, dataset: FaceDataset) -> None:
         self.dataset = dataset
@@ -32,23 +37,12 @@ class TolerantDataset(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Item:
-        try:
-            return self.dataset[index]
-        except Exception:  # whatever is wrong with one sample must not stop the run; the main process names it
-            return {BROKEN: torch.tensor(index)}
+    def __getitems__(self, indices: list[int]) -> Batch:
+        return self.dataset.batch(indices)
 
 
-def collate(items: list[Item]) -> dict[str, Any]:
-    """Items to a batch; the broken ones are only listed."""
-    broken = [item[BROKEN] for item in items if BROKEN in item]
-    whole = [item for item in items if BROKEN not in item]
-    tensors = [{key: value for key, value in item.items() if key != UNDRAWN} for item in whole]
-    batch: dict[str, Any] = default_collate(tensors) if tensors else {}
-    if whole and UNDRAWN in whole[0]:
-        batch[UNDRAWN] = Undrawn([item[UNDRAWN] for item in whole])
-    if broken:
-        batch[BROKEN] = torch.stack(broken)
+def as_it_is(batch: Any) -> Any:
+    """The collate function of loaders over `Batches`."""
     return batch
 
 

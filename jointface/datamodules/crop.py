@@ -1,59 +1,15 @@
-"""From photo to training crop: one similarity moves pixels, camera and landmarks; colours change after it."""
+"""From photo to training crop: the framed face under one similarity, for pixels, camera and landmarks alike."""
 
 import math
-import os
-from typing import Any
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no look-up on the network at import
-
-import albumentations
 import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from jointface.geometry.framing import FaceBox, compose, crop_transform, similarity
-
-
-class Augmentation:
-    """Random similarity of the crop, then photometric changes. Draws from torch's random state.
-
-    Args:
-        rotation: largest turn to either side, in degrees.
-        scale: largest zoom to either side, as a fraction.
-        shift: largest shift along x and along y, as a fraction of the crop.
-        flip: probability of a left-right flip.
-        photometric: albumentations transforms that leave every pixel in its place.
-    """
-
-    def __init__(
-        self,
-        rotation: float = 0.0,
-        scale: float = 0.0,
-        shift: float = 0.0,
-        flip: float = 0.0,
-        photometric: list[Any] | None = None,
-    ) -> None:
-        self.rotation, self.scale, self.shift, self.flip = rotation, scale, shift, flip
-        self.photometric = albumentations.Compose(list(photometric or []))
-
-    def sample_similarity(self, size: int) -> Float[Tensor, "2 3"]:
-        """A random similarity of the size x size crop."""
-        turn, zoom, right, down = (2 * torch.rand(4) - 1).tolist()
-        return similarity(
-            scale=(1 + self.scale) ** zoom,
-            angle=math.radians(self.rotation) * turn,
-            shift=(self.shift * right, self.shift * down),
-            flip=torch.rand(()).item() < self.flip,
-            size=size,
-        )
-
-    def change_colours(self, crop: UInt8[np.ndarray, "size size 3"]) -> UInt8[np.ndarray, "size size 3"]:
-        """A random photometric change of the crop."""
-        # Forked workers would share albumentations' own random state, so it is drawn anew from torch's.
-        self.photometric.set_random_seed(int(torch.randint(2**31, ()).item()))
-        return self.photometric(image=crop)["image"]
+from jointface.datamodules.augmentation import Augmentation
+from jointface.geometry.framing import CROP_MARGIN, FaceBox
 
 
 class CropTransform:
@@ -72,38 +28,59 @@ class CropTransform:
         self, image: UInt8[np.ndarray, "height width 3"], box: FaceBox
     ) -> tuple[UInt8[Tensor, "3 size size"], Float[Tensor, "2 3"]]:
         """The crop, and the similarity from image space to it, for camera and landmarks."""
-        transform = self.sample_transform(box)
-        return self.change_colours(warp(image, transform, self.size)), transform
+        transform = self.to_crop(box, self.sample_similarities(1)[0].numpy())
+        crops = self.empty(1)
+        warp(image, transform, crops[0])
+        return self.change_colours(crops)[0], torch.from_numpy(transform)
 
-    def sample_transform(self, box: FaceBox) -> Float[Tensor, "2 3"]:
-        """The similarity from image space to the crop, random where crops are augmented."""
-        transform = crop_transform(box, self.size)
+    def empty(self, count: int) -> UInt8[np.ndarray, "count size size 3"]:
+        """Room for crops."""
+        return np.empty((count, self.size, self.size, 3), np.uint8)
+
+    def sample_similarities(self, count: int) -> Float[Tensor, "count 2 3"]:
+        """How as many crops vary about the plain ones, random where crops are augmented."""
         if self.augmentation is None:
-            return transform
-        return compose(self.augmentation.sample_similarity(self.size), transform)
+            return torch.eye(2, 3).repeat(count, 1, 1)
+        return self.augmentation.sample_similarities(count, self.size)
 
-    def change_colours(self, crop: UInt8[np.ndarray, "size size 3"]) -> UInt8[Tensor, "3 size size"]:
-        """The crop as a tensor, its colours changed where crops are augmented."""
+    def to_crop(self, box: FaceBox, similarity: Float[np.ndarray, "2 3"]) -> Float[np.ndarray, "2 3"]:
+        """The similarity after the plain crop of the face box, `crop_transform`; in NumPy, which is fast for one."""
+        scale, centre = self.size / (CROP_MARGIN * box.size), (self.size - 1) / 2
+        transform = similarity * np.array((scale, scale, 1), similarity.dtype)
+        transform[:, 2] += similarity[:, :2] @ np.array(
+            (centre - scale * box.x, centre - scale * box.y), similarity.dtype
+        )
+        return transform
+
+    def change_colours(self, crops: UInt8[np.ndarray, "count size size 3"]) -> UInt8[Tensor, "count 3 size size"]:
+        """The crops as a tensor with the channels last in memory, their colours changed in place where crops are
+        augmented."""
         if self.augmentation is not None:
-            crop = self.augmentation.change_colours(crop)
-        return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))
+            for crop, change in zip(crops, self.augmentation.sample_colour_changes(len(crops)), strict=True):
+                change.apply(crop)
+        return torch.from_numpy(crops).permute(0, 3, 1, 2)
 
 
 def warp(
-    image: UInt8[np.ndarray, "height width 3"], transform: Float[Tensor, "2 3"], size: int
-) -> UInt8[np.ndarray, "size size 3"]:
-    """The image under a similarity, size x size; strong reduction averages first, so that it does not alias."""
-    scale = math.sqrt(abs(torch.linalg.det(transform[:, :2]).item()))
+    image: UInt8[np.ndarray, "height width 3"],
+    transform: Float[np.ndarray, "2 3"],
+    crop: UInt8[np.ndarray, "size size 3"],
+) -> None:
+    """Fills the crop with the image under a similarity; strong reduction averages first, so that it does not alias."""
+    size = len(crop)
+    scale = math.hypot(transform[0, 0], transform[1, 0])
     if scale < 0.5:
         height, width = image.shape[:2]
         reduced = (max(1, round(width * 2 * scale)), max(1, round(height * 2 * scale)))
         image = cv2.resize(image, reduced, interpolation=cv2.INTER_AREA)
-        transform = compose(transform, _enlargement(width / reduced[0], height / reduced[1]))
-    return cv2.warpAffine(
-        image, transform.numpy(), (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
-    )
+        transform = _after_reduction(transform, width / reduced[0], height / reduced[1])
+    # OpenCV warps four channels more than twice as fast as three.
+    four = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
+    four = cv2.warpAffine(four, transform, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    cv2.cvtColor(four, cv2.COLOR_RGBA2RGB, dst=crop)
 
 
-def _enlargement(x: float, y: float) -> Float[Tensor, "2 3"]:
-    """Map from a reduced image's pixel centres to the original's."""
-    return torch.tensor([[x, 0.0, (x - 1) / 2], [0.0, y, (y - 1) / 2]])
+def _after_reduction(transform: Float[np.ndarray, "2 3"], x: float, y: float) -> Float[np.ndarray, "2 3"]:
+    """The transform of an image that was reduced by (x, y); pixel centres stay at integers."""
+    enlargement = np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]], transform.dtype)
+    return transform @ enlargement

@@ -1,9 +1,10 @@
 """What every data set of faces shares: a photo and its labels go in, an item of the data contract comes out."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from jointface.attributes import LabelSet
-from jointface.datamodules.crop import CropTransform
+from jointface.datamodules.crop import CropTransform, warp
 from jointface.datamodules.on_disk import Count
 from jointface.errors import ConfigError, DataError
 from jointface.geometry.camera import crop_camera
@@ -21,6 +22,9 @@ from jointface.geometry.framing import FaceBox, warp_points
 from jointface.geometry.morphable_model import MIRROR68
 
 Item = dict[str, Tensor]
+Batch = dict[str, Any]
+
+BROKEN = "broken"  # key of a batch: indices of the samples left out of it
 
 
 @dataclass
@@ -77,20 +81,71 @@ class FaceDataset(Dataset[Item], ABC):
         raise DataError(f"{type(self).__name__} labels no attributes")
 
     def __getitem__(self, index: int) -> Item:
+        crops, similarity = self.transform.empty(1), self.transform.sample_similarities(1)[0].numpy()
+        labels, transform = self._crop(index, similarity, crops[0])
+        return {key: value[0] for key, value in self._assemble([index], crops, [labels], [transform]).items()}
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Items stacked to a batch. Those that cannot be read are left out, their indices listed as `broken`.
+
+        What varies is drawn for all at once, which is faster than stacking items.
+        """
+        crops = self.transform.empty(len(indices))
+        similarities = self.transform.sample_similarities(len(indices)).numpy()
+        whole: list[int] = []
+        labels, transforms, broken = [], [], []
+        for index, similarity in zip(indices, similarities, strict=True):
+            try:  # one after the other, so that a photo is still in the processor's cache when it is cropped
+                label, transform = self._crop(index, similarity, crops[len(whole)])
+            except Exception:  # whatever is wrong with one sample must not stop the run; the main process names it
+                broken.append(index)
+                continue
+            whole.append(index)
+            labels.append(label)
+            transforms.append(transform)
+        batch: Batch = self._assemble(whole, crops[: len(whole)], labels, transforms) if whole else {}
+        return batch | ({BROKEN: torch.tensor(broken)} if broken else {})
+
+    def _crop(
+        self, index: int, similarity: Float[np.ndarray, "2 3"], crop: UInt8[np.ndarray, "size size 3"]
+    ) -> tuple[Item, Float[np.ndarray, "2 3"]]:
+        """Fills the crop of a sample; its labels and the transform from its image to the crop."""
         sample = self.read(index)
-        image, transform = self.transform(sample.image, sample.box)
-        item = {**sample.labels, "image": image, "index": torch.tensor(index)}
-        if "camera" in item:
-            item["camera"] = crop_camera(item["camera"], transform)
-        if "landmarks68" in item:
-            item["landmarks68"] = warp_landmarks(item["landmarks68"], transform)
-        return item
+        transform = self.transform.to_crop(sample.box, similarity)
+        warp(sample.image, transform, crop)
+        return sample.labels, transform
+
+    def _assemble(
+        self,
+        indices: Sequence[int],
+        crops: UInt8[np.ndarray, "batch size size 3"],
+        labels: Sequence[Item],
+        transforms: Sequence[Float[np.ndarray, "2 3"]],
+    ) -> Batch:
+        """Crops and labels as a batch, all in crop space."""
+        stacked = {key: torch.stack([label[key] for label in labels]) for key in labels[0]}
+        images = self.transform.change_colours(crops)
+        moved = move_labels(stacked, torch.from_numpy(np.stack(transforms)))
+        return {**moved, "image": images, "index": torch.tensor(indices)}
 
 
-def warp_landmarks(landmarks: Float[Tensor, "68 3"], transform: Float[Tensor, "2 3"]) -> Float[Tensor, "68 3"]:
+def move_labels(labels: Item, transforms: Float[Tensor, "batch 2 3"]) -> Item:
+    """Labels of images that similarities move: camera and landmarks move with them, the rest stays."""
+    labels = dict(labels)
+    if "camera" in labels:
+        labels["camera"] = crop_camera(labels["camera"], transforms)
+    if "landmarks68" in labels:
+        labels["landmarks68"] = warp_landmarks(labels["landmarks68"], transforms)
+    return labels
+
+
+def warp_landmarks(
+    landmarks: Float[Tensor, "*batch 68 3"], transform: Float[Tensor, "*batch 2 3"]
+) -> Float[Tensor, "*batch 68 3"]:
     """Landmarks under an image similarity; after a flip they are named by the side that they are on now."""
     warped = warp_points(transform, landmarks)
-    return warped[list(MIRROR68)] if torch.linalg.det(transform[:, :2]) < 0 else warped
+    flipped = (torch.linalg.det(transform[..., :2]) < 0)[..., None, None]
+    return torch.where(flipped, warped[..., list(MIRROR68), :], warped)
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "height width 3"]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import cv2
@@ -10,9 +12,11 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 
 from jointface.attributes import LabelSet
-from jointface.datamodules.broken import UNDRAWN, BrokenSamples, TolerantDataset, collate
-from jointface.datamodules.crop import Augmentation, CropTransform
+from jointface.datamodules.augmentation import Augmentation
+from jointface.datamodules.broken import UNDRAWN, Batches, BrokenSamples, as_it_is
+from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset
+from jointface.datamodules.packed import PackedFaces, settings_of
 from jointface.datamodules.turning import FaceTurning
 from jointface.errors import ConfigError
 
@@ -27,12 +31,14 @@ class Source:
     """A data set's part in the joint training.
 
     dataset: makes the data set from `split` and `transform`. splits: which of its splits a stage ("train", "val",
-    "test") uses; a stage left out does without the source. batch_size: its samples in a training mini-batch.
+    "test") uses; a stage left out does without the source. batch_size: its samples in a training mini-batch. packed:
+    its folder among the packed copies, None if it is never packed.
     """
 
     dataset: Callable[..., FaceDataset]
     splits: Mapping[str, str]
     batch_size: int = 0
+    packed: str | None = None
 
 
 class JointDataModule(LightningDataModule):
@@ -49,6 +55,7 @@ class JointDataModule(LightningDataModule):
         num_workers: loader processes of each source.
         pin_memory: page-locked batches, for copies to a GPU.
         max_broken_fraction: share of a data set's samples that may be broken before the run stops.
+        packed_dir: folder of packed copies, which are read in place of the published files; None reads those.
     """
 
     def __init__(
@@ -62,6 +69,7 @@ class JointDataModule(LightningDataModule):
         num_workers: int = 4,
         pin_memory: bool = False,
         max_broken_fraction: float = 0.01,
+        packed_dir: str | None = None,
     ) -> None:
         super().__init__()
         self.sources = dict(sources)
@@ -73,6 +81,7 @@ class JointDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.pin_memory = pin_memory
+        self.packed_dir = packed_dir
         self.broken = BrokenSamples(max_broken_fraction)
         self.datasets: dict[Stage, dict[str, FaceDataset]] = {}
         if mode not in MODES:
@@ -101,8 +110,13 @@ class JointDataModule(LightningDataModule):
                 }
 
     def _open(self, name: str, source: Source, stage: Stage) -> FaceDataset:
+        split, transform, dataset = source.splits[stage], self.transforms[stage], source.dataset
+        if self.packed_dir and source.packed:
+            assert isinstance(dataset, partial)
+            model = dataset.keywords.get("morphable_model")
+            return PackedFaces(Path(self.packed_dir) / source.packed, split, transform, settings_of(dataset), model)
         try:
-            return source.dataset(split=source.splits[stage], transform=self.transforms[stage])
+            return dataset(split=split, transform=transform)
         except (TypeError, KeyError) as error:  # a key that the class does not have
             raise ConfigError(f"data.sources.{name} cannot be opened for {stage}: {error}") from error
 
@@ -132,14 +146,14 @@ class JointDataModule(LightningDataModule):
         dataset, training = self.datasets[stage][name], stage == "train"
         batch_size = self.sources[name].batch_size if training else self.eval_batch_size
         return DataLoader(
-            TolerantDataset(dataset),
+            Batches(dataset),
             batch_size=batch_size,
             shuffle=training,
             drop_last=training and len(dataset) >= batch_size,
             num_workers=self.num_workers,
             persistent_workers=training and self.num_workers > 0,
             pin_memory=self.pin_memory,
-            collate_fn=collate,
+            collate_fn=as_it_is,
             worker_init_fn=_single_threaded,
         )
 
@@ -158,7 +172,7 @@ class JointDataModule(LightningDataModule):
         stage = self._running_stage()
         for name, part in batch.items():
             if UNDRAWN in part:
-                part["image"] = self.datasets[stage][name].draw(part.pop(UNDRAWN).scenes, part["index"].device)  # type: ignore[attr-defined]
+                part["image"] = self.datasets[stage][name].draw(part.pop(UNDRAWN), part["index"].device)  # type: ignore[attr-defined]
         if self.turning is None or stage != "train":
             return batch
         return {name: self.turning(part) if "camera" in part else part for name, part in batch.items()}

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,7 @@ def read_table(path: Path, what: str, columns: int, header_lines: int = 0) -> tu
         DataError: the file is missing, or a row has another number of values or values that are no whole numbers.
     """
     require_file(path, what, "download it")
+    _require_first_row(path, columns, header_lines)
     try:
         table = _parse(path, columns, header_lines, dict.fromkeys(range(1, columns + 1), np.int32))
     except (ValueError, OSError) as error:  # pandas' own parser errors are ValueErrors
@@ -103,10 +105,26 @@ def read_table(path: Path, what: str, columns: int, header_lines: int = 0) -> tu
     return table[0].to_numpy(dtype=np.str_), table.iloc[:, 1:].to_numpy()
 
 
+def _require_first_row(path: Path, columns: int, header_lines: int) -> None:
+    """pandas takes the number of columns from the first row, and drops those that are too many."""
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        first = next(islice(lines, header_lines, None), "")
+    if len(first.split()) > columns + 1:
+        raise _wrong_line(path, header_lines + 1, columns)
+
+
+def _wrong_line(path: Path, line: int, columns: int) -> DataError:
+    return DataError(
+        f"{path.absolute()}, line {line}: expected a file name and {columns} whole numbers; the file is damaged or of "
+        "another release, get it again"
+    )
+
+
 def _parse(path: Path, columns: int, header_lines: int, types: dict[int, type]) -> pd.DataFrame:
     return pd.read_csv(
         path, sep=r"\s+", header=None, skiprows=header_lines, names=list(range(columns + 1)), index_col=False,
         dtype={0: str, **types}, skip_blank_lines=False, encoding_errors="replace",
+        keep_default_na=False, na_values=[""],  # "NA" and "null" are names like others
     )  # fmt: skip
 
 
@@ -120,10 +138,7 @@ def _damaged(path: Path, columns: int, header_lines: int, reason: Exception) -> 
         whole = np.ones(1, dtype=bool)
     if not whole.all():
         line = int(np.argmin(whole)) + header_lines + 1
-        return DataError(
-            f"{where}, line {line}: expected a file name and {columns} whole numbers; the file is damaged or of "
-            "another release, get it again"
-        )
+        return _wrong_line(path, line, columns)
     return DataError(f"{where}: not the table it should be ({why}); it is damaged or of another release, get it again")
 
 

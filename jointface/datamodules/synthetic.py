@@ -2,24 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from jointface.attributes import positive_weight
-from jointface.datamodules.broken import UNDRAWN
+from jointface.datamodules.augmentation import change_colours
+from jointface.datamodules.broken import UNDRAWN, Undrawn
 from jointface.datamodules.crop import CropTransform
-from jointface.datamodules.face_dataset import FaceDataset, FaceSample, Item, warp_landmarks
+from jointface.datamodules.face_dataset import Batch, FaceDataset, FaceSample, Item, move_labels
 from jointface.errors import ConfigError
 from jointface.geometry.camera import crop_camera
 from jointface.geometry.framing import CROP_MARGIN, FaceBox
 from jointface.synthesis.faces import SPLITS, SyntheticFace, shared_factory
 from jointface.synthesis.measures import SYNTHETIC
-from jointface.synthesis.renderer import Scene
 
 Labels = Literal["both", "shape", "attributes"]
+CHUNK = 8  # faces drawn at once, which is faster than one by one and than many
 MARGIN = 0.125  # of a kept picture on every side, as a fraction of the crop
 SAMPLE = 1000  # faces that the attributes' frequencies are estimated on
 
@@ -41,8 +42,8 @@ class SyntheticFaces(FaceDataset):
         labels: "both", or only "shape" or "attributes": as if it were a data set that labels one of the two.
         keep_in_memory: keep what was drawn, once for all worker processes, and cut the crops of later epochs out of
             it: 43 kB a face at 96 pixels. Otherwise each crop is drawn anew, directly, without resampling.
-        draw_on: "worker": in the loader's processes, on the CPU. "device": where the network is; items then hold a
-            scene instead of an image, and their colours are not augmented, which albumentations does on the CPU.
+        draw_on: "worker": in the loader's processes, on the CPU. "device": where the network is; batches then hold
+            scenes instead of images, and albumentations, which works on the CPU, changes nothing.
         first: index of the first face; sources of one split that differ in it by `num_faces` share no face.
         seed, images_per_person, max_yaw, assets_dir, backgrounds_dir, supersampling, cache_dir: see
             `synthesis.faces.FaceFactory`.
@@ -150,25 +151,38 @@ class SyntheticFaces(FaceDataset):
     def __getitem__(self, index: int) -> Item:
         if self._kept is not None:
             return super().__getitem__(index)
-        face, size = self.face(index), self.transform.size
-        upright = self.factory.crop_camera(face, size)
-        transform = self.transform.sample_transform(_whole_picture(size))
-        camera = crop_camera(upright, transform)
-        item: dict[str, Any] = {**self._labels(face, upright), "index": torch.tensor(index)}
-        if self.draw_on == "device":
-            item[UNDRAWN] = self.factory.scene(face, camera, size)
-        else:
-            image = self.factory.render([face], camera[None], size)[0].movedim(0, -1).numpy()
-            item["image"] = self.transform.change_colours(image)
-        if self.has_shape:
-            item["camera"] = camera
-            item["landmarks68"] = warp_landmarks(item["landmarks68"], transform)
-        return item
+        return {key: value[0] for key, value in self._draw([index]).items()}
 
-    def draw(self, scenes: Sequence[Scene], device: torch.device) -> UInt8[Tensor, "batch 3 size size"]:
-        """The images of items that hold scenes, drawn on a device."""
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """As of any data set; faces that are not kept are drawn together, or will be on the device."""
+        return super().batch(indices) if self._kept is not None else self._draw(indices)
+
+    def _draw(self, indices: Sequence[int]) -> Batch:
+        """A batch of faces drawn directly under their random crops."""
+        faces, size = [self.face(index) for index in indices], self.transform.size
+        upright = torch.stack([self.factory.crop_camera(face, size) for face in faces])
+        each = [self._labels(face, camera) for face, camera in zip(faces, upright, strict=True)]
+        labels = {key: torch.stack([label[key] for label in each]) for key in each[0]}
+        transforms = self.transform.sample_similarities(len(faces))
+        batch: Batch = {**move_labels(labels, transforms), "index": torch.tensor(indices)}
+        cameras = crop_camera(upright, transforms)
+        if self.draw_on == "device":
+            scenes = [self.factory.scene(face, camera, size) for face, camera in zip(faces, cameras, strict=True)]
+            augmentation = self.transform.augmentation
+            colours = augmentation.sample_colour_matrices(len(faces)) if augmentation else None
+            return batch | {UNDRAWN: Undrawn(scenes, colours)}
+        images = [
+            self.factory.render(faces[start : start + CHUNK], cameras[start : start + CHUNK], size)
+            for start in range(0, len(faces), CHUNK)
+        ]
+        crops = torch.cat(images).permute(0, 2, 3, 1).contiguous().numpy()
+        return batch | {"image": self.transform.change_colours(crops)}
+
+    def draw(self, undrawn: Undrawn, device: torch.device) -> UInt8[Tensor, "batch 3 size size"]:
+        """The images of a batch that holds scenes, drawn on a device."""
         factory = shared_factory(**self.settings, device=str(device))
-        return factory.renderer.render(scenes, self.transform.size)
+        images = factory.renderer.render(undrawn.scenes, self.transform.size)
+        return images if undrawn.colours is None else change_colours(images, undrawn.colours.to(device))
 
     def alpha(self) -> Float[Tensor, "attributes"]:
         """Negatives per positive of each attribute, estimated on the first SAMPLE faces."""

@@ -1,19 +1,38 @@
 """300W-LP: 61,225 photos of 300W turned to large poses, and their flipped twins, with fitted 3D faces."""
 
 import hashlib
+import logging
 import re
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample
-from jointface.datamodules.fitted_face import FittedFaceReader, fitted_photos
-from jointface.datamodules.on_disk import require_folder
-from jointface.errors import DataError
-from jointface.geometry.morphable_model import MorphableModel
+from jointface.datamodules.fitted_face import (
+    FittedFaceReader,
+    count_fitted_photos,
+    fitted_photos,
+    no_pairs,
+    read_fit,
+    require_root,
+)
+from jointface.datamodules.on_disk import Count, file_names, require_folder
+from jointface.errors import ConfigError, DataError
+from jointface.geometry.morphable_model import MIRROR68, MorphableModel
 
-NO_SUBSET = {"Code", "landmarks"}  # folders of the published archive that hold no photos
+log = logging.getLogger(__name__)
+
+Landmarks = Literal["fit", "file"]
+
+PUBLISHED = {"AFW": 5_207, "HELEN": 37_676, "IBUG": 1_786, "LFPW": 16_556}  # and as many flipped twins each
+FLIP = "_Flip"
+LANDMARKS = "landmarks"
+NO_SUBSET = {"Code", LANDMARKS}  # folders of the published archive that hold no photos
 
 
 class W300LP(FaceDataset):
@@ -22,13 +41,17 @@ class W300LP(FaceDataset):
     On disk, as published; any folder of `.jpg` + `.mat` pairs counts as a subset:
 
         root/AFW/AFW_134212_1_0.jpg, .mat ...   450 x 450; the last number counts the turned copies of a photo
-        root/AFW_Flip/, HELEN/, HELEN_Flip/, IBUG/, IBUG_Flip/, LFPW/, LFPW_Flip/
+        root/AFW_Flip/AFW_134212_1_0.jpg ...    the same photos, mirrored, under the same names
+        root/HELEN/, HELEN_Flip/, IBUG/, IBUG_Flip/, LFPW/, LFPW_Flip/
+        root/landmarks/AFW/AFW_134212_1_0_pts.mat ... of the unflipped photos
 
-    A .mat holds Pose_Para (1, 7), Shape_Para (199, 1), Exp_Para (29, 1) of BFM 2009, and pt2d. Get it from the 3DDFA
-    project page of Xiangyu Zhu. Licence: research. Cite: Zhu, Lei, Liu, Shi, Li, "Face Alignment Across Large Poses: A
-    3D Solution", CVPR 2016.
+    A .mat holds Pose_Para (1, 7), Shape_Para (199, 1), Exp_Para (29, 1) of BFM 2009, and pt2d. One of landmarks/ holds
+    pts_2d and pts_3d (68, 2): the visible contour, and the projections of the landmarks in 3D. Get it as 300W-LP.zip
+    from the 3DDFA project page of Xiangyu Zhu. Licence: research. Cite: Zhu, Lei, Liu, Shi, Li, "Face Alignment Across
+    Large Poses: A 3D Solution", CVPR 2016.
 
-    Items hold `shape_coefficients`, `expression_coefficients` (as many as the morphable model has) and `camera`.
+    Items hold `shape_coefficients`, `expression_coefficients` (as many as the morphable model has) and `camera`, and
+    with `landmarks="file"` also `landmarks68`.
 
     Args:
         root: the folder above.
@@ -38,9 +61,14 @@ class W300LP(FaceDataset):
         morphable_model: the model that the coefficients refer to.
         subsets: names of the subset folders; None takes all.
         val_fraction: share of the photos that is held out.
+        landmarks: "fit" leaves the landmarks to the coefficients. "file" adds them from landmarks/: x and y are pts_3d,
+            taken as 1-based like every label of the archive, and z is the fit's. A flipped photo without a file of its
+            own takes its twin's, mirrored; photos without either are left out and counted in the log. The framing is
+            the fit's with both.
 
     Raises:
-        DataError: the folder or a subset is missing, or the split is empty.
+        ConfigError: the morphable model has other expressions, or landmarks is another word.
+        DataError: the folder, a subset or the landmarks are missing, or the split is empty.
     """
 
     has_shape = True
@@ -54,42 +82,126 @@ class W300LP(FaceDataset):
         morphable_model: MorphableModel,
         subsets: list[str] | None = None,
         val_fraction: float = 0.05,
+        landmarks: Landmarks = "fit",
     ) -> None:
         super().__init__(split, transform)
+        if landmarks not in get_args(Landmarks):
+            raise ConfigError(f"landmarks={landmarks!r} is unknown, known are {', '.join(get_args(Landmarks))}")
         self.root = Path(root)
-        require_folder(self.root, "300W-LP", "set paths.data_dir to the folder that holds 300W_LP/")
+        require_root(self.root, "300W-LP", "300W-LP.zip")
         self.reader = FittedFaceReader(morphable_model)
-        photos = [
-            str(photo.relative_to(self.root))
-            for subset in self._subsets(subsets)
-            for photo in fitted_photos(subset, "300W-LP")
-        ]
-        held_out = np.array([held_out_fraction(Path(photo).stem) < val_fraction for photo in photos], dtype=bool)
-        self.photos = np.array(photos)[held_out if split == "val" else ~held_out] if photos else np.array([])
+        self.with_landmarks = landmarks == "file"
+        photos = [f"{subset}/{name}" for subset in self._subsets(subsets) for name in self._names(subset)]
+        if not photos:
+            raise no_pairs(self.root, "300W-LP", below="*/")
+        held_out = held_out_fractions(photos) < val_fraction
+        self.photos = np.array(photos)[held_out if split == "val" else ~held_out]
         if not len(self.photos):
             raise DataError(
-                f"300W-LP's {split} split is empty: {len(photos)} .jpg + .mat pairs in the subset folders of "
-                f"{self.root.absolute()}"
+                f"300W-LP's {split} split is empty: {len(photos)} photos in {self.root.absolute()}, val_fraction is "
+                f"{val_fraction}"
             )
 
-    def _subsets(self, names: list[str] | None) -> list[Path]:
+    def _subsets(self, names: list[str] | None) -> list[str]:
         if names is None:
-            return sorted(folder for folder in self.root.iterdir() if folder.is_dir() and folder.name not in NO_SUBSET)
+            return subset_names(self.root)
         for name in names:
             require_folder(self.root / name, f"300W-LP's subset {name}", "unpack it there or leave it out of subsets")
-        return [self.root / name for name in names]
+        return names
+
+    def _names(self, subset: str) -> list[str]:
+        """The photos of a subset that have their labels, without ending."""
+        names = fitted_photos(self.root / subset, "300W-LP")
+        if not self.with_landmarks:
+            return names
+        marked = self._marked(subset) | self._marked(subset.removesuffix(FLIP))
+        kept = [name for name in names if f"{name}_pts.mat" in marked]
+        if names and not kept:
+            raise DataError(
+                f"no landmarks of {subset} in {(self.root / LANDMARKS).absolute()}: looked there for "
+                f"{subset.removesuffix(FLIP)}/{names[0]}_pts.mat; get 300W-LP with its landmarks/, leave {subset} out "
+                "of subsets, or set landmarks=fit"
+            )
+        if len(kept) < len(names):
+            log.warning("300W-LP: %d photos of %s have no landmarks and are left out", len(names) - len(kept), subset)
+        return kept
+
+    def _marked(self, subset: str) -> set[str]:
+        folder = self.root / LANDMARKS / subset
+        return file_names(folder) if folder.is_dir() else set()
 
     def __len__(self) -> int:
         return len(self.photos)
 
     def path(self, index: int) -> Path:
-        return self.root / str(self.photos[index])
+        return self.root / f"{self.photos[index]}.jpg"
 
     def read(self, index: int) -> FaceSample:
-        return self.reader.read(self.path(index))
+        photo = self.path(index)
+        sample = self.reader.read(photo)
+        if self.with_landmarks:
+            labels = sample.labels
+            coefficients = torch.cat([labels["shape_coefficients"], labels["expression_coefficients"]])
+            depth = self.reader.landmarks(coefficients, labels["camera"])[:, 2:]
+            labels["landmarks68"] = torch.cat([self._landmarks(photo, sample.image.shape[1]), depth], dim=1)
+        return sample
+
+    def _landmarks(self, photo: Path, width: int) -> Float[Tensor, "68 2"]:
+        """x, y of a photo's landmarks in image space."""
+        subset, name = photo.parent.name, f"{photo.stem}_pts.mat"
+        own = self.root / LANDMARKS / subset / name
+        if own.is_file() or not subset.endswith(FLIP):
+            return read_landmarks(own)
+        twin = read_landmarks(self.root / LANDMARKS / subset.removesuffix(FLIP) / name)
+        return (twin * torch.tensor([-1.0, 1.0]) + torch.tensor([width - 1.0, 0.0]))[list(MIRROR68)]
+
+    def inventory(self) -> list[Count]:
+        """Photos with a fit in every subset, and files of landmarks where there are any."""
+        published = {f"{subset}{flip}": count for subset, count in PUBLISHED.items() for flip in ("", FLIP)}
+        subsets = [*published, *(name for name in subset_names(self.root) if name not in published)]
+        photos = {subset: count_fitted_photos(self.root / subset) for subset in subsets}
+        counts = [Count(f"{subset} photos", photos[subset], published.get(subset)) for subset in subsets]
+        counts.append(Count("photos", sum(photos.values()), sum(published.values())))
+        if (self.root / LANDMARKS).is_dir():
+            counts += [
+                Count(f"{subset} landmarks", len(self._marked(subset)), PUBLISHED[subset]) for subset in PUBLISHED
+            ]
+        return counts
+
+
+def subset_names(root: Path) -> list[str]:
+    """The folders that may hold photos, sorted."""
+    return sorted(name for name in file_names(root) - NO_SUBSET if (root / name).is_dir())
+
+
+def read_landmarks(path: Path) -> Float[Tensor, "68 2"]:
+    """`pts_3d` (68, 2) of a file of landmarks/, 1-based with y down, in image space.
+
+    Raises:
+        DataError: the file is missing or damaged, or holds something else.
+    """
+    points = read_fit(path, ["pts_3d"])["pts_3d"]
+    if points.shape != (68, 2):
+        raise DataError(f"{path}: pts_3d has shape {points.shape}, expected (68, 2)")
+    return torch.from_numpy((points - 1).astype(np.float32))
+
+
+def held_out_fractions(photos: list[str]) -> Float[np.ndarray, "photos"]:
+    """`held_out_fraction` of many `SUBSET/NAME`; a photo's hash is computed once, not for each copy."""
+    originals = [original_name(photo.rpartition("/")[2]) for photo in photos]
+    fractions = {original: _fraction(original) for original in set(originals)}
+    return np.array([fractions[original] for original in originals])
 
 
 def held_out_fraction(stem: str) -> float:
     """A number in [0, 1) that all turned copies `NAME_1_0`, `NAME_1_1`, ... of a photo share."""
-    photo = re.sub(r"(_\d+)_\d+$", r"\1", stem)
-    return int.from_bytes(hashlib.sha256(photo.encode()).digest()[:8]) / 2**64
+    return _fraction(original_name(stem))
+
+
+def original_name(stem: str) -> str:
+    """The photo that `NAME_1_0`, `NAME_1_1`, ... are turned copies of."""
+    return re.sub(r"(_\d+)_\d+$", r"\1", stem)
+
+
+def _fraction(original: str) -> float:
+    return int.from_bytes(hashlib.sha256(original.encode()).digest()[:8]) / 2**64

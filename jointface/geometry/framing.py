@@ -1,10 +1,9 @@
 """Where a face lies in its image, and the crop around it: the same rule for every data set."""
 
-import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 CROP_MARGIN = 1.58  # crop side over face box size; PRNet's framing of 300W-LP
@@ -28,12 +27,23 @@ def face_box(landmarks: Float[Tensor, "68 *xyz"]) -> FaceBox:
 def similarity(scale: float, angle: float, shift: tuple[float, float], flip: bool, size: int) -> Float[Tensor, "2 3"]:
     """Similarity of a size x size crop about its centre: flip, then scale and turn (radians, counter-clockwise on
     screen), then shift (fractions of the crop)."""
+    one = torch.tensor([[scale, angle, *shift]], dtype=torch.get_default_dtype())
+    return similarities(one[:, 0], one[:, 1], one[:, 2:], torch.tensor([flip]), size)[0]
+
+
+def similarities(
+    scale: Float[Tensor, "batch"],
+    angle: Float[Tensor, "batch"],
+    shift: Float[Tensor, "batch 2"],
+    flip: Bool[Tensor, "batch"],
+    size: int,
+) -> Float[Tensor, "batch 2 3"]:
+    """A batch of `similarity`."""
     centre = (size - 1) / 2
-    cos, sin = scale * math.cos(angle), scale * math.sin(angle)
-    mirror = -1.0 if flip else 1.0
-    linear = torch.tensor([[mirror * cos, sin], [-mirror * sin, cos]])
-    offset = centre + size * torch.tensor(shift) - linear @ torch.full((2,), centre)
-    return torch.cat([linear, offset[:, None]], dim=1)
+    cos, sin, mirror = scale * angle.cos(), scale * angle.sin(), 1 - 2 * flip.to(scale.dtype)
+    linear = torch.stack([mirror * cos, sin, -mirror * sin, cos], dim=1).unflatten(1, (2, 2))
+    offset = centre + size * shift - centre * linear.sum(2)
+    return torch.cat([linear, offset[:, :, None]], dim=2)
 
 
 def crop_transform(box: FaceBox, size: int) -> Float[Tensor, "2 3"]:
@@ -43,13 +53,16 @@ def crop_transform(box: FaceBox, size: int) -> Float[Tensor, "2 3"]:
     return torch.tensor([[scale, 0.0, centre - scale * box.x], [0.0, scale, centre - scale * box.y]])
 
 
-def compose(outer: Float[Tensor, "2 3"], inner: Float[Tensor, "2 3"]) -> Float[Tensor, "2 3"]:
+def compose(outer: Float[Tensor, "*#batch 2 3"], inner: Float[Tensor, "*#batch 2 3"]) -> Float[Tensor, "*#batch 2 3"]:
     """outer after inner."""
-    return torch.cat([outer[:, :2] @ inner[:, :2], outer[:, :2] @ inner[:, 2:] + outer[:, 2:]], dim=1)
+    linear = outer[..., :2]
+    return torch.cat([linear @ inner[..., :2], linear @ inner[..., 2:] + outer[..., 2:]], dim=-1)
 
 
-def warp_points(transform: Float[Tensor, "2 3"], points: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
+def warp_points(
+    transform: Float[Tensor, "*batch 2 3"], points: Float[Tensor, "*batch points 3"]
+) -> Float[Tensor, "*batch points 3"]:
     """Points (x, y, z) under an image similarity; z takes its scale."""
-    plane = points[:, :2] @ transform[:, :2].T + transform[:, 2]
-    scale = torch.linalg.det(transform[:, :2]).abs().sqrt()
-    return torch.cat([plane, scale * points[:, 2:]], dim=1)
+    plane = points[..., :2] @ transform[..., :2].mT + transform[..., 2].unsqueeze(-2)
+    scale = torch.linalg.det(transform[..., :2]).abs().sqrt()
+    return torch.cat([plane, scale[..., None, None] * points[..., 2:]], dim=-1)

@@ -1,4 +1,4 @@
-"""A tiny 300W-LP: subset folders with turned copies and flipped twins, 450 x 450, with the fields of its .mat files."""
+"""A tiny 300W-LP: subset folders with turned copies and flipped twins, 450 x 450, with their fits and landmarks."""
 
 from pathlib import Path
 
@@ -43,28 +43,59 @@ def draw(points: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return image
 
 
-def write_pair(stem: Path, model: MorphableModel, random: np.random.Generator, with_pt3d: bool = False) -> None:
-    """A .jpg and its .mat."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
+def mirrored_fit(fit: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The fit of the mirrored picture; the tiny model's faces are symmetric, so that the coefficients stay."""
+    pose = fit["Pose_Para"].copy()
+    pose[0, [1, 2]] *= -1
+    pose[0, 3] = SIDE + 1 - pose[0, 3]
+    return {**fit, "Pose_Para": pose}
+
+
+def write_pair(stem: Path, model: MorphableModel, random: np.random.Generator, with_pt3d: bool = False) -> np.ndarray:
+    """A .jpg and its .mat; the (68, 3) landmarks, 1-based."""
     fit = random_fit(model, random)
     points = landmarks(model, fit)
-    cv2.imwrite(f"{stem}.jpg", draw(points, random))
+    write_files(stem, fit, draw(points, random), points, with_pt3d)
+    return points + np.array([1, 1, 0])
+
+
+def write_files(
+    stem: Path, fit: dict[str, np.ndarray], image: np.ndarray, points: np.ndarray, with_pt3d: bool = False
+) -> None:
+    """A .jpg and its .mat, of a fit whose (68, 3) landmarks are given 0-based."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(f"{stem}.jpg", image)
     matlab = points.T + np.array([[1], [1], [0]])
     extra = {"pt3d_68": matlab.astype(np.float32)} if with_pt3d else {"pt2d": matlab[:2]}
     filler = {"Illum_Para": np.zeros((1, 10)), "Color_Para": np.zeros((1, 7)), "Tex_Para": np.zeros((199, 1))}
     scipy.io.savemat(f"{stem}.mat", {**fit, **extra, **filler, "roi": np.array([[1, 1, SIDE, SIDE]], np.int16)})
 
 
+def write_twins(root: Path, name: str, model: MorphableModel, random: np.random.Generator) -> None:
+    """A photo of AFW, its mirrored twin of AFW_Flip, and the photo's file of landmarks."""
+    fit = random_fit(model, random)
+    points = landmarks(model, fit)
+    image = draw(points, random)
+    write_files(root / "AFW" / name, fit, image, points)
+    mirrored = mirrored_fit(fit)
+    write_files(root / "AFW_Flip" / name, mirrored, image[:, ::-1], landmarks(model, mirrored))
+    visible = points[:, :2] + 1
+    visible[:17] += random.normal(0, 3, (17, 2))  # the visible contour is another one
+    path = root / "landmarks" / "AFW" / f"{name}_pts.mat"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scipy.io.savemat(path, {"pts_2d": visible, "pts_3d": points[:, :2] + 1})
+
+
 def write(folder: Path, model: MorphableModel, photos: int = 6, copies: int = 3, seed: int = 0) -> Path:
-    """Writes AFW/ and AFW_Flip/ with `photos` photos of `copies` turned copies each, and the archive's Code/ folder.
+    """Writes AFW/ and AFW_Flip/ with `photos` photos of `copies` turned copies each, landmarks/AFW, and the archive's
+    Code/ folder.
 
     The first photo is one that the validation split holds out, whatever its fraction.
     """
     random = np.random.default_rng(seed)
     held_out = next(number for number in range(1000, 2000) if held_out_fraction(f"AFW_{number}_1_0") < 0.02)
-    for subset in ("AFW", "AFW_Flip"):
-        for photo in range(photos):
-            for copy in range(copies):
-                write_pair(folder / subset / f"AFW_{held_out + photo}_1_{copy}", model, random)
+    for photo in range(photos):
+        for copy in range(copies):
+            write_twins(folder, f"AFW_{held_out + photo}_1_{copy}", model, random)
     (folder / "Code").mkdir()
     return folder

@@ -1,0 +1,144 @@
+"""How training crops vary: one similarity moves everything, one matrix changes the colours, albumentations does the
+rest. Drawn for a whole batch at once from torch's random state."""
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, UInt8
+from torch import Tensor
+
+from jointface.errors import ConfigError
+from jointface.geometry.framing import similarities
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no look-up on the network when albumentations is imported
+
+LUMA = torch.tensor([0.299, 0.587, 0.114])  # of RGB, ITU-R BT.601
+GREY = 127.5  # contrast changes about it
+
+
+@dataclass
+class ColourChange:
+    """What happens to the colours of one crop: a (3, 4) matrix on (R, G, B, 1), None where nothing; then transforms of
+    albumentations."""
+
+    matrix: Float32[np.ndarray, "3 4"] | None
+    transforms: list[Any]
+
+    def apply(self, crop: UInt8[np.ndarray, "size size 3"]) -> None:
+        """Changes an RGB crop in place."""
+        if self.matrix is not None:
+            cv2.transform(crop, self.matrix, dst=crop)
+        for transform in self.transforms:
+            crop[:] = transform(image=crop)["image"]
+
+
+class Augmentation:
+    """Random similarity of the crop, then changes that leave every pixel in its place.
+
+    Args:
+        rotation: largest turn to either side, in degrees.
+        scale: largest zoom to either side, as a fraction.
+        shift: largest shift along x and along y, as a fraction of the crop.
+        flip: probability of a left-right flip.
+        brightness, contrast, saturation: largest change to either side, as a fraction; contrast about mid-grey.
+        hue: largest turn of the hues to either side, as a fraction of the circle.
+        grey: probability of a black-and-white crop.
+        photometric: albumentations transforms that leave every pixel in its place, each applied with its own p.
+
+    Raises:
+        ConfigError: a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        rotation: float = 0.0,
+        scale: float = 0.0,
+        shift: float = 0.0,
+        flip: float = 0.0,
+        brightness: float = 0.0,
+        contrast: float = 0.0,
+        saturation: float = 0.0,
+        hue: float = 0.0,
+        grey: float = 0.0,
+        photometric: list[Any] | None = None,
+    ) -> None:
+        shares = {"scale": scale, "shift": shift, "flip": flip, "brightness": brightness, "contrast": contrast}
+        shares |= {"saturation": saturation, "hue": hue, "grey": grey}
+        if odd := {name: value for name, value in shares.items() if not 0 <= value <= 1}:
+            raise ConfigError(f"data.augmentation: {odd} must lie in 0 ... 1")
+        self.rotation, self.scale, self.shift, self.flip = rotation, scale, shift, flip
+        self.brightness, self.contrast, self.saturation, self.hue = brightness, contrast, saturation, hue
+        self.grey = grey
+        self.changes_colours = any((brightness, contrast, saturation, hue, grey))
+        # The chance is drawn here for a batch at once; a transform that is called is applied.
+        self.photometric = list(photometric or [])
+        self.chances = torch.tensor([transform.p for transform in self.photometric])
+        for transform in self.photometric:
+            transform.p = 1.0
+
+    def sample_similarities(self, count: int, size: int) -> Float[Tensor, "batch 2 3"]:
+        """Random similarities of size x size crops."""
+        turn, zoom, *shift = (2 * torch.rand(count, 4) - 1).unbind(1)
+        return similarities(
+            scale=(1 + self.scale) ** zoom,
+            angle=math.radians(self.rotation) * turn,
+            shift=self.shift * torch.stack(shift, dim=1),
+            flip=torch.rand(count) < self.flip,
+            size=size,
+        )
+
+    def sample_colour_matrices(self, count: int) -> Float[Tensor, "batch 3 4"]:
+        """Random matrices on colours (R, G, B, 1) of 0 ... 255."""
+        bright, contrast, saturation, hue = (2 * torch.rand(count, 4) - 1).unbind(1)
+        grey = torch.rand(count) < self.grey
+        return colour_matrices(
+            brightness=1 + self.brightness * bright,
+            contrast=1 + self.contrast * contrast,
+            saturation=(1 + self.saturation * saturation) * ~grey,
+            hue=self.hue * hue,
+        )
+
+    def sample_colour_changes(self, count: int) -> list[ColourChange]:
+        """Random colour changes of as many crops, to be applied in order."""
+        matrices = self.sample_colour_matrices(count).numpy() if self.changes_colours else [None] * count
+        chosen = (torch.rand(count, len(self.photometric)) < self.chances).tolist()
+        for transform in self.photometric:  # forked workers would share albumentations' own random state
+            transform.set_random_seed(int(torch.randint(2**31, ())))
+        return [
+            ColourChange(matrix, [t for t, used in zip(self.photometric, row, strict=True) if used])
+            for matrix, row in zip(matrices, chosen, strict=True)
+        ]
+
+
+def colour_matrices(
+    brightness: Float[Tensor, "batch"],
+    contrast: Float[Tensor, "batch"],
+    saturation: Float[Tensor, "batch"],
+    hue: Float[Tensor, "batch"],
+) -> Float[Tensor, "batch 3 4"]:
+    """Brightness, contrast, saturation and hue as one matrix on (R, G, B, 1).
+
+    Brightness and contrast multiply, contrast about mid-grey. Saturation blends with the luma, 0 is black and white.
+    Hue, a fraction of the circle, turns colours about the grey axis (Rodrigues' formula).
+    """
+    identity = torch.eye(3)
+    blend = saturation[:, None, None] * identity + (1 - saturation)[:, None, None] * LUMA.expand(3, 3)
+    angle = (2 * math.pi * hue)[:, None, None]
+    across = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3)
+    turn = angle.cos() * identity + angle.sin() * across + (1 - angle.cos()) / 3
+    linear = turn @ blend * (brightness * contrast)[:, None, None]
+    offset = (GREY * (1 - contrast))[:, None, None].expand(-1, 3, 1)
+    return torch.cat([linear, offset], dim=2)
+
+
+def change_colours(
+    images: UInt8[Tensor, "batch 3 height width"], matrices: Float[Tensor, "batch 3 4"]
+) -> UInt8[Tensor, "batch 3 height width"]:
+    """Images with their colours (R, G, B, 1) changed by a matrix each, on any device."""
+    pixels = torch.baddbmm(matrices[:, :, 3:], matrices[:, :, :3], images.flatten(2).float())
+    return pixels.round().clamp(0, 255).to(torch.uint8).view_as(images)

@@ -1,0 +1,264 @@
+"""LFWA: the 13,143 photos of Labeled Faces in the Wild that have 73 attributes each."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from pymatreader import read_mat
+from torch import Tensor
+
+from jointface.attributes import LFWA as LFWA_ATTRIBUTES
+from jointface.attributes import attribute_name, positive_weight
+from jointface.datamodules.crop import CropTransform
+from jointface.datamodules.face_dataset import FaceDataset, FaceSample, read_image
+from jointface.datamodules.on_disk import Count, file_names, missing, require_file, require_folder
+from jointface.datamodules.w300lp import held_out_fraction
+from jointface.errors import ConfigError, DataError
+from jointface.geometry.framing import FaceBox
+
+log = logging.getLogger(__name__)
+
+IMAGE_FOLDERS = ("lfw", "lfw-deepfunneled", "lfw_funneled")  # as LFW's archives unpack
+ATTRIBUTE_FILE, SPLIT_FILE = "lfw_att_73.mat", "indices_train_test.mat"
+
+# Average landmark box of LFW's 250 x 250 images. A detector framed them, so faces vary around it by some pixels. The
+# five MTCNN landmarks of all 13,233 original images (`data/lfw_landmark.txt` of clcarwin/sphereface_pytorch) average
+# eyes (104.7, 112.5) and (145.1, 111.7), nose (124.9, 136.5), mouth corners (107.6, 157.1) and (143.6, 156.7),
+# standard deviation 4 pixels at the eyes. CelebA's `list_landmarks_align_celeba.txt` (its first 50 rows) averages
+# eyes (69.4, 111.2) and (107.6, 111.2), nose (88.1, 135.3), mouth corners (71.3, 152.0) and (105.5, 152.3). The
+# scale, 1.074, and shift from those to these by least squares carry CelebA's box, centre (88.9, 139.8) and size 86.2,
+# to LFW. Funneling moves the photos onto their own average, so its folders get the same box; no landmarks of theirs
+# were there to check.
+SIDE = 250
+LFW_BOX = FaceBox(x=125.7, y=142.9, size=92.6)
+
+
+class LFWA(FaceDataset):
+    """LFWA (also LFWA+), attributes for the photos of Labeled Faces in the Wild.
+
+    On disk, as published:
+
+        root/lfw/Aaron_Eckhart/Aaron_Eckhart_0001.jpg ...   250 x 250 (any size of the same framing works)
+        root/lfw_att_73.mat                                 MATLAB 7.3; AttrName (73 names), label (13143 x 73, 0 or 1),
+                                                            name (13143 of `Aaron_Eckhart\\Aaron_Eckhart_0001.jpg`)
+        root/indices_train_test.mat                         indices_img_train (6263), indices_img_test (6880), 1-based
+                                                            rows of the above; indices_identity_train and _test
+
+    Of LFW's 13,233 photos 90 are not labelled. Rows without an image are left out and counted in the log. Get labels
+    and split from the CelebA page of MMLab, CUHK ("LFWA+"), the photos from there or from LFW's own archives. Licence:
+    non-commercial research. Cite: Liu, Luo, Wang, Tang, "Deep Learning Face Attributes in the Wild", ICCV 2015; Huang,
+    Ramesh, Berg, Learned-Miller, "Labeled Faces in the Wild", UMass Amherst TR 07-49, 2007.
+
+    Items hold `attributes` and `attribute_mask`, 73 each, in the order of `jointface.attributes.LFWA`, and `identity`,
+    the place of the person among the sorted names of the whole data set.
+
+    Args:
+        root: the folder above.
+        split: "train", "val" or "test". The official split has no "val" and is one of people: none is in both parts.
+            "val" holds out people of the training part by a hash of their name, the same on any machine; "train" is the
+            rest.
+        transform: how a face is cropped.
+        images: name of the image folder in root: "lfw", the original images, "lfw-deepfunneled" or "lfw_funneled".
+        val_fraction: share of the training part's people that is held out.
+
+    Raises:
+        DataError: a file or folder is missing or malformed, or the split is empty.
+        ConfigError: val_fraction is no share.
+    """
+
+    label_set = LFWA_ATTRIBUTES
+    splits = ("train", "val", "test")
+
+    def __init__(
+        self, root: str | Path, split: str, transform: CropTransform, images: str = "lfw", val_fraction: float = 0.1
+    ) -> None:
+        super().__init__(split, transform)
+        if not 0 <= val_fraction < 1:
+            raise ConfigError(f"LFWA: val_fraction={val_fraction} must be at least 0 and below 1")
+        root = Path(root)
+        require_folder(root, "LFWA", "set paths.data_dir to the folder that holds LFWA/")
+        self.images = _image_folder(root, images)
+        names, labels = read_attributes(root / ATTRIBUTE_FILE)
+        in_train, in_test = read_split(root / SPLIT_FILE, len(names))
+        people, identity = np.unique([name.partition("/")[0] for name in names.tolist()], return_inverse=True)
+        held_out = np.array([held_out_fraction(person) < val_fraction for person in people.tolist()])[identity]
+        part = {"train": in_train & ~held_out, "val": in_train & held_out, "test": in_test}[split]
+        on_disk = image_names(self.images)
+        has_image = np.array([name in on_disk for name in names.tolist()])
+        if not has_image.any():
+            raise missing(self.images / str(people[0]), "LFW's photos of a person", "unpack LFW's images there")
+        keep = part & has_image
+        _report_missing(names[part & ~has_image], split)
+        if not keep.any():
+            raise DataError(f"LFWA's {split} split is empty: {part.sum()} of {len(names)} rows, none with an image")
+        self.names = names[keep]
+        self.attributes = torch.from_numpy(labels[keep])
+        self.identity = torch.from_numpy(identity[keep])
+        self.mask = torch.ones(len(LFWA_ATTRIBUTES), dtype=torch.bool)
+        self.counts = (
+            Count("images", len(on_disk), 13_233),
+            Count("people", len({name.partition("/")[0] for name in on_disk}), 5_749),
+            Count("labelled images", int(has_image.sum()), 13_143),
+            Count("training part (train and val)", int((in_train & has_image).sum()), 6_263),
+            Count("test part", int((in_test & has_image).sum()), 6_880),
+        )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, index: int) -> Path:
+        return self.images / str(self.names[index])
+
+    def read(self, index: int) -> FaceSample:
+        image = read_image(self.path(index))
+        labels = {
+            "attributes": self.attributes[index],
+            "attribute_mask": self.mask,
+            "identity": self.identity[index],
+        }
+        return FaceSample(image, lfw_box(image.shape[1], image.shape[0]), labels)
+
+    def inventory(self) -> list[Count]:
+        return list(self.counts)
+
+    def alpha(self) -> Float[Tensor, "attributes"]:
+        return positive_weight(self.attributes, self.mask.expand_as(self.attributes))
+
+
+def lfw_box(width: int, height: int) -> FaceBox:
+    """LFW's face box in an image of this size; pixel centres stay at integers."""
+    x, y = width / SIDE, height / SIDE
+    return FaceBox((LFW_BOX.x + 0.5) * x - 0.5, (LFW_BOX.y + 0.5) * y - 0.5, LFW_BOX.size * (x + y) / 2)
+
+
+def read_attributes(path: Path) -> tuple[np.ndarray, Float[np.ndarray, "images attributes"]]:
+    """Image names `Person/Person_0001.jpg` (N,) and labels (N, 73) in {0, 1} of `lfw_att_73.mat`.
+
+    Raises:
+        DataError: the file is missing, broken, or holds another set of attributes or other values.
+    """
+    content = read_variables(path, "LFWA's 73 attributes", "AttrName", "label", "name")
+    attributes = [attribute_name(str(name)) for name in np.atleast_1d(content["AttrName"])]
+    names = np.array([str(name).replace("\\", "/") for name in np.atleast_1d(content["name"])])
+    label = np.atleast_2d(content["label"])
+    if set(attributes) != set(LFWA_ATTRIBUTES.attributes):
+        raise _other_attributes(path, attributes)
+    if label.shape != (len(names), len(attributes)):
+        raise DataError(
+            f"{path.absolute()}: label is {label.shape}, but there are {len(names)} names of images and "
+            f"{len(attributes)} of attributes; the file is damaged, get it again"
+        )
+    if not np.isin(label, (0, 1)).all():
+        raise DataError(f"{path.absolute()}: label holds values other than 0 and 1; the file is damaged, get it again")
+    columns = [attributes.index(name) for name in LFWA_ATTRIBUTES.attributes]
+    return names, label[:, columns].astype(np.float32)
+
+
+def _other_attributes(path: Path, attributes: list[str]) -> DataError:
+    published = set(LFWA_ATTRIBUTES.attributes)
+    lacking, unknown = sorted(published - set(attributes)), sorted(set(attributes) - published)
+    return DataError(
+        f"{path.absolute()}: its {len(attributes)} attributes are not LFWA's {len(published)}: "
+        f"{len(lacking)} are lacking ({', '.join(lacking[:3])}), {len(unknown)} unknown ({', '.join(unknown[:3])}); "
+        f"this is another file, take {ATTRIBUTE_FILE}"
+    )
+
+
+def read_split(path: Path, rows: int) -> tuple[Bool[np.ndarray, "rows"], Bool[np.ndarray, "rows"]]:
+    """Which of the rows of `lfw_att_73.mat` are in the training and in the test part of `indices_train_test.mat`.
+
+    Raises:
+        DataError: the file is missing or broken, names rows that are not there, or a row in both parts.
+    """
+    fields = ("indices_img_train", "indices_img_test")
+    content = read_variables(path, "LFWA's split", *fields)
+    train, test = (_members(path, field, content[field], rows) for field in fields)
+    if (both := train & test).any():
+        raise DataError(f"{path.absolute()}: {both.sum()} rows are in both parts; the file is damaged, get it again")
+    return train, test
+
+
+def _members(path: Path, field: str, indices: Any, rows: int) -> Bool[np.ndarray, "rows"]:
+    """The rows that 1-based indices name."""
+    values = np.atleast_1d(indices).ravel()
+    if values.dtype.kind not in "iuf" or not np.isin(values, np.arange(1, rows + 1)).all():
+        raise DataError(
+            f"{path.absolute()}: {field} must hold row numbers from 1 to {rows}, the rows of {ATTRIBUTE_FILE}; the "
+            "two files are not of one release, get both again"
+        )
+    members = np.zeros(rows, dtype=bool)
+    members[values.astype(np.int64) - 1] = True
+    return members
+
+
+def read_variables(path: Path, what: str, *variables: str) -> dict[str, Any]:
+    """Variables of a MATLAB file, of version 5 or 7.3; a cell array of strings is a list.
+
+    Raises:
+        DataError: the file is missing or no MATLAB file, or a variable is not in it.
+    """
+    require_file(path, what, f"get it from the LFWA+ folder of the CelebA page and put it beside {IMAGE_FOLDERS[0]}/")
+    try:
+        if h5py.is_hdf5(path):
+            with h5py.File(path) as file:  # pymatreader takes four times as long for the cells of 13,143 names
+                cells = {v: _strings(file[v]) for v in variables if v in file and file[v].dtype == h5py.ref_dtype}
+            content = read_mat(path, variable_names=variables, ignore_fields=list(cells)) | cells
+        else:
+            content = read_mat(path, variable_names=variables)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path.absolute()}: not a readable MATLAB file ({reason}); get it again") from error
+    if lacking := [name for name in variables if name not in content]:
+        raise DataError(
+            f"{path.absolute()}: no variable {', '.join(lacking)}; the file is damaged or another one, get it again"
+        )
+    return content
+
+
+def _strings(cells: h5py.Dataset) -> list[str]:
+    """A cell array of strings: references to arrays of UTF-16 units."""
+    return [_string(h5py.h5r.dereference(cell, cells.id)) for cell in cells[()].ravel()]
+
+
+def _string(text: h5py.h5d.DatasetID) -> str:
+    units = np.empty(text.shape, dtype="<u2")
+    text.read(h5py.h5s.ALL, h5py.h5s.ALL, units)  # half the time of h5py's own slicing
+    return units.tobytes().decode("utf-16-le")
+
+
+def _image_folder(root: Path, name: str) -> Path:
+    folder = root / name
+    if not folder.is_dir() and (there := [known for known in IMAGE_FOLDERS if (root / known).is_dir()]):
+        raise DataError(
+            f"no folder {folder.absolute()}: looked there for LFW's images; found {', '.join(there)} there, name it "
+            "with images"
+        )
+    require_folder(folder, "LFW's images", "unpack them there")
+    return folder
+
+
+def image_names(folder: Path) -> set[str]:
+    """`Person/Person_0001.jpg` of every photo in the folders of people."""
+    with os.scandir(folder) as entries:
+        people = [entry.name for entry in entries if entry.is_dir()]
+    return {
+        f"{person}/{name}"
+        for person in people
+        for name in file_names(folder / person)
+        if name.endswith((".jpg", ".png"))
+    }
+
+
+def _report_missing(names: np.ndarray, split: str) -> None:
+    if len(names):
+        log.warning(
+            "LFWA: %d rows of the %s split have no image and are left out, e.g. %s",
+            len(names),
+            split,
+            min(names.tolist()),
+        )

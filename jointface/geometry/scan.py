@@ -1,0 +1,230 @@
+"""Textured 3D scans of faces: reading them, finding the nose, and drawing them.
+
+Scan space: millimetres, x to the viewer's right, y up, z towards the viewer, as a frontal scanner delivers it.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import cv2
+import numpy as np
+import torch
+import trimesh
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor
+from trimesh.visual import TextureVisuals
+
+from jointface.errors import DataError
+from jointface.geometry.camera import apply_camera, crop_camera, euler_to_rotation
+from jointface.geometry.rasteriser import depth_map, interpolate, rasterise_meshes
+
+HEAD_EXTENT = (100.0, 1000.0)  # mm; from a bare face to a bust
+START_STEP = 25.0  # mm between the places where a face is looked for
+START_TILTS = (-30.0, 0.0, 30.0)  # degrees of pitch in each
+NOSE_REACH = 10.0  # mm around the mean face's nose tip that the scan's is looked for in
+ALIGNED_RADIUS = 60.0  # mm around the nose tip: eyes, nose and mouth, which hair and collars leave free
+
+
+@dataclass
+class Scan:
+    """A triangle mesh with a texture. A vertex on a seam of the texture is there once for each of its coordinates."""
+
+    vertices: Float[Tensor, "vertices 3"]
+    """In millimetres."""
+    triangles: Int64[Tensor, "triangles 3"]
+    """Rows of `vertices`."""
+    uv: Float[Tensor, "vertices 2"]
+    """Texture coordinates in [0, 1], v upwards: v = 1 is the upper border of the first row."""
+    texture: UInt8[Tensor, "rows columns 3"]
+    """RGB."""
+
+
+def read_scan(path: Path) -> Scan:
+    """The scan of a Wavefront .obj with its .mtl and images; several materials become one texture. Holes are fine.
+
+    Raises:
+        DataError: the file holds no mesh, a material without its image, coordinates that are no numbers, or another
+            unit than millimetres.
+    """
+    mesh = _read_mesh(path)
+    visual = mesh.visual
+    assert isinstance(visual, TextureVisuals)
+    assert visual.uv is not None
+    scan = Scan(
+        vertices=torch.from_numpy(np.array(mesh.vertices, dtype=np.float32)),
+        triangles=torch.from_numpy(np.array(mesh.faces, dtype=np.int64)),
+        uv=torch.from_numpy(np.array(visual.uv[:, :2], dtype=np.float32)),
+        texture=torch.from_numpy(_image(visual, path)),
+    )
+    for what, values in (("vertices", scan.vertices), ("texture coordinates", scan.uv)):
+        if not values.isfinite().all():
+            raise DataError(f"{path}: {what} hold values that are no finite numbers; the file is damaged, get it again")
+    low, high = _extent(scan.vertices)
+    extent = (high - low).max().item()
+    if not HEAD_EXTENT[0] < extent < HEAD_EXTENT[1]:
+        raise DataError(
+            f"{path}: the scan is {extent:.3g} units large, a head is {HEAD_EXTENT[0]:.0f} to {HEAD_EXTENT[1]:.0f} "
+            "millimetres; millimetres are expected, convert it"
+        )
+    return scan
+
+
+def _read_mesh(path: Path) -> trimesh.Trimesh:
+    try:
+        # With maintain_order a vertex on a seam would get a mean of its texture coordinates, not a copy for each.
+        meshes = list(trimesh.load_scene(path, process=False, maintain_order=False).geometry.values())
+    except Exception as error:  # the parser raises whatever its first wrong guess about a damaged file leads to
+        raise _damaged(path, error) from error
+    meshes = [mesh for mesh in meshes if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces)]
+    if not meshes:
+        raise DataError(f"{path}: holds no triangles; it is damaged or no scan, get it again")
+    if not all(_is_textured(mesh) for mesh in meshes):
+        raise DataError(
+            f"{path}: no texture; its .mtl and the image that this names (map_Kd) must lie where the files say, "
+            "spelt so, and each vertex needs texture coordinates"
+        )
+    try:
+        return meshes[0] if len(meshes) == 1 else cast(trimesh.Trimesh, trimesh.util.concatenate(meshes))
+    except Exception as error:  # as above: images are decoded here
+        raise _damaged(path, error) from error
+
+
+def _is_textured(mesh: trimesh.Trimesh) -> bool:
+    image = getattr(getattr(mesh.visual, "material", None), "image", None)
+    uv = getattr(mesh.visual, "uv", None)
+    # trimesh fills in an image of its own where there is none; one of a file is told by its path.
+    from_file = image is not None and "file_path" in image.info
+    return from_file and uv is not None and len(uv) == len(mesh.vertices)
+
+
+def _image(visual: TextureVisuals, path: Path) -> UInt8[np.ndarray, "rows columns 3"]:
+    material: Any = visual.material
+    image = getattr(material, "image", None) or material.baseColorTexture  # packed materials are glTF's
+    try:
+        return np.array(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises on broken files
+        name = image.info.get("file_path", "the texture")
+        raise DataError(f"{path}: {name} is not a whole image ({error}); get it again") from error
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    reason = " ".join(f"{type(error).__name__} {error}".split())
+    return DataError(f"{path}: not a readable .obj ({reason}); it is damaged or of another kind, get it again")
+
+
+def _extent(vertices: Float[Tensor, "vertices 3"]) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
+    """Corners of the box of the scan without the outermost hundredth, as scanners leave stray points."""
+    low, high = np.quantile(vertices.numpy(), (0.01, 0.99), axis=0).astype(np.float32)
+    return torch.from_numpy(low), torch.from_numpy(high)
+
+
+def find_face(
+    scan: Scan, mean_face: Float[Tensor, "points 3"], nose_tip: Float[Tensor, "3"] | None = None
+) -> tuple[Float[Tensor, "3"], Float[Tensor, "3 4"]]:
+    """Where the tip of the nose is in a scan, and how a mean face lies on the scan's.
+
+    The frontmost vertex would be a curl, a collar or a chin on many a scan, and scanned heads are tipped. So the middle
+    of a mean face is laid on the scan by ICP (Besl and McKay, PAMI 1992; trimesh's), roughly from each place of a grid
+    over the middle of the scan and at three tilts, then finely from the best. The tip is the vertex that stands out
+    farthest, in the direction that the face looks, near the mean face's own. Finds faces that are turned by up to about
+    40 degrees.
+
+    Args:
+        mean_face: vertices of a frontal face in millimetres, relative to its nose tip; those within 60 mm of it count.
+        nose_tip: where it is known.
+
+    Returns:
+        The nose tip, and the rigid motion from the mean face's frame to scan space.
+    """
+    face = mean_face[mean_face.norm(dim=1) < ALIGNED_RADIUS]
+    starts = _starts(scan) if nose_tip is None else nose_tip[None]
+    motions = [_motion(start, tilt) for start in starts for tilt in START_TILTS]
+    rough = [_align(_thinned(face, 300), _thinned(scan.vertices, 6000), motion, 25) for motion in motions]
+    motion, _ = min(rough, key=lambda aligned: aligned[1])
+    motion, _ = _align(_thinned(face, 1500), scan.vertices, motion, 100)
+    pose = torch.from_numpy(motion).float()[:3]
+    if nose_tip is None:
+        ahead = scan.vertices @ pose[:, 2]
+        around = near(scan, pose[:, 3], NOSE_REACH)
+        around = around if around.any() else torch.ones_like(around)
+        nose_tip = scan.vertices[torch.where(around, ahead, -torch.inf).argmax()]
+    return nose_tip, pose
+
+
+def _starts(scan: Scan) -> Float[Tensor, "starts 3"]:
+    """The frontmost points of the scan on a grid over its middle half across and seven tenths up."""
+    low, high = _extent(scan.vertices)
+    scale = 1 / START_STEP
+    columns, rows = (int(length * scale) + 1 for length in (high - low)[:2].tolist())
+    to_grid = scale * torch.tensor([[1.0, 0, 0, -low[0]], [0, 1.0, 0, -low[1]], [0, 0, 1.0, 0]])
+    depth = depth_map(apply_camera(to_grid[None], scan.vertices[None]), scan.triangles, rows, columns)[0]
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    middle = ((x + 0.5) / columns - 0.5).abs().le(0.25) & ((y + 0.5) / rows - 0.5).abs().le(0.35)
+    y, x = (middle & depth.isfinite()).nonzero(as_tuple=True)
+    starts = START_STEP * torch.stack([x, y, depth[y, x]], dim=1) + low * low.new_tensor([1, 1, 0])
+    return starts if len(starts) else ((low + high) / 2)[None]
+
+
+def _align(
+    face: Float[Tensor, "points 3"], surface: Float[Tensor, "vertices 3"], start: np.ndarray, iterations: int
+) -> tuple[np.ndarray, float]:
+    """Rigid motion (4, 4) that lays the face on the surface, and its mean squared distance in the last step."""
+    options = {"reflection": False, "scale": False, "max_iterations": iterations}
+    motion, _, cost = trimesh.registration.icp(face.numpy(), surface.numpy(), start, **options)
+    return np.asarray(motion), float(cost)
+
+
+def _thinned(points: Float[Tensor, "points 3"], count: int) -> Float[Tensor, "fewer 3"]:
+    return points[:: max(1, len(points) // count)]
+
+
+def _motion(place: Float[Tensor, "3"], pitch: float) -> np.ndarray:
+    motion = np.eye(4)
+    motion[:3, :3] = euler_to_rotation(torch.tensor([math.radians(pitch), 0, 0])).numpy()
+    motion[:3, 3] = place.numpy()
+    return motion
+
+
+def near(scan: Scan, point: Float[Tensor, "3"], radius: float) -> Bool[Tensor, "vertices"]:
+    """Which vertices lie within a distance of a point, in millimetres."""
+    return (scan.vertices - point).square().sum(1) <= radius**2
+
+
+def render_scan(
+    scan: Scan, camera: Float[Tensor, "3 4"], size: int, background: int = 128, supersampling: int = 2
+) -> UInt8[np.ndarray, "size size 3"]:
+    """The scan seen by an affine camera from scan to image space, unlit, over a plain grey.
+
+    Args:
+        size: side of the image in pixels. supersampling: samples per pixel along each axis.
+    """
+    finer = torch.tensor([[1.0, 0, 0.5], [0, 1.0, 0.5]]) * supersampling - torch.tensor([0, 0, 0.5])
+    camera = crop_camera(camera, finer)
+    points, side = apply_camera(camera[None], scan.vertices[None]), size * supersampling
+    fragments = rasterise_meshes(points, scan.triangles, side, side)
+    uv = interpolate(fragments, scan.triangles, scan.uv)
+    texture = _reduced(scan, camera).movedim(-1, 0)[None].float()
+    grid = uv * uv.new_tensor([2.0, -2.0]) + uv.new_tensor([-1.0, 1.0])
+    colour = torch.nn.functional.grid_sample(texture, grid, padding_mode="border", align_corners=False)
+    colour = torch.where(fragments.triangle[:, None] >= 0, colour, float(background))
+    image = torch.nn.functional.avg_pool2d(colour, supersampling)[0]
+    return image.round().to(torch.uint8).movedim(0, -1).contiguous().numpy()
+
+
+def _reduced(scan: Scan, camera: Float[Tensor, "3 4"]) -> UInt8[Tensor, "rows columns 3"]:
+    """The texture with about one texel a pixel where it has more, so that it does not alias."""
+    rows, columns = scan.texture.shape[:2]
+    scale = torch.linalg.det(camera[:, :3]).abs() ** (1 / 3)
+    flat = torch.nn.functional.pad(scan.uv * scan.uv.new_tensor([columns, rows]), (0, 1))
+    factor = (_area(flat, scan.triangles) / _area(scan.vertices * scale, scan.triangles)).sqrt().item()
+    if factor < 1.5:
+        return scan.texture
+    reduced = (max(1, round(columns / factor)), max(1, round(rows / factor)))
+    return torch.from_numpy(cv2.resize(scan.texture.numpy(), reduced, interpolation=cv2.INTER_AREA))
+
+
+def _area(points: Float[Tensor, "points 3"], triangles: Int64[Tensor, "triangles 3"]) -> Float[Tensor, ""]:
+    a, b, c = points[triangles].unbind(1)
+    return torch.linalg.cross(b - a, c - a).norm(dim=1).sum() / 2

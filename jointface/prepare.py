@@ -1,0 +1,22 @@
+"""Checks, describes and packs a data set: `python -m jointface.prepare source=celeba paths.data_dir=DATA`."""
+
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from jointface.config import entry_point
+from jointface.preparation import prepare, require_packing
+
+
+@entry_point("prepare")
+def main(config: DictConfig) -> None:
+    """Prepares the data set of the config."""
+    options = {key: config[key] for key in ("image_size", "margin", "quality", "num_workers")}
+    require_packing(**options)
+    dataset = instantiate(config.source.dataset, _convert_="all")
+    prepare(config.source.packed, dataset, Path(config.output_dir), pack=config.pack, **options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""What is said of a folder that is not what it should be, and tables of published data sets."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jointface.datamodules.on_disk import file_names, read_table, require_file, require_folder
+from jointface.errors import DataError
+
+HOW = "set paths.data_dir"
+
+
+def looked_for(folder: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        require_folder(folder, "the photos", HOW)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_nothing_there_says_what_to_do(tmp_path: Path) -> None:
+    assert looked_for(tmp_path / "photos") == f"no folder {tmp_path / 'photos'}: looked there for the photos; {HOW}"
+    assert HOW in looked_for(tmp_path / "missing" / "photos")
+
+
+@pytest.mark.parametrize("archive", ["photos.zip", "Photos.ZIP", "photos.7z", "photos.7z.001", "photos.tar.gz"])
+def test_an_archive_is_to_be_unpacked(tmp_path: Path, archive: str) -> None:
+    (tmp_path / archive).write_bytes(b"PK")
+    assert f"found {archive} there, unpack it" in looked_for(tmp_path / "photos")
+
+
+def test_another_spelling_is_to_be_renamed(tmp_path: Path) -> None:
+    (tmp_path / "Photos").mkdir()
+    assert "found 'Photos' there, rename it to 'photos'" in looked_for(tmp_path / "photos")
+
+
+def test_one_folder_too_deep_and_one_too_high(tmp_path: Path) -> None:
+    (tmp_path / "deep" / "inner" / "photos").mkdir(parents=True)
+    assert f"one folder too deep, in {tmp_path / 'deep' / 'inner'}" in looked_for(tmp_path / "deep" / "photos")
+    (tmp_path / "high" / "root").mkdir(parents=True)
+    (tmp_path / "high" / "photos").mkdir()
+    assert f"one folder higher, in {tmp_path / 'high'}" in looked_for(tmp_path / "high" / "root" / "photos")
+
+
+def test_no_permission_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "table.txt").write_text("a 1\n")
+    monkeypatch.setattr(os, "access", lambda *arguments: False)
+    assert "no permission to read the folder" in looked_for(tmp_path)
+    with pytest.raises(DataError, match="no permission to read the file"):
+        require_file(tmp_path / "table.txt", "a table", HOW)
+
+
+def test_an_empty_file_and_an_unreadable_folder_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "table.txt").touch()
+    with pytest.raises(DataError, match=r"table.txt: the file is empty; set paths.data_dir"):
+        require_file(tmp_path / "table.txt", "a table", HOW)
+    with pytest.raises(DataError, match="cannot list the folder"):
+        file_names(tmp_path / "table.txt")
+
+
+def table(folder: Path, text: str) -> Path:
+    path = folder / "table.txt"
+    path.write_text(text)
+    return path
+
+
+def test_a_table_is_names_and_whole_numbers(tmp_path: Path) -> None:
+    names, numbers = read_table(table(tmp_path, "head\nNA  1 -1\nnull -1  7\nb.jpg 0 0\n"), "t", 2, header_lines=1)
+    assert names.tolist() == ["NA", "null", "b.jpg"]
+    assert numbers.tolist() == [[1, -1], [-1, 7], [0, 0]]
+    assert numbers.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a 1 2\nb 3\n", r"line 2: expected a file name and 2 whole numbers"),
+        ("a 1 2\nb 3 x\n", r"line 2: expected a file name and 2 whole numbers"),
+        ("a 1 2\nb 3 4.5\n", r"line 2: expected a file name and 2 whole numbers"),
+        ("a 1 2\n\nb 3 4\n", r"line 2: expected a file name and 2 whole numbers"),
+        ("a 1 2\nb 3 4 5\n", r"Expected 3 fields in line 2, saw 4"),
+        ("a 1 2 9\nb 3 4 9\n", r"line 1: expected a file name and 2 whole numbers"),
+        ("a 1 2 9\nb 3 4\n", r"line 1: expected a file name and 2 whole numbers"),
+    ],
+)
+def test_a_row_that_differs_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        read_table(table(tmp_path, text), "t", 2)
+    assert "\n" not in str(caught.value)
