@@ -38,6 +38,9 @@ format: $(INSTALLED)  ## let ruff rewrite what it can
 bench: $(INSTALLED)  ## ratios against simple baselines, measured side by side; DATA=folder of the data sets
 	$(BIN)/python -m bench.position_map '$(DATA)'
 	$(BIN)/python -m bench.loader '$(DATA)'
+	$(BIN)/python -m bench.packed '$(DATA)'
+	$(BIN)/python -m bench.start_up
+	$(BIN)/python -m bench.memory
 	$(BIN)/python -m bench.rasteriser '$(DATA)'
 	$(BIN)/python -m bench.synthesis
 

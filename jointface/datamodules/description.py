@@ -26,7 +26,7 @@ from torch import Tensor
 from jointface.attributes import positive_weight
 from jointface.datamodules.face_dataset import FaceDataset
 from jointface.datamodules.on_disk import Count
-from jointface.geometry.basis_files import write_atomically
+from jointface.files import write_atomically
 from jointface.geometry.camera import rotation_to_euler
 from jointface.synthesis.contact_sheet import contact_sheet
 

@@ -1,7 +1,6 @@
 """Writers of a morphable model in the layouts that the loaders of `bfm.py` and other tools read."""
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jointface.errors import DataError
+from jointface.files import write_atomically
 from jointface.geometry.morphable_model import MorphableModel
 
 NEUTRAL_TEXTURE = 128.0  # grey, of face3d's 0 ... 255
@@ -116,26 +116,3 @@ def mat_bytes(variables: dict[str, Any]) -> bytes:
     scipy.io.savemat(buffer, variables, do_compression=True)
     # The 116 bytes of text that head the file would hold the time: equal variables are to be equal bytes.
     return b"MATLAB 5.0 MAT-file".ljust(116) + buffer.getvalue()[116:]
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes the whole file or nothing: under a temporary name in the same folder, which then takes the place.
-
-    Whoever sees `path` sees it whole, whatever stops the writer. Missing folders are made.
-
-    Raises:
-        DataError: the disk is full, or the folder cannot be written to; nothing of the attempt stays.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # no loader takes a name that ends so for data
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(data)
-            os.replace(temporary, path)
-        finally:  # also where it is interrupted
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"cannot write {path.absolute()} ({error.strerror or error}); make room there or choose a folder that you "
-            "may write to, then run the same command again"
-        ) from error

@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from jointface.attributes import CELEBA
 from jointface.errors import ConfigError, DataError, JointFaceError
-from jointface.geometry.basis_files import write_atomically, write_bfm2009, write_bfm_3ddfa
+from jointface.files import write_atomically
+from jointface.geometry.basis_files import write_bfm2009, write_bfm_3ddfa
 from jointface.geometry.camera import crop_camera, rotation_to_euler
 from jointface.geometry.framing import CROP_MARGIN, FaceBox
 from jointface.synthesis.contact_sheet import contact_sheet

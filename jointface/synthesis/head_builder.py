@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from safetensors.torch import save
 from torch import Tensor
 
-from jointface.geometry.basis_files import write_atomically
+from jointface.files import write_atomically
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.geometry.rasteriser import load_kernels
 from jointface.geometry.regions import NECK, face_regions

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from jointface.attributes import CELEBA
 from jointface.errors import ConfigError, DataError
-from jointface.geometry.basis_files import mat_bytes, write_atomically
+from jointface.files import write_atomically
+from jointface.geometry.basis_files import mat_bytes
 from jointface.geometry.camera import is_mirrored, pose_from_camera
 
 Split = Literal["train", "val", "test"]

@@ -1,0 +1,77 @@
+"""Start-up with the published numbers of files and rows.
+
+`python -m bench.start_up`: builds empty look-alikes of CelebA (202,599 rows) and 300W-LP (122,450 pairs) in a temporary
+folder, and the tiny morphable model of the tests. Run it from a checkout.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jointface.datamodules import W300LP, CelebA, CropTransform
+from jointface.datamodules.celeba import read_attributes
+from jointface.geometry import load_bfm_3ddfa
+from tests.data.bfm_3ddfa import data as bfm_data
+from tests.data.celeba.data import celeba_attribute_file
+
+ROWS, REPEATS = 202_599, 3
+SUBSETS = {"AFW": 5_207, "HELEN": 37_676, "IBUG": 1_786, "LFPW": 16_556}
+SPLITS = [162_770, 19_867, 19_962]
+
+
+def seconds(task: Callable[[], Any]) -> float:
+    """Median time of a task."""
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        task()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def write_celeba(root: Path) -> None:
+    """Attribute file, partition and empty images."""
+    (root / "img_align_celeba").mkdir(parents=True)
+    celeba_attribute_file(root / "list_attr_celeba.txt", ROWS)
+    codes = [code for code, count in enumerate(SPLITS) for _ in range(count)]
+    names = [f"{number:06d}.jpg" for number in range(1, ROWS + 1)]
+    rows = [f"{name} {code}\n" for name, code in zip(names, codes, strict=True)]
+    (root / "list_eval_partition.txt").write_text("".join(rows))
+    for name in names:
+        (root / "img_align_celeba" / name).touch()
+
+
+def write_300wlp(root: Path) -> None:
+    """Empty pairs."""
+    for subset, photos in SUBSETS.items():
+        for folder in (root / subset, root / f"{subset}_Flip"):
+            folder.mkdir(parents=True)
+            for number in range(photos):
+                for ending in (".jpg", ".mat"):
+                    (folder / f"{subset}_{number // 17}_{number % 17}{ending}").touch()
+
+
+def main() -> None:
+    """Prints the times."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_celeba(root / "celeba")
+        write_300wlp(root / "300W_LP")
+        model = load_bfm_3ddfa(str(bfm_data.write(root / "bfm")))
+        attributes = root / "celeba" / "list_attr_celeba.txt"
+        crop = CropTransform(256)
+        plain = seconds(lambda: attributes.read_text().split())
+        for what, task in {
+            "CelebA's attribute file, 202,599 rows": lambda: read_attributes(attributes),
+            "CelebA, training split": lambda: CelebA(root / "celeba", "train", crop),
+            "300W-LP, training split, 122,450 pairs": lambda: W300LP(root / "300W_LP", "train", crop, model),
+        }.items():
+            taken = seconds(task)
+            print(f"{what:40s} {taken:5.2f} s, {taken / plain:4.1f} times splitting the attribute file into words")
+
+
+if __name__ == "__main__":
+    main()
