@@ -531,3 +531,16 @@ def test_images_are_turned_upright_by_their_exif_orientation(tmp_path: Path) -> 
     assert upright.shape == (40, 20, 3)
     assert upright[5, 10].min() > 200
     assert upright[35, 10].max() < 50
+
+
+def test_fewer_photos_are_a_choice_within_more(tiny_data: Path, tiny_model: MorphableModel) -> None:
+    def photos(split: str, num_photos: int | None) -> set[str]:
+        dataset = W300LP(tiny_data / "300W_LP", split, CROP, tiny_model, val_fraction=0.4, num_photos=num_photos)
+        assert num_photos is None or split == "val" or len(dataset) == num_photos
+        return {str(dataset.path(index)) for index in range(len(dataset))}
+
+    assert photos("train", 3) < photos("train", 7) < photos("train", None)
+    assert photos("val", 3) == photos("val", None)
+    for count in (0, 1000):
+        with pytest.raises(ConfigError, match=f"num_photos={count}: there are"):
+            photos("train", count)

@@ -65,9 +65,12 @@ class W300LP(FaceDataset):
             taken as 1-based like every label of the archive, and z is the fit's. A flipped photo without a file of its
             own takes its twin's, mirrored; photos without either are left out and counted in the log. The framing is
             the fit's with both.
+        num_photos: training photos to use, to learn from fewer; None takes all. They are chosen by the same hash, so
+            a smaller choice lies within a larger one, and do not change what is held out.
 
     Raises:
-        ConfigError: the morphable model has other expressions, or landmarks is another word.
+        ConfigError: the morphable model has other expressions, landmarks is another word, or num_photos is no number of
+            photos that there are.
         DataError: the folder, a subset or the landmarks are missing, or the split is empty.
     """
 
@@ -83,6 +86,7 @@ class W300LP(FaceDataset):
         subsets: list[str] | None = None,
         val_fraction: float = 0.05,
         landmarks: Landmarks = "fit",
+        num_photos: int | None = None,
     ) -> None:
         super().__init__(split, transform)
         if landmarks not in get_args(Landmarks):
@@ -94,8 +98,11 @@ class W300LP(FaceDataset):
         photos = [f"{subset}/{name}" for subset in self._subsets(subsets) for name in self._names(subset)]
         if not photos:
             raise no_pairs(self.root, "300W-LP", below="*/")
-        held_out = held_out_fractions(photos) < val_fraction
+        fractions = held_out_fractions(photos)
+        held_out = fractions < val_fraction
         self.photos = np.array(photos)[held_out if split == "val" else ~held_out]
+        if split == "train" and num_photos is not None:
+            self.photos = _choose(self.photos, fractions[~held_out], num_photos)
         if not len(self.photos):
             raise DataError(
                 f"300W-LP's {split} split is empty: {len(photos)} photos in {self.root.absolute()}, val_fraction is "
@@ -167,6 +174,13 @@ class W300LP(FaceDataset):
                 Count(f"{subset} landmarks", len(self._marked(subset)), PUBLISHED[subset]) for subset in PUBLISHED
             ]
         return counts
+
+
+def _choose(photos: np.ndarray, fractions: np.ndarray, count: int) -> np.ndarray:
+    """The photos with the smallest fractions, in their order."""
+    if not 1 <= count <= len(photos):
+        raise ConfigError(f"300W-LP: num_photos={count}: there are {len(photos)} training photos to choose from")
+    return photos[np.sort(np.argsort(fractions, kind="stable")[:count])]
 
 
 def subset_names(root: Path) -> list[str]:
