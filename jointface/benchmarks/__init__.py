@@ -1,0 +1,1 @@
+"""Published protocols: what trained models and other methods are judged by."""
