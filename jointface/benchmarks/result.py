@@ -28,8 +28,8 @@ class BenchmarkResult:
     """What one benchmark says of all methods.
 
     name: "aflw2000". metrics: flat, `method/metric[/part]` to a number. tables: see `Table`. per_image: a row for each
-    image and method: `file`, `index`, `method`, and a column for each error. figures: by file stem. notes: what was left
-    out or chosen, one sentence each.
+    image and method: `file`, `index`, `method`, and a column for each error. figures: by file stem. notes: what was
+    left out or chosen, one sentence each.
     """
 
     name: str
