@@ -140,9 +140,9 @@ def loader(folder: Path, packing: Packing, encoded: list[bytes], augmentation: A
     """The loader with one worker against decoding alone."""
     meta = {"format": FORMAT, "image_size": packing.image_size, "picture_size": packing.picture_size, "settings": {}}
     meta |= {"label_set": None, "has_shape": True, "morphable_model": None, "root": "."}
-    writer = PackedWriter(folder / "train.lmdb", meta)
-    writer.write([(index, encoded[index % len(encoded)], LABELS) for index in range(PICTURES)], {})
-    writer.finish(np.array([f"{index}.jpg" for index in range(PICTURES)]))
+    with PackedWriter(folder / "train.lmdb", meta) as writer:
+        writer.write([(index, encoded[index % len(encoded)], LABELS) for index in range(PICTURES)], {})
+        writer.finish(np.array([f"{index}.jpg" for index in range(PICTURES)]))
     only_geometry = Augmentation(augmentation.rotation, augmentation.scale, augmentation.shift, augmentation.flip)
     variants = {"plain crops": None, "geometry": only_geometry, "geometry and colours": augmentation}
     sets = {

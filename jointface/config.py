@@ -34,8 +34,11 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
         def job(config: DictConfig) -> Any:
             try:
                 return task(config)
+            except KeyboardInterrupt:
+                sys.exit("interrupted")
             except expected as error:
-                _remove_unused_folder(Path(HydraConfig.get().runtime.output_dir))
+                if HydraConfig.get().output_subdir is not None:  # a folder of the run's own, not the user's
+                    _remove_unused_folder(Path(HydraConfig.get().runtime.output_dir))
                 sys.exit(_one_line(error))
 
         def main() -> None:

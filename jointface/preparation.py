@@ -17,17 +17,19 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from jointface.datamodules.broken import as_it_is
+from jointface.datamodules.broken import as_it_is, start_worker
 from jointface.datamodules.crop import CropTransform, warp
 from jointface.datamodules.description import SHEET_SIZE, Described, inventory_table, summary_table, write_description
 from jointface.datamodules.face_dataset import FaceDataset, move_labels
-from jointface.datamodules.packed import fingerprint, settings_of
+from jointface.datamodules.on_disk import require_writable
+from jointface.datamodules.packed import differences, fingerprint, settings_of
 from jointface.datamodules.packed_file import FORMAT, PackedReader, PackedWriter, columns_of
 from jointface.errors import ConfigError, DataError
 from jointface.geometry.framing import crop_transform
 
 log = logging.getLogger(__name__)
 
+NAMED = 20  # broken samples that are named on the screen
 CHUNK = 32  # samples that a worker reads at once, and that are written in one transaction
 
 
@@ -115,7 +117,8 @@ def prepare(
         output_dir/SPLIT.lmdb   with `pack`: see `jointface.datamodules.packed_file`
         and the files of `jointface.datamodules.description`
 
-    A packing that was interrupted goes on where it was; a packed copy that is there is only described.
+    A packing that was interrupted goes on where it was. Of a packed copy that is there, samples that are damaged or
+    were broken are read again.
 
     Args:
         name: of the data set, in messages.
@@ -132,24 +135,47 @@ def prepare(
     """
     require_packing(image_size, margin, quality, num_workers)
     packing = Packing(image_size, margin, quality) if pack else None
-    splits = {split: dataset(split=split, transform=CropTransform(SHEET_SIZE)) for split in _splits(dataset)}
+    splits = _open_splits(name, dataset)
+    require_writable(output_dir)
     inventory = next(iter(splits.values())).inventory()
     console = Console()
     console.print(inventory_table(name, inventory))
+    log.info("Writing to %s", output_dir.absolute())
     described = []
     for split, data in splits.items():
         labels, broken = _read_split(f"{name} {split}", data, split, output_dir, packing, dataset, num_workers)
         described.append(Described(split, data, labels, broken))
     report = write_description(output_dir, name, inventory, described)
     console.print(summary_table(name, described))
-    log.info("%s in %s", "The description and the packed copy are" if pack else "The description is", output_dir)
+    for row in report["broken"][:NAMED]:
+        console.print(f"broken: {row['split']} {row['index']}: {row['reason']}", markup=False, soft_wrap=True)
+    if len(report["broken"]) > NAMED:
+        console.print(f"and {len(report['broken']) - NAMED} more, see {output_dir / 'broken.csv'}")
+    log.info("The description%s there", " and the packed copy are" if pack else " is")
     return report
 
 
-def _splits(dataset: Callable[..., FaceDataset]) -> tuple[str, ...]:
+def _open_splits(name: str, dataset: Callable[..., FaceDataset]) -> dict[str, FaceDataset]:
+    """The splits that there are; those that cannot be opened, for instance of a partial download, are warned of.
+
+    Raises:
+        DataError, ConfigError: none can be opened.
+    """
     assert isinstance(dataset, partial)
     kind: Any = dataset.func
-    return kind.splits
+    splits, errors = {}, {}
+    for split in kind.splits:
+        try:
+            splits[split] = dataset(split=split, transform=CropTransform(SHEET_SIZE))
+        except DataError as error:
+            errors[split] = error
+        except (TypeError, KeyError) as error:  # a key that the class does not have
+            raise ConfigError(f"source.dataset cannot be opened: {error}") from error
+    if not splits:
+        raise next(iter(errors.values()))
+    for split, reason in errors.items():
+        log.warning("%s: %s is left out: %s", name, split, reason)
+    return splits
 
 
 def require_packing(image_size: int, margin: float, quality: int, num_workers: int) -> None:
@@ -180,10 +206,24 @@ def _read_split(
             broken |= {read.index: read.broken for read in chunk if read.broken}
         return columns_of([rows.get(index) for index in range(len(data))]), broken
     path, meta = output_dir / f"{split}.lmdb", _meta(data, packing, dataset)
-    if not path.is_file() or PackedReader(path).meta != meta:
+    if not path.is_file() or _needs_repair(path, meta):
         _pack(what, data, path, packing, meta, num_workers)
     reader = PackedReader(path)
     return reader.columns, reader.broken
+
+
+def _needs_repair(path: Path, meta: Mapping[str, Any]) -> bool:
+    """Whether samples of a copy that is there are damaged, or were broken when they were read.
+
+    Raises:
+        DataError: it is a copy with other settings.
+    """
+    reader = PackedReader(path)
+    if different := differences(reader.meta, meta):
+        raise DataError(
+            f"{path.absolute()} is a copy with other settings ({different}); choose another output_dir or delete it"
+        )
+    return bool(reader.broken or reader.damaged())
 
 
 def _chunks(
@@ -191,20 +231,15 @@ def _chunks(
 ) -> Iterator[list[Read]]:
     loader = DataLoader(
         _Samples(data, indices, packing), batch_size=CHUNK, num_workers=num_workers, collate_fn=as_it_is,
-        worker_init_fn=_single_threaded,
+        worker_init_fn=start_worker,
     )  # fmt: skip
     yield from track(loader, description=f"Reading {what}", total=len(loader))
-
-
-def _single_threaded(worker: int) -> None:
-    cv2.setNumThreads(0)
 
 
 def _pack(
     what: str, data: FaceDataset, path: Path, packing: Packing, meta: Mapping[str, Any], num_workers: int
 ) -> None:
-    writer = PackedWriter(path, meta)
-    try:
+    with PackedWriter(path, meta) as writer:
         missing = writer.missing(len(data))
         if len(missing) < len(data):
             log.info("%s: %d of %d samples are packed already", what, len(data) - len(missing), len(data))
@@ -214,8 +249,6 @@ def _pack(
         root = Path(meta["root"])
         names = [str(data.path(index).absolute().relative_to(root)) for index in range(len(data))]
         writer.finish(np.array(names))
-    finally:
-        writer.close()
 
 
 def _meta(data: FaceDataset, packing: Packing, dataset: Callable[..., FaceDataset]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -55,7 +56,9 @@ def train(config: DictConfig) -> dict[str, float]:
     trainer.fit(module, datamodule=datamodule, ckpt_path=config.checkpoint, weights_only=True)
     if not datamodule.datasets["test"]:
         return {}
-    (metrics,) = trainer.test(module, datamodule=datamodule, ckpt_path="best", weights_only=True, verbose=False)
+    assert isinstance(trainer.checkpoint_callback, ModelCheckpoint)  # the first of them: the best
+    best = trainer.checkpoint_callback.best_model_path
+    (metrics,) = trainer.test(module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
     Console().print(results_table(metrics))
     log.info("Config, metrics, checkpoints and figures are in %s", run_dir)
     return dict(metrics)
@@ -120,7 +123,9 @@ def require_sense(config: DictConfig) -> None:
             "ends, lower trainer.val_check_interval"
         )
     folder = Path(config.paths.data_dir)
-    roots = [source.dataset.get("root") for source in config.data.sources.values()]
+    packed = config.data.packed_dir
+    sources = [source for source in config.data.sources.values() if not (packed and source.get("packed"))]
+    roots = [source.dataset.get("root") for source in sources]
     if any(root and Path(root).is_relative_to(folder) for root in roots) and not folder.is_dir():
         raise DataError(f"no folder {folder.absolute()}: set paths.data_dir to the folder that holds the data sets")
 

@@ -175,13 +175,13 @@ def test_the_inventory_counts_all_splits_beside_the_published_numbers(whole: Pat
         "test": (4, 19_962),
         "identities": (5, 10_177),
         "attributes": (40, 40),
-        "identity_CelebA.txt": (1, 1),
-        "list_bbox_celeba.txt": (1, 1),
-        "list_landmarks_celeba.txt": (1, 1),
-        "list_landmarks_align_celeba.txt": (1, 1),
+        "identity_CelebA.txt (optional)": (1, 1),
+        "list_bbox_celeba.txt (optional)": (1, 1),
+        "list_landmarks_celeba.txt (optional)": (1, 1),
+        "list_landmarks_align_celeba.txt (optional)": (1, 1),
     }
     counts = {count.what: count.found for count in CelebA(tiny_data / "celeba", "val", CROP).inventory()}
-    assert (counts["identities"], counts["list_bbox_celeba.txt"]) == (0, 0)
+    assert (counts["identities"], counts["list_bbox_celeba.txt (optional)"]) == (0, 0)
 
 
 # --- framing

@@ -24,6 +24,12 @@ def test_nothing_there_says_what_to_do(tmp_path: Path) -> None:
     assert HOW in looked_for(tmp_path / "missing" / "photos")
 
 
+@pytest.mark.parametrize(("there", "wanted"), [("300W-LP", "300W_LP"), ("AFLW2000-3D", "AFLW2000")])
+def test_another_name_is_to_be_changed(tmp_path: Path, there: str, wanted: str) -> None:
+    (tmp_path / there).mkdir()
+    assert f"found {there!r} there, rename it to {wanted!r}" in looked_for(tmp_path / wanted)
+
+
 @pytest.mark.parametrize("archive", ["photos.zip", "Photos.ZIP", "photos.7z", "photos.7z.001", "photos.tar.gz"])
 def test_an_archive_is_to_be_unpacked(tmp_path: Path, archive: str) -> None:
     (tmp_path / archive).write_bytes(b"PK")
@@ -47,6 +53,7 @@ def test_no_permission_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "table.txt").write_text("a 1\n")
     monkeypatch.setattr(os, "access", lambda *arguments: False)
     assert "no permission to read the folder" in looked_for(tmp_path)
+    assert f"{tmp_path}: no permission to read the folder" in looked_for(tmp_path / "closed" / "photos")
     with pytest.raises(DataError, match="no permission to read the file"):
         require_file(tmp_path / "table.txt", "a table", HOW)
 

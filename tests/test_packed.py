@@ -3,6 +3,9 @@
 import csv
 import json
 import logging
+import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -163,7 +166,7 @@ def test_a_copy_of_another_morphable_model_is_refused(packed: Path, tiny_model: 
 
 
 def test_missing_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no file .*train.lmdb: .*pack the data set again"):
+    with pytest.raises(DataError, match=r"no file .*train.lmdb: .*write it with `python -m jointface.prepare"):
         PackedReader(tmp_path / "train.lmdb")
     (tmp_path / "train.lmdb.partial").touch()
     with pytest.raises(DataError, match=r"no file .*train.lmdb: .*repeat the command to finish it"):
@@ -186,7 +189,7 @@ def test_a_flipped_bit_is_a_broken_sample(tmp_path: Path, tiny_data: Path) -> No
     pack(partial(CelebA, root=tiny_data / "celeba"), tmp_path)
     change_record(tmp_path / "train.lmdb", 3)
     dataset = PackedFaces(tmp_path, "train", CROP)
-    with pytest.raises(DataError, match=r"the checksum of sample 3 \(img_align_celeba/000004.jpg\) differs; pack"):
+    with pytest.raises(DataError, match=r"the checksum of sample 3 \(img_align_celeba/000004.jpg\) differs; repeat"):
         dataset[3]
     batch = dataset.batch([2, 3, 4])
     assert batch["index"].tolist() == [2, 4]
@@ -199,6 +202,17 @@ def test_damaged_labels_are_refused(tmp_path: Path, tiny_data: Path) -> None:
     with lmdb.open(str(path), subdir=False, lock=False) as environment, environment.begin(write=True) as writing:
         writing.put(b"columns", b"0000" + bytes(writing.get(b"columns"))[4:])
     with pytest.raises(DataError, match="not a whole packed split; delete it and pack"):
+        PackedReader(path)
+
+
+@pytest.mark.parametrize("share", [0.95, 0.5, 0.1, 0.03])
+def test_a_file_that_was_cut_short_is_refused(tmp_path: Path, tiny_data: Path, share: float) -> None:
+    """Reading it would end the process with SIGBUS."""
+    pack(partial(CelebA, root=tiny_data / "celeba"), tmp_path)
+    path = tmp_path / "train.lmdb"
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(DataError, match=r"train.lmdb: (cut short|not a packed split)"):
         PackedReader(path)
 
 
@@ -267,8 +281,79 @@ def test_a_finished_copy_is_only_described_and_another_size_packed_anew(
     with monkeypatch.context() as patch:
         patch.setattr(preparation, "_pack", None)
         assert pack(dataset, tmp_path) == first
-    pack(dataset, tmp_path, image_size=64)
-    assert PackedReader(tmp_path / "val.lmdb").meta["image_size"] == 64
+    with pytest.raises(DataError, match=r"a copy with other settings \(image_size=48 there, 64 now, .*choose another"):
+        pack(dataset, tmp_path, image_size=64)
+    assert PackedReader(tmp_path / "val.lmdb").meta["image_size"] == SIZE
+
+
+def test_repeating_the_command_repairs_damage_and_reads_what_was_broken(broken_celeba: Path, tmp_path: Path) -> None:
+    dataset, image = partial(CelebA, root=broken_celeba), broken_celeba / "img_align_celeba" / "000003.jpg"
+    pack(dataset, tmp_path / "out")
+    change_record(tmp_path / "out" / "train.lmdb", 7)
+    image.write_bytes((image.parent / "000004.jpg").read_bytes())
+    report = pack(dataset, tmp_path / "out")
+    assert report["broken"] == []
+    assert not (tmp_path / "out" / "broken.csv").exists()
+    same_samples(PackedFaces(tmp_path / "out", "train", CROP), CelebA(broken_celeba, "train", CROP))
+
+
+def test_a_copy_that_only_lacks_its_name_keeps_its_labels(tiny_data: Path, tmp_path: Path) -> None:
+    """The writer may be stopped between its last transaction and the renaming."""
+    dataset = partial(CelebA, root=tiny_data / "celeba")
+    pack(dataset, tmp_path)
+    (tmp_path / "train.lmdb").rename(tmp_path / "train.lmdb.partial")
+    pack(dataset, tmp_path)
+    same_samples(PackedFaces(tmp_path, "train", CROP), CelebA(tiny_data / "celeba", "train", CROP))
+
+
+def test_two_cannot_pack_one_file(tmp_path: Path) -> None:
+    with PackedWriter(tmp_path / "train.lmdb", {}), pytest.raises(DataError, match="another process is packing it"):
+        PackedWriter(tmp_path / "train.lmdb", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["train.lmdb.partial"]
+
+
+def test_a_data_set_of_broken_samples_is_described_all_the_same(tmp_path: Path) -> None:
+    root = celeba_data.write(tmp_path / "celeba")
+    for image in (root / "img_align_celeba").iterdir():
+        image.write_bytes(b"damaged")
+    report = pack(partial(CelebA, root=root), tmp_path / "out")
+    assert len(report["broken"]) == 20
+    with pytest.raises(DataError, match="every sample of it is broken"):
+        PackedFaces(tmp_path / "out", "train", CROP).alpha()
+
+
+def test_splits_that_are_not_there_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = celeba_data.write(tmp_path / "celeba")
+    for number in range(13, 21):  # those of val and test
+        (root / "img_align_celeba" / f"{number:06d}.jpg").unlink()
+    with caplog.at_level(logging.WARNING):
+        assert pack(partial(CelebA, root=root), tmp_path / "out")["samples"] == {"train": 12}
+    assert "tiny: val is left out: CelebA's val split is empty" in caplog.text
+
+
+def test_an_output_folder_that_cannot_be_is_refused_at_once(tiny_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(DataError, match="cannot make the folder"):
+            pack(partial(CelebA, root=tiny_data / "celeba"), folder)
+
+
+def test_a_key_that_the_class_does_not_have_is_refused(tiny_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"source.dataset cannot be opened: .*colour"):
+        pack(partial(CelebA, root=tiny_data / "celeba", colour="blue"), tmp_path)
+
+
+def test_a_refused_command_leaves_the_users_files_alone(tiny_data: Path, tmp_path: Path) -> None:
+    (tmp_path / ".hydra").mkdir()
+    for name in ("mine.log", ".hydra/config.yaml"):
+        (tmp_path / name).write_text("mine")
+    command = [sys.executable, "-m", "jointface.prepare", "source=celeba", "paths.data_dir=nowhere"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: no folder")
+    assert len(done.stderr.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".hydra", "config.yaml", "mine.log"]
 
 
 # The description

@@ -422,3 +422,18 @@ def test_a_run_may_draw_on_the_device(tmp_path: Path) -> None:
 def test_the_device_and_memory_exclude_each_other() -> None:
     with pytest.raises(ConfigError, match="set keep_in_memory=false"):
         dataset(4, draw_on="device", keep_in_memory=True)
+
+
+def test_a_face_that_cannot_be_drawn_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = dataset(6)
+    scene = data.factory.scene
+
+    def failing(face: Any, *others: object) -> object:
+        if face.identity == data.face(3).identity:
+            raise OSError("a damaged background")
+        return scene(face, *others)
+
+    monkeypatch.setattr(data.factory, "scene", failing)
+    batch = data.batch([2, 3, 4])
+    assert batch["index"].tolist() == [2, 4]
+    assert batch["broken"].tolist() == [3]

@@ -1,6 +1,7 @@
 """How training crops vary: one similarity moves everything, one matrix changes the colours, albumentations does the
 rest. Drawn for a whole batch at once from torch's random state."""
 
+import copy
 import math
 import os
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ class Augmentation:
         self.grey = grey
         self.changes_colours = any((brightness, contrast, saturation, hue, grey))
         # The chance is drawn here for a batch at once; a transform that is called is applied.
-        self.photometric = list(photometric or [])
+        self.photometric = copy.deepcopy(list(photometric or []))
         self.chances = torch.tensor([transform.p for transform in self.photometric])
         for transform in self.photometric:
             transform.p = 1.0

@@ -1,9 +1,11 @@
 """Broken samples: left out of their batch, counted, named once in the log, and too many of them stop the run."""
 
 import logging
+import signal
 from collections import defaultdict
 from typing import Any
 
+import cv2
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -44,6 +46,12 @@ class Batches(Dataset[Any]):
 def as_it_is(batch: Any) -> Any:
     """The collate function of loaders over `Batches`."""
     return batch
+
+
+def start_worker(worker: int) -> None:
+    """Sets a loader's process up: one thread, and Ctrl-C is left to the main process, which then ends the workers."""
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class BrokenSamples:

@@ -100,7 +100,9 @@ class CelebA(FaceDataset):
         attributes = read_attributes(locate(self.root, files.ATTRIBUTES))
         partition = files.read_partition(locate(self.root, files.PARTITION))
         if not on_disk:
-            hint = instead(self.folder / str(attributes.names[0]))
+            inner = self.folder / self.folder.name
+            deeper = f"found it one folder too deep, in {inner}: move its content up" if inner.is_dir() else ""
+            hint = deeper or instead(self.folder / str(attributes.names[0]))
             raise DataError(f"{self.folder.absolute()}: no .jpg or .png file in it; {hint or how}")
 
         rows, names = self._rows(split, attributes, partition, on_disk)
@@ -200,7 +202,7 @@ class CelebA(FaceDataset):
         return [
             *(Count(what, found[what], number) for what, number in PUBLISHED.items()),
             Count("attributes", self.attributes.shape[1], len(CELEBA)),
-            *(Count(name, int(locate(self.root, name).is_file()), 1) for name in OPTIONAL),
+            *(Count(f"{name} (optional)", int(locate(self.root, name).is_file()), 1) for name in OPTIONAL),
         ]
 
 

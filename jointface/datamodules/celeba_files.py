@@ -1,5 +1,6 @@
 """CelebA's folders and label files: where they lie, and their rows by file name."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,11 +58,11 @@ def locate(root: Path, name: str) -> Path:
     official = root / _official_folder(name)
     places = [root / name, official / name, official / f"{name}.7z" / name]
     for place in places:
-        if place.exists():
+        if os.path.exists(place):
             return place
-    if not official.is_dir() and any(root.glob(f"*/{official.name}")):
+    if not os.path.isdir(official) and any(root.glob(f"*/{official.name}")):
         return official  # so that the error finds the whole data set one folder too deep
-    return (official if official.is_dir() else root) / name
+    return (official if os.path.isdir(official) else root) / name
 
 
 def _official_folder(name: str) -> str:

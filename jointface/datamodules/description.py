@@ -63,12 +63,14 @@ def write_description(
     tables = {"broken": broken_table(splits), "attributes": attributes_table(splits), "yaw": yaw_table(splits)}
     for title, table in tables.items():
         path = folder / f"{title}.csv"
-        path.unlink(missing_ok=True)  # of an earlier call
         if len(table):
             write_atomically(path, table.to_csv(index=False, lineterminator="\n").encode())
+        else:
+            path.unlink(missing_ok=True)  # of an earlier call
     if len(tables["yaw"]):
         write_atomically(folder / "yaw.png", _yaw_figure(name, tables["yaw"]))
-    write_atomically(folder / "contact_sheet.png", _sheet(splits))
+    if any(len(split.whole) for split in splits):
+        write_atomically(folder / "contact_sheet.png", _sheet(splits))
     report = {
         "name": name,
         "inventory": [asdict(count) for count in inventory],
@@ -97,11 +99,11 @@ def attributes_table(splits: Sequence[Described]) -> pd.DataFrame:
         if label_set is None or "attributes" not in split.labels:
             continue
         labels, mask = (split.labels[key][split.whole] for key in ("attributes", "attribute_mask"))
-        labelled, positives = mask.sum(0), (labels * mask).sum(0)
+        labelled, positives = mask.sum(0), (labels * mask).sum(0).double()
         parts.append(pd.DataFrame({
             "split": split.split, "attribute": label_set.attributes, "labelled": labelled.numpy(),
             "positives": positives.int().numpy(), "prevalence": (positives / labelled.clamp(min=1)).numpy().round(4),
-            "alpha": positive_weight(labels, mask).numpy().round(4),
+            "alpha": positive_weight(labels, mask).double().numpy().round(4),
         }))  # fmt: skip
     return pd.concat(parts) if parts else pd.DataFrame()
 
@@ -157,7 +159,7 @@ def _sheet(splits: Sequence[Described]) -> bytes:
 def _caption(split: Described, index: int) -> list[str]:
     caption = [split.split]
     if "camera" in split.labels:
-        caption.append(f"yaw {yaw_of(split.labels['camera'][index, None])[0]:.0f}")
+        caption.append(f"yaw {round(yaw_of(split.labels['camera'][index, None])[0])}")
     if split.dataset.label_set is not None and "attributes" in split.labels:
         present = split.labels["attributes"][index].tolist()
         caption += [name for name, there in zip(split.dataset.label_set.attributes, present, strict=True) if there]

@@ -111,7 +111,7 @@ class Florence(FaceDataset):
         found = [(_number(folder), str(scan.relative_to(self.root))) for folder, scan in scans.items() if scan]
         numbers, names = zip(*found, strict=True)
         self.subjects, self.scans = np.array(numbers), np.array(names)
-        self._last: tuple[int, _Subject] | None = None
+        self._last: tuple[int, _Subject | DataError] | None = None
 
     def __len__(self) -> int:
         return len(self.scans) * len(self.angles)
@@ -152,8 +152,16 @@ class Florence(FaceDataset):
     def _subject(self, index: int) -> _Subject:
         row = index // len(self.angles)
         if self._last is None or self._last[0] != row:
-            self._last = row, self._read_subject(self.path(index))
+            self._last = row, self._try_subject(self.path(index))
+        if isinstance(self._last[1], DataError):  # once for all views
+            raise self._last[1]
         return self._last[1]
+
+    def _try_subject(self, path: Path) -> _Subject | DataError:
+        try:
+            return self._read_subject(path)
+        except DataError as error:
+            return error
 
     def _read_subject(self, path: Path) -> _Subject:
         require_file(path, "a scan of Florence", "unpack it there")

@@ -6,14 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import cv2
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 
 from jointface.attributes import LabelSet
 from jointface.datamodules.augmentation import Augmentation
-from jointface.datamodules.broken import UNDRAWN, Batches, BrokenSamples, as_it_is
+from jointface.datamodules.broken import UNDRAWN, Batches, BrokenSamples, as_it_is, start_worker
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset
 from jointface.datamodules.packed import PackedFaces, settings_of
@@ -154,7 +153,7 @@ class JointDataModule(LightningDataModule):
             persistent_workers=training and self.num_workers > 0,
             pin_memory=self.pin_memory,
             collate_fn=as_it_is,
-            worker_init_fn=_single_threaded,
+            worker_init_fn=start_worker,
         )
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
@@ -182,7 +181,3 @@ class JointDataModule(LightningDataModule):
         if trainer is None or trainer.training:
             return "train"
         return "test" if trainer.testing else "val"
-
-
-def _single_threaded(worker: int) -> None:
-    cv2.setNumThreads(0)

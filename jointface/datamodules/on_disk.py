@@ -31,15 +31,17 @@ def require_folder(folder: Path, what: str, how: str) -> None:
     Raises:
         DataError: it is not; says also what is there instead: an archive, another spelling, the folder one level off.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
+        _require_readable_parents(folder)
         raise missing(folder, what, how)
     if not os.access(folder, os.R_OK | os.X_OK):
-        raise DataError(f"{folder.absolute()}: no permission to read the folder; allow it, e.g. with chmod -R u+rX")
+        raise _forbidden(folder)
 
 
 def require_file(path: Path, what: str, how: str) -> None:
     """As `require_folder`, for a file that must not be empty."""
-    if not path.is_file():
+    if not os.path.isfile(path):
+        _require_readable_parents(path)
         raise missing(path, what, how)
     if not os.access(path, os.R_OK):
         raise DataError(f"{path.absolute()}: no permission to read the file; allow it, e.g. with chmod u+r")
@@ -47,9 +49,36 @@ def require_file(path: Path, what: str, how: str) -> None:
         raise DataError(f"{path.absolute()}: the file is empty; {how}")
 
 
+def _require_readable_parents(path: Path) -> None:
+    # What lies behind a closed folder seems not to be there, or raises a PermissionError, by Python's version.
+    for parent in path.absolute().parents:
+        if os.path.isdir(parent):
+            if not os.access(parent, os.X_OK):
+                raise _forbidden(parent)
+            return
+
+
+def _forbidden(folder: Path) -> DataError:
+    return DataError(f"{folder.absolute()}: no permission to read the folder; allow it, e.g. with chmod -R u+rX")
+
+
+def require_writable(folder: Path) -> None:
+    """Makes a folder, and finds out whether it can be written to, before there is much to lose.
+
+    Raises:
+        DataError: it cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder.absolute()}: cannot make the folder ({error.strerror}); choose another") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise DataError(f"{folder.absolute()}: no permission to write to the folder; choose another")
+
+
 def missing(path: Path, what: str, how: str) -> DataError:
     """The error for something that is not where it should be."""
-    kind = "file" if path.suffix in {".txt", ".mat", ".npy", ".bin", ".obj"} else "folder"
+    kind = "file" if path.suffix in {".txt", ".mat", ".npy", ".bin", ".obj", ".lmdb"} else "folder"
     hint = instead(path)
     return DataError(f"no {kind} {path.absolute()}: looked there for {what}; {hint or how}")
 
@@ -57,7 +86,7 @@ def missing(path: Path, what: str, how: str) -> DataError:
 def instead(path: Path) -> str:
     """What lies near a missing path and was probably meant, as advice; empty where nothing does."""
     parent = path.parent
-    if not parent.is_dir():
+    if not os.path.isdir(parent) or not os.access(parent, os.R_OK | os.X_OK):
         return ""
     names = sorted(entry.name for entry in parent.iterdir())
     stem = path.stem.lower()
@@ -67,11 +96,18 @@ def instead(path: Path) -> str:
     for name in names:
         if name.lower() == path.name.lower() and name != path.name:
             return f"found {name!r} there, rename it to {path.name!r}"
+    for name in names:  # 300W-LP for 300W_LP, AFLW2000-3D for AFLW2000
+        if _plain(name).startswith(_plain(path.name)) and not path.suffix and (parent / name).is_dir():
+            return f"found {name!r} there, rename it to {path.name!r} if that is it"
     if deeper := sorted(parent.glob(f"*/{path.name}")):
         return f"found it one folder too deep, in {deeper[0].parent}: move its content up or point the path there"
-    if parent.parent != parent and (parent.parent / path.name).exists():
+    if parent.parent != parent and os.path.exists(parent.parent / path.name):
         return f"found it one folder higher, in {parent.parent}: move it or point the path there"
     return ""
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def file_names(folder: Path) -> set[str]:

@@ -1,5 +1,7 @@
 """The packed copy of any data set: crops at training size with room to vary, written by `jointface.prepare`."""
 
+import inspect
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,10 +13,12 @@ from torch import Tensor
 from jointface.attributes import LabelSet, positive_weight
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample, decode_image
-from jointface.datamodules.packed_file import AGAIN, PackedReader
+from jointface.datamodules.packed_file import PackedReader
 from jointface.errors import ConfigError, DataError
 from jointface.geometry.framing import CROP_MARGIN, FaceBox
 from jointface.geometry.morphable_model import MorphableModel
+
+NO_SETTINGS = ("root", "morphable_model", "split", "transform")
 
 
 class PackedFaces(FaceDataset):
@@ -59,10 +63,15 @@ class PackedFaces(FaceDataset):
                 f"{where}: packed for crops of {meta['image_size']} pixels, image_size={transform.size} is larger; "
                 "lower it or pack the data set again"
             )
-        if settings is not None and (different := _differences(meta["settings"], settings)):
-            raise DataError(f"{where}: packed with other settings ({different}); set them alike or {AGAIN}")
+        if settings is not None and (different := differences(meta["settings"], settings)):
+            raise DataError(
+                f"{where}: packed with other settings ({different}); set them alike, or pack the data set anew into "
+                "another folder"
+            )
         if morphable_model is not None and meta["morphable_model"] not in (None, fingerprint(morphable_model)):
-            raise DataError(f"{where}: its coefficients are of another morphable model; {AGAIN}")
+            raise DataError(
+                f"{where}: its coefficients are of another morphable model; pack the data set anew into another folder"
+            )
         self.label_set = LabelSet(*_tuple(meta["label_set"])) if meta["label_set"] else None  # type: ignore[misc]
         self.has_shape = bool(meta["has_shape"])  # type: ignore[misc]
         self.labels = self.reader.columns
@@ -83,12 +92,19 @@ class PackedFaces(FaceDataset):
     def alpha(self) -> Float[Tensor, "attributes"]:
         if self.label_set is None:
             return super().alpha()
+        if "attributes" not in self.labels:
+            raise DataError(
+                f"{self.reader.path}: every sample of it is broken, so it has no labels; see broken.csv beside it"
+            )
         return positive_weight(self.labels["attributes"], self.labels["attribute_mask"])
 
 
 def settings_of(dataset: partial[Any]) -> dict[str, Any]:
-    """The arguments of a data set's class that decide what its samples are, without where they lie."""
-    return {key: value for key, value in dataset.keywords.items() if key not in ("root", "morphable_model")}
+    """The arguments of a data set's class that decide what its samples are, defaults included, as JSON keeps them."""
+    parameters = inspect.signature(dataset.func).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+    settings = {key: value for key, value in {**defaults, **dataset.keywords}.items() if key not in NO_SETTINGS}
+    return json.loads(json.dumps(settings))
 
 
 def fingerprint(model: MorphableModel) -> str:
@@ -101,6 +117,7 @@ def _tuple(label_set: Sequence[Any]) -> tuple[str, tuple[str, ...]]:
     return name, tuple(attributes)
 
 
-def _differences(packed: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+def differences(packed: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """What two sets of settings differ in, for messages; empty if in nothing."""
     keys = sorted(key for key in {*packed, *asked} if packed.get(key) != asked.get(key))
     return ", ".join(f"{key}={packed.get(key)} there, {asked.get(key)} now" for key in keys)

@@ -4,7 +4,7 @@ LMDB (lmdb.readthedocs.io) is a memory-mapped key-value store whose transactions
 the writer. Why LMDB: docs/data.md, "Packed copies". Keys and values:
 
     8 bytes, big-endian index   checksum (CRC-32, 4 bytes, big-endian), the picture's JPEG
-    b"labels" + index           labels of one sample, as safetensors; only while it is being written
+    b"labels" + index           labels of one sample, as safetensors, to go on or repair
     b"broken" + index           why a sample could not be read
     b"columns"                  checksum, all labels and file names of the split, as safetensors
     b"meta"                     JSON: what the pictures are and how they were made
@@ -22,15 +22,19 @@ import numpy as np
 import safetensors.numpy
 import safetensors.torch
 import torch
+from filelock import FileLock, Timeout
 from jaxtyping import UInt8
 from torch import Tensor
 
+from jointface.datamodules.on_disk import require_file, require_writable
 from jointface.errors import DataError
 
 FORMAT = 1
+HOW = "write it with `python -m jointface.prepare ... pack=true`, or set data.sources.NAME.packed=null for that source"
 MAP_SIZE = 1 << 40  # bytes of address space, not of disk
 LABELS, BROKEN, COLUMNS, META = b"labels", b"broken", b"columns", b"meta"
-AGAIN = "pack the data set again with `python -m jointface.prepare ... pack=true`"
+AGAIN = "repeat `python -m jointface.prepare ... pack=true`, which repairs it"
+ANEW = "delete it and pack the data set anew"
 
 
 def _key(index: int) -> bytes:
@@ -42,61 +46,77 @@ def _with_checksum(data: bytes) -> bytes:
 
 
 class PackedWriter:
-    """Writes a split; goes on where an earlier call was stopped. The file takes its name when it is whole.
+    """Writes a split, goes on where an earlier call was stopped, and repairs a copy. The file takes its name when it is
+    whole. To be used in a `with` block; one process at a time.
 
     Args:
         path: `SPLIT.lmdb`; until it is whole, the file is called `SPLIT.lmdb.partial`.
-        meta: what the pictures are and how they are made, as plain values, with `format`; an unfinished file of another
-            meta is begun anew.
+        meta: what the pictures are and how they are made, as plain values, with `format`.
 
     Raises:
-        DataError: the file cannot be written.
+        DataError: the file cannot be written, is being written by another process, or was begun with another meta.
     """
 
     def __init__(self, path: Path, meta: Mapping[str, Any]) -> None:
-        self.path, self.partial = path, path.with_name(path.name + ".partial")
-        self.meta = json.dumps(meta, sort_keys=True).encode()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.environment = self._open()
-        with self.environment.begin() as reading:
-            found = reading.get(META)
-        if found not in (None, self.meta):
-            self.environment.close()
-            _remove(self.partial)
+        self.path, self.partial = path.resolve(), path.resolve().with_name(path.name + ".partial")
+        self.lock = FileLock(self.partial.with_name(self.partial.name + ".lock"))
+        require_writable(self.path.parent)
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout as error:
+            raise DataError(f"{self.path}: another process is packing it; wait for that one") from error
+        try:
             self.environment = self._open()
-        self._put({META: self.meta})
+            self._require(meta)
+        except BaseException:
+            self.lock.release()
+            raise
 
     def _open(self) -> lmdb.Environment:
+        _close(str(self.path))
         try:
-            return lmdb.open(str(self.partial), subdir=False, map_size=MAP_SIZE, readahead=False)
-        except lmdb.Error as error:
-            raise DataError(f"{self.partial.absolute()}: cannot be opened for writing ({error}); delete it") from error
+            if self.path.exists():
+                self.path.replace(self.partial)
+            return lmdb.open(str(self.partial), subdir=False, map_size=MAP_SIZE, readahead=False, lock=False)
+        except (lmdb.Error, OSError) as error:
+            raise DataError(f"{self.partial}: cannot be opened for writing ({error}); delete it") from error
 
-    def _put(self, values: Mapping[bytes, bytes]) -> None:
+    def _require(self, meta: Mapping[str, Any]) -> None:
+        with self.environment.begin() as reading:
+            found = reading.get(META)
+        if found is None:
+            self._commit({META: json.dumps(meta, sort_keys=True).encode()})
+        elif json.loads(found) != meta:
+            self.environment.close()
+            raise DataError(f"{self.partial}: was begun with other settings; delete it or choose another output_dir")
+
+    def _commit(self, values: Mapping[bytes, bytes], delete: Iterable[bytes] = ()) -> None:
         try:
             with self.environment.begin(write=True) as writing:
                 for key, value in values.items():
                     writing.put(key, value)
+                for key in delete:
+                    writing.delete(key)
         except lmdb.Error as error:
             raise DataError(
-                f"{self.partial.absolute()}: cannot be written ({error}); make room and repeat the command, it goes on "
-                "from here"
+                f"{self.partial}: cannot be written ({error}); make room and repeat the command, it goes on from here"
             ) from error
 
     def missing(self, length: int) -> list[int]:
-        """The indices below `length` that are not in the file yet, neither whole nor as broken."""
-        with self.environment.begin() as reading, reading.cursor() as cursor:
-            there = {key[-8:] for key in cursor.iternext(values=False) if len(key) == 8 or key.startswith(BROKEN)}
-        return [index for index in range(length) if _key(index) not in there]
+        """The indices below `length` that are not whole in the file: not there yet, damaged, or broken when they were
+        read."""
+        with self.environment.begin(buffers=True) as reading:
+            return [index for index in range(length) if not is_whole(reading.get(_key(index)))]
 
     def write(self, pictures: Iterable[tuple[int, bytes, Mapping[str, np.ndarray]]], broken: Mapping[int, str]) -> None:
         """Adds JPEGs with the labels of their samples, and reasons why others are broken, all or none."""
-        values: dict[bytes, bytes] = {}
+        values: dict[bytes, bytes] = {BROKEN + _key(index): reason.encode() for index, reason in broken.items()}
+        healed = []
         for index, picture, labels in pictures:
             values[_key(index)] = _with_checksum(picture)
             values[LABELS + _key(index)] = safetensors.numpy.save(dict(labels))
-        values |= {BROKEN + _key(index): reason.encode() for index, reason in broken.items()}
-        self._put(values)
+            healed.append(BROKEN + _key(index))
+        self._commit(values, delete=healed)
 
     def finish(self, names: np.ndarray) -> None:
         """Puts the labels into columns, with the names (N,) of the samples' files, and gives the file its name."""
@@ -105,16 +125,22 @@ class PackedWriter:
         columns = columns_of([None if row is None else safetensors.numpy.load(row) for row in rows])
         encoded = np.char.encode(names, "utf-8")
         columns["names"] = torch.from_numpy(encoded.view(np.uint8).reshape(len(names), -1).copy())
-        self._put({COLUMNS: _with_checksum(safetensors.torch.save(columns))})
-        with self.environment.begin(write=True) as writing:
-            for index in range(len(names)):
-                writing.delete(LABELS + _key(index))
-        self.close()
+        self._commit({COLUMNS: _with_checksum(safetensors.torch.save(columns))})
+        self.environment.close()
         self.partial.replace(self.path)
 
-    def close(self) -> None:
+    def __enter__(self) -> "PackedWriter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self.environment.close()
-        self.partial.with_name(self.partial.name + "-lock").unlink(missing_ok=True)
+        self.lock.release()
+        Path(self.lock.lock_file).unlink(missing_ok=True)
+
+
+def is_whole(record: Any) -> bool:
+    """Whether a record is there and its checksum is right."""
+    return record is not None and zlib.crc32(record[4:]) == int.from_bytes(record[:4], "big")
 
 
 def columns_of(rows: Sequence[Mapping[str, np.ndarray] | None]) -> dict[str, Tensor]:
@@ -124,36 +150,42 @@ def columns_of(rows: Sequence[Mapping[str, np.ndarray] | None]) -> dict[str, Ten
     return {key: torch.from_numpy(np.stack([zeros[key] if row is None else row[key] for row in rows])) for key in like}
 
 
-def _remove(partial: Path) -> None:
-    for path in (partial, partial.with_name(partial.name + "-lock")):
-        path.unlink(missing_ok=True)
-
-
-_open: dict[str, tuple[lmdb.Environment, lmdb.Transaction]] = {}
+_reading_now: dict[str, tuple[lmdb.Environment, lmdb.Transaction]] = {}
 
 
 def _reading(path: Path) -> lmdb.Transaction:
     """A lasting read transaction; LMDB opens a file at most once in a process."""
-    if str(path) not in _open:
+    if str(path) not in _reading_now:
         environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False, max_readers=1)
-        _open[str(path)] = environment, environment.begin(buffers=True)
-    return _open[str(path)][1]
+        _reading_now[str(path)] = environment, environment.begin(buffers=True)
+    return _reading_now[str(path)][1]
 
 
 def _close(path: str) -> None:
-    if path in _open:
-        environment, transaction = _open.pop(path)
+    if path in _reading_now:
+        environment, transaction = _reading_now.pop(path)
         transaction.abort()
         environment.close()
 
 
 def _close_all() -> None:
-    for path in list(_open):
+    for path in list(_reading_now):
         _close(path)
 
 
 # LMDB forbids to use a file in a forked process that was open in its parent; each loader worker opens it for itself.
 os.register_at_fork(before=_close_all)
+
+
+def _require_full_length(path: Path) -> None:
+    # LMDB maps the file: reading beyond its end would kill the process.
+    environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False)
+    try:
+        needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    finally:
+        environment.close()
+    if path.stat().st_size < needed:
+        raise DataError(f"{path}: cut short, {path.stat().st_size:,} of {needed:,} bytes are there; {ANEW}")
 
 
 class PackedReader:
@@ -170,26 +202,25 @@ class PackedReader:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        if not path.is_file():
-            unfinished = path.with_name(path.name + ".partial").exists()
-            what = "packing was interrupted, repeat the command to finish it" if unfinished else AGAIN
-            raise DataError(f"no file {path.absolute()}: looked there for a packed split; {what}")
+        self.path = path = path.resolve()
+        unfinished = os.path.exists(path.with_name(path.name + ".partial"))
+        how = "packing was interrupted, repeat the command to finish it" if unfinished else HOW
+        require_file(path, "a packed split", how)
         _close(str(path))  # it may have been another file
         try:
+            _require_full_length(path)
             meta, columns = self._get(META), self._get(COLUMNS)
             self.meta: dict[str, Any] = json.loads(bytes(meta)) if meta is not None else {}
-            whole = columns is not None and zlib.crc32(columns[4:]) == int.from_bytes(columns[:4], "big")
-            if not whole or "format" not in self.meta:
-                raise DataError(f"{path.absolute()}: not a whole packed split; delete it and {AGAIN}")
+            if "format" not in self.meta or not is_whole(columns):
+                raise DataError(f"{path}: not a whole packed split; {ANEW}")
             self.columns: dict[str, Tensor] = safetensors.torch.load(bytes(columns[4:]))  # type: ignore[index]
             self.broken = self._list_broken()
         except (lmdb.Error, ValueError) as error:
-            raise DataError(f"{path.absolute()}: not a packed split ({error}); delete it and {AGAIN}") from error
+            raise DataError(f"{path}: not a packed split ({error}); {ANEW}") from error
         finally:
             _close(str(path))
         if self.meta["format"] != FORMAT:
-            raise DataError(f"{path.absolute()}: of format {self.meta['format']}, this version reads {FORMAT}; {AGAIN}")
+            raise DataError(f"{path}: of format {self.meta['format']}, this version reads {FORMAT}; {ANEW}")
         self.names = self.columns.pop("names")
 
     def _get(self, key: bytes) -> memoryview | None:
@@ -211,11 +242,14 @@ class PackedReader:
         if index in self.broken:
             raise DataError(self.broken[index])
         record = self._get(_key(index))
-        if record is None:
-            raise DataError(f"{self.path}: no sample {index}; {AGAIN}")
-        if zlib.crc32(record[4:]) != int.from_bytes(record[:4], "big"):
+        if not is_whole(record):
             raise DataError(f"{self.path}: the checksum of sample {index} ({self.name(index)}) differs; {AGAIN}")
-        return np.frombuffer(bytes(record[4:]), np.uint8)  # a copy, which outlives the transaction
+        return np.frombuffer(bytes(record[4:]), np.uint8)  # type: ignore[index]  # a copy, which outlives the file
+
+    def damaged(self) -> list[int]:
+        """Samples whose checksum differs; reads the whole file."""
+        there = (index for index in range(len(self)) if index not in self.broken)
+        return [index for index in there if not is_whole(self._get(_key(index)))]
 
     def _list_broken(self) -> dict[int, str]:
         with _reading(self.path).cursor() as cursor:

@@ -12,7 +12,7 @@ from jointface.attributes import positive_weight
 from jointface.datamodules.augmentation import change_colours
 from jointface.datamodules.broken import UNDRAWN, Undrawn
 from jointface.datamodules.crop import CropTransform
-from jointface.datamodules.face_dataset import Batch, FaceDataset, FaceSample, Item, move_labels
+from jointface.datamodules.face_dataset import BROKEN, Batch, FaceDataset, FaceSample, Item, move_labels
 from jointface.errors import ConfigError
 from jointface.geometry.camera import crop_camera
 from jointface.geometry.framing import CROP_MARGIN, FaceBox
@@ -155,7 +155,21 @@ class SyntheticFaces(FaceDataset):
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """As of any data set; faces that are not kept are drawn together, or will be on the device."""
-        return super().batch(indices) if self._kept is not None else self._draw(indices)
+        if self._kept is not None:
+            return super().batch(indices)
+        try:
+            return self._draw(indices)
+        except Exception:  # one of them cannot be drawn, for instance on a damaged background
+            whole = [index for index in indices if self._can_be_drawn(index)]
+            broken = torch.tensor([index for index in indices if index not in whole])
+            return (self._draw(whole) if whole else {}) | {BROKEN: broken}
+
+    def _can_be_drawn(self, index: int) -> bool:
+        try:
+            self._draw([index])
+        except Exception:
+            return False
+        return True
 
     def _draw(self, indices: Sequence[int]) -> Batch:
         """A batch of faces drawn directly under their random crops."""

@@ -110,6 +110,8 @@ def read_variable(path: Path, name: str, source: str) -> np.ndarray:
 
 def require_file(path: Path, source: str) -> None:
     """The file must be there and readable; `source` says in messages where to get it."""
+    if not path.parent.is_dir():
+        raise DataError(f"no folder {path.parent.resolve()}: looked there for {path.name}; {source}")
     if not path.is_file():
         raise DataError(f"no {path.name} in {path.parent.resolve()}: {source}")
     if not os.access(path, os.R_OK):

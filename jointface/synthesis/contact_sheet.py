@@ -26,7 +26,7 @@ def contact_sheet(
         axis.imshow(image)
         axis.set_xticks([])
         axis.set_yticks([])
-        text = textwrap.fill(", ".join(name.replace("_", " ") for name in names), 42)
+        text = textwrap.fill(", ".join(name.replace("_", " ") for name in names), 42, max_lines=5, placeholder=" ...")
         axis.set_xlabel(text, fontsize=5, labelpad=2)
     figure.subplots_adjust(left=0.01, right=0.99, top=0.995, bottom=0.22 / rows, wspace=0.05, hspace=0.3)
     buffer = io.BytesIO()

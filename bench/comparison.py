@@ -1,0 +1,83 @@
+"""The table and the plot of joint against single-task training.
+
+`python -m bench.comparison PICTURE MULTIRUN_FOLDER [MULTIRUN_FOLDER ...]`: folders that `sweep=joint_vs_shape` and
+`sweep=attributes_alone` (or their synthetic twins) left. Prints mean and spread over seeds as a Markdown table, and
+draws every test metric against the number of faces with 3D labels.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+
+KINDS = {"joint": "joint", "shape": "3D faces alone", "attributes": "attributes alone"}
+FACES = ("data.sources.w300lp.dataset.num_photos", "data.sources.shape.dataset.num_faces.train")
+METRICS = {
+    "nme_2d_68": "NME of 68 landmarks, 2D", "nme_3d_dense": "NME of the dense face", "accuracy": "mean accuracy",
+    "balanced_accuracy": "mean balanced accuracy", "average_precision": "mean average precision",
+}  # fmt: skip
+TASKS = {"nme_2d_68": "shape", "nme_3d_dense": "shape"}  # the others are of attributes
+
+
+def read_run(folder: Path) -> list[dict[str, object]]:
+    """The test metrics of a run as rows: kind, faces, seed, data set, metric, value."""
+    overrides = dict(line.split("=", 1) for line in OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
+    kind = overrides["experiment"].split("_")[0]
+    faces = next((overrides[key] for key in FACES if key in overrides), "")
+    rows: list[dict[str, object]] = []
+    for key, value in json.loads((folder / "metrics.json").read_text()).items():
+        split, source, metric = (*key.split("/", 2), "")[:3]
+        if split == "test" and metric in METRICS:
+            row = {"kind": kind, "faces": faces, "seed": overrides["seed"], "source": source}
+            rows.append(row | {"metric": metric, "value": value})
+    return rows
+
+
+def table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Mean and half the range over seeds, a row for each data set, metric and number of faces."""
+    grouped = runs.groupby(["source", "metric", "faces", "kind"], sort=False)["value"]
+    text = grouped.agg(lambda values: f"{values.mean():.4f} ± {(values.max() - values.min()) / 2:.4f}")
+    return text.unstack("kind").reindex(columns=[kind for kind in KINDS if kind in set(runs["kind"])]).fillna("")
+
+
+def plot(runs: pd.DataFrame, path: Path) -> None:
+    """Each metric against the number of faces; a point for each seed, lines through the means."""
+    wanted = runs[["source", "metric"]].drop_duplicates().to_records(index=False).tolist()
+    figure = Figure(figsize=(3.4 * len(wanted), 3), layout="constrained", dpi=110)
+    for axis, (source, metric) in zip(figure.subplots(1, len(wanted), squeeze=False)[0], wanted, strict=True):
+        part = runs[(runs["source"] == source) & (runs["metric"] == metric)]
+        order = [faces for faces in part["faces"].unique() if faces]
+        for colour, kind in enumerate(KINDS):
+            values = part[part["kind"] == kind]
+            if kind == "attributes" and len(values):
+                axis.axhline(values["value"].mean(), color=f"C{colour}", linestyle="--", label=KINDS[kind])
+            elif len(values):
+                places = values["faces"].map(order.index)
+                axis.plot(places, values["value"], "o", color=f"C{colour}", markersize=4)
+                means = values.groupby(places)["value"].mean()
+                axis.plot(means.index, means.to_numpy(), color=f"C{colour}", label=KINDS[kind])
+        axis.set_xticks(range(len(order)), ["all" if faces == "null" else faces for faces in order])
+        axis.set(title=f"{source}: {METRICS[metric]}", xlabel="faces with 3D labels")
+        axis.title.set_fontsize(8)
+        axis.legend(frameon=False, fontsize=7)
+    figure.savefig(path)
+
+
+def main(picture: str, folders: list[str]) -> None:
+    """Prints the table and draws the plot."""
+    done = sorted(run.parent for folder in folders for run in Path(folder).glob("*/metrics.json"))
+    runs = pd.DataFrame([row for run in done for row in read_run(run)])
+    finished = runs[["kind", "faces", "seed"]].drop_duplicates()
+    print(f"{len(finished)} runs\n")
+    print("| data set | metric | faces | " + " | ".join(KINDS[kind] for kind in table(runs).columns) + " |")
+    print("|---" * (3 + len(table(runs).columns)) + "|")
+    for (source, metric, faces), row in table(runs).iterrows():
+        print(f"| {source} | {METRICS[metric]} | {'all' if faces == 'null' else faces} | " + " | ".join(row) + " |")
+    plot(runs, Path(picture))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
