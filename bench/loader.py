@@ -22,7 +22,14 @@ def main(data: str) -> None:
     """Prints both throughputs and their ratio."""
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         config = compose(
-            "train", overrides=["scale=small", f"paths.data_dir={data}", "paths.run_dir=unused", "name=bench"]
+            "train",
+            overrides=[
+                "experiment=joint_celeba_300wlp",
+                "scale=small",
+                f"paths.data_dir={data}",
+                "paths.run_dir=unused",
+                "name=bench",
+            ],
         )
     datamodule: JointDataModule = instantiate(config.data)
     datamodule.setup("fit")
