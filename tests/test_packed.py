@@ -403,6 +403,8 @@ def test_every_data_set_can_be_prepared(tiny_data: Path, tiny_model: MorphableMo
     report = pack(views, tmp_path / "out")
     assert report["samples"] == {"test": 2}
     assert PackedFaces(tmp_path / "out", "test", CROP)[1]["identity"].item() == 1
+    faces = {(row["from_degrees"], row["to_degrees"]): row["faces"] for row in report["yaw"] if row["faces"]}
+    assert faces == {(-40, -30): 1, (40, 50): 1}
 
 
 def test_names_on_the_command_line(tiny_data: Path) -> None:

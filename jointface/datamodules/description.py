@@ -46,6 +46,10 @@ class Described:
     labels: dict[str, Tensor]
     broken: dict[int, str]
 
+    def yaw(self) -> Float[np.ndarray, "samples"] | None:
+        """Yaw of the samples in degrees, where it is labelled."""
+        return yaw_of(self.labels["camera"]) if "camera" in self.labels else self.dataset.known_yaw()
+
     @property
     def whole(self) -> np.ndarray:
         """Indices of the samples that could be read."""
@@ -118,8 +122,8 @@ def yaw_table(splits: Sequence[Described]) -> pd.DataFrame:
     """Faces of each split by yaw."""
     rows = []
     for split in splits:
-        if "camera" in split.labels:
-            counts, _ = np.histogram(yaw_of(split.labels["camera"][split.whole]), YAW_BINS)
+        if (yaw := split.yaw()) is not None:
+            counts, _ = np.histogram(yaw[split.whole], YAW_BINS)
             rows += [
                 (split.split, int(low), int(high), int(count))
                 for low, high, count in zip(YAW_BINS[:-1], YAW_BINS[1:], counts, strict=True)
@@ -158,8 +162,8 @@ def _sheet(splits: Sequence[Described]) -> bytes:
 
 def _caption(split: Described, index: int) -> list[str]:
     caption = [split.split]
-    if "camera" in split.labels:
-        caption.append(f"yaw {round(yaw_of(split.labels['camera'][index, None])[0])}")
+    if (yaw := split.yaw()) is not None:
+        caption.append(f"yaw {round(yaw[index])}")
     if split.dataset.label_set is not None and "attributes" in split.labels:
         present = split.labels["attributes"][index].tolist()
         caption += [name for name, there in zip(split.dataset.label_set.attributes, present, strict=True) if there]
@@ -187,8 +191,8 @@ def summary_table(name: str, splits: Sequence[Described]) -> Table:
     for title in ("split", "samples", "broken", "attributes", "|yaw| > 30", "|yaw| > 60"):
         table.add_column(title, justify="left" if title == "split" else "right")
     for split in splits:
-        yaw = np.abs(yaw_of(split.labels["camera"][split.whole])) if "camera" in split.labels else None
-        beyond = ["" if yaw is None else f"{(yaw > limit).sum():,}" for limit in (30, 60)]
+        yaw = split.yaw()
+        beyond = ["" if yaw is None else f"{(np.abs(yaw[split.whole]) > limit).sum():,}" for limit in (30, 60)]
         labelled = "" if split.dataset.label_set is None else str(len(split.dataset.label_set))
         table.add_row(split.split, f"{len(split.dataset):,}", f"{len(split.broken):,}", labelled, *beyond)
     return table

@@ -76,6 +76,10 @@ class FaceDataset(Dataset[Item], ABC):
         """What there is of the whole data set, in all splits, beside what was published; empty if nothing was."""
         return []
 
+    def known_yaw(self) -> Float[np.ndarray, "samples"] | None:
+        """Yaw of each sample in degrees, where the data set knows it without a camera among its labels."""
+        return None
+
     def alpha(self) -> Float[Tensor, "attributes"]:
         """Negatives per positive of each attribute, over the whole split."""
         raise DataError(f"{type(self).__name__} labels no attributes")

@@ -176,6 +176,10 @@ class Florence(FaceDataset):
             )
         return _Subject(scan, nose_tip, apply_camera(pose[None], self.mean_landmarks68[None])[0])
 
+    def known_yaw(self) -> Float[np.ndarray, "views"]:
+        """Yaw of the views, in degrees."""
+        return np.resize(self.angles[:, 1].rad2deg().numpy(), len(self))
+
     def inventory(self) -> list[Count]:
         folders = subject_folders(self.root)
         found = sum(_obj_file(folder / "Model" / name / "obj") is not None for folder in folders for name in SCANS)
