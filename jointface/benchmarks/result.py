@@ -12,7 +12,8 @@ class Table:
 
     title: short. caption: what is measured, whose protocol it is, with its citation. frame: the index names the rows;
     numbers stay numbers. decimals: shown. lower_is_better: of all columns; None where it is not so simple. quoted:
-    names of rows that are figures printed in papers, not measured here.
+    names of rows that are figures printed in papers, not measured here. reference: names of rows that do not compete:
+    the benchmark's floor, trivial predictors.
     """
 
     title: str
@@ -21,6 +22,7 @@ class Table:
     decimals: int = 2
     lower_is_better: bool | None = True
     quoted: tuple[str, ...] = ()
+    reference: tuple[str, ...] = ()
 
 
 @dataclass
@@ -29,7 +31,7 @@ class BenchmarkResult:
 
     name: "aflw2000". metrics: flat, `method/metric[/part]` to a number. tables: see `Table`. per_image: a row for each
     image and method: `file`, `index`, `method`, and a column for each error. figures: by file stem. notes: what was
-    left out or chosen, one sentence each.
+    left out or chosen, one sentence each. captions: of figures, by the same names; others are called by their name.
     """
 
     name: str
@@ -38,3 +40,4 @@ class BenchmarkResult:
     per_image: pd.DataFrame
     figures: dict[str, Figure] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    captions: dict[str, str] = field(default_factory=dict)

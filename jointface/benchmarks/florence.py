@@ -1,0 +1,187 @@
+"""MICC Florence: how far reconstructed faces are from the people's scans."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from jointface.benchmarks.methods import PredictedFace, ShapeMethod, missing_note
+from jointface.benchmarks.result import BenchmarkResult, Table
+from jointface.benchmarks.shape_figures import cumulative_errors, error_against_yaw
+from jointface.datamodules.florence import Florence
+from jointface.errors import ConfigError
+from jointface.geometry.camera import apply_camera
+from jointface.geometry.scan import find_face
+from jointface.metrics.alignment import move, refine_by_icp, surface_errors, vertex_normals
+from jointface.metrics.pose import fit_similarity
+
+OUTER_EYE_CORNERS = (36, 45)  # iBUG's 37 and 46, counted from 1
+CURVE_LIMIT = 10.0  # per cent of the interocular distance
+PROTOCOL = (
+    "MICC Florence (Bagdanov et al., 2011), frontal scans rendered in the poses of VRN (Jackson et al., ICCV 2017), "
+    "as PRNet's (Feng et al., ECCV 2018); view angles are relative to the scan. The predicted face is laid on the "
+    "scan's face region, the vertices within 95 mm of the nose tip (as Deng et al., CVPRW 2019), by a similarity of "
+    "the landmarks and ICP with scale; each vertex of the region is compared with the nearest predicted vertex"
+)
+NME = (
+    "NME in per cent: mean distance over the region, divided by the outer interocular distance (VRN's and PRNet's "
+    "normalisation), which is that of the 68 landmarks that the data set lays on the scan"
+)
+RMSE = "Point-to-plane RMSE in mm: root mean square of the distances to the scan's tangent planes"
+DIFFERENCES = (
+    "Numbers printed in papers compare only roughly with these: the published renderings are not available, VRN takes "
+    "ICP for correspondence only and measures before alignment, the landmarks that papers normalise by are unpublished."
+)
+
+
+@dataclass
+class _Truth:
+    """What a subject's views are judged by, in scan space."""
+
+    points: Float64[Tensor, "points 3"]
+    normals: Float64[Tensor, "points 3"]
+    landmarks68: Float[Tensor, "68 3"]
+
+    @property
+    def interocular(self) -> float:
+        right, left = self.landmarks68[list(OUTER_EYE_CORNERS)].double()
+        return (left - right).norm().item()
+
+
+def florence(methods: Sequence[ShapeMethod], dataset: Florence) -> BenchmarkResult:
+    """Judges methods by the scans of MICC Florence; photos are rendered as they are asked for.
+
+    Metrics are `method/nme`, a fraction of the outer interocular distance, and `method/rmse_mm`, means over the views,
+    with `.../std` and, by absolute yaw, `.../yaw_40`. Methods that predict landmarks only are left out, with a note.
+    The files that methods are asked for are those of `view_name`.
+
+    Raises:
+        ConfigError: no method predicts a surface. DataError: a scan cannot be read, or has no texture.
+    """
+    rows: list[dict] = []
+    count = len(dataset.angles)
+    missing: dict[str, list[str]] = {method.name: [] for method in methods}
+    sparse = {method.name: False for method in methods}
+    for first in range(0, len(dataset), count):
+        views = range(first, first + count)
+        samples, files = [dataset.read(index) for index in views], [view_name(dataset, index) for index in views]
+        truth = _truth(dataset, first)
+        for method in methods:
+            for index, file, face in zip(views, files, method.predict(samples, files), strict=True):
+                if face is None or face.vertices is None or not face.vertices.isfinite().all():
+                    missing[method.name].append(file)
+                    sparse[method.name] |= face is not None and face.vertices is None
+                    continue
+                errors = reconstruction_errors(face, truth, dataset.view_camera(index))
+                pitch, yaw = dataset.angles[index % count, :2].rad2deg().round().int().tolist()
+                row = {"file": file, "index": index, "method": method.name, "pitch": pitch, "yaw": yaw}
+                rows.append(row | errors)
+    if not rows:
+        raise ConfigError(
+            "florence: no method predicts a surface, only landmarks or nothing; give a checkpoint with a shape decoder "
+            "or predictions with vertices and triangles"
+        )
+    notes = [_note(name, files, sparse[name], len(dataset)) for name, files in missing.items() if files]
+    return _result(pd.DataFrame(rows), dataset, [*notes, DIFFERENCES])
+
+
+def view_name(dataset: Florence, index: int) -> str:
+    """The name of a view, which has no file: subject_01_pitch-15_yaw+40."""
+    subject = dataset.path(index).relative_to(dataset.root).parts[0]
+    pitch, yaw = dataset.angles[index % len(dataset.angles), :2].rad2deg().round().int().tolist()
+    return f"{subject}_pitch{pitch:+d}_yaw{yaw:+d}"
+
+
+def _note(method: str, files: Sequence[str], sparse: bool, views: int) -> str:
+    if sparse and len(files) == views:
+        return f"{method} predicts landmarks only, no surface, and is left out."
+    return missing_note(method, files, views)
+
+
+def _truth(dataset: Florence, index: int) -> _Truth:
+    scan = dataset.scan(index)
+    normals = vertex_normals(scan.vertices, scan.triangles)
+    region = dataset.face_region(index) & normals.any(1)  # stray points without a triangle are no surface
+    _, pose = find_face(scan, dataset.mean_face, dataset.nose_tip(index))
+    landmarks68 = apply_camera(pose[None], dataset.mean_landmarks68[None])[0]
+    return _Truth(scan.vertices[region].double(), normals[region], landmarks68)
+
+
+def reconstruction_errors(face: PredictedFace, truth: _Truth, camera: Float[Tensor, "3 4"]) -> dict[str, float]:
+    """`nme` and `rmse_mm` of a face with vertices, predicted in the pixels of the camera's view."""
+    assert face.vertices is not None
+    y_up = torch.tensor([1.0, -1.0, 1.0])  # from pixels to a space of scan space's handedness
+    vertices = face.vertices * y_up
+    if face.landmarks68 is not None and face.landmarks68.shape[1] == 3:
+        start = fit_similarity(face.landmarks68 * y_up, truth.landmarks68)
+    else:
+        start = _through_camera(vertices, truth, camera * y_up[:, None])
+    motion = refine_by_icp(vertices, truth.points, start)
+    distances = surface_errors(truth.points, truth.normals, move(motion, vertices))
+    nme = distances.point_to_point.mean().item() / truth.interocular
+    return {"nme": nme, "rmse_mm": distances.point_to_plane.square().mean().sqrt().item()}
+
+
+def _through_camera(
+    vertices: Float[Tensor, "vertices 3"], truth: _Truth, camera: Float[Tensor, "3 4"]
+) -> Float64[Tensor, "3 4"]:
+    """From pixels back through the view's camera; the depth, whose origin is free, is that of the truth in the mean."""
+    linear, shift = camera.double().split([3, 1], dim=1)
+    shift[2] += vertices[:, 2].double().mean() - move(camera, truth.points)[:, 2].mean()
+    inverse = torch.linalg.inv(linear)
+    return torch.cat([inverse, -inverse @ shift], dim=1)
+
+
+def _result(frame: pd.DataFrame, dataset: Florence, notes: list[str]) -> BenchmarkResult:
+    frame["subject"] = [dataset.subjects[index // len(dataset.angles)] for index in frame["index"]]
+    shown = frame.assign(nme=100 * frame["nme"], distance=frame["yaw"].abs())
+    tables = []
+    for error, title, what in (("nme", "NME", NME), ("rmse_mm", "point-to-plane RMSE", RMSE)):
+        caption = f"{what}. {PROTOCOL}. Mean and standard deviation over all views."
+        tables.append(Table(f"Florence, {title} by absolute yaw", caption, _by_yaw(shown, error)))
+        by_view = shown.pivot_table(error, ["pitch", "yaw"], "method", sort=False).reindex(columns=_names(shown))
+        by_view.index = pd.Index([f"pitch {pitch:+d}°, yaw {yaw:+d}°" for pitch, yaw in by_view.index], name="view")
+        by_view.columns.name = None
+        tables.append(Table(f"Florence, {title} by view", f"{what}. {PROTOCOL}.", by_view, lower_is_better=None))
+    curves = {name: _of_all_views(shown, name, len(dataset)) for name in _names(shown)}
+    yaw = dataset.angles[:, 1].rad2deg().repeat(len(dataset.scans)).numpy()
+    label = "NME, % of the outer interocular distance"
+    figures = {
+        "florence_nme_curve": cumulative_errors(curves, CURVE_LIMIT, label),
+        "florence_nme_yaw": error_against_yaw(curves, yaw, label),
+    }
+    return BenchmarkResult("florence", _metrics(frame), tables, frame, figures, notes)
+
+
+def _names(frame: pd.DataFrame) -> list[str]:
+    return list(frame["method"].unique())
+
+
+def _by_yaw(frame: pd.DataFrame, error: str) -> pd.DataFrame:
+    by_yaw = frame.pivot_table(error, "method", "distance").reindex(_names(frame))
+    by_yaw.columns = pd.Index([f"{yaw}°" for yaw in by_yaw.columns])
+    all_views = frame.groupby("method")[error]
+    return by_yaw.assign(mean=all_views.mean(), std=all_views.std(ddof=0))
+
+
+def _of_all_views(frame: pd.DataFrame, method: str, views: int) -> Float64[np.ndarray, "views"]:
+    """NME of each view, infinite where the method has no prediction."""
+    errors = np.full(views, np.inf)
+    rows = frame[frame["method"] == method]
+    errors[rows["index"]] = rows["nme"]
+    return errors
+
+
+def _metrics(frame: pd.DataFrame) -> dict[str, float]:
+    metrics = {}
+    for error in ("nme", "rmse_mm"):
+        for method, errors in frame.groupby("method", sort=False):
+            metrics[f"{method}/{error}"] = float(errors[error].mean())
+            metrics[f"{method}/{error}/std"] = float(errors[error].std(ddof=0))
+            for yaw, mean in errors.groupby(errors["yaw"].abs())[error].mean().items():
+                metrics[f"{method}/{error}/yaw_{yaw}"] = float(mean)
+    return metrics

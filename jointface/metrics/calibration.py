@@ -1,0 +1,90 @@
+"""Calibration: how far probabilities are from frequencies, and thresholds chosen on a validation split."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Goal = Literal["accuracy", "balanced_accuracy"]
+
+BINS = 15
+
+
+class Reliability(NamedTuple):
+    """What a reliability diagram shows: of the labelled samples in each bin of probability, in float64.
+
+    samples: how many. probability: sum of the predicted probabilities. positives: how many are positive.
+    """
+
+    samples: Float[Tensor, "bins attributes"]
+    probability: Float[Tensor, "bins attributes"]
+    positives: Float[Tensor, "bins attributes"]
+
+
+def reliability(
+    probability: Float[Tensor, "samples attributes"],
+    labels: Float[Tensor, "samples attributes"],
+    mask: Bool[Tensor, "samples attributes"],
+    bins: int = BINS,
+) -> Reliability:
+    """Samples by their probability of being positive, in bins of equal width over [0, 1]; a bin has its lower edge."""
+    probability, labels, labelled = probability.double(), labels.double(), mask.double()
+    place = (probability * bins).long().clamp(0, bins - 1)
+
+    def total(values: Tensor) -> Tensor:
+        empty = values.new_zeros(bins, values.shape[1])
+        return empty.scatter_add(0, place, values * labelled)
+
+    return Reliability(total(torch.ones_like(labels)), total(probability), total(labels))
+
+
+def expected_calibration_error(
+    probability: Float[Tensor, "samples attributes"],
+    labels: Float[Tensor, "samples attributes"],
+    mask: Bool[Tensor, "samples attributes"],
+    bins: int = BINS,
+) -> Float[Tensor, "attributes"]:
+    """ECE of each attribute: over the bins, the mean of |mean probability - share of positives|, weighed by samples.
+
+    Naeini, Cooper, Hauskrecht, AAAI 2015, and Guo, Pleiss, Sun, Weinberger, ICML 2017, whose 15 bins of equal width are
+    the default; for a binary label the probability is that of the positive class. NaN without a labelled sample.
+    """
+    count, predicted, positives = reliability(probability, labels, mask, bins)
+    return (predicted - positives).abs().sum(0) / count.sum(0)
+
+
+def best_thresholds(
+    scores: Float[Tensor, "samples attributes"],
+    labels: Float[Tensor, "samples attributes"],
+    mask: Bool[Tensor, "samples attributes"],
+    goal: Goal,
+) -> Float[Tensor, "attributes"]:
+    """For each attribute the threshold that does best on these samples when scores above it count as positive.
+
+    Scores are logits of the reading that the goal is about, so that 0 is the usual threshold. A threshold lies in the
+    middle between two neighbouring scores; where the best gap holds 0 it is 0, and of equally good gaps the one nearest
+    to 0 is taken, so that samples which say nothing change nothing. Where all or none should be positive it may be
+    infinite. An attribute that lacks a class keeps 0: it tells nothing about either goal.
+    """
+    scores = scores.double().masked_fill(~mask, -torch.inf)
+    scores, order = scores.sort(dim=0, descending=True)  # unlabelled samples come last
+    positive = ((labels > 0.5) & mask).gather(0, order).double()
+    negative = ((labels < 0.5) & mask).gather(0, order).double()
+    positives, negatives = positive.sum(0), negative.sum(0)
+    # Row k: the k highest scores count as positive.
+    nothing = positive.new_zeros(1, positive.shape[1])
+    hits, false_alarms = (torch.cat([nothing, part.cumsum(0)]) for part in (positive, negative))
+    if goal == "accuracy":
+        value = hits + negatives - false_alarms
+    else:
+        value = hits / positives + (negatives - false_alarms) / negatives
+    upper, lower = torch.cat([nothing + torch.inf, scores]), torch.cat([scores, nothing - torch.inf])
+    middle = torch.where((lower < 0) & (upper >= 0), 0.0, (lower + upper) / 2)
+    # No threshold divides equal scores, and infinite ones in pairs are gaps between unlabelled samples.
+    value = value.masked_fill((lower == upper) | middle.isnan(), -torch.inf)
+    # A last bit of the sums must not choose between equally good gaps; infinite thresholds are further than any other,
+    # and nearer than a worse one.
+    distance = middle.abs().clamp(max=1e300).masked_fill(value < value.amax(0) - 1e-9, torch.inf)
+    nearest = distance.argmin(0, keepdim=True)
+    return torch.where((positives > 0) & (negatives > 0), middle.gather(0, nearest)[0], 0.0)

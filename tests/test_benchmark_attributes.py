@@ -1,0 +1,310 @@
+"""The attribute benchmark: whole results on tiny data, figures of papers, correlations."""
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from jointface.attributes import CELEBA, LFWA
+from jointface.benchmarks.attribute_figures import (
+    attribute_bars,
+    correlation_difference,
+    correlation_figure,
+    expected_correlation,
+    reliability_figure,
+)
+from jointface.benchmarks.attributes import TRIVIAL, attributes, judged_attributes, quoted_accuracies
+from jointface.benchmarks.result import BenchmarkResult
+from jointface.benchmarks.table_formats import latex, markdown, show
+from jointface.datamodules import AFLW2000, CelebA, CropTransform
+from jointface.datamodules import LFWA as LFWADataset
+from jointface.errors import ConfigError, DataError
+from jointface.geometry import MorphableModel
+from jointface.metrics import AttributeMetrics
+from jointface.metrics.calibration import reliability
+from jointface.modules import build_network
+from jointface.modules.network import FaceNetwork
+from tests.test_modules import network_config
+
+CROP = CropTransform(64)
+
+
+def make_network(*label_sets: tuple[str, tuple[str, ...], float], image_size: int = 64, seed: int = 0) -> FaceNetwork:
+    """A random network that knows label sets, given by name, attributes and one alpha for all of them."""
+    torch.manual_seed(seed)
+    names = tuple(dict.fromkeys(name for _, attributes, _ in label_sets for name in attributes))
+    network = build_network(network_config(None, bool(names), image_size), names, None)
+    network.label_sets = {
+        f"source{number}": {"label_set": name, "attributes": list(attributes), "alpha": [alpha] * len(attributes)}
+        for number, (name, attributes, alpha) in enumerate(label_sets)
+    }
+    return network.eval()
+
+
+def shape_network(model: MorphableModel) -> FaceNetwork:
+    return build_network(network_config("morphable", classifier=False), (), model).eval()
+
+
+KNOWS_CELEBA = ("celeba", CELEBA.attributes, 2.0)
+
+
+@pytest.fixture(scope="module")
+def splits(tiny_data: Path) -> dict[str, CelebA]:
+    return {split: CelebA(tiny_data / "celeba", split, CROP) for split in ("train", "val", "test")}
+
+
+@pytest.fixture(scope="module")
+def result(splits: dict[str, CelebA]) -> BenchmarkResult:
+    """Of two networks with different crops, on twelve faces."""
+    networks = {"one": make_network(KNOWS_CELEBA), "other": make_network(KNOWS_CELEBA, image_size=48, seed=1)}
+    return attributes(networks, splits["train"], splits["val"], splits["train"].alpha(), batch_size=5)
+
+
+# The numbers
+
+
+def test_the_metrics_are_those_of_the_metric_on_the_whole_split(splits: dict[str, CelebA]) -> None:
+    network, data = make_network(KNOWS_CELEBA), splits["train"]
+    found = attributes({"one": network}, data).metrics
+    items = [data[index] for index in range(len(data))]
+    labels = torch.stack([item["attributes"] for item in items])
+    both = (labels > 0.5).any(0) & (labels < 0.5).any(0)
+    names = [name for name, two in zip(CELEBA.attributes, both.tolist(), strict=True) if two]
+    metric = AttributeMetrics(names, torch.full((len(names),), 2.0))
+    with torch.no_grad():
+        logits = network(torch.stack([item["image"] for item in items])).logits
+    assert logits is not None
+    metric.update(logits[:, both], labels[:, both], torch.ones_like(labels[:, both], dtype=torch.bool))
+    for key, value in metric.compute().items():
+        assert found[f"one/{key}"] == pytest.approx(value.item(), abs=1e-5), key
+
+
+def test_batches_change_nothing(splits: dict[str, CelebA]) -> None:
+    networks = {"one": make_network(KNOWS_CELEBA)}
+    first, *others = (
+        attributes(networks, splits["train"], splits["val"], batch_size=size).metrics for size in (1, 5, 64)
+    )
+    for other in others:
+        assert other == pytest.approx(first, abs=1e-5, nan_ok=True)
+
+
+def test_the_trivial_predictor_gives_the_majority_of_the_training_split(splits: dict[str, CelebA]) -> None:
+    found = attributes({"one": make_network(KNOWS_CELEBA)}, splits["test"], None, splits["train"].alpha())
+    train, test = (
+        torch.stack([splits[split][index]["attributes"] for index in range(len(splits[split]))])
+        for split in ("train", "test")
+    )
+    both = (test > 0.5).any(0) & (test < 0.5).any(0)
+    majority = train.mean(0) > 0.5
+    expected = (majority == (test > 0.5)).float().mean(0)[both].mean().item()
+    assert found.metrics[f"{TRIVIAL}/accuracy"] == pytest.approx(expected, abs=1e-6)
+    assert found.metrics[f"{TRIVIAL}/balanced_accuracy"] == pytest.approx(0.5)
+    assert "The trivial predictor gives the majority class of the training split." in found.notes
+
+
+def test_the_trivial_predictor_says_whose_majority_it_gives(splits: dict[str, CelebA]) -> None:
+    network = {"one": make_network(KNOWS_CELEBA)}
+    assert any("validation split" in note for note in attributes(network, splits["test"], splits["val"]).notes)
+    alone = attributes(network, splits["test"])
+    assert any("majority class of the test split" in note for note in alone.notes)
+    assert any("No validation split" in note for note in alone.notes)
+    assert not any("val_threshold" in key for key in alone.metrics)
+
+
+def test_thresholds_of_the_same_faces_are_at_least_as_good(splits: dict[str, CelebA]) -> None:
+    found = attributes({"one": make_network(KNOWS_CELEBA)}, splits["train"], splits["train"]).metrics
+    for metric in ("accuracy", "balanced_accuracy"):
+        for name in CELEBA.attributes:
+            if (usual := found.get(f"one/{metric}/{name}")) is not None:
+                assert found[f"one/{metric}_val_threshold/{name}"] >= usual - 1e-6
+
+
+def test_attributes_of_one_class_are_left_out_and_named(splits: dict[str, CelebA]) -> None:
+    found = attributes({"one": make_network(KNOWS_CELEBA)}, splits["test"])
+    labels = torch.stack([splits["test"][index]["attributes"] for index in range(4)])
+    one_class = [name for m, name in enumerate(CELEBA.attributes) if len(labels[:, m].unique()) == 1]
+    assert one_class
+    assert f"Left out, with one class only in the test split: {', '.join(one_class)}." in found.notes
+    judged = {key.split("/")[2] for key in found.metrics if key.startswith("one/accuracy/")}
+    assert judged == set(CELEBA.attributes) - set(one_class)
+
+
+def test_every_face_has_its_error(result: BenchmarkResult) -> None:
+    rows = result.per_image
+    assert rows.groupby("method").size().to_dict() == {"one": 12, "other": 12}
+    assert rows["file"][0] == "img_align_celeba/000001.jpg"
+    for method in ("one", "other"):
+        wrong = rows[rows["method"] == method]["attribute_error"].mean()
+        judged = [key for key in result.metrics if key.startswith(f"{method}/accuracy/")]
+        if len(judged) == len(CELEBA):
+            assert 1 - wrong == pytest.approx(result.metrics[f"{method}/accuracy"], abs=1e-6)
+
+
+# What is judged
+
+
+def test_a_network_is_judged_by_what_it_shares(splits: dict[str, CelebA]) -> None:
+    few = ("Asian", "Male", "Smiling", "Bald")
+    networks = {"few": make_network(("synthetic", few, 5.0)), "all": make_network(KNOWS_CELEBA)}
+    found = attributes(networks, splits["train"])
+    tables = {table.title: table for table in found.tables}
+    assert tables["Mean over attributes"].frame.loc["few", "attributes"] == "3"
+    assert set(tables["Mean over the attributes that all methods know"].frame["attributes"]) == {"3"}
+    note = next(note for note in found.notes if note.startswith("few is judged"))
+    assert "the 3 of 40 attributes of celeba that it knows, calibrated by the prevalence in synthetic" in note
+
+
+def test_alpha_is_that_of_the_label_set_that_taught_the_attribute() -> None:
+    network = make_network(("synthetic", ("Asian", "Male", "Bald"), 5.0), ("celeba", ("Male", "Young"), 3.0))
+    shared = judged_attributes(network, CELEBA)
+    assert dict(zip(shared.attributes, shared.alpha.tolist(), strict=True)) == {"Bald": 5.0, "Male": 3.0, "Young": 3.0}
+    assert [network.attributes[place] for place in shared.logits] == list(shared.attributes)
+    assert [CELEBA.attributes[place] for place in shared.columns] == list(shared.attributes)
+    assert set(shared.teachers) == {"celeba", "synthetic"}
+
+
+def test_a_network_without_attributes_is_left_out(splits: dict[str, CelebA], tiny_model: MorphableModel) -> None:
+    networks = {"shape": shape_network(tiny_model), "one": make_network(KNOWS_CELEBA)}
+    found = attributes(networks, splits["test"])
+    assert "shape predicts no attributes and is left out." in found.notes
+    assert not any(key.startswith("shape/") for key in found.metrics)
+
+
+def test_what_shares_no_task_is_refused_in_one_line(
+    splits: dict[str, CelebA], tiny_data: Path, tiny_model: MorphableModel
+) -> None:
+    shape_only = AFLW2000(tiny_data / "AFLW2000", "test", CROP, tiny_model)
+    cases = [
+        ({"shape": shape_network(tiny_model)}, splits["test"], "no checkpoint predicts attributes, only shape"),
+        ({"one": make_network(KNOWS_CELEBA)}, shape_only, "AFLW2000 labels no attributes; choose a benchmark of shape"),
+        ({"one": make_network(("x", ("Asian",), 1.0))}, splits["test"], "the checkpoint and celeba share no attribute"),
+    ]
+    for networks, data, message in cases:
+        with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+            attributes(networks, data)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_broken_photo_is_named(tiny_data: Path, tmp_path: Path) -> None:
+    from tests.data.celeba import data
+
+    root = data.write(tmp_path / "celeba")
+    broken = root / "img_align_celeba" / "000018.jpg"
+    broken.write_bytes(b"")
+    with pytest.raises(DataError, match=r"000018.jpg: not a whole image") as caught:
+        attributes({"one": make_network(KNOWS_CELEBA)}, CelebA(root, "test", CROP))
+    assert "\n" not in str(caught.value)
+
+
+# Tables and figures
+
+
+def test_the_mean_table_quotes_papers(result: BenchmarkResult) -> None:
+    table = result.tables[0]
+    assert table.title == "Mean over attributes"
+    assert table.frame.loc["MOON (2016)", "accuracy"] == pytest.approx(90.94)
+    assert "MOON (2016)" in table.quoted
+    assert table.reference == (TRIVIAL,)
+    assert table.frame.loc["one", "accuracy"] == pytest.approx(100 * result.metrics["one/accuracy"])
+    for shown in map(show, result.tables):
+        assert markdown(shown)
+        assert latex(shown, "x")
+    assert len({table.title for table in result.tables}) == len(result.tables)
+
+
+def test_lfwa_is_compared_over_celebas_attributes(tiny_data: Path) -> None:
+    data = LFWADataset(tiny_data / "LFWA", "test", CROP)
+    found = attributes({"one": make_network(("lfwa", LFWA.attributes, 1.0))}, data)
+    tables = {table.title: table for table in found.tables}
+    assert not tables["Mean over attributes"].quoted
+    compared = tables["Mean over the attributes that CelebA has too"]
+    assert compared.frame.loc["MCNN-AUX (2017)", "accuracy"] == pytest.approx(86.31)
+    assert int(compared.frame.loc["one", "attributes"]) <= 38
+
+
+def test_quoted_figures_have_their_sources() -> None:
+    celeba = {row.method: row for row in quoted_accuracies("celeba")}
+    assert celeba["LNets+ANet"].values == {"accuracy": 87}
+    assert "ICCV 2015" in celeba["FaceTracer"].source
+    assert all(row.paper[-4:].isdigit() and row.source for row in celeba.values())
+    assert "MOON" not in {row.method for row in quoted_accuracies("lfwa")}
+    assert quoted_accuracies("synthetic") == []
+
+
+def test_figures_are_drawn(result: BenchmarkResult) -> None:
+    assert set(result.figures) == {"attributes", "reliability", "correlation_one", "correlation_other"}
+    for figure in result.figures.values():
+        figure.draw_without_rendering()
+
+
+def test_figures_hold_73_attributes() -> None:
+    random = np.random.default_rng(0)
+    scores = pd.DataFrame(
+        random.uniform(0.5, 1, (73, 2)), index=list(LFWA.attributes), columns=["accuracy", "balanced_accuracy"]
+    )
+    figure = attribute_bars({"joint": scores, "single": scores[:40]}, scores * 0 + 0.5)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert sorted(labels) == sorted(name.replace("_", " ") for name in LFWA.attributes)
+    correlation = expected_correlation(random.random((200, 73)), np.ones((200, 73), dtype=bool))
+    correlation_figure("joint", LFWA.attributes, correlation, correlation).draw_without_rendering()
+    values = torch.rand(50, 73)
+    bins = reliability(values, (values > 0.5).float(), torch.ones(50, 73, dtype=torch.bool))
+    reliability_figure({"joint": bins}, {"joint": 0.1}).draw_without_rendering()
+
+
+# Correlation
+
+
+def test_correlation_of_labels_is_pearsons() -> None:
+    random = np.random.default_rng(0)
+    labels = (random.random((300, 4)) > [0.2, 0.5, 0.7, 0.9]).astype(float)
+    labels[:, 1] = np.where(random.random(300) < 0.7, labels[:, 0], labels[:, 1])
+    found = expected_correlation(labels, np.ones((300, 4), dtype=bool))
+    np.testing.assert_allclose(found, np.corrcoef(labels.T), atol=1e-12)
+
+
+def test_correlation_is_over_samples_where_both_are_labelled() -> None:
+    random = np.random.default_rng(1)
+    labels, mask = (random.random((300, 3)) > 0.4).astype(float), random.random((300, 3)) > 0.3
+    found = expected_correlation(labels, mask)
+    both = mask[:, 0] & mask[:, 2]
+    expected = np.corrcoef(labels[both][:, [0, 2]].T)[0, 1]
+    assert found[0, 2] == found[2, 0] == pytest.approx(expected)
+
+
+def test_correlation_of_probabilities_is_that_of_labels_drawn_from_them() -> None:
+    random = np.random.default_rng(2)
+    latent = random.random((400_000, 1))
+    probability = np.hstack([latent, 0.1 + 0.5 * latent, 1 - latent])
+    mask = np.ones(probability.shape, dtype=bool)
+    drawn = np.corrcoef((random.random(probability.shape) < probability).T)
+    np.testing.assert_allclose(expected_correlation(probability, mask), drawn, atol=0.01)
+
+
+def test_predictions_that_say_nothing_have_no_correlation() -> None:
+    found = expected_correlation(np.full((10, 2), [0.3, 0.6]), np.ones((10, 2), dtype=bool))
+    np.testing.assert_allclose(found, np.eye(2), atol=1e-12)
+
+
+def test_the_difference_is_over_pairs() -> None:
+    labels = np.array([[1, 0.5, 0], [0.5, 1, np.nan], [0, np.nan, 1]])
+    predicted = np.array([[1, 0.1, 0.3], [0.1, 1, 0], [0.3, 0, 1]])
+    assert correlation_difference(predicted, labels) == pytest.approx(math.sqrt((0.4**2 + 0.3**2) / 2))
+    assert correlation_difference(labels, labels) == 0
+    assert math.isnan(correlation_difference(np.eye(1), np.eye(1)))
+
+
+# Real data
+
+
+def test_constant_logits_are_the_majority_on_real_faces(real_data: Path) -> None:
+    train, test = (CelebA(real_data / "celeba", split, CropTransform(32)) for split in ("train", "test"))
+    network = make_network(KNOWS_CELEBA, image_size=32)
+    found = attributes({"random": network}, test, None, train.alpha(), batch_size=125)
+    assert found.metrics[f"{TRIVIAL}/accuracy"] == pytest.approx(0.804, abs=0.01)
+    assert found.metrics["random/balanced_accuracy"] == pytest.approx(0.5, abs=0.05)
+    assert found.per_image["attribute_error"].notna().all()

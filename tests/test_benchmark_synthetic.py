@@ -1,0 +1,150 @@
+"""The benchmark on synthetic faces: methods whose errors are known."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from jointface.benchmarks import synthetic as module
+from jointface.benchmarks.methods import LabelMethod, PredictedFace
+from jointface.benchmarks.result import BenchmarkResult
+from jointface.benchmarks.synthetic import identity_error, synthetic
+from jointface.datamodules import CropTransform, SyntheticFaces
+from jointface.datamodules.face_dataset import FaceSample
+from jointface.errors import ConfigError
+from jointface.synthesis.head import Head
+
+COUNT = 5
+
+
+@pytest.fixture(scope="module")
+def dataset(head: Head) -> SyntheticFaces:
+    return SyntheticFaces("test", CropTransform(48), COUNT)
+
+
+@dataclass
+class Changed:
+    """The labels, changed: a face given with its sample."""
+
+    name: str
+    head: Head
+    change: Callable[[PredictedFace, FaceSample], PredictedFace | None]
+
+    def predict(self, samples: Sequence[FaceSample], files: Sequence[str]) -> list[PredictedFace | None]:
+        assert len(samples) == len(files)
+        faces = LabelMethod(self.head.model).predict(samples, files)
+        return [self.change(face, sample) for face, sample in zip(faces, samples, strict=True) if face is not None]
+
+
+def shifted(face: PredictedFace, sample: FaceSample) -> PredictedFace:
+    """3 pixels right, 4 down; any depth, which has no origin."""
+    assert face.vertices is not None
+    assert face.landmarks68 is not None
+    shift = torch.tensor([3.0, 4.0, 70.0])
+    return replace(face, vertices=face.vertices + shift, landmarks68=face.landmarks68 + shift)
+
+
+def turned(face: PredictedFace, sample: FaceSample) -> PredictedFace:
+    assert face.pose is not None
+    return replace(face, pose=face.pose + torch.tensor([3.0, -6.0, 9.0]))
+
+
+def sparse(face: PredictedFace, sample: FaceSample) -> PredictedFace:
+    assert face.landmarks68 is not None
+    return PredictedFace(landmarks68=face.landmarks68[:, :2])
+
+
+def foreign(face: PredictedFace, sample: FaceSample) -> PredictedFace:
+    return replace(face, topology="another")
+
+
+def first_only(face: PredictedFace, sample: FaceSample) -> PredictedFace | None:
+    return face if sample.labels["camera"][0, 0] == first_only.camera[0, 0] else None  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def result(head: Head, dataset: SyntheticFaces) -> BenchmarkResult:
+    first_only.camera = dataset.read(0).labels["camera"]  # type: ignore[attr-defined]
+    changes = {"shifted": shifted, "turned": turned, "sparse": sparse, "foreign": foreign, "first": first_only}
+    methods = [Changed(name, head, change) for name, change in changes.items()]
+    return synthetic([LabelMethod(head.model), *methods], dataset)
+
+
+def test_the_labels_themselves_have_no_error(result: BenchmarkResult) -> None:
+    for error in ("nme_2d_68", "nme_3d_dense", "dense_mm", "identity_mm", "pose"):
+        assert result.metrics[f"labels/{error}"] == pytest.approx(0, abs=1e-3)
+
+
+def test_a_shift_of_five_pixels_is_known_in_every_unit(result: BenchmarkResult, dataset: SyntheticFaces) -> None:
+    rows = result.per_image[result.per_image["method"] == "shifted"].set_index("index")
+    for index in range(COUNT):
+        labels = dataset.read(index).labels
+        width, height = (labels["landmarks68"].amax(0) - labels["landmarks68"].amin(0))[:2].tolist()
+        scale = torch.linalg.det(labels["camera"][:, :3]).abs().item() ** (1 / 3)
+        assert rows["nme_2d_68"][index] == pytest.approx(5 / math.sqrt(width * height), rel=1e-3)
+        assert rows["nme_3d_dense"][index] == pytest.approx(5 / math.sqrt(width * height), rel=1e-3)
+        assert rows["dense_mm"][index] == pytest.approx(5 / scale, rel=1e-3)
+    assert rows["identity_mm"].max() < 1e-3
+
+
+def test_pose_errors_are_absolute_angles(result: BenchmarkResult) -> None:
+    metrics = result.metrics
+    assert [metrics[f"turned/{angle}"] for angle in ("pitch", "yaw", "roll", "pose")] == pytest.approx([3, 6, 9, 6])
+
+
+def test_identity_error_ignores_pose_and_counts_shape(head: Head) -> None:
+    """Independently: SciPy's rotation, and the mean distance that is left."""
+    from scipy.spatial.transform import Rotation
+
+    model = head.model
+    one, other = (0.5 * torch.randn(model.num_shape, generator=torch.Generator().manual_seed(n)) for n in range(2))
+    assert identity_error(model, one, one) < 1e-4
+    neutral = torch.zeros(1, model.num_expression)
+    a, b = (model(shape[None], neutral)[0, model.face_region].double().numpy() for shape in (one, other))
+    a, b = a - a.mean(0), b - b.mean(0)
+    rotation = Rotation.align_vectors(b, a)[0].as_matrix()
+    expected = (((a @ rotation.T - b) ** 2).sum(1) ** 0.5).mean()
+    assert identity_error(model, one, other).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_methods_are_judged_by_what_they_give(result: BenchmarkResult) -> None:
+    given = {
+        method: {name.split("/")[1] for name in result.metrics if name.startswith(f"{method}/")}
+        for method in ("sparse", "foreign")
+    }
+    assert given["sparse"] == {"nme_2d_68"}
+    assert given["foreign"] == {"nme_2d_68", "pose", "pitch", "yaw", "roll"}
+    assert any(note.startswith("sparse has no dense") for note in result.notes)
+    assert any("first" in note and f"{COUNT - 1} of {COUNT}" in note for note in result.notes)
+
+
+def test_tables_have_every_method_and_the_means_of_the_images(result: BenchmarkResult) -> None:
+    names = ["labels", "shifted", "turned", "sparse", "foreign", "first"]
+    for table in result.tables:
+        assert list(table.frame.index) == names
+        assert "Zhu" in table.caption
+    rows = result.per_image[result.per_image["method"] == "shifted"]
+    assert result.tables[0].frame["dense, mm"]["shifted"] == pytest.approx(rows["dense_mm"].mean())
+    assert result.tables[1].frame["mean"]["shifted"] == pytest.approx(100 * rows["nme_2d_68"].mean())
+    inside = rows[rows["true_yaw"].abs() <= 30]
+    assert result.metrics["shifted/dense_mm/yaw_0_30"] == pytest.approx(inside["dense_mm"].mean())
+
+
+def test_faces_are_drawn_in_parts_that_change_nothing(
+    head: Head, dataset: SyntheticFaces, result: BenchmarkResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DRAWN_AT_ONCE", 2)
+    again = synthetic([Changed("shifted", head, shifted)], dataset)
+    assert again.per_image["index"].tolist() == list(range(COUNT))
+    for name, value in again.metrics.items():
+        assert value == pytest.approx(result.metrics[name], abs=1e-6)
+
+
+def test_what_cannot_be_measured_is_refused_in_one_line(head: Head, dataset: SyntheticFaces) -> None:
+    with pytest.raises(ConfigError, match="no method predicts") as caught:
+        synthetic([Changed("silent", head, lambda face, sample: None)], dataset)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="labels=both"):
+        synthetic([], SyntheticFaces("test", CropTransform(48), 2, labels="attributes"))

@@ -1,0 +1,382 @@
+"""Whole evaluations on tiny data: what they leave, that numbers do not hang on the batch, what is refused."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig
+
+from jointface.benchmarks.prediction_files import write_prediction
+from jointface.config import CONF_DIR
+from jointface.datamodules import AFLW2000, CelebA, CropTransform
+from jointface.errors import CheckpointError, ConfigError, DataError, JointFaceError
+from jointface.evaluation import errors_by_method, evaluate, named_checkpoints, shortened
+from jointface.geometry import MorphableModel
+from jointface.training import train
+from tests.data.florence import data as florence_data
+from tests.test_training import tiny_config
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A joint checkpoint after two steps."""
+    folder = tmp_path_factory.mktemp("runs") / "joint" / "2026-01-01_10-00-00"
+    train(tiny_config(tiny_data, folder, "trainer.max_steps=2", "~callbacks.figures"))
+    return folder / "checkpoints" / "best.ckpt"
+
+
+def evaluation_config(data: Path, output_dir: Path, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        given = [f"paths.data_dir={data}", f"output_dir={output_dir}", "device=cpu", *overrides]
+        return compose("evaluate", overrides=given)
+
+
+@pytest.fixture(scope="module")
+def shape_report(checkpoint: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("aflw2000")
+    evaluate(evaluation_config(tiny_data, folder, "benchmark=aflw2000", f"checkpoint={checkpoint}"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def attribute_report(checkpoint: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("celeba")
+    evaluate(evaluation_config(tiny_data, folder, "benchmark=celeba", f"checkpoint={checkpoint}"))
+    return folder
+
+
+# --- what a run leaves
+
+
+def test_aflw2000_leaves_numbers_tables_figures_and_the_page(shape_report: Path) -> None:
+    metrics = json.loads((shape_report / "metrics.json").read_text())
+    for method in ("joint", "labels", "mean face"):
+        for metric in ("nme_2d_68", "nme_3d_dense", "pose_error", "nme_2d_68/auc"):
+            assert np.isfinite(metrics[f"aflw2000/{method}/{metric}"])
+    per_image = pd.read_csv(shape_report / "per_image" / "aflw2000.csv")
+    assert len(per_image) == 9  # three photos, three methods
+    joint = per_image[per_image["method"] == "joint"]
+    assert joint["nme_2d_68"].mean() == pytest.approx(metrics["aflw2000/joint/nme_2d_68"], rel=1e-4)
+    figures = {path.name for path in (shape_report / "figures").iterdir()}
+    for stem in ("nme-2d-68-curve", "nme-2d-68-by-yaw", "faces", "errors-on-the-mean-face"):
+        assert {f"aflw2000_{stem}.png", f"aflw2000_{stem}.pdf"} <= figures
+    tables = [path.read_text() for path in (shape_report / "tables").glob("*.md")]
+    assert any("| joint |" in table and "PRNet" in table for table in tables)
+    assert all(r"\toprule" in path.read_text() for path in (shape_report / "tables").glob("*.tex"))
+    page = (shape_report / "report.html").read_text()
+    for text in ("image00002.jpg", "joint", "data:image/png;base64", "data:image/jpeg;base64", "2026-01-01_10-00-00"):
+        assert text in page
+    assert not list(shape_report.rglob("*.tmp"))
+
+
+def test_celeba_leaves_each_attribute(attribute_report: Path) -> None:
+    metrics = json.loads((attribute_report / "metrics.json").read_text())
+    assert 0 <= metrics["celeba/joint/balanced_accuracy/Smiling"] <= 1
+    assert "celeba/joint/calibration_error" in metrics
+    assert "000017.jpg" in (attribute_report / "report.html").read_text()
+    per_image = pd.read_csv(attribute_report / "per_image" / "celeba.csv")
+    assert per_image["index"].tolist() == [0, 1, 2, 3]
+    assert {".md", ".tex"} == {path.suffix for path in (attribute_report / "tables").iterdir()}
+
+
+@pytest.mark.parametrize("benchmark", ["aflw2000", "celeba"])
+def test_numbers_do_not_hang_on_the_batch_size(
+    benchmark: str, checkpoint: Path, tiny_data: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    first = request.getfixturevalue("shape_report" if benchmark == "aflw2000" else "attribute_report")
+    evaluate(
+        evaluation_config(tiny_data, tmp_path, f"benchmark={benchmark}", f"checkpoint={checkpoint}", "batch_size=1")
+    )
+    expected, found = (json.loads((folder / "metrics.json").read_text()) for folder in (first, tmp_path))
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert found[key] == pytest.approx(value, rel=1e-5, abs=1e-5), key
+
+
+def test_the_same_run_twice_gives_the_same_files(
+    shape_report: Path, checkpoint: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    evaluate(evaluation_config(tiny_data, tmp_path, "benchmark=aflw2000", f"checkpoint={checkpoint}"))
+    for name in ("metrics.json", "per_image/aflw2000.csv", "report.html"):
+        assert (tmp_path / name).read_bytes() == (shape_report / name).read_bytes(), name
+
+
+def test_florence_shows_faces_beside_scans(
+    checkpoint: Path, tiny_data: Path, tiny_model: MorphableModel, tmp_path: Path
+) -> None:
+    florence_data.write(tmp_path / "florence", tiny_model)
+    overrides = (f"checkpoint={checkpoint}", f"paths.bfm_dir={tiny_data}/bfm_3ddfa")
+    views = ("benchmarks.florence.data.dataset.yaws=[0]", "benchmarks.florence.data.dataset.pitches=[-15]")
+    out = tmp_path / "out"
+    metrics = evaluate(evaluation_config(tmp_path, out, "benchmark=florence", "num_images=1", *overrides, *views))
+    assert metrics["florence/joint/nme"] > 0
+    assert {key.split("/")[1] for key in metrics} == {"joint", "mean face"}
+    assert (out / "figures" / "florence_faces.pdf").is_file()
+    assert not list(out.glob("figures/*mean-face*"))  # scans have other vertices
+    assert "subject_01_pitch-15_yaw+0" in (out / "per_image" / "florence.csv").read_text()
+
+
+def test_all_runs_what_it_can_and_names_the_rest(checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
+    metrics = evaluate(evaluation_config(tiny_data, tmp_path, f"checkpoint={checkpoint}", "~benchmarks.synthetic"))
+    assert {key.split("/")[0] for key in metrics} == {"aflw2000", "celeba", "lfwa"}
+    assert "florence was not run: no folder" in (tmp_path / "report.html").read_text()
+
+
+def test_checkpoints_of_one_task_take_part_where_they_can(checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "shape_only"
+    train(tiny_config(tiny_data, run, "experiment=shape_300wlp", "trainer.max_steps=2", "~callbacks.figures"))
+    shape_only = run / "checkpoints" / "best.ckpt"
+    both = f"checkpoint=[{checkpoint},{shape_only}]"
+    metrics = evaluate(evaluation_config(tiny_data, tmp_path / "a", "benchmark=celeba", both))
+    assert {key.split("/")[1] for key in metrics} == {"joint", "trivial"}
+    assert "shape_only is left out: it has no attributes" in (tmp_path / "a" / "report.html").read_text()
+    metrics = evaluate(evaluation_config(tiny_data, tmp_path / "b", "benchmark=aflw2000", both))
+    assert {key.split("/")[1] for key in metrics} == {"joint", "shape_only", "labels", "mean face"}
+    with pytest.raises(ConfigError, match="benchmark celeba asks for attributes, which shape_only predicts none of"):
+        evaluate(evaluation_config(tiny_data, tmp_path / "c", "benchmark=celeba", f"checkpoint={shape_only}"))
+    assert not (tmp_path / "c").exists()
+
+
+def test_another_morphable_model_is_compared_where_landmarks_are(
+    checkpoint: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    """The same photos and labels, read with fewer coefficients: the checkpoint's vertices are then another model's."""
+    overrides = ("benchmark=aflw2000", f"checkpoint={checkpoint}", "morphable_model.shape_components=2")
+    metrics = evaluate(evaluation_config(tiny_data, tmp_path, *overrides))
+    assert "aflw2000/joint/nme_2d_68" in metrics
+    assert "aflw2000/joint/nme_3d_dense" not in metrics
+    assert "joint predicts the vertices of another morphable model" in (tmp_path / "report.html").read_text()
+
+
+# --- other methods
+
+
+def predictions(folder: Path, data: Path, model: MorphableModel, photos: int) -> Path:
+    """The true landmarks, five pixels to the right."""
+    dataset = AFLW2000(data / "AFLW2000", "test", CropTransform(64), model)
+    for index in range(photos):
+        moved = dataset.read(index).labels["landmarks68"] + torch.tensor([5.0, 0.0, 0.0])
+        write_prediction(folder / f"{dataset.path(index).stem}.npz", landmarks68=moved)
+    return folder
+
+
+def test_other_methods_stand_in_the_same_tables(
+    checkpoint: Path, tiny_data: Path, tiny_model: MorphableModel, tmp_path: Path
+) -> None:
+    folder = predictions(tmp_path / "theirs", tiny_data, tiny_model, photos=2)
+    out = tmp_path / "out"
+    compare = f"compare=[Theirs:{folder}]"
+    metrics = evaluate(evaluation_config(tiny_data, out, "benchmark=aflw2000", f"checkpoint={checkpoint}", compare))
+    assert 0 < metrics["aflw2000/Theirs/nme_2d_68"] < 0.1
+    page = (out / "report.html").read_text()
+    assert "Theirs has no prediction for 1 of 3 photos" in page
+    assert "image00006" in page
+    alone = evaluate(evaluation_config(tiny_data, tmp_path / "alone", "benchmark=aflw2000", compare))
+    assert alone["aflw2000/Theirs/nme_2d_68"] == metrics["aflw2000/Theirs/nme_2d_68"]
+
+
+def test_files_of_other_programs_become_predictions(
+    tiny_data: Path, tiny_model: MorphableModel, tmp_path: Path
+) -> None:
+    dataset = AFLW2000(tiny_data / "AFLW2000", "test", CropTransform(64), tiny_model)
+    source, made = tmp_path / "source", tmp_path / "made"
+    source.mkdir()
+    for index in range(len(dataset)):
+        landmarks = dataset.read(index).labels["landmarks68"].numpy()
+        np.savetxt(source / f"{dataset.path(index).stem}_kpt.txt", landmarks)
+    evaluate(evaluation_config(tiny_data, made, "benchmark=aflw2000", f"import={source}"))
+    assert len(list(made.glob("*.npz"))) == 3
+    metrics = evaluate(evaluation_config(tiny_data, tmp_path / "out", "benchmark=aflw2000", f"compare=[PRNet:{made}]"))
+    assert metrics["aflw2000/PRNet/nme_2d_68"] < 1e-3
+
+
+# --- names, subsets
+
+
+def test_checkpoints_are_called_after_their_runs(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    a = runs / "joint" / "2026-01-01_10-00-00" / "checkpoints" / "best.ckpt"
+    b = runs / "joint" / "2026-01-02_10-00-00" / "checkpoints" / "best.ckpt"
+    c = runs / "shape" / "multirun_2026-01-01" / "3" / "checkpoints" / "last.ckpt"
+    assert named_checkpoints([str(a), str(c)]) == {"joint": a, "shape": c}
+    names = list(named_checkpoints([str(a), str(b)]))
+    assert names == ["joint 2026-01-01_10-00-00 best", "joint 2026-01-02_10-00-00 best"]
+    assert named_checkpoints([f"ours:{a}", str(b)]) == {"ours": a, "joint": b}
+    with pytest.raises(ConfigError, match="two checkpoints are called 'ours'"):
+        named_checkpoints([f"ours:{a}", f"ours:{b}"])
+
+
+def test_a_quick_look_spreads_over_the_data(tiny_data: Path, tiny_model: MorphableModel) -> None:
+    crop = CropTransform(64)
+    celeba = shortened(CelebA(tiny_data / "celeba", "train", crop), 3)
+    assert [celeba.path(index).name for index in range(len(celeba))] == ["000001.jpg", "000007.jpg", "000012.jpg"]
+    assert celeba[2]["attributes"].shape == (40,)
+    assert celeba.alpha().shape == (40,)
+    aflw2000 = shortened(AFLW2000(tiny_data / "AFLW2000", "test", crop, tiny_model), 2)
+    assert [aflw2000.path(index).name for index in range(len(aflw2000))] == ["image00002.jpg", "image00006.jpg"]
+    assert len(shortened(CelebA(tiny_data / "celeba", "val", crop), 100)) == 4
+
+
+def test_a_quick_look_says_so(checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
+    overrides = ("benchmark=aflw2000", f"checkpoint={checkpoint}", "num_images=1")
+    evaluate(evaluation_config(tiny_data, tmp_path, *overrides))
+    assert len(pd.read_csv(tmp_path / "per_image" / "aflw2000.csv")) == 3
+    assert "a quick look: at most 1" in (tmp_path / "report.html").read_text()
+
+
+def test_an_image_without_a_prediction_has_an_infinite_error() -> None:
+    per_image = pd.DataFrame({
+        "method": ["b", "b", "a", "a", "c"], "index": [1, 0, 0, 1, 1], "error": [1.0, np.nan, np.nan, np.nan, 3.0],
+    })  # fmt: skip
+    errors = errors_by_method(per_image, "error")
+    assert list(errors) == ["b", "c"]
+    np.testing.assert_array_equal(errors["b"], [np.inf, 1])
+    np.testing.assert_array_equal(errors["c"], [np.inf, 3])  # without a row of its own
+    assert errors_by_method(per_image, "another") == {}
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        (["checkpoint=null"], ConfigError, "nothing to judge: set checkpoint="),
+        (["checkpoint=nowhere.ckpt"], CheckpointError, "no checkpoint at .*nowhere.ckpt"),
+        (["batch_size=0"], ConfigError, "batch_size=0: expected a whole number above 0"),
+        (["num_images=few"], ConfigError, "num_images=few: expected a whole number above 0"),
+        (["device=abacus"], ConfigError, "device=abacus: there is no such device here"),
+        (["compare=[PRNet]"], ConfigError, "compare=PRNet: expected NAME:FOLDER"),
+        (["compare=[PRNet:nowhere]"], DataError, "no folder .*nowhere"),
+        (["compare=[joint:nowhere]"], ConfigError, "two methods are called 'joint'"),
+        (["compare=[a/b:nowhere]"], ConfigError, "a method's name is a word or more, without /"),
+        (["paths.data_dir=nowhere", "paths.bfm_dir=DATA/bfm_3ddfa"], DataError, "no folder .*AFLW2000: looked there"),
+        (["paths.bfm_dir=nowhere"], DataError, "no folder .*nowhere: looked there for u_shp.npy"),
+        (["benchmark=all", "import=somewhere"], ConfigError, "import needs to know whose photos"),
+        (["import=nowhere"], DataError, "no folder .*nowhere"),
+        (["benchmark=florence"], DataError, "no folder .*florence: looked there for MICC Florence"),
+    ],
+)
+def test_mistakes_are_refused_in_one_line(
+    overrides: list[str],
+    error: type[JointFaceError],
+    message: str,
+    checkpoint: Path,
+    tiny_data: Path,
+    tmp_path: Path,
+) -> None:
+    given = ["benchmark=aflw2000", f"checkpoint={checkpoint}"]
+    keys = {override.split("=")[0] for override in overrides}
+    overrides = [override.replace("DATA", str(tiny_data)) for override in overrides]
+    overrides = [entry for entry in given if entry.split("=")[0] not in keys] + overrides
+    with pytest.raises((JointFaceError, InstantiationException)) as caught:
+        evaluate(evaluation_config(tiny_data, tmp_path / "out", *overrides))
+    wrapped = isinstance(caught.value, InstantiationException)  # by Hydra, while it built a class
+    reason = caught.value.__cause__ if wrapped else caught.value
+    assert isinstance(reason, error)
+    assert re.search(message, str(reason)), str(reason)
+    assert "\n" not in str(reason)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("empty folder", "no .npz file in .*theirs: looked there for predictions"),
+        ("of other photos", "Theirs has no prediction"),
+        ("damaged", "image00002.npz: not a readable .npz file"),
+        ("pickled", "image00002.npz: not a readable .npz file"),
+    ],
+)
+def test_broken_predictions_are_refused_in_one_line(
+    change: str, message: str, tiny_data: Path, tiny_model: MorphableModel, tmp_path: Path
+) -> None:
+    folder = predictions(tmp_path / "theirs", tiny_data, tiny_model, photos=3)
+    path = folder / "image00002.npz"
+    if change == "damaged":
+        path.write_bytes(path.read_bytes()[:100])
+    elif change == "pickled":
+        np.savez(path, landmarks68=np.array([{}], dtype=object))
+    else:
+        for file in list(folder.iterdir()):
+            if change == "of other photos":
+                shutil.copy(file, folder / f"other_{file.name}")
+            file.unlink()
+    config = evaluation_config(tiny_data, tmp_path / "out", "benchmark=aflw2000", f"compare=[Theirs:{folder}]")
+    if change == "of other photos":
+        evaluate(config)
+        assert message in (tmp_path / "out" / "report.html").read_text()
+        return
+    with pytest.raises(DataError, match=message) as caught:
+        evaluate(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_with_nothing_to_run_says_why(checkpoint: Path, tmp_path: Path) -> None:
+    config = evaluation_config(
+        tmp_path / "nowhere", tmp_path / "out", f"checkpoint={checkpoint}", "~benchmarks.synthetic"
+    )
+    with pytest.raises(ConfigError, match=r"no benchmark could be run; aflw2000 was not run: .*; florence was not run"):
+        evaluate(config)
+
+
+def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "jointface.evaluate", *arguments],
+        cwd=folder, capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def test_the_command_prints_tables_and_where_the_report_is(checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
+    result = command(
+        f"checkpoint={checkpoint}", "benchmark=aflw2000", f"paths.data_dir={tiny_data}", "device=cpu", folder=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert "mean face" in result.stdout
+    report = tmp_path / "evaluation" / "aflw2000" / "report.html"
+    assert f"The report is {report}" in result.stdout
+    assert report.is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"evaluation"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["benchmark=aflw2001"], "aflw2001"),
+        (["checkpoint=nowhere.ckpt"], "no checkpoint at"),
+        (["batchsize=3"], "batchsize"),
+    ],
+)
+def test_the_command_line_answers_mistakes_in_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    result = command(*arguments, folder=tmp_path)
+    assert result.returncode == 1
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+# --- the real files
+
+
+def test_the_labels_of_the_real_files_are_the_floor(real_data: Path, tmp_path: Path) -> None:
+    """NME of the six files' own coefficients: what their pt3d_68 differs from the 40 + 10 basis."""
+    folder = tmp_path / "any"
+    folder.mkdir()
+    np.savez(folder / "other.npz", landmarks68=np.zeros((68, 2)))
+    config = evaluation_config(real_data, tmp_path / "out", "benchmark=aflw2000", f"compare=[Any:{folder}]")
+    metrics = evaluate(config)
+    assert metrics["aflw2000/labels/nme_2d_68"] < 0.015
+    assert metrics["aflw2000/mean face/nme_2d_68"] > 0.1
