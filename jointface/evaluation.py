@@ -233,9 +233,20 @@ def _run(name: str, benchmark: DictConfig, judged: Judged, num_images: int | Non
     results = []
     for protocol in protocols:
         result = run[protocol](benchmark, test, judged, num_images)
-        result.notes += _left_out(protocol, able[protocol], judged)
+        result.notes += [*_incomplete(test), *_left_out(protocol, able[protocol], judged)]
         results.append(replace(result, name=name if protocol == protocols[0] else f"{name}_{protocol}"))
     return Evaluated(results, lambda index: test[index]["image"].permute(1, 2, 0).numpy())
+
+
+def _incomplete(dataset: FaceDataset) -> list[str]:
+    """What to say where the data set is not the published one, whole."""
+    short = [c for c in dataset.inventory() if c.published is not None and c.found < c.published]
+    if not short:
+        return []
+    return [
+        f"Only {short[0].found:,} of the {short[0].published:,} published {short[0].what} are on disk: figures quoted "
+        "from papers are of all of them and cannot be compared with these."
+    ]
 
 
 def _with_head(networks: Mapping[str, FaceNetwork], head: str) -> dict[str, FaceNetwork]:
