@@ -267,7 +267,7 @@ def test_training_goes_on_from_a_checkpoint_of_the_same_model_only(run: Path, ti
         (["checkpoint=nowhere.ckpt"], CheckpointError, "no checkpoint at .*nowhere.ckpt"),
         (["data.mode=sequential"], ConfigError, "data.mode=sequential is unknown"),
         (["+data.sources.celeba.dataset.rot=1"], ConfigError, "data.sources.celeba cannot be opened for train: .*rot"),
-        (["paths.bfm_dir=nowhere"], DataError, "no u_shp.npy in .*nowhere"),
+        (["paths.bfm_dir=nowhere"], DataError, "no folder .*nowhere: looked there for u_shp.npy"),
     ],
 )
 def test_impossible_combinations_are_refused_before_training(

@@ -97,8 +97,8 @@ def instead(path: Path) -> str:
         if name.lower() == path.name.lower() and name != path.name:
             return f"found {name!r} there, rename it to {path.name!r}"
     for name in names:  # 300W-LP for 300W_LP, AFLW2000-3D for AFLW2000
-        if _plain(name).startswith(_plain(path.name)) and not path.suffix and (parent / name).is_dir():
-            return f"found {name!r} there, rename it to {path.name!r} if that is it"
+        if _plain(name) in (_plain(path.name), _plain(path.name) + "3d") and (parent / name).is_dir():
+            return f"found {name!r} there, rename it to {path.name!r}"
     if deeper := sorted(parent.glob(f"*/{path.name}")):
         return f"found it one folder too deep, in {deeper[0].parent}: move its content up or point the path there"
     if parent.parent != parent and os.path.exists(parent.parent / path.name):
