@@ -19,7 +19,6 @@ METRICS = {
     "nme_2d_68": "NME of 68 landmarks, 2D", "nme_3d_dense": "NME of the dense face", "accuracy": "mean accuracy",
     "balanced_accuracy": "mean balanced accuracy", "average_precision": "mean average precision",
 }  # fmt: skip
-TASKS = {"nme_2d_68": "shape", "nme_3d_dense": "shape"}  # the others are of attributes
 
 
 def read_run(folder: Path) -> list[dict[str, object]]:
@@ -27,13 +26,33 @@ def read_run(folder: Path) -> list[dict[str, object]]:
     overrides = dict(line.split("=", 1) for line in OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
     kind = overrides["experiment"].split("_")[0]
     faces = next((overrides[key] for key in FACES if key in overrides), "")
+    equal = {
+        key: value for key, value in overrides.items() if key not in (*FACES, "experiment", "seed", "sweep", "name")
+    }
     rows: list[dict[str, object]] = []
     for key, value in json.loads((folder / "metrics.json").read_text()).items():
         split, source, metric = (*key.split("/", 2), "")[:3]
         if split == "test" and metric in METRICS:
-            row = {"kind": kind, "faces": faces, "seed": overrides["seed"], "source": source}
+            row = {"kind": kind, "faces": faces, "seed": overrides["seed"], "equal": str(equal), "source": source}
             rows.append(row | {"metric": metric, "value": value})
     return rows
+
+
+def collect(folders: list[str]) -> pd.DataFrame:
+    """The finished runs, with the attributes-only ones repeated for each number of faces, which does not touch them."""
+    done = [run.parent for folder in folders for run in Path(folder).glob("*/metrics.json")]
+    runs = pd.DataFrame([row for run in done for row in read_run(run)])
+    if runs.empty:
+        sys.exit(f"no finished run in {', '.join(folders)}")
+    if runs["equal"].nunique() > 1:
+        sys.exit(f"runs with other overrides cannot be compared: {'; '.join(runs['equal'].unique())}")
+    if runs.duplicated(["kind", "faces", "seed", "source", "metric"]).any():
+        sys.exit("a run is there twice: give each folder once")
+    alone, others = runs[runs["faces"] == ""], runs[runs["faces"] != ""]
+    spread = [alone.assign(faces=faces) for faces in others["faces"].unique()]
+    runs = pd.concat([others, *spread]) if len(others) else alone
+    order = pd.to_numeric(runs["faces"], errors="coerce").fillna(float("inf"))
+    return runs.assign(order=order).sort_values(["source", "metric", "order", "seed"], kind="stable")
 
 
 def table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -49,12 +68,10 @@ def plot(runs: pd.DataFrame, path: Path) -> None:
     figure = Figure(figsize=(3.4 * len(wanted), 3), layout="constrained", dpi=110)
     for axis, (source, metric) in zip(figure.subplots(1, len(wanted), squeeze=False)[0], wanted, strict=True):
         part = runs[(runs["source"] == source) & (runs["metric"] == metric)]
-        order = [faces for faces in part["faces"].unique() if faces]
+        order = list(part["faces"].unique())
         for colour, kind in enumerate(KINDS):
             values = part[part["kind"] == kind]
-            if kind == "attributes" and len(values):
-                axis.axhline(values["value"].mean(), color=f"C{colour}", linestyle="--", label=KINDS[kind])
-            elif len(values):
+            if len(values):
                 places = values["faces"].map(order.index)
                 axis.plot(places, values["value"], "o", color=f"C{colour}", markersize=4)
                 means = values.groupby(places)["value"].mean()
@@ -68,10 +85,8 @@ def plot(runs: pd.DataFrame, path: Path) -> None:
 
 def main(picture: str, folders: list[str]) -> None:
     """Prints the table and draws the plot."""
-    done = sorted(run.parent for folder in folders for run in Path(folder).glob("*/metrics.json"))
-    runs = pd.DataFrame([row for run in done for row in read_run(run)])
-    finished = runs[["kind", "faces", "seed"]].drop_duplicates()
-    print(f"{len(finished)} runs\n")
+    runs = collect(folders)
+    print(f"{len(runs[['kind', 'faces', 'seed']].drop_duplicates())} runs\n")
     print("| data set | metric | faces | " + " | ".join(KINDS[kind] for kind in table(runs).columns) + " |")
     print("|---" * (3 + len(table(runs).columns)) + "|")
     for (source, metric, faces), row in table(runs).iterrows():

@@ -31,6 +31,7 @@ from jointface.datamodules.aflw2000 import AFLW2000
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample
 from jointface.datamodules.florence import Florence
+from jointface.datamodules.on_disk import Count
 from jointface.datamodules.packed import fingerprint
 from jointface.datamodules.synthetic import SyntheticFaces
 from jointface.errors import ConfigError, DataError, JointFaceError
@@ -46,7 +47,7 @@ PROTOCOLS = {"shape": "3D faces", "attributes": "attributes", "features": "featu
 ROW_STYLES = {"measured": "", "quoted": "italic", "reference": "dim"}
 FILE_WIDTH = 140  # characters of a line where the output goes to a file
 PRINTED_ROWS = 20  # larger tables are only in the report
-NO_NETWORK_SIZE = 256  # pixels of the crops where no network says how large
+PICTURE_SIZE = 256  # pixels of drawn faces, the same whoever is judged, and of the report's pictures
 _RUN_PARTS = re.compile(r"checkpoints|\d+|\d{4}-\d{2}-\d{2}.*|multirun_.*")  # of a path, that name no run
 
 
@@ -66,11 +67,6 @@ class Judged:
     folders: Mapping[str, Path]
     batch_size: int
     device: torch.device
-
-    @property
-    def image_size(self) -> int:
-        """Side of the largest crops that a network reads."""
-        return max((network.image_size for network in self.networks.values()), default=NO_NETWORK_SIZE)
 
 
 def evaluate(config: DictConfig) -> dict[str, float]:
@@ -115,6 +111,8 @@ def evaluate(config: DictConfig) -> dict[str, float]:
 
 def require_sense(config: DictConfig) -> None:
     """Raises a ConfigError that names the setting that makes no sense."""
+    if not isinstance(config.seed, int) or config.seed < 0:
+        raise ConfigError(f"seed={config.seed}: expected a whole number of at least 0")
     for key in ("batch_size", "num_images"):
         value = config[key]
         if not (isinstance(value, int) and value > 0) and not (key == "num_images" and value is None):
@@ -228,18 +226,34 @@ def _run(name: str, benchmark: DictConfig, judged: Judged, num_images: int | Non
     protocols = [protocol for protocol in able if protocol in benchmark and able[protocol]]
     if not protocols:
         raise ConfigError(_no_task(name, benchmark, judged))
-    test = open_split(benchmark.data, "test", judged.image_size, num_images)
+    test = open_split(benchmark.data, "test", PICTURE_SIZE, num_images)
     run = {"shape": _shape, "attributes": _attributes, "features": _features}
     results = []
     for protocol in protocols:
         result = run[protocol](benchmark, test, judged, num_images)
-        result.notes += [*_incomplete(test), *_left_out(protocol, able[protocol], judged)]
+        result.notes += [*_incomplete(test, num_images), *_left_out(protocol, able[protocol], judged)]
+        _rank_only_the_complete(result)
         results.append(replace(result, name=name if protocol == protocols[0] else f"{name}_{protocol}"))
     return Evaluated(results, lambda index: test[index]["image"].permute(1, 2, 0).numpy())
 
 
-def _incomplete(dataset: FaceDataset) -> list[str]:
+def _rank_only_the_complete(result: BenchmarkResult) -> None:
+    """A mean over fewer images is over other images: it stands beside the others, but is not the best of them."""
+    if "index" not in result.per_image or result.per_image.empty:
+        return
+    errors = result.per_image.drop(columns=["file", "index", "method"]).select_dtypes("number")
+    images = errors.notna().any(axis=1).groupby(result.per_image["method"]).sum()
+    fewer = tuple(str(name) for name in images.index[images < images.max()])
+    for table in result.tables:
+        table.reference = tuple(dict.fromkeys((*table.reference, *fewer)))
+    if fewer:
+        result.notes.append(f"Means over fewer images than others, not ranked: {', '.join(fewer)}.")
+
+
+def _incomplete(dataset: FaceDataset, num_images: int | None) -> list[str]:
     """What to say where the data set is not the published one, whole."""
+    if num_images is not None:
+        return [f"A quick look at {len(dataset):,} images: figures quoted from papers cannot be compared with these."]
     short = [c for c in dataset.inventory() if c.published is not None and c.found < c.published]
     if not short:
         return []
@@ -295,7 +309,9 @@ def _shape(benchmark: DictConfig, test: FaceDataset, judged: Judged, num_images:
         f"{method.name} predicts the vertices of another morphable model than {model.name}: it takes part where "
         "landmarks and pose are compared, not in dense errors."
         for method in methods
-        if isinstance(method, NetworkMethod) and method.topology != fingerprint(model)
+        if isinstance(method, NetworkMethod)
+        and method.topology != fingerprint(model)
+        and "nme_3d_dense" in result.per_image
     ]
     return result
 
@@ -319,8 +335,8 @@ def _judge_shape(
 def _attributes(benchmark: DictConfig, test: FaceDataset, judged: Judged, num_images: int | None) -> BenchmarkResult:
     networks = _with_head(judged.networks, "attribute_classifier")
     related = {name: network for name, network in networks.items() if _shares_attribute(network, test)}
-    val = _open_if_there(benchmark.data, "val", judged.image_size, num_images)
-    train = _open_if_there(benchmark.data, "train", judged.image_size, None)
+    val = _open_if_there(benchmark.data, "val", PICTURE_SIZE, num_images)
+    train = _open_if_there(benchmark.data, "train", PICTURE_SIZE, None)
     judge = instantiate(benchmark.attributes, _convert_="all")
     alpha = None if train is None else train.alpha()
     # Where none is related, the benchmark says what they have.
@@ -384,6 +400,9 @@ class Shortened(FaceDataset):
 
     def alpha(self) -> Float[Tensor, "attributes"]:
         return self.dataset.alpha()
+
+    def inventory(self) -> list[Count]:
+        return self.dataset.inventory()
 
 
 def shortened(dataset: FaceDataset, num_images: int) -> FaceDataset:
@@ -450,9 +469,15 @@ def _some(images: pd.DataFrame, count: int) -> tuple[list[int], list[str]]:
 
 def _import(config: DictConfig, output_dir: Path) -> None:
     (benchmark,) = config.benchmarks.values()
-    dataset = open_split(benchmark.data, "test", NO_NETWORK_SIZE)
+    dataset = open_split(benchmark.data, "test", PICTURE_SIZE)
+    if isinstance(dataset, Florence | SyntheticFaces):
+        raise ConfigError(
+            "import needs photos that are files, as benchmark=aflw2000 has; write .npz files for drawn ones"
+        )
     photos = {dataset.path(index).stem: dataset.path(index) for index in range(len(dataset))}
-    missing = import_predictions(Path(config["import"]), output_dir, photos)
+    model = instantiate(benchmark.morphable_model) if "morphable_model" in benchmark else None
+    triangles = None if model is None else model.triangles
+    missing = import_predictions(Path(config["import"]), output_dir, photos, triangles)
     log.info("%d predictions are in %s: judge them with compare=[NAME:%s]", len(photos) - len(missing), output_dir,
              output_dir)  # fmt: skip
 

@@ -355,8 +355,8 @@ def test_the_command_prints_tables_and_where_the_report_is(checkpoint: Path, tin
     ("arguments", "message"),
     [
         (["benchmark=aflw2001"], "aflw2001"),
-        (["checkpoint=nowhere.ckpt"], "no checkpoint at"),
-        (["batchsize=3"], "batchsize"),
+        pytest.param(["checkpoint=nowhere.ckpt"], "no checkpoint at", marks=pytest.mark.slow),
+        pytest.param(["batchsize=3"], "batchsize", marks=pytest.mark.slow),
     ],
 )
 def test_the_command_line_answers_mistakes_in_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:

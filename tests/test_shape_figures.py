@@ -36,7 +36,7 @@ def test_the_cumulative_curve_is_the_share_of_images_below_each_error() -> None:
     axis = cumulative_errors({"a": np.array([4.0, 1.0, np.inf]), "b": np.zeros(3)}, 10, "NME, %").axes[0]
     curves = lines(axis)
     assert list(curves) == ["b (100.0)", "a (50.0)"]  # the best first
-    np.testing.assert_allclose(curves["a (50.0)"], [[0, 0], [1, 100 / 3], [4, 200 / 3], [np.inf, 200 / 3]])
+    np.testing.assert_allclose(curves["a (50.0)"], [[0, 0], [1, 100 / 3], [4, 200 / 3], [10, 200 / 3]])
     assert axis.get_xlim() == (0, 10)
 
 

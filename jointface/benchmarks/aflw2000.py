@@ -13,7 +13,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from jointface.benchmarks.methods import LabelMethod, MeanFaceMethod, PredictedFace, ShapeMethod, missing_note
+from jointface.benchmarks.methods import (
+    LabelMethod,
+    MeanFaceMethod,
+    PredictedFace,
+    ShapeMethod,
+    is_finite,
+    missing_note,
+)
 from jointface.benchmarks.quoted import quoted_rows, with_quoted
 from jointface.benchmarks.result import BenchmarkResult, Table
 from jointface.datamodules.aflw2000 import AFLW2000, ORIGINAL, REANNOTATED, Reannotation
@@ -137,6 +144,7 @@ def _measure(
         truths = [_truth(sample, path, model, reannotation) for sample, path in zip(samples, paths, strict=True)]
         for method in methods:
             faces = method.predict(samples, [path.stem for path in paths])
+            faces = [face if face is not None and is_finite(face) else None for face in faces]
             for index, path, truth, face in zip(indices, paths, truths, faces, strict=True):
                 row = {"file": path.name, "index": index, "method": method.name, "yaw": float(truth["pose"][1])}
                 row |= {"has_prediction": face is not None, "counts_for_pose": _counts_for_pose(truth)}
@@ -288,7 +296,8 @@ def _table_pose(by_method: Mapping[str, pd.DataFrame], references: tuple[str, ..
         "Mean absolute errors of head pose in degrees against Pose_Para, without the photos that have an angle beyond "
         f"{MAX_ANGLE:.0f} degrees (Ruiz et al., Hopenet, CVPRW 2018, and the papers after it; Wu et al., SynergyNet, "
         "3DV 2021). The mean face looks straight ahead. Angles are in the frame of each method's own mean face: one "
-        "that is tilted against the labels' adds a constant error."
+        "that is tilted against the labels' adds a constant error. Angles are compared modulo 360 degrees, and of the "
+        "two triples that name one rotation the nearer counts, which matters beyond 90 degrees of yaw only."
     )
     table = Table("AFLW2000-3D, head pose", caption, frame, reference=references)
     return with_quoted(table, quoted_rows("aflw2000", "pose"))

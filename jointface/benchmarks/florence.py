@@ -1,5 +1,6 @@
 """MICC Florence: how far reconstructed faces are from the people's scans."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,11 +14,13 @@ from jointface.benchmarks.methods import PredictedFace, ShapeMethod, missing_not
 from jointface.benchmarks.result import BenchmarkResult, Table
 from jointface.benchmarks.shape_figures import cumulative_errors, error_against_yaw
 from jointface.datamodules.florence import Florence
-from jointface.errors import ConfigError
+from jointface.errors import ConfigError, DataError
 from jointface.geometry.camera import apply_camera
 from jointface.geometry.scan import find_face
 from jointface.metrics.alignment import move, refine_by_icp, surface_errors, vertex_normals
 from jointface.metrics.pose import fit_similarity
+
+log = logging.getLogger(__name__)
 
 OUTER_EYE_CORNERS = (36, 45)  # iBUG's 37 and 46, counted from 1
 CURVE_LIMIT = 10.0  # per cent of the interocular distance
@@ -60,16 +63,23 @@ def florence(methods: Sequence[ShapeMethod], dataset: Florence) -> BenchmarkResu
     The files that methods are asked for are those of `view_name`.
 
     Raises:
-        ConfigError: no method predicts a surface. DataError: a scan cannot be read, or has no texture.
+        ConfigError: no method predicts a surface. DataError: no scan can be read; single ones that cannot, or have no
+            texture, are left out with a note.
     """
     rows: list[dict] = []
     count = len(dataset.angles)
     missing: dict[str, list[str]] = {method.name: [] for method in methods}
     sparse = {method.name: False for method in methods}
+    broken: list[str] = []
     for first in range(0, len(dataset), count):
         views = range(first, first + count)
-        samples, files = [dataset.read(index) for index in views], [view_name(dataset, index) for index in views]
-        truth = _truth(dataset, first)
+        try:
+            samples, files = [dataset.read(index) for index in views], [view_name(dataset, index) for index in views]
+            truth = _truth(dataset, first)
+        except DataError as error:  # the other subjects can be judged all the same
+            log.warning("Florence: a subject is left out: %s", error)
+            broken.append(f"A subject is left out: {error}.")
+            continue
         for method in methods:
             for index, file, face in zip(views, files, method.predict(samples, files), strict=True):
                 if face is None or face.vertices is None or not face.vertices.isfinite().all():
@@ -80,13 +90,15 @@ def florence(methods: Sequence[ShapeMethod], dataset: Florence) -> BenchmarkResu
                 pitch, yaw = dataset.angles[index % count, :2].rad2deg().round().int().tolist()
                 row = {"file": file, "index": index, "method": method.name, "pitch": pitch, "yaw": yaw}
                 rows.append(row | errors)
+    if len(broken) * count == len(dataset):
+        raise DataError(f"no scan of Florence can be read; {broken[0]}")
     if not rows:
         raise ConfigError(
             "florence: no method predicts a surface, only landmarks or nothing; give a checkpoint with a shape decoder "
             "or predictions with vertices and triangles"
         )
     notes = [_note(name, files, sparse[name], len(dataset)) for name, files in missing.items() if files]
-    return _result(pd.DataFrame(rows), dataset, [*notes, DIFFERENCES])
+    return _result(pd.DataFrame(rows), dataset, [*notes, *broken, DIFFERENCES])
 
 
 def view_name(dataset: Florence, index: int) -> str:

@@ -247,3 +247,8 @@ def to_photo(
     inverse = torch.linalg.inv(to_crop[..., :2].double())
     back = torch.cat([inverse, -inverse @ to_crop[..., 2:].double()], dim=-1)
     return warp_points(back, points.double()).float()
+
+
+def is_finite(face: PredictedFace) -> bool:
+    """Whether a prediction holds no NaN and nothing infinite."""
+    return all(value.isfinite().all() for value in vars(face).values() if isinstance(value, Tensor))

@@ -133,9 +133,18 @@ def write_report(
         sections.append(Section(_title(result.name), result.notes, tables, figures, extremes))
     page = _page().render(title=title, facts=facts or {}, notes=notes, sections=sections)
     files[Path("report.html")] = page.encode()
+    _remove_earlier(output_dir)
     for path, data in files.items():
         write_atomically(output_dir / path, data)
     return output_dir / "report.html"
+
+
+def _remove_earlier(output_dir: Path) -> None:
+    """Tables and figures of an earlier report, which may have had others."""
+    if (output_dir / "report.html").is_file():
+        for pattern in ("tables/*.md", "tables/*.tex", "figures/*.png", "figures/*.pdf", "per_image/*.csv"):
+            for path in output_dir.glob(pattern):
+                path.unlink()
 
 
 def _metrics_json(results: Sequence[BenchmarkResult]) -> bytes:

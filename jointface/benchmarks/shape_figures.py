@@ -75,7 +75,7 @@ def cumulative_errors(errors: Mapping[str, Float[np.ndarray, "images"]], limit: 
         below = np.sort(errors[name])
         share = np.arange(1, len(below) + 1) / len(below)
         axis.step(
-            np.concatenate([[0], below[np.isfinite(below)], [max(limit, below[-1])]]),
+            np.concatenate([[0], below[np.isfinite(below)], [max([limit, *below[np.isfinite(below)]])]]),
             100 * np.concatenate([[0], share[np.isfinite(below)], [np.isfinite(below).mean()]]),
             where="post", color=COLOURS[place % len(COLOURS)], linestyle=LINES[place // len(COLOURS) % len(LINES)],
             label=f"{name} ({100 * areas[name]:.1f})",

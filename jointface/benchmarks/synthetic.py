@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jointface.benchmarks.methods import PredictedFace, ShapeMethod, missing_note
+from jointface.benchmarks.methods import PredictedFace, ShapeMethod, is_finite, missing_note
 from jointface.benchmarks.result import BenchmarkResult, Table
 from jointface.datamodules.face_dataset import FaceSample
 from jointface.datamodules.packed import fingerprint
@@ -64,7 +64,7 @@ def synthetic(methods: Sequence[ShapeMethod], dataset: SyntheticFaces) -> Benchm
             truth = _Truth(model, topology, sample)
             for name, faces in predictions.items():
                 face = faces[place]
-                if face is None or not _is_finite(face):
+                if face is None or not is_finite(face):
                     missing[name].append(file)
                 else:
                     row = {"file": file, "index": index, "method": name, "true_yaw": truth.pose[1].item()}
@@ -96,7 +96,8 @@ class _Truth:
             errors["nme_2d_68"] = normalised_mean_error(landmarks, self.landmarks[..., :2], self.landmarks)
         if face.topology == self.topology and face.vertices is not None:
             region = self.model.face_region
-            predicted, true = center_depth(face.vertices[None])[:, region], self.vertices[:, region]
+            # Depth is relative to the points judged: the neck's is not trained.
+            predicted, true = center_depth(face.vertices[None, region]), center_depth(self.vertices[:, region])
             errors["nme_3d_dense"] = normalised_mean_error(predicted, true, self.landmarks)
             errors["dense_mm"] = (predicted - true).norm(dim=-1).mean() / self.pixels_per_mm
         if face.topology == self.topology and face.shape_coefficients is not None:
@@ -105,10 +106,6 @@ class _Truth:
             angles = pose_errors(face.pose, self.pose)
             errors |= {"pose": angles.mean(), **dict(zip(ANGLES, angles, strict=True))}
         return {name: error.item() for name, error in errors.items()}
-
-
-def _is_finite(face: PredictedFace) -> bool:
-    return all(value.isfinite().all() for value in vars(face).values() if isinstance(value, Tensor))
 
 
 def identity_error(
@@ -136,7 +133,10 @@ def _tables(frame: pd.DataFrame) -> list[Table]:
 def _by_yaw(frame: pd.DataFrame, error: str) -> pd.DataFrame:
     columns = {f"{low}–{high}°": _inside(frame, low, high) for low, high in YAW_BINS}
     means = {name: frame[inside].groupby("method")[error].mean() for name, inside in columns.items() if inside.any()}
-    means["mean"], means["std"] = frame.groupby("method")[error].mean(), frame.groupby("method")[error].std(ddof=0)
+    means["mean"], means["std of faces"] = (
+        frame.groupby("method")[error].mean(),
+        frame.groupby("method")[error].std(ddof=0),
+    )
     return pd.DataFrame(means).reindex(list(frame["method"].unique()))
 
 
