@@ -31,7 +31,7 @@ from jointface.datamodules.aflw2000 import AFLW2000
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample
 from jointface.datamodules.florence import Florence
-from jointface.datamodules.on_disk import Count
+from jointface.datamodules.on_disk import Count, require_room_for
 from jointface.datamodules.packed import fingerprint
 from jointface.datamodules.synthetic import SyntheticFaces
 from jointface.errors import ConfigError, DataError, JointFaceError
@@ -88,6 +88,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         _import(config, output_dir)
         return {}
     judged = _judged(config)
+    require_room_for(output_dir)
     evaluated: dict[str, Evaluated] = {}
     skipped: list[str] = []
     for name, benchmark in config.benchmarks.items():
@@ -385,7 +386,7 @@ class Shortened(FaceDataset):
 
     def __init__(self, dataset: FaceDataset, indices: Int[np.ndarray, "chosen"]) -> None:
         self.dataset, self.indices, self.transform = dataset, indices, dataset.transform
-        self.split = getattr(dataset, "split", "")
+        self.split = dataset.split
         self.label_set = dataset.label_set  # type: ignore[misc]
         self.has_shape = dataset.has_shape  # type: ignore[misc]
 

@@ -196,6 +196,7 @@ def test_both_annotations_are_reported_whichever_the_data_set_has(tiny_data: Pat
     assert [table.title for table in original.tables] == [
         "AFLW2000-3D, NME 2D, original points",
         "AFLW2000-3D, NME 2D, re-annotated points",
+        "AFLW2000-3D, NME 3D of 68 landmarks by yaw",
         "AFLW2000-3D, NME 3D",
         "AFLW2000-3D, head pose",
     ]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jointface.datamodules.on_disk import file_names, read_table, require_file, require_folder
+from jointface.datamodules.on_disk import file_names, read_table, require_file, require_folder, require_room_for
 from jointface.errors import DataError
 
 HOW = "set paths.data_dir"
@@ -95,3 +95,14 @@ def test_a_row_that_differs_is_named(tmp_path: Path, text: str, message: str) ->
     with pytest.raises(DataError, match=message) as caught:
         read_table(table(tmp_path, text), "t", 2)
     assert "\n" not in str(caught.value)
+
+
+def test_room_is_looked_for_without_making_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_room_for(tmp_path / "new" / "folder")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"cannot write to the folder, .*file is a file; choose another"):
+        require_room_for(tmp_path / "file" / "below")
+    monkeypatch.setattr(os, "access", lambda *arguments: False)
+    with pytest.raises(DataError, match="there is no permission to write there"):
+        require_room_for(tmp_path / "new")

@@ -94,7 +94,7 @@ def aflw2000(
     missing = _missing(per_image, names)
     for note in missing:
         log.warning(note)
-    notes = _notes(per_image, balanced, reannotation, seed)
+    notes = [*_not_comparable(per_image, names), *_notes(per_image, balanced, reannotation, seed)]
     per_image = per_image.drop(columns=["has_prediction", "counts_for_pose"])
     return BenchmarkResult(
         name="aflw2000",
@@ -229,10 +229,10 @@ def _metrics(
         rows = per_image[per_image["method"] == name]
         for error in ERRORS:
             metrics[f"{name}/{error}"] = float(rows[error].mean())
-        for error in ERRORS[:2]:
+        for error in ERRORS:
             by_yaw = _by_yaw(rows[error], rows["yaw"])
             metrics |= {f"{name}/{error}/{parts.get(part, part)}": by_yaw[part] for part in by_yaw if part != "all"}
-            if balanced is not None:
+            if balanced is not None and error in ERRORS[:2]:
                 metrics[f"{name}/{error}/balanced"] = float(rows[error].iloc[balanced].mean())
         metrics |= {f"{name}/{key}": value for key, value in _pose(rows).items()}
     return {key: value for key, value in metrics.items() if np.isfinite(value)}
@@ -268,6 +268,11 @@ def _tables(
             )
             title = f"AFLW2000-3D, NME 2D, {what}, balanced"
             tables.append(Table(title, caption, sparse(error, balanced).drop(columns="mean"), reference=references))
+    caption = (
+        f"{NORMALISED}, of 68 landmarks in 3D, z relative to their mean, {BY_YAW}; all is over all photos. {FRAMED}."
+    )
+    in_3d = sparse("nme_3d_68").dropna(how="all")
+    tables.append(Table("AFLW2000-3D, NME 3D of 68 landmarks by yaw", caption, in_3d, reference=references))
     return [*tables, _table_3d(by_method, references), _table_pose(by_method, references)]
 
 
@@ -301,6 +306,16 @@ def _table_pose(by_method: Mapping[str, pd.DataFrame], references: tuple[str, ..
     )
     table = Table("AFLW2000-3D, head pose", caption, frame, reference=references)
     return with_quoted(table, quoted_rows("aflw2000", "pose"))
+
+
+def _not_comparable(per_image: pd.DataFrame, names: Iterable[str]) -> list[str]:
+    """Methods that predict, but nothing that this benchmark compares."""
+    predicts = per_image[per_image["has_prediction"]].groupby("method")[list(ERRORS)].count().sum(axis=1)
+    return [
+        f"{name} gives neither landmarks68 nor the mesh of the labels' morphable model: nothing of it can be compared."
+        for name in names
+        if name in predicts.index and not predicts[name]
+    ]
 
 
 def _missing(per_image: pd.DataFrame, names: Iterable[str]) -> list[str]:

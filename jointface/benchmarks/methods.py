@@ -231,7 +231,8 @@ class FolderMethod:
 def _same_mesh(face: PredictedFace, model: MorphableModel) -> bool:
     if face.vertices is None or face.triangles is None or len(face.vertices) != len(model.mean):
         return False
-    return torch.equal(face.triangles, model.triangles)
+    # Programs differ in the winding.
+    return torch.equal(face.triangles.sort(1).values, model.triangles.sort(1).values)
 
 
 def missing_note(method: str, missing: Sequence[str], photos: int) -> str:

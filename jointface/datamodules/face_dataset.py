@@ -55,7 +55,7 @@ class FaceDataset(Dataset[Item], ABC):
     def __init__(self, split: str, transform: CropTransform) -> None:
         if split not in self.splits:
             raise ConfigError(f"{type(self).__name__} has no split {split!r}, it has {', '.join(self.splits)}")
-        self.transform = transform
+        self.split, self.transform = split, transform
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -62,8 +62,20 @@ def _forbidden(folder: Path) -> DataError:
     return DataError(f"{folder.absolute()}: no permission to read the folder; allow it, e.g. with chmod -R u+rX")
 
 
+def require_room_for(folder: Path) -> None:
+    """Finds out whether a folder can be made and written to, without making it.
+
+    Raises:
+        DataError: it cannot.
+    """
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
+    if not os.path.isdir(place) or not os.access(place, os.W_OK | os.X_OK):
+        why = "there is no permission to write there" if os.path.isdir(place) else f"{place} is a file"
+        raise DataError(f"{folder.absolute()}: cannot write to the folder, {why}; choose another")
+
+
 def require_writable(folder: Path) -> None:
-    """Makes a folder, and finds out whether it can be written to, before there is much to lose.
+    """Makes a folder that can be written to, before there is much to lose.
 
     Raises:
         DataError: it cannot.
