@@ -33,7 +33,14 @@ def read_run(folder: Path) -> list[dict[str, object]]:
     for key, value in json.loads((folder / "metrics.json").read_text()).items():
         split, source, metric = (*key.split("/", 2), "")[:3]
         if split == "test" and metric in METRICS:
-            row = {"kind": kind, "faces": faces, "seed": overrides["seed"], "equal": str(equal), "source": source}
+            row = {
+                "run": str(folder),
+                "kind": kind,
+                "faces": faces,
+                "seed": overrides["seed"],
+                "equal": str(equal),
+                "source": source,
+            }
             rows.append(row | {"metric": metric, "value": value})
     return rows
 
@@ -86,7 +93,7 @@ def plot(runs: pd.DataFrame, path: Path) -> None:
 def main(picture: str, folders: list[str]) -> None:
     """Prints the table and draws the plot."""
     runs = collect(folders)
-    print(f"{len(runs[['kind', 'faces', 'seed']].drop_duplicates())} runs\n")
+    print(f"{runs['run'].nunique()} runs\n")
     print("| data set | metric | faces | " + " | ".join(KINDS[kind] for kind in table(runs).columns) + " |")
     print("|---" * (3 + len(table(runs).columns)) + "|")
     for (source, metric, faces), row in table(runs).iterrows():
