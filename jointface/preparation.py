@@ -151,7 +151,7 @@ def prepare(
         console.print(f"broken: {row['split']} {row['index']}: {row['reason']}", markup=False, soft_wrap=True)
     if len(report["broken"]) > NAMED:
         console.print(f"and {len(report['broken']) - NAMED} more, see {output_dir / 'broken.csv'}")
-    log.info("The description%s there", " and the packed copy are" if pack else " is")
+    log.info("%s in %s", "The description and the packed copy are" if pack else "The description is", output_dir)
     return report
 
 
