@@ -297,6 +297,17 @@ def test_repeating_the_command_repairs_damage_and_reads_what_was_broken(broken_c
     same_samples(PackedFaces(tmp_path / "out", "train", CROP), CelebA(broken_celeba, "train", CROP))
 
 
+def test_a_damaged_sample_whose_file_is_broken_too_counts_for_nothing(tiny_data: Path, tmp_path: Path) -> None:
+    root = celeba_data.write(tmp_path / "celeba")
+    dataset = partial(CelebA, root=root)
+    pack(dataset, tmp_path / "out")
+    change_record(tmp_path / "out" / "train.lmdb", 3)
+    (root / "img_align_celeba" / "000004.jpg").write_bytes(b"damaged")
+    report = pack(dataset, tmp_path / "out")
+    assert [row["index"] for row in report["broken"]] == [3]
+    assert not PackedFaces(tmp_path / "out", "train", CROP).labels["attribute_mask"][3].any()
+
+
 def test_a_copy_that_only_lacks_its_name_keeps_its_labels(tiny_data: Path, tmp_path: Path) -> None:
     """The writer may be stopped between its last transaction and the renaming."""
     dataset = partial(CelebA, root=tiny_data / "celeba")

@@ -49,8 +49,12 @@ def test_errors_against_yaw_have_the_mean_of_each_bin() -> None:
 
 def test_figures_of_no_finite_error_are_drawn(tiny_model: MorphableModel) -> None:
     nothing = {"a": np.array([np.inf, np.nan])}
-    error_against_yaw(nothing, np.zeros(2), "NME, %").canvas.draw()
-    cumulative_errors({"a": np.array([np.inf])}, 10, "NME, %").canvas.draw()
+    by_yaw = error_against_yaw(nothing, np.zeros(2), "NME, %")
+    by_yaw.canvas.draw()
+    assert not any(len(points.get_offsets()) for points in by_yaw.axes[0].collections)
+    curve = cumulative_errors({"a": np.array([np.inf])}, 10, "NME, %")
+    curve.canvas.draw()
+    np.testing.assert_allclose(lines(curve.axes[0])["a (0.0)"], [[0, 0], [10, 0]])
     error_heat_map(tiny_model, {"a": np.full(len(tiny_model.mean), np.nan)}, "mm").canvas.draw()
 
 
@@ -80,7 +84,9 @@ def test_the_grid_has_a_row_for_each_photo_and_a_column_for_each_view(tiny_model
 
 def test_the_grid_without_truth_or_methods_is_drawn() -> None:
     photo = np.zeros((32, 32, 3), np.uint8)
-    qualitative_grid([ShownPhoto("one", photo, {})]).canvas.draw()
+    grid = qualitative_grid([ShownPhoto("one", photo, {})])
+    grid.canvas.draw()
+    assert [len(axis.images) for axis in grid.axes] == [1]
 
 
 def test_a_view_takes_the_pose_back(tiny_model: MorphableModel) -> None:

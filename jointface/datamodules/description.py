@@ -11,6 +11,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class Described:
     labels: dict[str, Tensor]
     broken: dict[int, str]
 
+    @cached_property
     def yaw(self) -> Float[np.ndarray, "samples"] | None:
         """Yaw of the samples in degrees, where it is labelled."""
         return yaw_of(self.labels["camera"]) if "camera" in self.labels else self.dataset.known_yaw()
@@ -71,6 +73,8 @@ def write_description(
             write_atomically(path, table.to_csv(index=False, lineterminator="\n").encode())
         else:
             path.unlink(missing_ok=True)  # of an earlier call
+    for picture in ("yaw.png", "contact_sheet.png"):
+        (folder / picture).unlink(missing_ok=True)  # of an earlier call
     if len(tables["yaw"]):
         write_atomically(folder / "yaw.png", _yaw_figure(name, tables["yaw"]))
     if any(len(split.whole) for split in splits):
@@ -122,7 +126,7 @@ def yaw_table(splits: Sequence[Described]) -> pd.DataFrame:
     """Faces of each split by yaw."""
     rows = []
     for split in splits:
-        if (yaw := split.yaw()) is not None:
+        if (yaw := split.yaw) is not None:
             counts, _ = np.histogram(yaw[split.whole], YAW_BINS)
             rows += [
                 (split.split, int(low), int(high), int(count))
@@ -162,7 +166,7 @@ def _sheet(splits: Sequence[Described]) -> bytes:
 
 def _caption(split: Described, index: int) -> list[str]:
     caption = [split.split]
-    if (yaw := split.yaw()) is not None:
+    if (yaw := split.yaw) is not None:
         caption.append(f"yaw {round(yaw[index])}")
     if split.dataset.label_set is not None and "attributes" in split.labels:
         present = split.labels["attributes"][index].tolist()
@@ -191,7 +195,7 @@ def summary_table(name: str, splits: Sequence[Described]) -> Table:
     for title in ("split", "samples", "broken", "attributes", "|yaw| > 30", "|yaw| > 60"):
         table.add_column(title, justify="left" if title == "split" else "right")
     for split in splits:
-        yaw = split.yaw()
+        yaw = split.yaw
         beyond = ["" if yaw is None else f"{(np.abs(yaw[split.whole]) > limit).sum():,}" for limit in (30, 60)]
         labelled = "" if split.dataset.label_set is None else str(len(split.dataset.label_set))
         table.add_row(split.split, f"{len(split.dataset):,}", f"{len(split.broken):,}", labelled, *beyond)

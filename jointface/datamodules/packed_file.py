@@ -111,12 +111,12 @@ class PackedWriter:
     def write(self, pictures: Iterable[tuple[int, bytes, Mapping[str, np.ndarray]]], broken: Mapping[int, str]) -> None:
         """Adds JPEGs with the labels of their samples, and reasons why others are broken, all or none."""
         values: dict[bytes, bytes] = {BROKEN + _key(index): reason.encode() for index, reason in broken.items()}
-        healed = []
+        outdated = [prefix + _key(index) for index in broken for prefix in (b"", LABELS)]
         for index, picture, labels in pictures:
             values[_key(index)] = _with_checksum(picture)
             values[LABELS + _key(index)] = safetensors.numpy.save(dict(labels))
-            healed.append(BROKEN + _key(index))
-        self._commit(values, delete=healed)
+            outdated.append(BROKEN + _key(index))
+        self._commit(values, delete=outdated)
 
     def finish(self, names: np.ndarray) -> None:
         """Puts the labels into columns, with the names (N,) of the samples' files, and gives the file its name."""
