@@ -24,6 +24,7 @@ from jointface.evaluation import errors_by_method, evaluate, named_checkpoints, 
 from jointface.geometry import MorphableModel
 from jointface.training import train
 from tests.data.florence import data as florence_data
+from tests.data.prnet.data import write_3ddfa
 from tests.test_training import tiny_config
 
 
@@ -198,6 +199,22 @@ def test_files_of_other_programs_become_predictions(
     assert len(list(made.glob("*.npz"))) == 3
     metrics = evaluate(evaluation_config(tiny_data, tmp_path / "out", "benchmark=aflw2000", f"compare=[PRNet:{made}]"))
     assert metrics["aflw2000/PRNet/nme_2d_68"] < 1e-3
+
+
+def test_3ddfas_meshes_take_the_triangles_of_the_benchmarks_model(
+    tiny_data: Path, tiny_model: MorphableModel, tmp_path: Path
+) -> None:
+    dataset = AFLW2000(tiny_data / "AFLW2000", "test", CropTransform(64), tiny_model)
+    source, made = tmp_path / "source", tmp_path / "made"
+    source.mkdir()
+    for index in range(len(dataset)):
+        labels = dataset.read(index).labels
+        keys = ("shape_coefficients", "expression_coefficients", "camera")
+        vertices = tiny_model.project(*(labels[key][None] for key in keys))[0].numpy()
+        write_3ddfa(source, dataset.path(index).stem, vertices, labels["landmarks68"].numpy())
+    evaluate(evaluation_config(tiny_data, made, "benchmark=aflw2000", f"import={source}"))
+    metrics = evaluate(evaluation_config(tiny_data, tmp_path / "out", "benchmark=aflw2000", f"compare=[3DDFA:{made}]"))
+    assert metrics["aflw2000/3DDFA/nme_3d_dense"] < 1e-4
 
 
 # --- names, subsets
