@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,57 +11,89 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from jointface.errors import JointFaceError
+from jointface.command_help import command_help
+from jointface.errors import JointFaceError, RunStopped
+
+log = logging.getLogger(__name__)
 
 # Beside the package in a checkout, inside it in a wheel.
 _PACKAGE = Path(__file__).parent
 CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
+
+# For hydra.help.template: ${command_help:CONFIG_NAME}.
+OmegaConf.register_new_resolver("command_help", lambda config_name: command_help(config_name, CONF_DIR), replace=True)
+
+# What the library and Hydra raise on purpose, at mistakes in a config or in data.
+EXPECTED_ERRORS: tuple[type[Exception], ...] = (JointFaceError, HydraException, OmegaConfBaseException)
 
 
 def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Makes a command line of a function of the composed config: `conf/CONFIG_NAME.yaml` plus the user's overrides.
 
     Errors that the library or Hydra raise on purpose end the program with one line and exit code 1;
-    HYDRA_FULL_ERROR=1 shows where they came from.
+    HYDRA_FULL_ERROR=1 shows where they came from. A signal ends it with 128 + its number, as is the custom, and a run
+    that can go on says how.
     """
-    expected: tuple[type[Exception], ...] = (JointFaceError, HydraException, OmegaConfBaseException)
-    if os.environ.get("HYDRA_FULL_ERROR") == "1":
-        expected = ()
+    expected = () if os.environ.get("HYDRA_FULL_ERROR") == "1" else EXPECTED_ERRORS
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         def job(config: DictConfig) -> Any:
             try:
                 return task(config)
+            except RunStopped as stop:  # of a sweep as well: its other jobs are not begun
+                sys.exit(_report(stop))
             except KeyboardInterrupt:
-                sys.exit("interrupted")
+                remove_unused_folder()
+                raise
             except expected as error:
-                if HydraConfig.get().output_subdir is not None:  # a folder of the run's own, not the user's
-                    _remove_unused_folder(Path(HydraConfig.get().runtime.output_dir))
-                sys.exit(_one_line(error))
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    log.error(one_line(error))
+                    remove_unused_folder()
+                    raise  # what becomes of the other jobs is up to the sweeper
+                remove_unused_folder()
+                sys.exit(one_line(error))
 
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise what it would print over several lines
             try:
                 hydra.main(config_path=str(CONF_DIR), config_name=config_name, version_base="1.3")(job)()
+            except KeyboardInterrupt:
+                print("interrupted", file=sys.stderr)
+                sys.exit(128 + signal.SIGINT)
             except expected as error:
-                sys.exit(_one_line(error))
+                sys.exit(one_line(error))
 
         return main
 
     return decorate
 
 
-def _remove_unused_folder(folder: Path) -> None:
-    """What Hydra left in the folder of a run that was refused before it began."""
-    if (folder / "config.yaml").exists():
-        return  # it had begun
+def _report(stop: RunStopped) -> int:
+    """Says how a stopped run goes on; the exit code. Of several processes the first one speaks for all."""
+    from jointface.run_folder import command_to_go_on, rank_zero_only  # slow to import, and only a training stops so
+
+    if rank_zero_only.rank:  # type: ignore[attr-defined]
+        return 0
+    print(stop, file=sys.stderr)
+    if stop.checkpoint.exists():
+        print(f"to go on: {command_to_go_on(stop.checkpoint)}", file=sys.stderr)
+    return 128 + stop.signal
+
+
+def remove_unused_folder() -> None:
+    """What Hydra left in the folder of a run that was refused before it began, or that was to leave nothing."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if HydraConfig.get().output_subdir is None or (folder / "config.yaml").exists():
+        return  # the user's folder, or of a run that had begun
     logging.shutdown()
     for leftover in [*(folder / ".hydra").glob("*.yaml"), *folder.glob("*.log")]:
         leftover.unlink()
-    for empty in (folder / ".hydra", folder):
+    above = [parent for parent in folder.parents if Path.cwd() in parent.parents]
+    for empty in (folder / ".hydra", folder, *above):
         if empty.is_dir() and not any(empty.iterdir()):
             empty.rmdir()
 
@@ -69,7 +102,8 @@ def _remove_unused_folder(folder: Path) -> None:
 _NOISE = ("full_key:", "object_type=", "reference_type=", "To append to your config", "Config search path", "provider=")
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What an error says, without what Hydra and OmegaConf add."""
     while isinstance(error.__cause__, JointFaceError):  # Hydra wraps what a class raises while it is built
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

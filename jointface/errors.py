@@ -1,5 +1,7 @@
 """What goes wrong, by kind. Every message is one line that says what was looked for and what to do."""
 
+from pathlib import Path
+
 
 class JointFaceError(Exception):
     """Base of every error that this library raises on purpose."""
@@ -19,3 +21,22 @@ class InputError(JointFaceError):
 
 class CheckpointError(JointFaceError):
     """A checkpoint that is missing, damaged, or was written by another model or a newer version."""
+
+
+class SweepError(JointFaceError):
+    """A sweep of which too many runs failed."""
+
+
+class DivergedError(JointFaceError):
+    """A training step whose loss or gradients are not finite; its update was not applied."""
+
+
+class RunStopped(JointFaceError):
+    """A run that a signal asked to stop, and that did so after a whole step.
+
+    checkpoint: the file to go on from. signal: number of the signal, which makes the exit code 128 + signal.
+    """
+
+    def __init__(self, message: str, checkpoint: Path, signal: int) -> None:
+        super().__init__(message)
+        self.checkpoint, self.signal = checkpoint, signal

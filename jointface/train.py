@@ -2,14 +2,17 @@
 
 from omegaconf import DictConfig
 
-from jointface.config import entry_point
+from jointface.config import entry_point, remove_unused_folder
 from jointface.training import train
 
 
 @entry_point("train")
-def main(config: DictConfig) -> None:
+def main(config: DictConfig) -> dict[str, float]:
     """Trains and tests the model of the config."""
-    train(config)
+    metrics = train(config)
+    if config.dry_run or not config.keep_files:
+        remove_unused_folder()
+    return metrics
 
 
 if __name__ == "__main__":

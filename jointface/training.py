@@ -1,41 +1,74 @@
 """One run, from a config to a tested checkpoint."""
 
 import logging
+import os
 import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from jointface.callbacks import MetricsCSV, WeightAverage, finished_dashboards, raise_if_pruned
+from jointface.callbacks.ema import KEY as TRAINING_WEIGHTS
+from jointface.callbacks.stop_signals import AHEAD_OF_LIMIT
 from jointface.datamodules import JointDataModule
-from jointface.errors import ConfigError, DataError
+from jointface.dry_run import describe_run
+from jointface.errors import ConfigError, DataError, RunStopped
+from jointface.launching import one_job
 from jointface.modules import JointFaceModule
-from jointface.modules.checkpoint import read_checkpoint
+from jointface.modules.checkpoint import read_checkpoint, require_training_state
+from jointface.modules.precision import apply_precision
+from jointface.run_folder import AUTO, checkpoint_to_go_on_from, require_own_folder, write_config
+from jointface.slurm import requeue
 
 log = logging.getLogger(__name__)
 
 
 def train(config: DictConfig) -> dict[str, float]:
     """Trains the config's model and tests its best checkpoint; leaves config, metrics, checkpoints and figures in
-    `paths.run_dir`.
+    `paths.run_dir`. With `dry_run` it only says what it would do.
 
     Returns:
-        The metrics of the test, `test/data set/metric`.
+        The metrics of the test, `test/data set/metric`, and the best value of the metric that chose the checkpoint.
 
     Raises:
         ConfigError: the config's parts do not fit together.
         DataError: data is missing or broken.
+        CheckpointError: `checkpoint` cannot be gone on from, or a checkpoint cannot be saved.
+        DivergedError: a loss or gradient was not finite.
+        RunStopped: a signal asked the run to stop.
+        TrialPruned: the run is a trial of a study, which gave it up.
     """
+    with ExitStack() as stack:
+        if not config.get("keep_files", True):
+            config.paths.run_dir = stack.enter_context(TemporaryDirectory(prefix="jointface_"))
+        stack.enter_context(finished_dashboards())
+        stack.enter_context(one_job())
+        return _train(config)
+
+
+def _train(config: DictConfig) -> dict[str, float]:
     quiet_libraries()
     OmegaConf.resolve(config)
     require_sense(config)
+    run_dir, given = Path(config.paths.run_dir), config.checkpoint
+    require_own_folder(run_dir, given)
+    config.checkpoint = checkpoint_to_go_on_from(run_dir, given)
     seed_everything(config.seed, workers=True, verbose=False)
+    trainer = None if config.get("dry_run") else build_trainer(config)
     datamodule: JointDataModule = instantiate(config.data)
     # The test data too is opened now: better to hear of a missing folder before the training than after it.
     datamodule.setup("fit")
@@ -43,36 +76,132 @@ def train(config: DictConfig) -> dict[str, float]:
     require_labels(config, datamodule)
     module = build_module(config, datamodule)
     if config.checkpoint:
-        module.on_load_checkpoint(read_checkpoint(config.checkpoint))  # refused now rather than by the trainer
-    run_dir = Path(config.paths.run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(config, run_dir / "config.yaml")
-    trainer: Trainer = instantiate(
-        config.trainer,
-        callbacks=list(instantiate(config.callbacks).values()),
-        logger=list(instantiate(config.logger).values()),
-    )
-    log.info("Training in %s", run_dir)
-    trainer.fit(module, datamodule=datamodule, ckpt_path=config.checkpoint, weights_only=True)
-    if not datamodule.datasets["test"]:
+        start = accept_checkpoint(config, module)
+    if trainer is None:
+        describe_run(config, datamodule, module.network)
         return {}
-    assert isinstance(trainer.checkpoint_callback, ModelCheckpoint)  # the first of them: the best
-    best = trainer.checkpoint_callback.best_model_path
+    write_config(run_dir, config, new=given is None)
+    if config.checkpoint:
+        keep_rows(trainer, start)
+    log.info("Training in %s", run_dir)
+    try:
+        fit(trainer, module, datamodule, config.checkpoint)
+    except RunStopped as stop:
+        if stop.signal in AHEAD_OF_LIMIT and given == AUTO:  # else the job would begin again where it began
+            requeue()
+        raise
+    raise_if_pruned(trainer)
+    checkpoint = trainer.checkpoint_callback  # the first of them: the best
+    assert isinstance(checkpoint, ModelCheckpoint)
+    assert checkpoint.monitor is not None
+    assert checkpoint.best_model_score is not None  # a run validates before it ends
+    chosen = {checkpoint.monitor: checkpoint.best_model_score.item()}
+    if not datamodule.datasets["test"]:
+        return chosen
+    best = trainer.strategy.broadcast(checkpoint.best_model_path)
     (metrics,) = trainer.test(module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
-    Console().print(results_table(metrics))
-    log.info("Config, metrics, checkpoints and figures are in %s", run_dir)
-    return dict(metrics)
+    if trainer.is_global_zero:
+        Console().print(results_table(metrics))
+    if config.get("keep_files", True):
+        log.info("Config, metrics, checkpoints and figures are in %s", run_dir)
+    return dict(metrics) | chosen
+
+
+def build_trainer(config: DictConfig) -> Trainer:
+    """The trainer of the config, with its callbacks and loggers.
+
+    Raises:
+        ConfigError: it asks for devices or a precision that are not there, or for what Lightning cannot do.
+    """
+    callbacks = [callback for callback in instantiate(config.callbacks).values() if callback is not None]
+    callbacks.sort(key=lambda callback: isinstance(callback, WeightAverage))  # it ends validations after the others
+    wanted = f"trainer.accelerator={config.trainer.accelerator} trainer.devices={config.trainer.devices}"
+    try:
+        trainer: Trainer = instantiate(
+            config.trainer, callbacks=callbacks, logger=list(instantiate(config.logger).values())
+        )
+    except InstantiationException as error:
+        if not isinstance(error.__cause__, MisconfigurationException | TypeError | ValueError):
+            raise
+        raise ConfigError(f"no trainer can be made with {wanted}: {' '.join(str(error.__cause__).split())}") from error
+    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > 1:
+        if config.trainer.accelerator != "cpu":
+            raise ConfigError(f"{wanted}: there is no GPU here; trainer=cpu starts that many processes on processors")
+        if trainer.num_devices > (cores := os.cpu_count() or 1):
+            raise ConfigError(f"{wanted}: this machine has {cores} processor cores")
+        if config.trainer.get("sync_batchnorm"):
+            raise ConfigError(f"{wanted}: torch synchronises batch norm on GPUs only, set trainer.sync_batchnorm=false")
+    apply_precision(trainer, config.trainer.precision, config.float32_matmul_precision)
+    return trainer
+
+
+def accept_checkpoint(config: DictConfig, module: JointFaceModule) -> int:
+    """Refuses now, rather than by the trainer and later, what cannot be gone on from.
+
+    Returns:
+        Optimiser steps that the checkpoint has behind it.
+
+    Raises:
+        CheckpointError: the file is missing, broken, or of another model.
+        ConfigError: nothing would be left to train.
+    """
+    checkpoint = read_checkpoint(config.checkpoint)
+    module.on_load_checkpoint(checkpoint)
+    require_training_state(checkpoint, config.checkpoint)
+    if "ema" in config.callbacks and config.callbacks.ema is None and TRAINING_WEIGHTS in checkpoint:
+        raise ConfigError(
+            f"{config.checkpoint}: its run averages the weights, which this config does not: repeat "
+            "callbacks/ema=default"
+        )
+    start, steps, interval = checkpoint["global_step"], config.trainer.max_steps, config.trainer.val_check_interval
+    elsewhere = Path(config.checkpoint).resolve().parents[1] != Path(config.paths.run_dir).resolve()
+    if elsewhere and isinstance(interval, int) and steps // interval <= start // interval:
+        raise ConfigError(
+            f"{config.checkpoint} is of step {start}, and trainer.max_steps={steps} with trainer.val_check_interval="
+            f"{interval} leaves no validation to come: raise trainer.max_steps"
+        )
+    return start
+
+
+def keep_rows(trainer: Trainer, start: int) -> None:
+    """metrics.csv of a run that goes on keeps its rows."""
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsCSV):
+            logger.go_on_at(start)
+
+
+def fit(trainer: Trainer, module: JointFaceModule, datamodule: JointDataModule, checkpoint: str | None) -> None:
+    """Trains, and says so where it ends early.
+
+    Raises:
+        RunStopped: a signal asked for it; `last.ckpt` is of the last step.
+        DivergedError: a loss or gradient was not finite.
+    """
+    try:
+        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as end:  # this is how Lightning takes a Ctrl-C that comes before the first step
+        raise KeyboardInterrupt from end
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, EarlyStopping) and callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
+            reason = str(callback.stopping_reason_message).removesuffix(" Signaling Trainer to stop.")
+            log.info("Stopped early, after step %d: %s", trainer.global_step, reason)
 
 
 def quiet_libraries() -> None:
-    """Keeps back what the libraries say at every start and no user can act on."""
+    """Keeps back what the libraries say at every start and no user can act on, and what the first of several processes
+    says for all."""
+    if rank_zero_only.rank:  # type: ignore[attr-defined]
+        logging.getLogger("jointface").setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     for message in (
         ".*Experiment logs directory .* exists and is not empty",  # config.yaml is in it already
+        ".*Checkpoint directory .* exists and is not empty",  # of a run that goes on
         ".*does not have many workers",
+        ".*It is recommended to use .self.log.*sync_dist=True",  # metrics gather by themselves, losses as they are made
         ".*treespec, LeafSpec",
         ".*Using padding='same' with even kernel lengths",
         ".*number of training batches .* is smaller than the logging interval",
+        ".*AMP with fp16 is not supported on CPU",  # an error here
     ):
         warnings.filterwarnings("ignore", message)
 
@@ -90,6 +219,8 @@ def build_module(config: DictConfig, datamodule: JointDataModule) -> JointFaceMo
         label_sets=label_sets,
         alpha={name: datamodule.datasets["train"][name].alpha() for name in label_sets},
         morphable_model=instantiate(config.morphable_model) if has_shape else None,
+        log_gradients_every_n_steps=model.log_gradients_every_n_steps or 0,
+        compile_mode=model.compile_mode if model.compile else None,
     )
 
 
@@ -122,6 +253,8 @@ def require_sense(config: DictConfig) -> None:
             f"trainer.max_steps={steps} with trainer.val_check_interval={interval}: a run must validate before it "
             "ends, lower trainer.val_check_interval"
         )
+    if isinstance(profiler := config.trainer.get("profiler"), str):
+        raise ConfigError(f"trainer.profiler={profiler}: a profiler is chosen by trainer/profiler={profiler}")
     folder = Path(config.paths.data_dir)
     packed = config.data.packed_dir
     sources = [source for source in config.data.sources.values() if not (packed and source.get("packed"))]

@@ -2,6 +2,7 @@
 
 import math
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from jointface.benchmarks.attribute_figures import (
     expected_correlation,
     reliability_figure,
 )
-from jointface.benchmarks.attributes import TRIVIAL, attributes, judged_attributes, quoted_accuracies
+from jointface.benchmarks.attribute_tables import TRIVIAL, attribute_tables, quoted_accuracies
+from jointface.benchmarks.attributes import attributes, judged_attributes
 from jointface.benchmarks.result import BenchmarkResult
 from jointface.benchmarks.table_formats import latex, markdown, show
 from jointface.datamodules import AFLW2000, CelebA, CropTransform
@@ -25,7 +27,7 @@ from jointface.datamodules import LFWA as LFWADataset
 from jointface.errors import ConfigError, DataError
 from jointface.geometry import MorphableModel
 from jointface.metrics import AttributeMetrics
-from jointface.metrics.calibration import reliability
+from jointface.metrics.calibration import Reliability, reliability
 from jointface.modules import build_network
 from jointface.modules.network import FaceNetwork
 from tests.test_modules import network_config
@@ -151,9 +153,7 @@ def test_a_network_is_judged_by_what_it_shares(splits: dict[str, CelebA]) -> Non
     few = ("Asian", "Male", "Smiling", "Bald")
     networks = {"few": make_network(("synthetic", few, 5.0)), "all": make_network(KNOWS_CELEBA)}
     found = attributes(networks, splits["train"])
-    tables = {table.title: table for table in found.tables}
-    assert tables["Mean over attributes"].frame.loc["few", "attributes"] == "3"
-    assert set(tables["Mean over the attributes that all methods know"].frame["attributes"]) == {"3"}
+    assert found.metrics["few/num_attributes"] == 3
     note = next(note for note in found.notes if note.startswith("few is judged"))
     assert "the 3 of 40 attributes of celeba that it knows, calibrated by the prevalence in synthetic" in note
 
@@ -203,9 +203,80 @@ def test_a_broken_photo_is_named(tiny_data: Path, tmp_path: Path) -> None:
 # Tables and figures
 
 
+def scores_of(attributes: tuple[str, ...], accuracy: float) -> pd.DataFrame:
+    """As `attribute_tables` takes them, without thresholds of a validation split."""
+    columns = ["positives", "accuracy", "balanced_accuracy", "f1", "average_precision", "calibration_error"]
+    frame = pd.DataFrame(accuracy, index=list(attributes), columns=columns)
+    frame["accuracy"] += np.arange(len(attributes)) / 1000  # so that the mean tells which there were
+    return frame
+
+
+def test_every_row_of_a_table_is_a_mean_over_the_same_attributes() -> None:
+    everything = CELEBA.attributes
+    scores = {
+        "few": scores_of(everything[:4], 0.5),
+        "all": scores_of(everything, 0.6),
+        "also": scores_of(everything, 0.7),
+        TRIVIAL: scores_of(everything, 0.8),
+    }
+    tables = {table.title: table for table in attribute_tables(CELEBA, scores, "test", 10)}
+    common = tables["CelebA, mean over the 4 attributes that all know"]
+    offset = 0.15  # per cent, of the first four
+    expected = {"few": 50.0 + offset, "all": 60.0 + offset, "also": 70.0 + offset, TRIVIAL: 80.0 + offset}
+    assert common.frame["accuracy"].to_dict() == pytest.approx(expected)
+    assert common.quoted == ()
+    more = tables["CelebA, mean over the 40 attributes of all, also"]
+    assert [name for name in more.frame.index if name not in more.quoted] == ["all", "also", TRIVIAL]
+    assert more.frame.loc[TRIVIAL, "accuracy"] == pytest.approx(80 + 1.95)
+    assert "MOON (2016)" in more.quoted
+    calibration = tables["CelebA, calibration error over 4 attributes"]
+    assert set(calibration.frame.index) == {"few", "all", "also", TRIVIAL}
+
+
+def test_methods_that_share_no_attribute_have_tables_of_their_own() -> None:
+    everything = CELEBA.attributes
+    scores = {
+        "a": scores_of(everything[:4], 0.5),
+        "b": scores_of(everything[4:9], 0.6),
+        TRIVIAL: scores_of(everything, 0.8),
+    }
+    titles = [table.title for table in attribute_tables(CELEBA, scores, "test", 10)]
+    assert titles == [
+        "CelebA, mean over the 4 attributes of a",
+        "CelebA, mean over the 5 attributes of b",
+        "CelebA, each attribute, a",
+        "CelebA, each attribute, b",
+    ]
+
+
+def test_accuracy_comes_first_and_sorts_the_rows(result: BenchmarkResult) -> None:
+    table = result.tables[0]
+    assert list(table.frame.columns[:4]) == ["accuracy", "balanced accuracy", "F1", "average precision"]
+    accuracies = [float(row.cells[0].text) for row in show(table).rows]
+    assert accuracies == sorted(accuracies, reverse=True)
+    each = next(table for table in result.tables if table.title == "CelebA, each attribute, one")
+    assert list(each.frame.columns[:3]) == ["positives", "accuracy", "trivial accuracy"]
+
+
+def test_the_trivial_predictor_is_over_the_attributes_that_it_is_compared_on(splits: dict[str, CelebA]) -> None:
+    few = ("Male", "Smiling")
+    found = attributes(
+        {"few": make_network(("synthetic", few, 5.0)), "all": make_network(KNOWS_CELEBA)}, splits["train"]
+    )
+    alone = attributes({"few": make_network(("synthetic", few, 5.0))}, splits["train"])
+    assert found.metrics[f"{TRIVIAL}/num_attributes"] == 2
+    for metric in ("accuracy", "f1", "calibration_error"):
+        assert found.metrics[f"{TRIVIAL}/{metric}"] == pytest.approx(alone.metrics[f"{TRIVIAL}/{metric}"])
+
+
+def test_titles_name_the_data_set(result: BenchmarkResult) -> None:
+    assert all(table.title.startswith("CelebA, ") for table in result.tables)
+
+
 def test_the_mean_table_quotes_papers(result: BenchmarkResult) -> None:
     table = result.tables[0]
-    assert table.title == "Mean over attributes"
+    judged = int(result.metrics["one/num_attributes"])
+    assert table.title == f"CelebA, mean over {judged} attributes"
     assert table.frame.loc["MOON (2016)", "accuracy"] == pytest.approx(90.94)
     assert "MOON (2016)" in table.quoted
     assert table.reference == (TRIVIAL,)
@@ -220,10 +291,14 @@ def test_lfwa_is_compared_over_celebas_attributes(tiny_data: Path) -> None:
     data = LFWADataset(tiny_data / "LFWA", "test", CROP)
     found = attributes({"one": make_network(("lfwa", LFWA.attributes, 1.0))}, data)
     tables = {table.title: table for table in found.tables}
-    assert not tables["Mean over attributes"].quoted
-    compared = tables["Mean over the attributes that CelebA has too"]
+    judged = [key.split("/")[2] for key in found.metrics if key.startswith("one/accuracy/")]
+    both = [name for name in judged if name in CELEBA.attributes]
+    assert 0 < len(both) < len(judged)
+    assert not tables[f"LFWA, mean over {len(judged)} attributes"].quoted
+    compared = tables[f"LFWA, mean over the {len(both)} attributes that CelebA has too"]
     assert compared.frame.loc["DMM-CNN (2020)", "accuracy"] == pytest.approx(86.56)
-    assert int(compared.frame.loc["one", "attributes"]) <= 38
+    expected = 100 * np.mean([found.metrics[f"one/accuracy/{name}"] for name in both])
+    assert compared.frame.loc["one", "accuracy"] == pytest.approx(expected)
 
 
 def test_quoted_figures_have_their_sources() -> None:
@@ -237,8 +312,22 @@ def test_quoted_figures_have_their_sources() -> None:
 
 def test_figures_are_drawn(result: BenchmarkResult) -> None:
     assert set(result.figures) == {"attributes", "reliability", "correlation_one", "correlation_other"}
+    assert result.captions.keys() == result.figures.keys()
     for figure in result.figures.values():
         figure.draw_without_rendering()
+
+
+@pytest.mark.parametrize("smallest", [0.3, 0.02, 1e-5])
+def test_labels_of_the_reliability_diagram_do_not_overlap(smallest: float) -> None:
+    """Whether the shares of labels are alike or span many powers of ten."""
+    share = torch.tensor([1.0, *[smallest] * 14], dtype=torch.float64)[:, None]
+    figure = reliability_figure({"one": Reliability(share, share / 2, share / 2)}, {"one": 0.1})
+    figure.draw_without_rendering()
+    axis = figure.axes[1]
+    boxes = [label.get_window_extent() for label in axis.get_yticklabels(which="both") if label.get_text()]
+    shown = sorted((box.y0, box.y1) for box in boxes if axis.bbox.y0 <= (box.y0 + box.y1) / 2 <= axis.bbox.y1)
+    assert len(shown) >= 2
+    assert all(lower[1] <= upper[0] for lower, upper in pairwise(shown))
 
 
 def test_figures_hold_73_attributes() -> None:

@@ -2,19 +2,27 @@
 
 import math
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 
 from jointface.benchmarks import synthetic as module
-from jointface.benchmarks.methods import LabelMethod, PredictedFace
+from jointface.benchmarks.methods import LabelMethod, NetworkMethod, PredictedFace
 from jointface.benchmarks.result import BenchmarkResult
 from jointface.benchmarks.synthetic import identity_error, synthetic
 from jointface.datamodules import CropTransform, SyntheticFaces
 from jointface.datamodules.face_dataset import FaceSample
 from jointface.errors import ConfigError
+from jointface.geometry import MorphableModel
+from jointface.modules import build_network
+from jointface.modules.network import FaceNetwork
+from jointface.modules.shape_decoders import MorphableDecoder
 from jointface.synthesis.head import Head
+from tests.data.florence import data as florence_data
+from tests.test_modules import network_config
 
 COUNT = 5
 
@@ -73,7 +81,7 @@ def result(head: Head, dataset: SyntheticFaces) -> BenchmarkResult:
 
 
 def test_the_labels_themselves_have_no_error(result: BenchmarkResult) -> None:
-    for error in ("nme_2d_68", "nme_3d_dense", "dense_mm", "identity_mm", "pose"):
+    for error in ("nme_2d_68", "nme_3d_dense", "dense_mm", "identity_mm", "identity_scaled_mm", "pose_error"):
         assert result.metrics[f"labels/{error}"] == pytest.approx(0, abs=1e-3)
 
 
@@ -91,7 +99,11 @@ def test_a_shift_of_five_pixels_is_known_in_every_unit(result: BenchmarkResult, 
 
 def test_pose_errors_are_absolute_angles(result: BenchmarkResult) -> None:
     metrics = result.metrics
-    assert [metrics[f"turned/{angle}"] for angle in ("pitch", "yaw", "roll", "pose")] == pytest.approx([3, 6, 9, 6])
+    columns = ["yaw_error", "pitch_error", "roll_error", "pose_error"]
+    assert [metrics[f"turned/{column}"] for column in columns] == pytest.approx([6, 3, 9, 6])
+    assert list(result.tables[-1].frame.columns) == ["yaw", "pitch", "roll", "mean"]
+    rows = result.per_image[result.per_image["method"] == "turned"]
+    assert rows[columns[:3]].to_numpy() == pytest.approx(np.tile([6.0, 3.0, 9.0], (COUNT, 1)), abs=1e-3)
 
 
 def test_identity_error_ignores_pose_and_counts_shape(head: Head) -> None:
@@ -109,15 +121,33 @@ def test_identity_error_ignores_pose_and_counts_shape(head: Head) -> None:
     assert identity_error(model, one, other).item() == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_person_of_another_size_has_a_known_identity_error(tiny_model: MorphableModel) -> None:
+    """In closed form: enlarged by a tenth, each vertex lies a tenth of its distance from the middle too far out; the
+    size taken out, nothing is left. Someone wider is not someone larger."""
+    model = florence_data.stretched(tiny_model)
+    face = model.mean[model.face_region]
+    expected = 0.1 * (face - face.mean(0)).norm(dim=1).mean().item()
+    larger, mean = torch.full((3,), 0.1), torch.zeros(3)
+    assert identity_error(model, larger, mean).item() == pytest.approx(expected, rel=1e-4)
+    assert identity_error(model, larger, mean, scaled=True).item() == pytest.approx(0, abs=1e-3 * expected)
+    wider = torch.tensor([0.1, 0.0, 0.0])
+    assert identity_error(model, wider, wider, scaled=True).item() == pytest.approx(0, abs=1e-3 * expected)
+    assert identity_error(model, wider, mean, scaled=True) > 0.1 * expected
+
+
 def test_methods_are_judged_by_what_they_give(result: BenchmarkResult) -> None:
     given = {
         method: {name.split("/")[1] for name in result.metrics if name.startswith(f"{method}/")}
         for method in ("sparse", "foreign")
     }
     assert given["sparse"] == {"nme_2d_68"}
-    assert given["foreign"] == {"nme_2d_68", "pose", "pitch", "yaw", "roll"}
-    assert any(note.startswith("sparse has no dense") for note in result.notes)
+    assert given["foreign"] == {"nme_2d_68", "pose_error", "pitch_error", "yaw_error", "roll_error"}
+    assert (
+        "sparse has no error of dense, identity, identity without size, pose: it predicts no vertices of this "
+        "morphable model, no shape coefficients of this morphable model, no pose."
+    ) in result.notes
     assert any("first" in note and f"{COUNT - 1} of {COUNT}" in note for note in result.notes)
+    assert {name: len(files) for name, files in result.missing.items()} == {"first": COUNT - 1}
 
 
 def test_tables_have_every_method_and_the_means_of_the_images(result: BenchmarkResult) -> None:
@@ -127,8 +157,11 @@ def test_tables_have_every_method_and_the_means_of_the_images(result: BenchmarkR
         assert "Zhu" in table.caption
     rows = result.per_image[result.per_image["method"] == "shifted"]
     assert result.tables[0].frame["dense, mm"]["shifted"] == pytest.approx(rows["dense_mm"].mean())
-    assert result.tables[1].frame["mean"]["shifted"] == pytest.approx(100 * rows["nme_2d_68"].mean())
-    inside = rows[rows["true_yaw"].abs() <= 30]
+    assert list(result.tables[1].frame.columns) == ["[0, 30]", "(30, 60]", "(60, 90]", "mean", "std", "all"]
+    assert result.tables[1].frame["all"]["shifted"] == pytest.approx(100 * rows["nme_2d_68"].mean())
+    inside = rows[rows["yaw"].abs() <= 30]
+    assert f"{COUNT} faces; by |yaw|: {len(inside)} in [0, 30]" in result.tables[1].caption
+    assert result.tables[1].frame["[0, 30]"]["shifted"] == pytest.approx(100 * inside["nme_2d_68"].mean())
     assert result.metrics["shifted/dense_mm/yaw_0_30"] == pytest.approx(inside["dense_mm"].mean())
 
 
@@ -140,6 +173,25 @@ def test_faces_are_drawn_in_parts_that_change_nothing(
     assert again.per_image["index"].tolist() == list(range(COUNT))
     for name, value in again.metrics.items():
         assert value == pytest.approx(result.metrics[name], abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def network(head: Head) -> FaceNetwork:
+    """A network whose predictions vary from face to face, in float64 as evaluations run it."""
+    torch.manual_seed(0)
+    network = build_network(network_config("morphable", False, 32), (), head.model)
+    decoder = network.shape_decoder
+    assert isinstance(decoder, MorphableDecoder)
+    torch.nn.init.normal_(decoder.regressor.weight, std=0.05)
+    return deepcopy(network).double()  # the head is shared
+
+
+def test_numbers_do_not_hang_on_the_batch_size(dataset: SyntheticFaces, network: FaceNetwork) -> None:
+    whole, single = (synthetic([NetworkMethod("ours", network, size)], dataset) for size in (32, 1))
+    assert whole.per_image["identity_mm"].std() > 0.01
+    assert single.metrics.keys() == whole.metrics.keys()
+    for name, value in whole.metrics.items():
+        assert single.metrics[name] == pytest.approx(value, rel=0, abs=1e-6), name
 
 
 def test_what_cannot_be_measured_is_refused_in_one_line(head: Head, dataset: SyntheticFaces) -> None:

@@ -14,13 +14,17 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
+from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
+from jointface.benchmarks import face_pictures
 from jointface.benchmarks.prediction_files import write_prediction
+from jointface.benchmarks.quick_look import shortened
+from jointface.benchmarks.shape_extras import errors_by_method
 from jointface.config import CONF_DIR
 from jointface.datamodules import AFLW2000, CelebA, CropTransform
 from jointface.errors import CheckpointError, ConfigError, DataError, JointFaceError
-from jointface.evaluation import errors_by_method, evaluate, named_checkpoints, shortened
+from jointface.evaluation import evaluate
 from jointface.geometry import MorphableModel
 from jointface.training import train
 from tests.data.florence import data as florence_data
@@ -56,6 +60,11 @@ def attribute_report(checkpoint: Path, tiny_data: Path, tmp_path_factory: pytest
     return folder
 
 
+def methods(metrics: dict[str, float]) -> set[str]:
+    """Whom the keys of metrics.json are about."""
+    return {key.split("/")[1] for key in metrics} - {"num_images", "num_subjects"}
+
+
 # --- what a run leaves
 
 
@@ -64,6 +73,7 @@ def test_aflw2000_leaves_numbers_tables_figures_and_the_page(shape_report: Path)
     for method in ("joint", "labels", "mean face"):
         for metric in ("nme_2d_68", "nme_3d_dense", "pose_error", "nme_2d_68/auc"):
             assert np.isfinite(metrics[f"aflw2000/{method}/{metric}"])
+    assert metrics["aflw2000/num_images"] == 3
     per_image = pd.read_csv(shape_report / "per_image" / "aflw2000.csv")
     assert len(per_image) == 9  # three photos, three methods
     joint = per_image[per_image["method"] == "joint"]
@@ -78,12 +88,15 @@ def test_aflw2000_leaves_numbers_tables_figures_and_the_page(shape_report: Path)
     for text in ("image00002.jpg", "joint", "data:image/png;base64", "data:image/jpeg;base64", "2026-01-01_10-00-00"):
         assert text in page
     assert not list(shape_report.rglob("*.tmp"))
+    assert not (shape_report / "missing.csv").exists()  # nothing is missing
 
 
 def test_celeba_leaves_each_attribute(attribute_report: Path) -> None:
     metrics = json.loads((attribute_report / "metrics.json").read_text())
     assert 0 <= metrics["celeba/joint/balanced_accuracy/Smiling"] <= 1
     assert "celeba/joint/calibration_error" in metrics
+    assert metrics["celeba/num_images"] == 4
+    assert metrics["celeba/joint/num_attributes"] == metrics["celeba/trivial/num_attributes"]
     assert "000017.jpg" in (attribute_report / "report.html").read_text()
     per_image = pd.read_csv(attribute_report / "per_image" / "celeba.csv")
     assert per_image["index"].tolist() == [0, 1, 2, 3]
@@ -121,7 +134,7 @@ def test_florence_shows_faces_beside_scans(
     out = tmp_path / "out"
     metrics = evaluate(evaluation_config(tmp_path, out, "benchmark=florence", "num_images=1", *overrides, *views))
     assert metrics["florence/joint/nme"] > 0
-    assert {key.split("/")[1] for key in metrics} == {"joint", "mean face"}
+    assert methods(metrics) == {"joint", "mean face"}
     assert (out / "figures" / "florence_faces.pdf").is_file()
     assert not list(out.glob("figures/*mean-face*"))  # scans have other vertices
     assert "subject_01_pitch-15_yaw+0" in (out / "per_image" / "florence.csv").read_text()
@@ -139,10 +152,10 @@ def test_checkpoints_of_one_task_take_part_where_they_can(checkpoint: Path, tiny
     shape_only = run / "checkpoints" / "best.ckpt"
     both = f"checkpoint=[{checkpoint},{shape_only}]"
     metrics = evaluate(evaluation_config(tiny_data, tmp_path / "a", "benchmark=celeba", both))
-    assert {key.split("/")[1] for key in metrics} == {"joint", "trivial"}
+    assert methods(metrics) == {"joint", "trivial"}
     assert "shape_only is left out: it has no attributes" in (tmp_path / "a" / "report.html").read_text()
     metrics = evaluate(evaluation_config(tiny_data, tmp_path / "b", "benchmark=aflw2000", both))
-    assert {key.split("/")[1] for key in metrics} == {"joint", "shape_only", "labels", "mean face"}
+    assert methods(metrics) == {"joint", "shape_only", "labels", "mean face"}
     with pytest.raises(ConfigError, match="benchmark celeba asks for attributes, which shape_only predicts none of"):
         evaluate(evaluation_config(tiny_data, tmp_path / "c", "benchmark=celeba", f"checkpoint={shape_only}"))
     assert not (tmp_path / "c").exists()
@@ -180,7 +193,10 @@ def test_other_methods_stand_in_the_same_tables(
     metrics = evaluate(evaluation_config(tiny_data, out, "benchmark=aflw2000", f"checkpoint={checkpoint}", compare))
     assert 0 < metrics["aflw2000/Theirs/nme_2d_68"] < 0.1
     page = (out / "report.html").read_text()
-    assert "Theirs has no prediction for 1 of 3 photos" in page
+    assert "Theirs has no prediction for 1 of 3 photos, which its errors leave out; missing.csv lists them." in page
+    assert (out / "missing.csv").read_text() == "benchmark,method,file\naflw2000,Theirs,image00006.jpg\n"
+    assert (metrics["aflw2000/num_images"], metrics["aflw2000/Theirs/num_images"]) == (3, 2)
+    assert "not ranked: Theirs." in page
     assert "image00006" in page
     alone = evaluate(evaluation_config(tiny_data, tmp_path / "alone", "benchmark=aflw2000", compare))
     assert alone["aflw2000/Theirs/nme_2d_68"] == metrics["aflw2000/Theirs/nme_2d_68"]
@@ -196,9 +212,55 @@ def test_files_of_other_programs_become_predictions(
         landmarks = dataset.read(index).labels["landmarks68"].numpy()
         np.savetxt(source / f"{dataset.path(index).stem}_kpt.txt", landmarks)
     evaluate(evaluation_config(tiny_data, made, "benchmark=aflw2000", f"import={source}"))
-    assert len(list(made.glob("*.npz"))) == 3
+    assert sorted(path.name for path in made.iterdir()) == ["image00002.npz", "image00004.npz", "image00006.npz"]
     metrics = evaluate(evaluation_config(tiny_data, tmp_path / "out", "benchmark=aflw2000", f"compare=[PRNet:{made}]"))
     assert metrics["aflw2000/PRNet/nme_2d_68"] < 1e-3
+
+
+def test_what_no_method_predicts_has_no_table_and_no_curve(
+    tiny_data: Path, tiny_model: MorphableModel, tmp_path: Path
+) -> None:
+    """Landmarks alone: there is no dense face and no pose to compare, only those of the references."""
+    folder = predictions(tmp_path / "theirs", tiny_data, tiny_model, photos=3)
+    config = evaluation_config(tiny_data, tmp_path / "out", "benchmark=aflw2000", f"compare=[Theirs:{folder}]")
+    metrics = evaluate(config)
+    assert "aflw2000/labels/nme_3d_dense/auc" not in metrics
+    left = {path.name for path in (tmp_path / "out").rglob("*.*")}
+    assert "aflw2000_nme-2d-68-curve.png" in left
+    assert not any("dense-curve" in name or "mean-face" in name or "head-pose" in name for name in left)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Tables left out, for no method has a number there: AFLW2000-3D, head pose." in page
+
+
+def test_what_is_wrong_with_predictions_is_said_once(
+    tiny_data: Path, tiny_model: MorphableModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One prediction of three, with coordinates from 0 to 1."""
+    dataset = AFLW2000(tiny_data / "AFLW2000", "test", CropTransform(64), tiny_model)
+    folder, out = tmp_path / "theirs", tmp_path / "out"
+    write_prediction(folder / f"{dataset.path(0).stem}.npz", landmarks68=dataset.read(0).labels["landmarks68"] / 450)
+    evaluate(evaluation_config(tiny_data, out, "benchmark=aflw2000", f"compare=[Theirs:{folder}]"))
+    printed = " ".join("".join(capsys.readouterr()).split())
+    assert printed.count("has no prediction for 2 of 3 photos") == 1
+    assert "image00004" not in printed
+    assert printed.count("Theirs: 1 of 1 predictions, e.g. image00002.npz, lie all within two pixels of") == 1
+    assert "Theirs: 1 of 1 predictions, e.g. image00002.npz" in (out / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_predictions_of_one_benchmark_are_left_out_of_the_others(
+    checkpoint: Path, tiny_data: Path, tiny_model: MorphableModel, tmp_path: Path
+) -> None:
+    florence_data.write(tmp_path / "florence", tiny_model)
+    folder = predictions(tmp_path / "theirs", tiny_data, tiny_model, photos=3)
+    overrides = (
+        "benchmark=all", f"checkpoint={checkpoint}", f"compare=[Theirs:{folder}]", "~benchmarks.synthetic",
+        "~benchmarks.celeba", "~benchmarks.lfwa", f"benchmarks.florence.data.dataset.root={tmp_path / 'florence'}",
+        "benchmarks.florence.data.dataset.yaws=[0]", "benchmarks.florence.data.dataset.pitches=[-15]", "num_images=3",
+    )  # fmt: skip
+    metrics = evaluate(evaluation_config(tiny_data, tmp_path / "out", *overrides))
+    assert {key.split("/")[0] for key in metrics if "/Theirs/" in key} == {"aflw2000"}
+    assert "Theirs is left out: it has no prediction for any photo." in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_3ddfas_meshes_take_the_triangles_of_the_benchmarks_model(
@@ -217,20 +279,7 @@ def test_3ddfas_meshes_take_the_triangles_of_the_benchmarks_model(
     assert metrics["aflw2000/3DDFA/nme_3d_dense"] < 1e-4
 
 
-# --- names, subsets
-
-
-def test_checkpoints_are_called_after_their_runs(tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
-    a = runs / "joint" / "2026-01-01_10-00-00" / "checkpoints" / "best.ckpt"
-    b = runs / "joint" / "2026-01-02_10-00-00" / "checkpoints" / "best.ckpt"
-    c = runs / "shape" / "multirun_2026-01-01" / "3" / "checkpoints" / "last.ckpt"
-    assert named_checkpoints([str(a), str(c)]) == {"joint": a, "shape": c}
-    names = list(named_checkpoints([str(a), str(b)]))
-    assert names == ["joint 2026-01-01_10-00-00 best", "joint 2026-01-02_10-00-00 best"]
-    assert named_checkpoints([f"ours:{a}", str(b)]) == {"ours": a, "joint": b}
-    with pytest.raises(ConfigError, match="two checkpoints are called 'ours'"):
-        named_checkpoints([f"ours:{a}", f"ours:{b}"])
+# --- subsets
 
 
 def test_a_quick_look_spreads_over_the_data(tiny_data: Path, tiny_model: MorphableModel) -> None:
@@ -251,14 +300,69 @@ def test_a_quick_look_says_so(checkpoint: Path, tiny_data: Path, tmp_path: Path)
     assert "a quick look: at most 1" in (tmp_path / "report.html").read_text()
 
 
-def test_an_image_without_a_prediction_has_an_infinite_error() -> None:
+def test_what_the_numbers_are_over_travels_with_the_tables(
+    tiny_data: Path, tiny_model: MorphableModel, tmp_path: Path
+) -> None:
+    folder = predictions(tmp_path / "theirs", tiny_data, tiny_model, photos=1)
+    given = ("benchmark=aflw2000", f"compare=[Theirs:{folder}]")
+    evaluate(evaluation_config(tiny_data, tmp_path / "whole", *given))
+    evaluate(evaluation_config(tiny_data, tmp_path / "quick", *given, "num_images=2"))
+    for table in [*tmp_path.glob("whole/tables/*.md"), *tmp_path.glob("whole/tables/*.tex")]:
+        text = table.read_text()
+        assert "Theirs (1 of 3)" in text, table
+        assert "Only 3 of the 2,000 published" in text, table
+    for table in [*tmp_path.glob("quick/tables/*.md"), *tmp_path.glob("quick/tables/*.tex")]:
+        assert "A quick look at 2 images." in table.read_text(), table
+
+
+def test_a_quick_look_says_how_many_faces_thresholds_come_from(
+    checkpoint: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    overrides = ("benchmark=celeba", f"checkpoint={checkpoint}", "num_images=3")
+    evaluate(evaluation_config(tiny_data, tmp_path, *overrides))
+    tables = [path.read_text() for path in (tmp_path / "tables").glob("*mean-over*.md")]
+    assert tables
+    assert all("thresholds from 3 validation faces" in table for table in tables)
+
+
+def test_the_heat_map_and_the_table_agree(
+    checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both divide by the box of the data set's own landmarks."""
+    means = {}
+
+    def note_means(model: MorphableModel, errors: dict[str, np.ndarray], label: str) -> Figure:
+        means.update({name: np.nanmean(values) for name, values in errors.items()})
+        return Figure()
+
+    monkeypatch.setattr(face_pictures, "error_heat_map", note_means)
+    metrics = evaluate(evaluation_config(tiny_data, tmp_path, "benchmark=aflw2000", f"checkpoint={checkpoint}"))
+    assert means["joint"] == pytest.approx(100 * metrics["aflw2000/joint/nme_3d_dense"], rel=1e-4)
+
+
+def test_a_mesh_without_landmarks_is_refused_where_it_cannot_be_compared(
+    checkpoint: Path, tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The importer warns, the benchmark ends."""
+    source, made = tmp_path / "source", tmp_path / "made"
+    source.mkdir()
+    (source / "image00002.obj").write_text("v 1 2 3\nv 4 2 3\nv 1 9 3\nf 1 2 3\n")
+    evaluate(evaluation_config(tiny_data, made, "benchmark=aflw2000", f"import={source}"))
+    assert "1 of 1 predictions have neither landmarks nor the mesh" in caplog.text
+    given = ("benchmark=aflw2000", f"checkpoint={checkpoint}", f"compare=[Theirs:{made}]")
+    with pytest.raises(DataError, match=r"nothing of Theirs can be compared on AFLW2000-3D: .*landmarks68") as caught:
+        evaluate(evaluation_config(tiny_data, tmp_path / "out", *given))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_image_without_a_prediction_has_no_error() -> None:
     per_image = pd.DataFrame({
         "method": ["b", "b", "a", "a", "c"], "index": [1, 0, 0, 1, 1], "error": [1.0, np.nan, np.nan, np.nan, 3.0],
     })  # fmt: skip
     errors = errors_by_method(per_image, "error")
     assert list(errors) == ["b", "c"]
-    np.testing.assert_array_equal(errors["b"], [np.inf, 1])
-    np.testing.assert_array_equal(errors["c"], [np.inf, 3])  # without a row of its own
+    np.testing.assert_array_equal(errors["b"], [np.nan, 1])
+    np.testing.assert_array_equal(errors["c"], [np.nan, 3])  # without a row of its own
     assert errors_by_method(per_image, "another") == {}
 
 
@@ -273,13 +377,21 @@ def test_an_image_without_a_prediction_has_an_infinite_error() -> None:
         (["batch_size=0"], ConfigError, "batch_size=0: expected a whole number above 0"),
         (["num_images=few"], ConfigError, "num_images=few: expected a whole number above 0"),
         (["device=abacus"], ConfigError, "device=abacus: there is no such device here"),
+        (["precision=float16"], ConfigError, "precision=float16: known are float64, float32"),
         (["compare=[PRNet]"], ConfigError, "compare=PRNet: expected NAME:FOLDER"),
         (["compare=[PRNet:nowhere]"], DataError, "no folder .*nowhere"),
         (["compare=[joint:nowhere]"], ConfigError, "two methods are called 'joint'"),
         (["compare=[a/b:nowhere]"], ConfigError, "a method's name is a word or more, without /"),
-        (["paths.data_dir=nowhere", "paths.bfm_dir=DATA/bfm_3ddfa"], DataError, "no folder .*AFLW2000: looked there"),
+        (
+            ["paths.data_dir=nowhere", "paths.bfm_dir=DATA/bfm_3ddfa"],
+            DataError,
+            "^paths.data_dir=nowhere is no folder: .*AFLW2000",
+        ),
+        (["paths.data_dir=nowhere"], DataError, "^paths.data_dir=nowhere is no folder: set it to the one that holds"),
+        (["checkpoint=RUN"], CheckpointError, "the folder of a run, not a checkpoint; give .*checkpoints/best.ckpt"),
         (["paths.bfm_dir=nowhere"], DataError, "no folder .*nowhere: looked there for u_shp.npy"),
         (["benchmark=all", "import=somewhere"], ConfigError, "import needs to know whose photos"),
+        (["benchmark=all", "compare=[PRNet:nowhere]"], DataError, "no folder .*nowhere"),
         (["import=nowhere"], DataError, "no folder .*nowhere"),
         (["benchmark=florence"], DataError, "no folder .*florence: looked there for MICC Florence"),
     ],
@@ -294,7 +406,8 @@ def test_mistakes_are_refused_in_one_line(
 ) -> None:
     given = ["benchmark=aflw2000", f"checkpoint={checkpoint}"]
     keys = {override.split("=")[0] for override in overrides}
-    overrides = [override.replace("DATA", str(tiny_data)) for override in overrides]
+    run = str(checkpoint.parent.parent)
+    overrides = [override.replace("DATA", str(tiny_data)).replace("RUN", run) for override in overrides]
     overrides = [entry for entry in given if entry.split("=")[0] not in keys] + overrides
     with pytest.raises((JointFaceError, InstantiationException)) as caught:
         evaluate(evaluation_config(tiny_data, tmp_path / "out", *overrides))
@@ -310,9 +423,14 @@ def test_mistakes_are_refused_in_one_line(
     ("change", "message"),
     [
         ("empty folder", "no .npz file in .*theirs: looked there for predictions"),
-        ("of other photos", "Theirs has no prediction"),
+        (
+            "of other photos",
+            r"none of the 3 .npz files in .*theirs is named after a photo of aflw2000: looked for image00002.npz, "
+            r"image00004.npz, image00006.npz; there is other_image00002.npz, .*; name the file for STEM.jpg STEM.npz",
+        ),
         ("damaged", "image00002.npz: not a readable .npz file"),
         ("pickled", "image00002.npz: not a readable .npz file"),
+        ("text", "image00002.npz: not a readable .npz file"),
     ],
 )
 def test_broken_predictions_are_refused_in_one_line(
@@ -322,6 +440,8 @@ def test_broken_predictions_are_refused_in_one_line(
     path = folder / "image00002.npz"
     if change == "damaged":
         path.write_bytes(path.read_bytes()[:100])
+    elif change == "text":
+        path.write_text("68 landmarks")
     elif change == "pickled":
         np.savez(path, landmarks68=np.array([{}], dtype=object))
     else:
@@ -330,13 +450,10 @@ def test_broken_predictions_are_refused_in_one_line(
                 shutil.copy(file, folder / f"other_{file.name}")
             file.unlink()
     config = evaluation_config(tiny_data, tmp_path / "out", "benchmark=aflw2000", f"compare=[Theirs:{folder}]")
-    if change == "of other photos":
-        evaluate(config)
-        assert message in (tmp_path / "out" / "report.html").read_text()
-        return
     with pytest.raises(DataError, match=message) as caught:
         evaluate(config)
     assert "\n" not in str(caught.value)
+    assert "allow_pickle" not in str(caught.value)
 
 
 def test_all_with_nothing_to_run_says_why(checkpoint: Path, tmp_path: Path) -> None:
@@ -368,6 +485,17 @@ def test_the_command_prints_tables_and_where_the_report_is(checkpoint: Path, tin
     assert {path.name for path in tmp_path.iterdir()} == {"evaluation"}
 
 
+@pytest.mark.slow
+def test_an_import_goes_to_a_folder_of_its_own(tiny_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "PRNet").mkdir()
+    np.savetxt(tmp_path / "PRNet" / "image00002_kpt.txt", np.ones((68, 3)))
+    result = command("import=PRNet", "benchmark=aflw2000", f"paths.data_dir={tiny_data}", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    made = tmp_path / "predictions" / "aflw2000" / "PRNet"
+    assert sorted(path.name for path in made.iterdir()) == ["image00002.npz", "missing.txt"]
+    assert "compare=[PRNet:predictions/aflw2000/PRNet]" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -392,7 +520,7 @@ def test_the_labels_of_the_real_files_are_the_floor(real_data: Path, tmp_path: P
     """NME of the six files' own coefficients: what their pt3d_68 differs from the 40 + 10 basis."""
     folder = tmp_path / "any"
     folder.mkdir()
-    np.savez(folder / "other.npz", landmarks68=np.zeros((68, 2)))
+    np.savez(folder / "image00050.npz", landmarks68=np.zeros((68, 2)))
     config = evaluation_config(real_data, tmp_path / "out", "benchmark=aflw2000", f"compare=[Any:{folder}]")
     metrics = evaluate(config)
     assert metrics["aflw2000/labels/nme_2d_68"] < 0.015

@@ -1,6 +1,7 @@
 """The feature space: probes in closed form, whole results on tiny data."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from jointface.attributes import CELEBA
 from jointface.benchmarks import feature_space as module
 from jointface.benchmarks.feature_space import (
     FOLDS,
+    FOR_SHAPE,
+    PER_CLASS,
     TRUE_ATTRIBUTES,
     TRUE_SHAPE,
     SpaceLabels,
@@ -27,6 +30,7 @@ from jointface.benchmarks.network_outputs import network_outputs, sample_names
 from jointface.benchmarks.result import BenchmarkResult
 from jointface.benchmarks.table_formats import markdown, show
 from jointface.datamodules import W300LP, CelebA, CropTransform, SyntheticFaces
+from jointface.datamodules.face_dataset import FaceSample
 from jointface.errors import ConfigError
 from jointface.geometry import MorphableModel, load_bfm_3ddfa
 from jointface.modules import build_network
@@ -60,6 +64,13 @@ def w300lp(tiny_data: Path, tiny_model: MorphableModel) -> W300LP:
 def quick_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """t-SNE takes seconds and is tested apart."""
     monkeypatch.setattr(module, "embed", lambda features: features[:, :2])
+
+
+@pytest.fixture
+def few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiny sets are probed too, whatever comes out."""
+    monkeypatch.setattr(module, "PER_CLASS", 5)
+    monkeypatch.setattr(module, "FOR_SHAPE", FOLDS)
 
 
 # Probes in closed form
@@ -115,6 +126,14 @@ def test_people_are_not_recognised() -> None:
     assert shape_probe(features, shape, alone(600)).mean() > 0.95
 
 
+def test_with_enough_faces_what_knows_nothing_is_near_zero() -> None:
+    """As many features as faces, which tell nothing: the reason for FOR_SHAPE, and what comes out of fewer faces."""
+    random = np.random.default_rng(0)
+    features, shape = random.normal(size=(FOR_SHAPE, 128)), random.normal(size=(FOR_SHAPE, 20))
+    assert -0.1 < shape_probe(features, shape, alone(FOR_SHAPE)).mean() < 0
+    assert shape_probe(features[:12], shape[:12], alone(12)).mean() < -1
+
+
 # Whole results
 
 
@@ -142,6 +161,7 @@ def test_each_network_gets_crops_of_its_size(celeba: CelebA) -> None:
     assert {name: len(rows) for name, rows in outputs.items()} == {"small": 12, "large": 12}
     assert labels["attributes"].shape == (12, 40)
     assert sample_names(celeba)[0] == "img_align_celeba/000001.jpg"
+    assert sample_names(SyntheticFaces("test", CropTransform(48), 2))[1] == "synthetic_test_000001"
 
 
 def test_batches_of_no_face_are_refused(celeba: CelebA) -> None:
@@ -149,37 +169,55 @@ def test_batches_of_no_face_are_refused(celeba: CelebA) -> None:
         network_outputs({"one": random_network()}, celeba, pooled_features, batch_size=0)
 
 
-@pytest.mark.usefixtures("quick_picture")
-def test_probes_to_attributes_leave_out_rare_ones(celeba: CelebA, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PER_CLASS", 5)
+def test_only_the_faces_that_are_probed_pass_the_networks(celeba: CelebA, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    read = CelebA.read
+
+    def noted(self: CelebA, index: int) -> FaceSample:
+        seen.append(index)
+        return read(self, index)
+
+    monkeypatch.setattr(CelebA, "read", noted)
+    outputs, labels = network_outputs({"one": random_network()}, celeba, pooled_features, 4, indices=[7, 2, 9])
+    assert seen == [7, 2, 9]
+    assert len(outputs["one"]) == 3
+    assert torch.equal(labels["attributes"][1], celeba[2]["attributes"])
+
+
+@pytest.mark.usefixtures("quick_picture", "few_are_enough")
+def test_probes_to_attributes_leave_out_rare_ones(celeba: CelebA) -> None:
     found = feature_space({"one": random_network(), "other": random_network(1)}, celeba)
     labels = torch.stack([celeba[index]["attributes"] for index in range(12)]).sum(0)
     enough = [name for m, name in enumerate(CELEBA.attributes) if 5 <= labels[m] <= 7]
     each = {key.rsplit("/", 1)[1] for key in found.metrics if key.startswith("one/attribute_probe/")}
     assert each == set(enough)
     assert any(
-        f"Probes leave out {40 - len(enough)} attributes with fewer than 5 faces" in note for note in found.notes
+        f"Probes leave out {40 - len(enough)} attributes with fewer than 5 people or photos" in note
+        for note in found.notes
     )
     assert [table.title for table in found.tables] == ["Probes to attributes", "Probes to each attribute"]
     assert set(found.tables[0].frame.index) == {"one", "other"}
     mean = np.mean([found.metrics[f"one/attribute_probe/{name}"] for name in enough])
     assert found.metrics["one/attribute_probe"] == pytest.approx(mean, abs=0.1)
     assert "one/attribute_probe_std" in found.metrics
+    assert found.metrics["num_images"] == 12
+    assert found.captions.keys() == found.figures.keys()
 
 
-@pytest.mark.usefixtures("quick_picture")
+@pytest.mark.usefixtures("quick_picture", "few_are_enough")
 def test_probes_to_shape_and_batches_that_change_nothing(w300lp: W300LP) -> None:
-    networks = {"one": random_network()}
+    networks = {"one": random_network().double()}
     found = [feature_space(networks, w300lp, batch_size=size) for size in (1, 7, 64)]
     assert [table.title for table in found[0].tables] == ["Probes to shape"]
     assert "one/shape_probe/0" in found[0].metrics
     for other in found[1:]:
-        assert other.metrics == pytest.approx(found[0].metrics, abs=1e-5)
+        assert other.metrics == pytest.approx(found[0].metrics, abs=1e-6)
 
 
 def test_turned_copies_of_a_photo_stay_together(w300lp: W300LP) -> None:
     _, tensors = network_outputs({}, w300lp, pooled_features)
     labels = module._labels(w300lp, tensors, np.arange(len(w300lp)))
+    assert labels.people == 6
     stems = [w300lp.path(index).stem for index in range(len(w300lp))]
     photos = {re.sub(r"_\d+$", "", stem) for stem in stems}
     assert labels.groups.max() + 1 == len(photos) == 6
@@ -188,9 +226,9 @@ def test_turned_copies_of_a_photo_stay_together(w300lp: W300LP) -> None:
         assert set(labels.groups[same]) == {labels.groups[index]}
 
 
-@pytest.mark.usefixtures("quick_picture")
+@pytest.mark.usefixtures("quick_picture", "few_are_enough")
 def test_where_both_are_labelled_each_tells_of_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PER_CLASS", 8)
+    monkeypatch.setattr(module, "PER_CLASS", 9)
     found = feature_space({"one": random_network()}, SyntheticFaces("test", CROP, num_faces=20))
     tables = {table.title: table for table in found.tables}
     assert set(tables["Probes to attributes"].frame.index) == {"one", TRUE_SHAPE}
@@ -204,11 +242,29 @@ def test_where_both_are_labelled_each_tells_of_the_other(monkeypatch: pytest.Mon
 @pytest.mark.usefixtures("quick_picture")
 def test_what_cannot_be_probed_is_refused_in_one_line(tiny_data: Path, celeba: CelebA) -> None:
     few = CelebA(tiny_data / "celeba", "test", CROP)
-    with pytest.raises(ConfigError, match="CelebA has 4 people or photos, probes need at least 5") as caught:
+    with pytest.raises(ConfigError, match="feature_space: 4 faces of 4 people or photos are too few") as caught:
         feature_space({"one": random_network()}, few)
     assert "\n" not in str(caught.value)
-    with pytest.raises(ConfigError, match="CelebA labels neither attributes nor shape"):
+    with pytest.raises(ConfigError, match="labels neither of attributes nor of shape"):
         module._labels(celeba, {}, np.arange(3))
+
+
+@pytest.mark.usefixtures("quick_picture")
+def test_too_few_faces_for_r2_are_said_and_not_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PER_CLASS", 5)
+    found = feature_space({"one": random_network()}, SyntheticFaces("test", CROP, num_faces=20))
+    assert [table.title for table in found.tables] == ["Probes to attributes", "Probes to each attribute"]
+    assert not [key for key in found.metrics if "shape_probe" in key]
+    assert "No probes to shape: 20 people or photos are too few, R2 takes 200." in found.notes
+
+
+def test_many_faces_of_few_people_are_not_enough() -> None:
+    labels = SpaceLabels(
+        np.repeat(np.arange(2 * PER_CLASS - 1), 3), (np.repeat(np.arange(2 * PER_CLASS - 1), 3) % 2 == 0)[:, None],
+        np.ones((3 * (2 * PER_CLASS - 1), 1), bool), ("Male",), None,
+    )  # fmt: skip
+    assert not module._enough(labels, 0)
+    assert module._enough(replace(labels, groups=np.arange(len(labels.groups))), 0)
 
 
 # The picture
@@ -257,7 +313,7 @@ def test_random_features_know_some_of_real_attributes(probed: BenchmarkResult) -
 @pytest.mark.usefixtures("quick_picture")
 def test_probes_to_the_coefficients_of_real_fits(real_data: Path) -> None:
     model = load_bfm_3ddfa(str(real_data / "bfm_3ddfa"))
-    data = W300LP(real_data / "300W_LP", "val", CROP, model, val_fraction=0.05)
+    data = W300LP(real_data / "300W_LP", "val", CROP, model, val_fraction=0.1)
     found = feature_space({"random": random_network()}, data)
     assert len([key for key in found.metrics if key.startswith("random/shape_probe/")]) == model.num_shape
     assert found.metrics["random/shape_probe"] < 0.5

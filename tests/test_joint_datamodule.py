@@ -2,14 +2,17 @@
 
 import logging
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
 import torch
+from lightning.pytorch.utilities import CombinedLoader
 
 from jointface.datamodules import AFLW2000, W300LP, CelebA, FaceTurning, JointDataModule, Source
+from jointface.datamodules.augmentation import Augmentation
 from jointface.datamodules.broken import BrokenSamples
 from jointface.errors import ConfigError, DataError
 from jointface.geometry import MorphableModel
@@ -43,11 +46,38 @@ def test_a_batch_holds_every_source_at_its_own_size(tiny_data: Path, tiny_model:
     assert "attributes" not in batch["w300lp"]
 
 
-@pytest.mark.parametrize(("mode", "steps"), [("max_size_cycle", "longest"), ("min_size", "shortest")])
-def test_the_mode_says_when_an_epoch_ends(tiny_data: Path, tiny_model: MorphableModel, mode: str, steps: str) -> None:
-    datamodule = open_data(tiny_data, tiny_model, mode=mode)
-    lengths = [len(datamodule.datasets["train"]["celeba"]) // 4, len(datamodule.datasets["train"]["w300lp"]) // 2]
-    assert len(list(datamodule.train_dataloader())) == (max(lengths) if steps == "longest" else min(lengths))
+def test_every_source_goes_through_its_samples_at_its_own_pace(tiny_data: Path, tiny_model: MorphableModel) -> None:
+    datamodule = open_data(tiny_data, tiny_model)
+    lengths = {name: len(data) for name, data in datamodule.datasets["train"].items()}
+    seen: dict[str, list[int]] = {name: [] for name in lengths}
+    for batch, _, _ in islice(datamodule.train_dataloader(), 40):
+        for name, part in batch.items():
+            seen[name] += part["index"].tolist()
+    for name, length in lengths.items():
+        epochs = [seen[name][start : start + length] for start in range(0, len(seen[name]) - length + 1, length)]
+        assert len(epochs) > 1
+        assert all(sorted(epoch) == list(range(length)) for epoch in epochs)
+        assert len({tuple(epoch) for epoch in epochs}) > 1  # shuffled anew
+
+
+def test_a_run_goes_on_at_any_batch_as_if_it_had_not_stopped(tiny_data: Path, tiny_model: MorphableModel) -> None:
+    augmentation = Augmentation(rotation=20, scale=0.1, shift=0.1, flip=0.5, brightness=0.2)
+    straight = [batch for batch, _, _ in islice(loader_from(0, tiny_data, tiny_model, augmentation), 5)]
+    torch.rand(7)  # random states do not matter
+    resumed = [batch for batch, _, _ in islice(loader_from(3, tiny_data, tiny_model, augmentation), 2)]
+    for expected, found in zip(straight[3:], resumed, strict=True):
+        for name, part in expected.items():
+            assert all(torch.equal(value, found[name][key]) for key, value in part.items())
+    assert not torch.equal(straight[3]["celeba"]["image"], straight[4]["celeba"]["image"])
+
+
+def loader_from(batches: int, root: Path, model: MorphableModel, augmentation: Augmentation) -> CombinedLoader:
+    datamodule = open_data(root, model, augmentation=augmentation)
+    progress = SimpleNamespace(total=SimpleNamespace(processed=batches))
+    datamodule.trainer = SimpleNamespace(  # type: ignore[assignment]
+        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress)), global_rank=0, world_size=1
+    )
+    return datamodule.train_dataloader()
 
 
 def test_evaluation_sees_each_sample_once(tiny_data: Path, tiny_model: MorphableModel) -> None:
@@ -72,7 +102,7 @@ def test_only_training_faces_are_turned(tiny_data: Path, tiny_model: MorphableMo
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"mode": "sequential"}, "data.mode=sequential is unknown"), ({"eval_batch_size": 0}, "must be at least 0 and 1")],
+    [({"num_workers": -1}, "must be at least 0 and 1"), ({"eval_batch_size": 0}, "must be at least 0 and 1")],
 )
 def test_odd_settings_are_refused(tiny_data: Path, options: dict[str, object], message: str) -> None:
     source = Source(partial(CelebA, tiny_data / "celeba"), {"train": "train"}, 4)
@@ -113,10 +143,9 @@ def broken_run(root: Path, max_broken_fraction: float, epochs: int = 2) -> tuple
     datamodule = JointDataModule({"celeba": source}, 64, num_workers=0, max_broken_fraction=max_broken_fraction)
     datamodule.setup("fit")
     seen = []
-    for _ in range(epochs):
-        for batch, _, _ in datamodule.train_dataloader():
-            whole = datamodule.on_before_batch_transfer(batch, 0)
-            seen += whole["celeba"]["index"].tolist() if whole else []
+    for batch, _, _ in islice(datamodule.train_dataloader(), 3 * epochs):
+        whole = datamodule.on_before_batch_transfer(batch, 0)
+        seen += whole["celeba"]["index"].tolist() if whole else []
     return datamodule, seen
 
 

@@ -13,7 +13,7 @@ from jointface.attributes import CELEBA, LabelSet
 from jointface.datamodules import W300LP, CelebA, CropTransform
 from jointface.geometry import MorphableModel
 from jointface.metrics import normalised_mean_error
-from jointface.modules import JointFaceModule, LossWeights, attribute_loss, shape_loss
+from jointface.modules import FixedWeights, JointFaceModule, attribute_loss, shape_loss
 from jointface.modules.joint_module import true_face
 from tests.test_modules import network_config
 
@@ -25,12 +25,13 @@ def make_module(model: MorphableModel, decoder: str | None = "morphable", **opti
     label_sets = options.pop("label_sets", {"celeba": CELEBA})
     return JointFaceModule(
         network=options.pop("network", network_config(decoder, classifier=bool(label_sets))),
-        loss=options.pop("loss", LossWeights(shape=1000.0, attributes=1.0)),
-        optimizer=partial(torch.optim.AdamW, lr=3e-3),
+        loss=options.pop("loss", FixedWeights(shape=1000.0, attributes=1.0)),
+        optimizer=options.pop("optimizer", partial(torch.optim.AdamW, lr=3e-3)),
         scheduler=None,
         label_sets=label_sets,
         alpha=options.pop("alpha", {name: torch.full((len(labels),), 2.0) for name, labels in label_sets.items()}),
         morphable_model=model,
+        **options,
     )
 
 
@@ -60,7 +61,7 @@ def test_losses_are_the_formulas_on_the_labelled_rows(decoder: str, tiny_model: 
 
 
 def test_total_weighs_the_losses(tiny_model: MorphableModel, batch: Batch) -> None:
-    module = make_module(tiny_model, loss=LossWeights(shape=30.0, attributes=0.5)).eval()
+    module = make_module(tiny_model, loss=FixedWeights(shape=30.0, attributes=0.5)).eval()
     losses = module.losses(batch)
     expected = 30 * losses["shape"] + 0.5 * losses["attributes"]
     with patch.object(module, "log"), patch.object(module, "log_dict"):

@@ -246,10 +246,23 @@ def test_a_damaged_prediction_names_its_file(tmp_path: Path, photos: Photos) -> 
         FolderMethod("other", tmp_path).predict(photos[0][:1], ["a"])
 
 
-def test_missing_photos_are_counted_and_the_first_are_named() -> None:
-    note = missing_note("other", [f"image{n:05d}.jpg" for n in range(1200)], 2000)
-    assert note.startswith("other has no prediction for 1,200 of 2,000 photos")
-    assert note.endswith("image00000.jpg, image00001.jpg, image00002.jpg, image00003.jpg, image00004.jpg, ....")
+def test_missing_photos_are_counted_and_the_list_is_named() -> None:
+    assert missing_note("other", [f"image{n:05d}.jpg" for n in range(1200)], 2000) == (
+        "other has no prediction for 1,200 of 2,000 photos, which its errors leave out; missing.csv lists them."
+    )
+
+
+def test_predictions_in_another_coordinate_system_are_counted_by_likely_cause(tmp_path: Path, photos: Photos) -> None:
+    samples, stems = photos
+    for sample, stem, scale in zip(samples, stems, (1 / 450, 1.0, 1 / 450), strict=True):
+        write_prediction(tmp_path / f"{stem}.npz", landmarks68=scale * sample.labels["landmarks68"][:, :2])
+    other = FolderMethod("other", tmp_path)
+    assert other.remarks() == []
+    other.predict(*photos)
+    other.predict(*photos)  # again, for a picture
+    (remark,) = other.remarks()
+    assert remark.startswith(f"other: 2 of 3 predictions, e.g. {stems[0]}.npz, lie all within two pixels of the")
+    assert remark.endswith("normalised to 0..1, and not in pixels?")
 
 
 def test_z_is_towards_the_viewer_in_every_method(photos: Photos, tiny_model: MorphableModel) -> None:

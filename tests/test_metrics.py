@@ -41,6 +41,19 @@ def test_nme_counts_every_face_once_however_the_batches_fall() -> None:
     assert result["nme_2d_68_yaw_60_90"].item() == pytest.approx(by_face[0].item(), rel=1e-5)
 
 
+def test_depth_has_no_origin_and_counts_from_the_mean_of_the_points_compared() -> None:
+    """In closed form: z of half of the landmarks grows by 8, so that they lie 4 too near and the others 4 too far."""
+    truth = face(60, 60)
+    landmarks, vertices = truth.clone(), truth + torch.tensor([0.0, 0, 500.0])
+    landmarks[:, :34, 2] += 8
+    metric = FaceNME()
+    metric.update(landmarks, truth + torch.tensor([0.0, 0, -70.0]), vertices, truth, torch.tensor([5.0]))
+    result = metric.compute()
+    assert result["nme_2d_68"] == 0
+    assert result["nme_3d_68"].item() == pytest.approx(4 / 60, rel=1e-5)
+    assert result["nme_3d_dense"].item() == pytest.approx(0, abs=1e-6)
+
+
 def test_a_bin_without_faces_is_left_out() -> None:
     metric = FaceNME()
     metric.update(face(60, 60), face(60, 60), face(60, 60), face(60, 60), torch.tensor([5.0]))

@@ -70,7 +70,9 @@ def test_pretrained_weights_come_from_a_folder_and_are_not_needed_again(tmp_path
     [
         ({"model_type": "resnett"}, "cannot build model_type=resnett"),
         ({"model_type": "resnet", "depth": [1]}, "resnet has no setting depth"),
-        ({"pretrained": "nowhere/at-all"}, "cannot build pretrained=nowhere/at-all"),
+        pytest.param(
+            {"pretrained": "nowhere/at-all"}, "cannot build pretrained=nowhere/at-all", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_backbones_that_do_not_exist_are_refused_in_one_line(arguments: dict[str, Any], message: str) -> None:

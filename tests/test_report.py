@@ -39,8 +39,12 @@ def result(name: str = "aflw2000") -> BenchmarkResult:
         "method": ["ours"] * 6 + ["<b>other</b>"] * 6, "yaw": np.linspace(-90, 90, 12),
         "nme_2d_68": [0.5, 0.1, 0.4, 0.2, 0.3, 0.6, *[np.nan] * 6], "nme_3d_68": [1.0] * 6 + [*range(6)],
     })  # fmt: skip
-    metrics = {"ours/nme_2d_68": 0.35, "<b>other</b>/nme_2d_68": float("nan")}
-    return BenchmarkResult(name, metrics, [table()], per_image, {"ced": figure()}, ["Left out: <2 files>."])
+    metrics = {"num_images": 6, "ours/nme_2d_68": 0.35, "<b>other</b>/nme_2d_68": float("nan")}
+    captions = {"ced": "Share of <images> below each error: the higher the better. And so on."}
+    missing = {"<b>other</b>": ["image00001.jpg", "image00003.jpg"], "ours": []}
+    return BenchmarkResult(
+        name, metrics, [table()], per_image, {"ced": figure()}, ["Left out: <2 files>."], captions, missing
+    )
 
 
 def picture(index: int) -> np.ndarray:
@@ -54,12 +58,15 @@ class Page(HTMLParser):
         super().__init__()
         self.open: list[str] = []
         self.links: list[str] = []
+        self.pictures: list[str] = []  # what stands for each where it cannot be seen
         self.text = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag not in ("meta", "img"):
             self.open.append(tag)
         self.links += [value or "" for key, value in attrs if key in ("src", "href")]
+        if tag == "img":
+            self.pictures.append(dict(attrs).get("alt") or "")
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -89,7 +96,7 @@ def test_files_are_as_documented_and_whole(report: Path) -> None:
             "figures/{}_ced.pdf",
         )
     ]  # fmt: skip
-    assert left == {"metrics.json", "report.html", *of_each}
+    assert left == {"metrics.json", "report.html", "missing.csv", *of_each}
     assert (report / "figures" / "aflw2000_ced.pdf").read_bytes().startswith(b"%PDF")
     assert cv2.imread(str(report / "figures" / "aflw2000_ced.png")) is not None
 
@@ -98,6 +105,8 @@ def test_metrics_json_is_flat_and_sorted_and_an_undefined_one_is_null(report: Pa
     metrics = json.loads((report / "metrics.json").read_text())
     assert list(metrics) == sorted(metrics)
     assert metrics["aflw2000/ours/nme_2d_68"] == 0.35
+    assert metrics["celeba/num_images"] == 6
+    assert isinstance(metrics["celeba/num_images"], int)
     assert metrics["aflw2000/<b>other</b>/nme_2d_68"] is None
 
 
@@ -105,6 +114,34 @@ def test_errors_of_each_image_are_csv(report: Path) -> None:
     pd.testing.assert_frame_equal(
         pd.read_csv(report / "per_image" / "aflw2000.csv"), result().per_image, check_exact=False, check_dtype=False
     )
+
+
+def test_all_images_without_a_prediction_are_listed(report: Path) -> None:
+    assert (report / "missing.csv").read_text().splitlines() == [
+        "benchmark,method,file",
+        "aflw2000,<b>other</b>,image00001.jpg",
+        "aflw2000,<b>other</b>,image00003.jpg",
+        "celeba,<b>other</b>,image00001.jpg",
+        "celeba,<b>other</b>,image00003.jpg",
+    ]
+
+
+def test_every_picture_has_words_that_stand_for_it(report: Path) -> None:
+    page = Page()
+    page.feed((report / "report.html").read_text())
+    assert all(page.pictures)
+    for data_set in ("AFLW2000-3D", "CelebA"):
+        assert page.pictures.count(f"{data_set}: Share of <images> below each error") == 1
+    assert "image00005.jpg" in page.pictures
+    assert page.text.count("Share of <images> below each error: the higher the better. And so on.") == 2
+
+
+def test_a_figure_without_a_caption_is_refused(tmp_path: Path) -> None:
+    bare = result()
+    bare.captions = {}
+    with pytest.raises(ValueError, match="figure 'ced' of aflw2000 has no caption"):
+        write_report([bare], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_page_needs_no_other_file_and_shows_text_as_it_is(report: Path) -> None:
@@ -144,16 +181,22 @@ def test_few_images_are_listed_once() -> None:
     assert {listed.file for listed in (*three.worst, *three.best)} == {f"image{n:05d}.jpg" for n in range(3)}
 
 
-def test_what_does_not_compete_is_not_listed_and_figures_have_their_captions(tmp_path: Path) -> None:
+def test_what_does_not_compete_is_not_listed(tmp_path: Path) -> None:
     given = result()
     given.tables = [table(reference=("<b>other</b>",))]
-    given.captions = {"ced": "Share of <images> below each error."}
     page = Page()
     page.feed(write_report([given], tmp_path).read_text())
     assert "ours, by nme_2d_68" in page.text
     assert "<b>other</b>, by" not in page.text
-    assert "Share of <images> below each error." in page.text
     assert "AFLW2000-3D" in page.text
+
+
+def test_a_method_that_is_not_ranked_is_listed_all_the_same(tmp_path: Path) -> None:
+    given = result()
+    given.tables = [table(unranked=("ours",))]
+    page = Page()
+    page.feed(write_report([given], tmp_path).read_text())
+    assert "ours, by nme_2d_68" in page.text
 
 
 # --- tables
@@ -165,6 +208,10 @@ def test_rows_are_sorted_by_their_mean_and_unknown_ones_last() -> None:
     assert list(sort_rows(table(lower_is_better=None)).index) == list(table().frame.index)
 
 
+def test_rows_are_sorted_by_the_column_that_is_named() -> None:
+    assert list(sort_rows(table(sort_by="[0, 30]")).index) == ["labels", "no_mean", "PRNet", "ours & <theirs>"]
+
+
 def test_a_row_of_means_stays_last() -> None:
     frame = pd.DataFrame({"accuracy": [90.0, 80.0, 95.0]}, index=["Male", "mean", "Bald"])
     assert list(sort_rows(Table("t", "c", frame, lower_is_better=False)).index) == ["Bald", "Male", "mean"]
@@ -173,18 +220,27 @@ def test_a_row_of_means_stays_last() -> None:
 def test_the_best_competitor_of_each_column_is_found_and_ties_share() -> None:
     rows = {row.name: row for row in show(table()).rows}
     assert [cell.best for cell in rows["no_mean"].cells] == [True, False]
-    assert [cell.best for cell in rows["PRNet"].cells] == [False, True]
+    assert [cell.best for cell in rows["ours & <theirs>"].cells] == [False, False]  # alone in its mean
     assert not any(cell.best for cell in rows["labels"].cells)  # the floor does not compete
+    assert not any(cell.best for cell in rows["PRNet"].cells)  # nor does what was measured elsewhere
     tied = pd.DataFrame({"x": [1.001, 1.002, 1.2]}, index=list("abc"))
     assert [row.cells[0].best for row in show(Table("t", "c", tied)).rows] == [True, True, False]
     alone = Table("t", "c", tied.head(1))
     assert not show(alone).rows[0].cells[0].best
 
 
+def test_a_row_over_other_images_is_never_the_best() -> None:
+    frame = pd.DataFrame({"x": [1.0, 2.0, 3.0]}, index=["few", "a", "b"])
+    shown = show(Table("t", "c", frame, unranked=("few",)))
+    assert [(row.name, row.kind, row.cells[0].best) for row in shown.rows] == [
+        ("few", "measured", False), ("a", "measured", True), ("b", "measured", False),
+    ]  # fmt: skip
+
+
 def test_markdown_marks_quoted_rows_and_the_best() -> None:
     text = markdown(show(table()))
     assert "| method | \\[0, 30\\] | mean |" in text
-    assert "| *PRNet* † | *3.10* | ***3.50*** |" in text
+    assert "| *PRNet* † | *3.10* | *3.50* |" in text
     assert "| ours & \\<theirs\\> | 3.46 | 4.00 |" in text
     assert "| no\\_mean | **2.50** | – |" in text
     assert "† Quoted from the papers, not measured here." in text
@@ -193,7 +249,7 @@ def test_markdown_marks_quoted_rows_and_the_best() -> None:
 
 def test_latex_uses_booktabs_and_escapes() -> None:
     text = latex(show(table()), "tab-1")
-    assert r"\textit{PRNet}$^\dagger$ & \textit{3.10} & \textbf{\textit{3.50}} \\" in text
+    assert r"\textit{PRNet}$^\dagger$ & \textit{3.10} & \textit{3.50} \\" in text
     assert r"ours \& \textless{}theirs\textgreater{} & 3.46 & 4.00 \\" in text
     assert r"no\_mean & \textbf{2.50} & -- \\" in text
     assert r"68 points, \% of the box" in text

@@ -22,6 +22,7 @@ def test_area_under_the_curve_in_closed_form() -> None:
     assert area_under_curve(np.zeros(3), 10) == 1
     assert area_under_curve(np.full(3, 2.5), 10) == pytest.approx(0.75)
     assert area_under_curve(np.array([5.0, 20.0, np.inf]), 10) == pytest.approx(0.5 / 3)
+    assert area_under_curve(np.array([5.0, np.nan]), 10) == 0.5  # over the images that have a prediction
     errors = np.random.default_rng(0).gamma(3, 1, 500)
     grid = np.linspace(0, 8, 20001)
     share = (errors[None] <= grid[:, None]).mean(1)
@@ -68,18 +69,32 @@ def test_the_grid_has_a_row_for_each_photo_and_a_column_for_each_view(tiny_model
     face = face_of(tiny_model)
     landmarks_only = ShownFace(landmarks68=face.landmarks68)
     rows = [
-        ShownPhoto("one", photo, {"ours": face, "theirs": landmarks_only}, face),
-        ShownPhoto("two", photo, {"ours": None, "theirs": None}, face),
+        ShownPhoto("one", photo, {"ours": face, "theirs": face, "points": landmarks_only}, face),
+        ShownPhoto("two", photo, {"ours": None, "theirs": face, "points": None}, face),
     ]
-    axes = np.array(qualitative_grid(rows).axes).reshape(2, 6)
-    assert [axis.get_title() for axis in axes[0]] == ["photo", "ours", "front", "side", "theirs", "truth"]
+    axes = np.array(qualitative_grid(rows).axes).reshape(2, 10)
+    views = ["front", "side"]
+    titles = ["photo", "ours", *views, "theirs", *views, "points", "truth", "true landmarks"]
+    assert [axis.get_title() for axis in axes[0]] == titles
     overlay = axes[0, 1].images[0].get_array()
     assert overlay.shape[:2] != photo.shape[:2]  # enlarged, and the face drawn on it
     assert overlay[len(overlay) // 2, len(overlay) // 2].mean() > 60
     assert (overlay[0, 0] == 10).all()
-    assert len(axes[0, 4].lines) > 5  # landmarks where there is no mesh
+    for view in (2, 3, 5, 6):
+        assert len(axes[0, view].images) == 1
+    assert len(axes[0, 7].lines) > 5  # landmarks where there is no mesh
     assert not axes[1, 2].images  # no prediction, no views
+    assert not axes[0, 8].lines  # the true mesh,
+    assert len(axes[0, 9].lines) > 5  # and the true landmarks on the bare photo
+    assert axes[0, 9].images[0].get_array().shape == photo.shape
     assert [text.get_text() for text in axes[1, 1].texts] == ["none"]
+
+
+def test_the_grid_shows_views_of_a_few_methods_only(tiny_model: MorphableModel) -> None:
+    face, photo = face_of(tiny_model), np.zeros((16, 16, 3), np.uint8)
+    grid = qualitative_grid([ShownPhoto("one", photo, dict.fromkeys("abcd", face))])
+    titles = [axis.get_title() for axis in grid.axes]
+    assert titles == ["photo", *(part for name in "abc" for part in (name, "front", "side")), "d"]
 
 
 def test_the_grid_without_truth_or_methods_is_drawn() -> None:

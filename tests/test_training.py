@@ -230,7 +230,7 @@ def test_a_damaged_or_foreign_checkpoint_is_refused_in_one_line(
 @pytest.mark.parametrize("experiment", ["shape_300wlp", "attributes_celeba"])
 def test_one_task_alone_trains_with_one_word(experiment: str, tiny_data: Path, tmp_path: Path) -> None:
     metrics = train(tiny_config(tiny_data, tmp_path, f"experiment={experiment}"))
-    tasks = {name.split("/")[1] for name in metrics}
+    tasks = {name.split("/")[1] for name in metrics if name.startswith("test/")}
     assert tasks == ({"aflw2000"} if experiment == "shape_300wlp" else {"celeba"})
 
 
@@ -265,7 +265,6 @@ def test_training_goes_on_from_a_checkpoint_of_the_same_model_only(run: Path, ti
         (["trainer.max_steps=abc"], ConfigError, "trainer.max_steps=abc: expected a whole number above 0"),
         (["trainer.val_check_interval=5"], ConfigError, "a run must validate before it ends"),
         (["checkpoint=nowhere.ckpt"], CheckpointError, "no checkpoint at .*nowhere.ckpt"),
-        (["data.mode=sequential"], ConfigError, "data.mode=sequential is unknown"),
         (["+data.sources.celeba.dataset.rot=1"], ConfigError, "data.sources.celeba cannot be opened for train: .*rot"),
         (["paths.bfm_dir=nowhere"], DataError, "no folder .*nowhere: looked there for u_shp.npy"),
     ],
@@ -325,10 +324,3 @@ def test_the_command_runs_in_any_folder(tiny_data: Path, tmp_path: Path) -> None
     assert "loss_shape" in result.stdout
     assert "loss_attributes" in result.stdout
     assert "4/4" in result.stdout
-
-
-def test_a_dashboard_comes_beside_the_csv(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    train(tiny_config(tiny_data, tmp_path, "logger=wandb"))
-    assert (tmp_path / "metrics.csv").is_file()
-    assert list((tmp_path / "wandb").glob("offline-run-*"))

@@ -3,7 +3,6 @@
 Zhu, Lei, Liu, Shi, Li, "Face Alignment Across Large Poses: A 3D Solution", CVPR 2016, made the data set and the bins.
 """
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -32,8 +31,6 @@ from jointface.geometry.camera import center_depth
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.metrics.nme import YAW_BINS, normalised_mean_error
 from jointface.metrics.pose import pose_errors
-
-log = logging.getLogger(__name__)
 
 CHUNK = 32  # photos that are in memory at a time
 PER_BIN = 232  # faces of each bin in the balanced subset: 696 in all
@@ -92,8 +89,7 @@ def aflw2000(
     per_image = _measure(methods, dataset, morphable_model, reannotation)
     balanced = balanced_subset(_yaw(per_image), seed)
     missing = _missing(per_image, names)
-    for note in missing:
-        log.warning(note)
+    lacking = [missing_note(name, files, len(dataset)) for name, files in missing.items()]
     notes = [*_not_comparable(per_image, names), *_notes(per_image, balanced, reannotation, seed)]
     per_image = per_image.drop(columns=["has_prediction", "counts_for_pose"])
     return BenchmarkResult(
@@ -101,7 +97,8 @@ def aflw2000(
         metrics=_metrics(per_image, names, balanced),
         tables=_tables(per_image, names, balanced, tuple(method.name for method in references)),
         per_image=per_image,
-        notes=[*missing, *notes],
+        notes=[*lacking, *notes],
+        missing=missing,
     )
 
 
@@ -120,6 +117,13 @@ def yaw_bins(yaw: Float[np.ndarray, "photos"]) -> Bool[np.ndarray, "bins photos"
     """Which photos are in which bin, by |yaw| in degrees: the bounds count below, the last bin is open."""
     bounds = [high for _, high in YAW_BINS[:-1]]
     return np.digitize(np.abs(yaw), bounds, right=True) == np.arange(len(YAW_BINS))[:, None]
+
+
+def count_by_yaw(yaw: Float[np.ndarray, "photos"], what: str) -> str:
+    """How many there are of what, and in each bin of |yaw| in degrees, in words."""
+    counts = yaw_bins(yaw).sum(1).tolist()
+    faces = ", ".join(f"{count:,} in {name}" for name, count in zip(BIN_NAMES, counts, strict=True))
+    return f"{len(yaw):,} {what}; by |yaw|: {faces}, the last bin with those beyond"
 
 
 # Measuring
@@ -208,7 +212,7 @@ def _yaw(per_image: pd.DataFrame) -> Float[np.ndarray, "photos"]:
     return per_image.drop_duplicates("index")["yaw"].to_numpy(dtype=np.float64)
 
 
-def _by_yaw(errors: pd.Series, yaw: pd.Series) -> dict[str, float]:
+def means_by_yaw(errors: pd.Series, yaw: pd.Series) -> dict[str, float]:
     """Mean of each bin, their mean and standard deviation, and the mean over all; NaN where a bin is empty."""
     of_bins = [float(errors[inside].mean()) for inside in yaw_bins(yaw.to_numpy(dtype=np.float64))]
     spread = {"mean": float(np.mean(of_bins)), "std": float(np.std(of_bins))}
@@ -230,7 +234,7 @@ def _metrics(
         for error in ERRORS:
             metrics[f"{name}/{error}"] = float(rows[error].mean())
         for error in ERRORS:
-            by_yaw = _by_yaw(rows[error], rows["yaw"])
+            by_yaw = means_by_yaw(rows[error], rows["yaw"])
             metrics |= {f"{name}/{error}/{parts.get(part, part)}": by_yaw[part] for part in by_yaw if part != "all"}
             if balanced is not None and error in ERRORS[:2]:
                 metrics[f"{name}/{error}/balanced"] = float(rows[error].iloc[balanced].mean())
@@ -248,7 +252,7 @@ def _tables(
 
     def sparse(error: str, photos: Int[np.ndarray, "chosen"] | slice = slice(None)) -> pd.DataFrame:
         chosen = {name: rows.iloc[photos] for name, rows in by_method.items()}
-        table = {name: _by_yaw(100 * rows[error], rows["yaw"]) for name, rows in chosen.items()}
+        table = {name: means_by_yaw(100 * rows[error], rows["yaw"]) for name, rows in chosen.items()}
         return pd.DataFrame.from_dict(table, orient="index")
 
     reannotated = bool(per_image["nme_2d_68_reannotated"].notna().any())
@@ -318,13 +322,11 @@ def _not_comparable(per_image: pd.DataFrame, names: Iterable[str]) -> list[str]:
     ]
 
 
-def _missing(per_image: pd.DataFrame, names: Iterable[str]) -> list[str]:
-    notes = []
-    for name in names:
-        rows = per_image[per_image["method"] == name]
-        if missing := rows.loc[~rows["has_prediction"], "file"].tolist():
-            notes.append(missing_note(name, missing, len(rows)))
-    return notes
+def _missing(per_image: pd.DataFrame, names: Iterable[str]) -> dict[str, list[str]]:
+    """Files of the photos that a method says nothing of, by method, where there are some."""
+    without = per_image[~per_image["has_prediction"]]
+    of_method = {name: without.loc[without["method"] == name, "file"].tolist() for name in names}
+    return {name: files for name, files in of_method.items() if files}
 
 
 def _notes(
@@ -333,10 +335,7 @@ def _notes(
     reannotation: Reannotation | None,
     seed: int,
 ) -> list[str]:
-    yaw = _yaw(per_image)
-    counts = yaw_bins(yaw).sum(1).tolist()
-    faces = ", ".join(f"{count:,} in {name}" for name, count in zip(BIN_NAMES, counts, strict=True))
-    notes = [f"{len(yaw):,} photos; by |yaw|: {faces}, the last bin with those beyond."]
+    notes = [f"{count_by_yaw(_yaw(per_image), 'photos')}."]
     extreme = per_image[~per_image["counts_for_pose"]]["index"].nunique()
     notes.append(
         f"Photos with an angle beyond {MAX_ANGLE:.0f} degrees, which head pose leaves out, as is the custom: "

@@ -8,6 +8,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
@@ -16,6 +17,7 @@ from jointface.metrics.calibration import Reliability
 COLOURS = matplotlib.color_sequences["tab10"]
 TRIVIAL_COLOUR, TRIVIAL_LABEL = "black", "trivial"
 CORRELATION_COLOURS = "RdBu_r"
+LOG_LABELS = 50.0  # largest ratio on a logarithmic axis with labels at 1, 2 and 5 times the powers of ten
 
 
 def attribute_bars(scores: Mapping[str, pd.DataFrame], trivial: pd.DataFrame) -> Figure:
@@ -128,7 +130,7 @@ def _similar_together(correlation: Float[np.ndarray, "attributes attributes"]) -
     """The order of the leaves of a hierarchical clustering; attributes that exclude each other are far apart."""
     if len(correlation) < 3:
         return list(range(len(correlation)))
-    distance = 1 - np.nan_to_num(correlation)
+    distance = (1 - np.nan_to_num(correlation)).clip(min=0)  # rounding takes correlations a little beyond 1
     np.fill_diagonal(distance, 0)
     condensed = squareform((distance + distance.T) / 2, checks=False)
     return leaves_list(linkage(condensed, "average", optimal_ordering=True)).tolist()
@@ -159,6 +161,11 @@ def reliability_figure(methods: Mapping[str, Reliability], errors: Mapping[str, 
     diagram.legend(fontsize=8, loc="upper left", frameon=False)
     counts.set_ylabel("share of labels")
     counts.set_yscale("log")
+    low, high = counts.get_ylim()
+    # Labels between the powers of ten only where there are few of those, or they overlap.
+    counts.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < LOG_LABELS else (1.0,)))
+    counts.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
+    counts.yaxis.set_minor_formatter(NullFormatter())
     counts.set_xlabel("calibrated probability")
     for axis in (diagram, counts):
         axis.grid(linewidth=0.4)

@@ -2,16 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 import pandas as pd
 import torch
-import yaml
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from jointface.attributes import CELEBA, LabelSet, calibrated_probability, positive_weight
+from jointface.attributes import LabelSet, calibrated_probability, positive_weight
 from jointface.benchmarks.attribute_figures import (
     attribute_bars,
     correlation_difference,
@@ -19,38 +17,16 @@ from jointface.benchmarks.attribute_figures import (
     expected_correlation,
     reliability_figure,
 )
+from jointface.benchmarks.attribute_tables import TRIVIAL, VAL, attribute_tables, common_attributes
 from jointface.benchmarks.network_outputs import network_outputs, sample_names
-from jointface.benchmarks.quoted import QuotedRow, with_quoted
-from jointface.benchmarks.result import BenchmarkResult, Table
+from jointface.benchmarks.result import BenchmarkResult
 from jointface.datamodules.face_dataset import FaceDataset
 from jointface.errors import ConfigError
 from jointface.metrics.attributes import AttributeMetrics
-from jointface.metrics.calibration import Reliability, best_thresholds, expected_calibration_error, reliability
+from jointface.metrics.calibration import BINS, Reliability, best_thresholds, expected_calibration_error, reliability
 from jointface.modules.network import FaceNetwork
 
-TRIVIAL = "trivial"  # predictor, as `split/data set/trivial/metric` in training
-AT_HALF = ("average_precision", "f1", "balanced_accuracy", "accuracy")
-VAL = "_val_threshold"  # suffix of what is read at the thresholds of the validation split
-HEADINGS = {
-    "positives": "positives",
-    "average_precision": "average precision",
-    "f1": "F1",
-    "balanced_accuracy": "balanced accuracy",
-    "accuracy": "accuracy",
-    "f1_val_threshold": "F1, val. thresholds",
-    "balanced_accuracy_val_threshold": "balanced accuracy, val. thresholds",
-    "accuracy_val_threshold": "accuracy, val. thresholds",
-    "calibration_error": "calibration error",
-}
-PROTOCOL = (
-    "Per cent, on the {split} split ({faces:,} faces), mean over attributes. Accuracy and F1 read the calibrated "
-    "probability, balanced accuracy the balanced one, each at 1/2, the one-threshold protocol of Liu, Luo, Wang, Tang, "
-    "ICCV 2015"
-)
-VAL_PROTOCOL = (
-    "; with val. thresholds, of each attribute the threshold is the one that maximises accuracy (for accuracy and F1) "
-    "or balanced accuracy on the validation split"
-)
+AT_HALF = ("accuracy", "balanced_accuracy", "f1", "average_precision")
 
 
 @dataclass(frozen=True)
@@ -172,10 +148,12 @@ def attributes(
     result = BenchmarkResult(
         name or label_set.name,
         _metrics(scores, on_test),
-        _tables(label_set, scores, len(test), str(getattr(test, "split", "test")), val is not None),
+        attribute_tables(
+            label_set, scores, str(getattr(test, "split", "test")), len(test), 0 if val is None else len(val)
+        ),
         _per_image(test, on_test),
-        _figures(scores, on_test),
     )
+    _add_figures(result, scores, on_test)
     result.notes += [f"{key} predicts no attributes and is left out." for key in networks if key not in capable]
     result.notes += [_judged_note(key, shared, label_set) for key, shared in judged.items()]
     result.notes.append(f"The trivial predictor gives the majority class of the {prevalence[1]} split.")
@@ -260,10 +238,14 @@ def _shifted(logits: Tensor, thresholds: Tensor) -> Tensor:
 
 
 def _metrics(scores: Mapping[str, pd.DataFrame], predictions: Mapping[str, Predictions]) -> dict[str, float]:
-    metrics = {}
+    """Means over the attributes that a method is judged by, and each; of the trivial predictor means over those that
+    all methods are judged by, so that they stand beside each other."""
+    metrics: dict[str, float] = {}
     for method, frame in scores.items():
+        judged = frame if method != TRIVIAL else frame.loc[common_attributes(scores) or frame.index]
+        metrics[f"{method}/num_attributes"] = len(judged)
         for column in frame.columns.drop("positives"):
-            metrics[f"{method}/{column}"] = float(frame[column].mean())
+            metrics[f"{method}/{column}"] = float(judged[column].mean())
             if method != TRIVIAL:
                 metrics |= {f"{method}/{column}/{name}": float(value) for name, value in frame[column].items()}
         if method != TRIVIAL:
@@ -277,62 +259,6 @@ def _correlations(predictions: Predictions) -> tuple[Any, Any]:
     mask = predictions.labels.mask[:, both].numpy()
     predicted = expected_correlation(predictions.probability[:, both].double().numpy(), mask)
     return predicted, expected_correlation(predictions.labels.values[:, both].double().numpy(), mask)
-
-
-def _tables(
-    label_set: LabelSet, scores: Mapping[str, pd.DataFrame], faces: int, split: str, calibrated: bool
-) -> list[Table]:
-    caption = PROTOCOL.format(split=split, faces=faces) + (VAL_PROTOCOL if calibrated else "") + "."
-    everything = set(scores[TRIVIAL].index)
-    by_all = everything.intersection(*(frame.index for frame in scores.values()))
-    figures = quoted_accuracies(label_set.name)
-    subsets = {"Mean over attributes": (everything, figures if label_set == CELEBA else [])}
-    if any(set(frame.index) != by_all for key, frame in scores.items() if key != TRIVIAL):
-        subsets["Mean over the attributes that all methods know"] = (by_all, [])
-    if figures and label_set != CELEBA:
-        subsets["Mean over the attributes that CelebA has too"] = (everything & set(CELEBA.attributes), figures)
-    tables = [
-        _mean_table(title, caption, {key: frame[frame.index.isin(chosen)] for key, frame in scores.items()}, quoted)
-        for title, (chosen, quoted) in subsets.items()
-        if chosen
-    ]
-    measured = [frame for key, frame in scores.items() if key != TRIVIAL]
-    tables.append(_calibration_table(scores))
-    tables += [
-        _attribute_table(key, frame, scores[TRIVIAL], caption)
-        for key, frame in zip((key for key in scores if key != TRIVIAL), measured, strict=True)
-    ]
-    return tables
-
-
-def _mean_table(title: str, caption: str, scores: Mapping[str, pd.DataFrame], quoted: list[QuotedRow]) -> Table:
-    columns = [column for column in HEADINGS if column.endswith(VAL) and column in scores[TRIVIAL]]
-    means = {key: 100 * frame[[AT_HALF[0], *columns, *AT_HALF[1:]]].mean() for key, frame in scores.items()}
-    frame = pd.DataFrame(means).T.rename(columns=HEADINGS)
-    frame.insert(0, "attributes", [str(len(scores[key])) for key in frame.index])  # as text, for it does not compete
-    if quoted:
-        caption += " Quoted figures are means over the 40 attributes of CelebA."
-    return with_quoted(Table(title, caption, frame, lower_is_better=False, reference=(TRIVIAL,)), quoted)
-
-
-def _calibration_table(scores: Mapping[str, pd.DataFrame]) -> Table:
-    frame = pd.DataFrame({
-        "largest of an attribute": {key: 100 * frame["calibration_error"].max() for key, frame in scores.items()},
-        "mean": {key: 100 * frame["calibration_error"].mean() for key, frame in scores.items()},
-    })  # fmt: skip
-    caption = (
-        "Expected calibration error of the calibrated probability in per cent, 15 bins of equal width (Guo, Pleiss, "
-        "Sun, Weinberger, ICML 2017), over attributes. That of the trivial predictor is how far the share of positives "
-        "is from that of the split it goes by: low error alone says little. Few faces raise the error by chance."
-    )
-    return Table("Calibration error", caption, frame, lower_is_better=True, reference=(TRIVIAL,))
-
-
-def _attribute_table(method: str, scores: pd.DataFrame, trivial: pd.DataFrame, caption: str) -> Table:
-    frame = 100 * scores[[column for column in HEADINGS if column in scores]].rename(columns=HEADINGS)
-    frame.insert(1, "trivial accuracy", 100 * trivial["accuracy"].reindex(frame.index))
-    frame.loc["mean"] = frame.mean()
-    return Table(f"Each attribute, {method}", caption, frame, decimals=1, lower_is_better=None)
 
 
 def _per_image(test: FaceDataset, predictions: Mapping[str, Predictions]) -> pd.DataFrame:
@@ -349,25 +275,38 @@ def _per_image(test: FaceDataset, predictions: Mapping[str, Predictions]) -> pd.
     return pd.concat(rows, ignore_index=True)
 
 
-def _figures(scores: Mapping[str, pd.DataFrame], predictions: Mapping[str, Predictions]) -> dict[str, Any]:
+def _add_figures(
+    result: BenchmarkResult, scores: Mapping[str, pd.DataFrame], predictions: Mapping[str, Predictions]
+) -> None:
     measured = [key for key in scores if key != TRIVIAL]
-    figures = {
-        "attributes": attribute_bars({key: scores[key] for key in measured}, scores[TRIVIAL]),
-        "reliability": reliability_figure(
-            {key: _reliability(predictions[key]) for key in measured},
-            {key: float(scores[key]["calibration_error"].mean()) for key in measured},
-        ),
-    }
+    result.figures["attributes"] = attribute_bars({key: scores[key] for key in measured}, scores[TRIVIAL])
+    result.captions["attributes"] = (
+        "Accuracy and balanced accuracy of each attribute, in the order of the mean balanced accuracy; the black lines "
+        "are the trivial predictor."
+    )
+    if common := common_attributes(scores):
+        result.figures["reliability"] = reliability_figure(
+            {key: _reliability(predictions[key], common) for key in measured},
+            {key: float(scores[key].loc[common, "calibration_error"].mean()) for key in measured},
+        )
+        result.captions["reliability"] = (
+            f"Reliability: the share of positives by calibrated probability, in {BINS} bins of equal width, over "
+            f"{len(common)} attributes; the dashed line is perfect calibration. Below, the share of labels in each bin."
+        )
     for key in measured:
         if len(scores[key]) > 1:
-            figures[f"correlation_{key}"] = correlation_figure(
-                key, list(scores[key].index), *_correlations(predictions[key])
+            correlations = _correlations(predictions[key])
+            result.figures[f"correlation_{key}"] = correlation_figure(key, list(scores[key].index), *correlations)
+            result.captions[f"correlation_{key}"] = (
+                f"Correlation of attributes with each other: of the labels, and of what {key} predicts, as that of "
+                "labels drawn from its probabilities. Attributes are in the order of a clustering of the labels'."
             )
-    return figures
 
 
-def _reliability(predictions: Predictions) -> Reliability:
-    return reliability(predictions.probability, predictions.labels.values, predictions.labels.mask)
+def _reliability(predictions: Predictions, attributes: Sequence[str]) -> Reliability:
+    columns = [predictions.attributes.index(name) for name in attributes]
+    labels = predictions.labels.of(columns)
+    return reliability(predictions.probability[:, columns], labels.values, labels.mask)
 
 
 def _judged_note(method: str, shared: Judged, label_set: LabelSet) -> str:
@@ -375,13 +314,3 @@ def _judged_note(method: str, shared: Judged, label_set: LabelSet) -> str:
         f"{method} is judged by the {len(shared.attributes)} of {len(label_set)} attributes of {label_set.name} that "
         f"it knows, calibrated by the prevalence in {', '.join(shared.teachers)}, which it learned them from."
     )
-
-
-def quoted_accuracies(label_set: str) -> list[QuotedRow]:
-    """The mean accuracies in per cent that papers print for a label set; none where nothing is quoted."""
-    file = resources.files("jointface.benchmarks").joinpath("quoted_attributes.yaml")
-    return [
-        QuotedRow(row["method"], row["paper"], row["source"], {"accuracy": row["accuracy"][label_set]})
-        for row in yaml.safe_load(file.read_text(encoding="utf-8"))
-        if label_set in row["accuracy"]
-    ]

@@ -32,7 +32,7 @@ def faces_figure(
     """The qualitative grid of some photos of a data set.
 
     Args:
-        methods: who is shown; the first one with its mesh from two views. dataset: of the photos.
+        methods: who is shown. dataset: of the photos.
         indices: which photos. stems: what methods know them by. model: what the data set's labels refer to.
     """
     transform = CropTransform(GRID_SIZE)
@@ -52,7 +52,10 @@ def _truth(dataset: FaceDataset, index: int, sample: FaceSample, model: Morphabl
         scan = dataset.scan(index)
         vertices = apply_camera(dataset.view_camera(index)[None], scan.vertices[None])[0]
         return PredictedFace(vertices=vertices, triangles=scan.triangles)
-    return LabelMethod(model).predict([sample], [""])[0]
+    face = LabelMethod(model).predict([sample], [""])[0]
+    if face is not None and "landmarks68" in sample.labels:  # what methods are judged by, where labels bring them
+        face.landmarks68 = sample.labels["landmarks68"]
+    return face
 
 
 def _shown(face: PredictedFace | None, to_crop: Float[Tensor, "2 3"]) -> ShownFace | None:
@@ -94,11 +97,12 @@ def heat_map_figure(
         names = stems[start : start + CHUNK]
         truths = labels.predict(samples, names)
         for method in methods:
-            for face, truth in zip(method.predict(samples, names), truths, strict=True):
+            for face, truth, sample in zip(method.predict(samples, names), truths, samples, strict=True):
                 if face is None or face.vertices is None or face.topology != topology or truth is None:
                     continue
                 assert truth.vertices is not None
-                sums[method.name] += _vertex_errors(face.vertices, truth.vertices, model)
+                landmarks = sample.labels.get("landmarks68", truth.vertices[model.landmarks68])
+                sums[method.name] += _vertex_errors(face.vertices, truth.vertices, landmarks, model)
                 counts[method.name] += 1
     neck = ~model.face_region.cpu().numpy()
     errors = {name: np.where(neck, np.nan, 100 * sums[name].numpy() / count) for name, count in counts.items() if count}
@@ -106,11 +110,14 @@ def heat_map_figure(
 
 
 def _vertex_errors(
-    predicted: Float[Tensor, "vertices 3"], truth: Float[Tensor, "vertices 3"], model: MorphableModel
+    predicted: Float[Tensor, "vertices 3"],
+    truth: Float[Tensor, "vertices 3"],
+    true_landmarks: Float[Tensor, "68 dims"],
+    model: MorphableModel,
 ) -> Float[Tensor, "vertices"]:
     """Distance of each vertex as a fraction of the true landmark box; z relative to the mean of the face."""
     face = model.face_region
-    landmarks = truth[model.landmarks68, :2].double()
+    landmarks = true_landmarks[:, :2].double()
     box = (landmarks.amax(0) - landmarks.amin(0)).prod().sqrt()
     depth = torch.zeros(3, dtype=torch.float64)
     depth[2] = (predicted[face, 2].double() - truth[face, 2].double()).mean()

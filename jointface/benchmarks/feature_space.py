@@ -34,7 +34,8 @@ from jointface.modules.network import FaceNetwork
 
 FOLDS = 5
 SEED = 0
-PER_CLASS = 2 * FOLDS  # samples of each class that an attribute needs, two for each fold
+PER_CLASS = 2 * FOLDS  # people or photos of each class that a probe to an attribute needs, two for each fold
+FOR_SHAPE = 40 * FOLDS  # that probes to shape need: with fewer, R2 of features that know nothing is far below 0
 INVERSE_STRENGTH = 0.01  # C of the logistic regression on standardised features
 RIDGE_STRENGTHS = np.logspace(-1, 5, 13)  # each fold's training part chooses, by leaving one out
 LEADING = 5  # shape coefficients that are also judged apart, for the first ones move the face most
@@ -60,6 +61,11 @@ class SpaceLabels:
     names: tuple[str, ...]
     shape: Float[np.ndarray, "samples coefficients"] | None
 
+    @property
+    def people(self) -> int:
+        """How many people or photos there are."""
+        return int(self.groups.max()) + 1
+
 
 def feature_space(
     networks: Mapping[str, FaceNetwork],
@@ -73,24 +79,25 @@ def feature_space(
 
     Features are those of the backbone, averaged over the picture: what the attribute classifier reads. Every checkpoint
     is probed on the same faces in the same folds. Where a set labels both, probes also lead from the true shape
-    coefficients to attributes and back: how much of the one is in the other.
+    coefficients to attributes and back: how much of the one is in the other. Probes for which there are too few faces
+    (`PER_CLASS`, `FOR_SHAPE`) are left out, with a note. `num_images` counts the faces.
 
     Args:
         networks: checkpoints by name, see `jointface.modules.load_model`; with any heads.
         dataset: labels attributes, shape coefficients or both; not used in training.
         batch_size, device: where and how the networks run; neither changes the results.
         name: of the result, to tell data sets apart.
-        max_faces: probes use at most so many, evenly spread.
+        max_faces: the networks see at most so many, evenly spread.
 
     Raises:
-        ConfigError: the set labels neither, or has too few faces for the folds.
+        ConfigError: the set labels neither, or has too few faces for any probe.
         DataError: a sample cannot be read.
     """
-    features, tensors = network_outputs(networks, dataset, pooled_features, batch_size, device)
     chosen = _spread(len(dataset), max_faces)
+    features, tensors = network_outputs(networks, dataset, pooled_features, batch_size, device, chosen.tolist())
     labels = _labels(dataset, tensors, chosen)
-    spaces = {key: values.double().numpy()[chosen] for key, values in features.items()}
-    result = BenchmarkResult(name, {}, [], pd.DataFrame(columns=["file", "index", "method"]))
+    spaces = {key: values.double().numpy() for key, values in features.items()}
+    result = BenchmarkResult(name, {"num_images": len(chosen)}, [], pd.DataFrame(columns=["file", "index", "method"]))
     result.notes.append(
         f"{len(chosen):,} of {len(dataset):,} faces, {FOLDS} folds; faces of one person or photo are in one fold. The "
         "spread over folds is their standard deviation; folds share training faces, so it is no standard error."
@@ -99,7 +106,16 @@ def feature_space(
         _probe_attributes(result, spaces, labels)
     if labels.shape is not None:
         _probe_shape(result, spaces, labels)
+    if not result.tables:
+        raise ConfigError(
+            f"{name}: {len(chosen):,} faces of {labels.people:,} people or photos are too few for "
+            f"probes, which need {PER_CLASS} of each class of an attribute, or {FOR_SHAPE} for shape; take more"
+        )
     result.figures["embedding"] = embedding_figure(spaces, labels)
+    result.captions["embedding"] = (
+        "The features in 2D by t-SNE, a row for each checkpoint and a point for each face, coloured by attributes (red "
+        "where present) and by the leading shape coefficients (by rank). Distances between clusters mean nothing."
+    )
     return result
 
 
@@ -114,16 +130,11 @@ def _spread(count: int, limit: int) -> Int[np.ndarray, "chosen"]:
 
 def _labels(dataset: FaceDataset, tensors: Mapping[str, Tensor], chosen: Int[np.ndarray, "chosen"]) -> SpaceLabels:
     if not {"attributes", "shape_coefficients"} & tensors.keys():
-        raise ConfigError(f"{type(dataset).__name__} labels neither attributes nor shape; choose another data set")
-    arrays = {key: values[torch.from_numpy(chosen)].numpy() for key, values in tensors.items()}
+        raise ConfigError("feature_space: the faces have labels neither of attributes nor of shape; choose another set")
+    arrays = {key: values.numpy() for key, values in tensors.items()}
     # Turned copies of a photo have the same shape, and the name tells which they are.
     names = [original_name(dataset.path(index).stem) for index in chosen.tolist()]
     groups = np.unique(arrays.get("identity", np.array(names)), return_inverse=True)[1]
-    if groups.max() + 1 < FOLDS:
-        raise ConfigError(
-            f"{type(dataset).__name__} has {groups.max() + 1} people or photos, probes need at least {FOLDS}; take a "
-            "larger split"
-        )
     attributes = arrays["attributes"] > 0.5 if "attributes" in arrays else None
     known = dataset.label_set.attributes if dataset.label_set is not None else ()
     shape = arrays["shape_coefficients"].astype(np.float64) if "shape_coefficients" in arrays else None
@@ -177,10 +188,10 @@ def _probe_attributes(result: BenchmarkResult, spaces: Mapping[str, Matrix], lab
     assert labels.attributes is not None
     assert labels.mask is not None
     sources = dict(spaces) | ({TRUE_SHAPE: labels.shape} if labels.shape is not None else {})
-    judged = [m for m in range(len(labels.names)) if _enough(labels.attributes[labels.mask[:, m], m])]
+    judged = [m for m in range(len(labels.names)) if _enough(labels, m)]
     if left_out := [name for m, name in enumerate(labels.names) if m not in judged]:
         result.notes.append(
-            f"Probes leave out {len(left_out)} attributes with fewer than {PER_CLASS} faces of a class: "
+            f"Probes leave out {len(left_out)} attributes with fewer than {PER_CLASS} people or photos of a class: "
             f"{', '.join(left_out)}."
         )
     if not judged:
@@ -205,8 +216,11 @@ def _probe_attributes(result: BenchmarkResult, spaces: Mapping[str, Matrix], lab
     result.tables.append(Table("Probes to each attribute", caption, each, 1, None))
 
 
-def _enough(labels: Bool[np.ndarray, "samples"]) -> bool:
-    return bool(min(labels.sum(), (~labels).sum()) >= PER_CLASS)
+def _enough(labels: SpaceLabels, m: int) -> bool:
+    assert labels.attributes is not None
+    assert labels.mask is not None
+    known, present = labels.mask[:, m], labels.attributes[:, m]
+    return all(len(np.unique(labels.groups[known & of_class])) >= PER_CLASS for of_class in (present, ~present))
 
 
 def _probe_one(values: Matrix, labels: SpaceLabels, m: int) -> Float[np.ndarray, "folds"]:
@@ -219,6 +233,11 @@ def _probe_one(values: Matrix, labels: SpaceLabels, m: int) -> Float[np.ndarray,
 def _probe_shape(result: BenchmarkResult, spaces: Mapping[str, Matrix], labels: SpaceLabels) -> None:
     """Adds the probes to shape coefficients: metrics and a table of means."""
     assert labels.shape is not None
+    if labels.people < FOR_SHAPE:
+        result.notes.append(
+            f"No probes to shape: {labels.people:,} people or photos are too few, R2 takes {FOR_SHAPE}."
+        )
+        return
     sources = dict(spaces)
     if labels.attributes is not None and labels.mask is not None and labels.mask.all():
         sources[TRUE_ATTRIBUTES] = labels.attributes.astype(np.float64)

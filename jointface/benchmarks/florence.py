@@ -15,8 +15,6 @@ from jointface.benchmarks.result import BenchmarkResult, Table
 from jointface.benchmarks.shape_figures import cumulative_errors, error_against_yaw
 from jointface.datamodules.florence import Florence
 from jointface.errors import ConfigError, DataError
-from jointface.geometry.camera import apply_camera
-from jointface.geometry.scan import find_face
 from jointface.metrics.alignment import move, refine_by_icp, surface_errors, vertex_normals
 from jointface.metrics.pose import fit_similarity
 
@@ -31,8 +29,8 @@ PROTOCOL = (
     "the landmarks and ICP with scale; each vertex of the region is compared with the nearest predicted vertex"
 )
 NME = (
-    "NME in per cent: mean distance over the region, divided by the outer interocular distance (VRN's and PRNet's "
-    "normalisation), which is that of the 68 landmarks that the data set lays on the scan"
+    "NME in per cent: mean distance over the region, divided by the subject's own outer interocular distance (VRN's "
+    "and PRNet's normalisation), from landmark 37 to 46 of the morphable model fitted to the scan"
 )
 RMSE = "Point-to-plane RMSE in mm: root mean square of the distances to the scan's tangent planes"
 DIFFERENCES = (
@@ -51,6 +49,7 @@ class _Truth:
 
     @property
     def interocular(self) -> float:
+        """Outer interocular distance of the subject, in millimetres."""
         right, left = self.landmarks68[list(OUTER_EYE_CORNERS)].double()
         return (left - right).norm().item()
 
@@ -59,8 +58,9 @@ def florence(methods: Sequence[ShapeMethod], dataset: Florence) -> BenchmarkResu
     """Judges methods by the scans of MICC Florence; photos are rendered as they are asked for.
 
     Metrics are `method/nme`, a fraction of the outer interocular distance, and `method/rmse_mm`, means over the views,
-    with `.../std` and, by absolute yaw, `.../yaw_40`. Methods that predict landmarks only are left out, with a note.
-    The files that methods are asked for are those of `view_name`.
+    with `.../std` and, by absolute yaw, `.../yaw_40`; `num_images` counts the views that were judged, `num_subjects`
+    the people in them. Methods that predict landmarks only are left out, with a note. The files that methods are asked
+    for are those of `view_name`.
 
     Raises:
         ConfigError: no method predicts a surface. DataError: no scan can be read; single ones that cannot, or have no
@@ -87,40 +87,45 @@ def florence(methods: Sequence[ShapeMethod], dataset: Florence) -> BenchmarkResu
                     sparse[method.name] |= face is not None and face.vertices is None
                     continue
                 errors = reconstruction_errors(face, truth, dataset.view_camera(index))
-                pitch, yaw = dataset.angles[index % count, :2].rad2deg().round().int().tolist()
-                row = {"file": file, "index": index, "method": method.name, "pitch": pitch, "yaw": yaw}
-                rows.append(row | errors)
-    if len(broken) * count == len(dataset):
+                pitch, yaw = _angles(dataset, index)
+                row = {"file": file, "index": index, "method": method.name, "yaw": yaw, "pitch": pitch}
+                rows.append(row | {"interocular_mm": truth.interocular} | errors)
+    subjects = len(dataset.scans) - len(broken)
+    if not subjects:
         raise DataError(f"no scan of Florence can be read; {broken[0]}")
     if not rows:
         raise ConfigError(
             "florence: no method predicts a surface, only landmarks or nothing; give a checkpoint with a shape decoder "
             "or predictions with vertices and triangles"
         )
-    notes = [_note(name, files, sparse[name], len(dataset)) for name, files in missing.items() if files]
-    return _result(pd.DataFrame(rows), dataset, [*notes, *broken, DIFFERENCES])
+    result = _result(pd.DataFrame(rows), dataset)
+    result.metrics |= {"num_images": subjects * count, "num_subjects": subjects}
+    flat = [name for name, files in missing.items() if sparse[name] and len(files) == subjects * count]
+    result.missing = {name: files for name, files in missing.items() if files and name not in flat}
+    result.notes += [f"{name} predicts landmarks only, no surface, and is left out." for name in flat]
+    result.notes += [missing_note(name, files, subjects * count) for name, files in result.missing.items()]
+    result.notes += [*broken, DIFFERENCES]
+    return result
 
 
 def view_name(dataset: Florence, index: int) -> str:
     """The name of a view, which has no file: subject_01_pitch-15_yaw+40."""
     subject = dataset.path(index).relative_to(dataset.root).parts[0]
-    pitch, yaw = dataset.angles[index % len(dataset.angles), :2].rad2deg().round().int().tolist()
+    pitch, yaw = _angles(dataset, index)
     return f"{subject}_pitch{pitch:+d}_yaw{yaw:+d}"
 
 
-def _note(method: str, files: Sequence[str], sparse: bool, views: int) -> str:
-    if sparse and len(files) == views:
-        return f"{method} predicts landmarks only, no surface, and is left out."
-    return missing_note(method, files, views)
+def _angles(dataset: Florence, index: int) -> tuple[int, int]:
+    """Pitch and yaw of a view in degrees."""
+    pitch, yaw, _ = dataset.angles[index % len(dataset.angles)].rad2deg().round().int().tolist()
+    return pitch, yaw
 
 
 def _truth(dataset: Florence, index: int) -> _Truth:
     scan = dataset.scan(index)
     normals = vertex_normals(scan.vertices, scan.triangles)
     region = dataset.face_region(index) & normals.any(1)  # stray points without a triangle are no surface
-    _, pose = find_face(scan, dataset.mean_face, dataset.nose_tip(index))
-    landmarks68 = apply_camera(pose[None], dataset.mean_landmarks68[None])[0]
-    return _Truth(scan.vertices[region].double(), normals[region], landmarks68)
+    return _Truth(scan.vertices[region].double(), normals[region], dataset.landmarks68(index))
 
 
 def reconstruction_errors(face: PredictedFace, truth: _Truth, camera: Float[Tensor, "3 4"]) -> dict[str, float]:
@@ -148,17 +153,17 @@ def _through_camera(
     return torch.cat([inverse, -inverse @ shift], dim=1)
 
 
-def _result(frame: pd.DataFrame, dataset: Florence, notes: list[str]) -> BenchmarkResult:
+def _result(frame: pd.DataFrame, dataset: Florence) -> BenchmarkResult:
     frame["subject"] = [dataset.subjects[index // len(dataset.angles)] for index in frame["index"]]
     shown = frame.assign(nme=100 * frame["nme"], distance=frame["yaw"].abs())
     tables = []
     for error, title, what in (("nme", "NME", NME), ("rmse_mm", "point-to-plane RMSE", RMSE)):
         caption = f"{what}. {PROTOCOL}. Mean and standard deviation over all views."
-        tables.append(Table(f"Florence, {title} by absolute yaw", caption, _by_yaw(shown, error)))
+        tables.append(Table(f"MICC Florence, {title} by absolute yaw", caption, _by_yaw(shown, error)))
         by_view = shown.pivot_table(error, ["pitch", "yaw"], "method", sort=False).reindex(columns=_names(shown))
         by_view.index = pd.Index([f"pitch {pitch:+d}°, yaw {yaw:+d}°" for pitch, yaw in by_view.index], name="view")
         by_view.columns.name = None
-        tables.append(Table(f"Florence, {title} by view", f"{what}. {PROTOCOL}.", by_view, lower_is_better=None))
+        tables.append(Table(f"MICC Florence, {title} by view", f"{what}. {PROTOCOL}.", by_view, lower_is_better=None))
     curves = {name: _of_all_views(shown, name, len(dataset)) for name in _names(shown)}
     yaw = dataset.angles[:, 1].rad2deg().repeat(len(dataset.scans)).numpy()
     label = "NME, % of the outer interocular distance"
@@ -166,7 +171,12 @@ def _result(frame: pd.DataFrame, dataset: Florence, notes: list[str]) -> Benchma
         "florence_nme_curve": cumulative_errors(curves, CURVE_LIMIT, label),
         "florence_nme_yaw": error_against_yaw(curves, yaw, label),
     }
-    return BenchmarkResult("florence", _metrics(frame), tables, frame, figures, notes)
+    captions = {
+        "florence_nme_curve": f"Cumulative error distribution: the share of views below each error, of those that the "
+        f"method has a prediction for. {NME}.",
+        "florence_nme_yaw": f"NME of each view against its yaw, and its mean by yaw. {NME}.",
+    }
+    return BenchmarkResult("florence", _metrics(frame), tables, frame, figures, captions=captions)
 
 
 def _names(frame: pd.DataFrame) -> list[str]:
@@ -181,8 +191,8 @@ def _by_yaw(frame: pd.DataFrame, error: str) -> pd.DataFrame:
 
 
 def _of_all_views(frame: pd.DataFrame, method: str, views: int) -> Float64[np.ndarray, "views"]:
-    """NME of each view, infinite where the method has no prediction."""
-    errors = np.full(views, np.inf)
+    """NME of each view, NaN where the method has no prediction."""
+    errors = np.full(views, np.nan)
     rows = frame[frame["method"] == method]
     errors[rows["index"]] = rows["nme"]
     return errors

@@ -13,7 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from jointface.benchmarks.prediction_checks import suspicion
 from jointface.benchmarks.prediction_files import FORMAT, read_prediction
+from jointface.benchmarks.result import MISSING_FILE
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceSample
 from jointface.datamodules.on_disk import file_names, require_folder
@@ -25,8 +27,6 @@ from jointface.geometry.morphable_model import MorphableModel
 from jointface.metrics.pose import pose_from_vertices
 from jointface.modules.network import FaceNetwork
 from jointface.modules.shape_decoders import MorphableDecoder, frontal_face
-
-NAMED = 5  # files that a note names before it only counts
 
 
 @dataclass
@@ -64,8 +64,9 @@ class NetworkMethod:
 
     Args:
         name: its row in tables.
-        network: see `jointface.modules.load_model`; moved to the device, in evaluation mode.
-        batch_size: crops in a pass; it does not change the results.
+        network: see `jointface.modules.load_model`; moved to the device, in evaluation mode. In float64
+            (`network.double()`) results do not depend on batch_size, in float32 their sixth digit does.
+        batch_size: crops in a pass.
         device: where it runs.
 
     Raises:
@@ -117,7 +118,7 @@ class NetworkMethod:
         vertices = self.decoder.vertices(self.decoder(features)).cpu()
         if isinstance(self.decoder, MorphableDecoder):
             shape, _, camera = self.decoder.coefficients(features)
-            return vertices, pose_from_camera(camera.cpu(), 0)[:, :3].rad2deg(), shape.cpu()
+            return vertices, pose_from_camera(camera.cpu(), 0)[:, :3].rad2deg().float(), shape.cpu().float()
         face = self.model.face_region.cpu()
         return vertices, pose_from_vertices(vertices[:, face], self.model.mean.cpu()[face]), None
 
@@ -192,7 +193,8 @@ class MeanFaceMethod:
 class FolderMethod:
     """Another method's predictions, a file STEM.npz for each photo; see `prediction_files` for the format.
 
-    Photos without a file have no prediction; benchmarks count and name them with `missing_note`.
+    Photos without a file have no prediction; benchmarks count them with `missing_note`. Predictions that look as if
+    they were not in pixels of the photo are taken as they are, and remarked upon.
 
     Args:
         name: its row in tables.
@@ -207,15 +209,27 @@ class FolderMethod:
     def __init__(self, name: str, folder: str | Path, morphable_model: MorphableModel | None = None) -> None:
         self.name, self.folder, self.model = name, Path(folder), morphable_model
         self.topology = None if morphable_model is None else fingerprint(morphable_model)
-        require_folder(self.folder, f"the predictions of {name}", "set compare=[NAME:FOLDER]")
-        self.files = frozenset(file for file in file_names(self.folder) if file.endswith(".npz"))
-        if not self.files:
-            raise DataError(f"no .npz file in {self.folder.absolute()}: looked there for predictions; {FORMAT}")
+        self.files = prediction_files(name, self.folder)
+        self._suspicions: dict[str, str | None] = {}  # of each file that was read
 
     def predict(self, samples: Sequence[FaceSample], files: Sequence[str]) -> list[PredictedFace | None]:
-        return [self._face(f"{stem}.npz") if f"{stem}.npz" in self.files else None for stem in files]
+        return [
+            self._face(f"{stem}.npz", sample) if f"{stem}.npz" in self.files else None
+            for sample, stem in zip(samples, files, strict=True)
+        ]
 
-    def _face(self, file: str) -> PredictedFace:
+    def remarks(self) -> list[str]:
+        """A sentence on each thing that looks wrong with the predictions so far: of how many, and the likely cause."""
+        causes: dict[str, list[str]] = {}
+        for file, cause in self._suspicions.items():
+            if cause is not None:
+                causes.setdefault(cause, []).append(file)
+        return [
+            f"{self.name}: {len(files):,} of {len(self._suspicions):,} predictions, e.g. {files[0]}, {cause}"
+            for cause, files in causes.items()
+        ]
+
+    def _face(self, file: str, sample: FaceSample) -> PredictedFace:
         get = read_prediction(self.folder / file).get
         face = PredictedFace(get("landmarks68"), get("vertices"), get("triangles"), pose=get("pose"))
         if self.model is not None and face.vertices is not None and _same_mesh(face, self.model):
@@ -225,7 +239,21 @@ class FolderMethod:
                 face.landmarks68 = face.vertices[self.model.landmarks68]
             if face.pose is None:
                 face.pose = pose_from_vertices(face.vertices[region], self.model.mean[region])
+        self._suspicions[file] = suspicion(face.landmarks68, face.vertices, sample)
         return face
+
+
+def prediction_files(name: str, folder: Path) -> frozenset[str]:
+    """The .npz files in a method's folder of predictions.
+
+    Raises:
+        DataError: the folder is missing or holds none.
+    """
+    require_folder(folder, f"the predictions of {name}", "set compare=[NAME:FOLDER]")
+    files = frozenset(file for file in file_names(folder) if file.endswith(".npz"))
+    if not files:
+        raise DataError(f"no .npz file in {folder.absolute()}: looked there for predictions; {FORMAT}")
+    return files
 
 
 def _same_mesh(face: PredictedFace, model: MorphableModel) -> bool:
@@ -236,9 +264,12 @@ def _same_mesh(face: PredictedFace, model: MorphableModel) -> bool:
 
 
 def missing_note(method: str, missing: Sequence[str], photos: int) -> str:
-    """One sentence on the photos that a method says nothing of; its errors are means over the others."""
-    named = ", ".join(missing[:NAMED]) + (", ..." if len(missing) > NAMED else "")
-    return f"{method} has no prediction for {len(missing):,} of {photos:,} photos, which its errors leave out: {named}."
+    """One sentence on the photos that a method says nothing of; its errors are means over the others. The report lists
+    them all, where the result has them as `missing`."""
+    return (
+        f"{method} has no prediction for {len(missing):,} of {photos:,} photos, which its errors leave out; "
+        f"{MISSING_FILE} lists them."
+    )
 
 
 def to_photo(

@@ -17,7 +17,8 @@ import pandas as pd
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-from jointface.benchmarks.result import BenchmarkResult
+from jointface.benchmarks.comparability import error_columns
+from jointface.benchmarks.result import DATA_SETS, MISSING_FILE, BenchmarkResult
 from jointface.benchmarks.table_formats import ShownTable, latex, markdown, show, slug
 from jointface.files import write_atomically
 
@@ -25,20 +26,6 @@ Pictures = Callable[[int], UInt8[np.ndarray, "height width 3"]]
 
 LISTED = 8  # worst and best images of each method
 THUMBNAIL = 112  # pixels
-TITLES = {
-    "aflw2000": "AFLW2000-3D", "florence": "MICC Florence", "celeba": "CelebA", "lfwa": "LFWA",
-    "synthetic": "Synthetic faces",
-}  # fmt: skip
-DESCRIPTIVE = (
-    "file",
-    "index",
-    "method",
-    "subject",
-    "pitch",
-    "yaw",
-    "roll",
-    "true_yaw",
-)  # columns of per_image that are no error
 
 
 @dataclass(frozen=True)
@@ -62,9 +49,10 @@ class Extremes:
 
 @dataclass(frozen=True)
 class ShownFigure:
-    """A figure on the page; image: a data URI. width: in inches."""
+    """A figure on the page; image: a data URI. alt: what it is, for who cannot see it. width: in inches."""
 
     caption: str
+    alt: str
     image: str
     width: float
 
@@ -93,6 +81,7 @@ def write_report(
         metrics.json                       flat: BENCHMARK/METHOD/METRIC to a number, sorted; null where undefined
         tables/BENCHMARK_TITLE.md, .tex    each table; the best value bold, rows quoted from papers in italics, marked
         per_image/BENCHMARK.csv            a row for each image and method
+        missing.csv                        each image that a method has no prediction for, where there are some
         figures/BENCHMARK_NAME.png, .pdf
         report.html                        all of it on one page that needs no other file
 
@@ -109,7 +98,7 @@ def write_report(
         The path of report.html.
 
     Raises:
-        DataError: a file cannot be written.
+        DataError: a file cannot be written. ValueError: a figure has no caption, or two tables have one title.
     """
     pictures = pictures or {}
     files = {Path("metrics.json"): _metrics_json(results)}
@@ -121,16 +110,11 @@ def write_report(
         if len(result.per_image):
             csv = result.per_image.to_csv(index=False, float_format="%.6g", lineterminator="\n")
             files[Path("per_image") / f"{slug(result.name)}.csv"] = csv.encode()
-        figures = [
-            ShownFigure(
-                result.captions.get(name, _words(name)),
-                _data_uri(formats["png"], "png"),
-                float(result.figures[name].get_figwidth()),
-            )
-            for name, formats in images.items()
-        ]
+        figures = [_shown_figure(result, name, formats["png"]) for name, formats in images.items()]
         extremes = extremes_of(_competitors(result), pictures.get(result.name))
         sections.append(Section(_title(result.name), result.notes, tables, figures, extremes))
+    if missing := _missing_csv(results):
+        files[Path(MISSING_FILE)] = missing
     page = _page().render(title=title, facts=facts or {}, notes=notes, sections=sections)
     files[Path("report.html")] = page.encode()
     _remove_earlier(output_dir)
@@ -140,17 +124,35 @@ def write_report(
 
 
 def _remove_earlier(output_dir: Path) -> None:
-    """Tables and figures of an earlier report, which may have had others."""
+    """Files of an earlier report, which may have had others."""
     if (output_dir / "report.html").is_file():
-        for pattern in ("tables/*.md", "tables/*.tex", "figures/*.png", "figures/*.pdf", "per_image/*.csv"):
+        of_report = ("tables/*.md", "tables/*.tex", "figures/*.png", "figures/*.pdf", "per_image/*.csv", MISSING_FILE)
+        for pattern in of_report:
             for path in output_dir.glob(pattern):
                 path.unlink()
 
 
 def _metrics_json(results: Sequence[BenchmarkResult]) -> bytes:
-    metrics = {f"{result.name}/{key}": float(value) for result in results for key, value in result.metrics.items()}
+    metrics = {f"{result.name}/{key}": value for result in results for key, value in result.metrics.items()}
     defined = {key: value if math.isfinite(value) else None for key, value in sorted(metrics.items())}
     return (json.dumps(defined, indent=2, allow_nan=False) + "\n").encode()
+
+
+def _missing_csv(results: Sequence[BenchmarkResult]) -> bytes:
+    """BENCHMARK, METHOD, FILE in the order of the results; empty where every method predicts every image."""
+    rows = [
+        (result.name, method, file) for result in results for method, files in result.missing.items() for file in files
+    ]
+    frame = pd.DataFrame(rows, columns=["benchmark", "method", "file"])
+    return frame.to_csv(index=False, lineterminator="\n").encode() if rows else b""
+
+
+def _shown_figure(result: BenchmarkResult, name: str, png: bytes) -> ShownFigure:
+    if not result.captions.get(name):
+        raise ValueError(f"figure {name!r} of {result.name} has no caption")
+    alt = f"{_title(result.name)}: {re.split(r'[.:;](?: |$)', result.captions[name])[0]}"  # of a caption what it is
+    width = float(result.figures[name].get_figwidth())
+    return ShownFigure(result.captions[name], alt, _data_uri(png, "png"), width)
 
 
 def _table_files(name: str, tables: Sequence[ShownTable]) -> dict[Path, bytes]:
@@ -180,15 +182,14 @@ def _stem(benchmark: str, part: str) -> str:
 
 def _competitors(result: BenchmarkResult) -> pd.DataFrame:
     """The errors of each image without those of floors and trivial predictors."""
-    references = {name for table in result.tables for name in table.reference}
-    return result.per_image[~result.per_image["method"].isin(references)]
+    return result.per_image[~result.per_image["method"].isin(result.references)]
 
 
 def _title(name: str) -> str:
     known, _, part = name.partition("_")
-    if known not in TITLES:
+    if known not in DATA_SETS:
         return _words(name)
-    return f"{TITLES[known]}, {_words(part).lower()}" if part else TITLES[known]
+    return f"{DATA_SETS[known]}, {_words(part).lower()}" if part else DATA_SETS[known]
 
 
 def _words(name: str) -> str:
@@ -211,11 +212,7 @@ def extremes_of(per_image: pd.DataFrame, pictures: Pictures | None, count: int =
     Args:
         per_image: of a `BenchmarkResult`. pictures: makes thumbnails. count: images of each kind.
     """
-    errors = [
-        column
-        for column in per_image.columns
-        if column not in DESCRIPTIVE and pd.api.types.is_float_dtype(per_image[column])
-    ]
+    errors = error_columns(per_image)
     if not errors or "method" not in per_image:
         return []
     thumbnail = cache(lambda index: _thumbnail(pictures(index)) if pictures is not None else "")

@@ -1,7 +1,8 @@
 """Figures of 3D faces for papers: error curves, error against yaw, faces beside faces, errors on the mean face."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import matplotlib
 import numpy as np
@@ -22,6 +23,7 @@ LINES = ("-", "--", "-.", ":")
 ERROR_COLOURS = "YlOrRd"  # light where errors are small, so that the shading shows the face
 OVERLAY_SIZE = 360  # pixels of a face over its photo, about
 SIDE_YAW = 60.0  # degrees, of the second view of a mesh
+VIEWED = 3  # methods whose meshes the grid shows in two views
 YAW_LIMITS = (30, 60)  # degrees, between the bins of AFLW2000-3D's papers
 SURFACE = (190.0, 204.0, 230.0)  # of a mesh without colours
 
@@ -42,7 +44,8 @@ class ShownFace:
 
 @dataclass
 class ShownPhoto:
-    """A row of the grid: a square photo, the faces that methods see in it by name, the true face where it is known."""
+    """A row of the grid: a square photo, the faces that methods see in it by name, the true face where it is known,
+    whose landmarks are those that methods are judged by."""
 
     name: str
     photo: UInt8[np.ndarray, "size size 3"]
@@ -54,16 +57,18 @@ def area_under_curve(errors: Float[np.ndarray, "images"], limit: float) -> float
     """Area under the cumulative error distribution from 0 to `limit`, as a fraction of the largest possible one.
 
     The integral of the share of images below each error, which is the mean of 1 - error / limit over the images, those
-    beyond the limit at 0. An image without a prediction has an infinite error.
+    beyond the limit at 0. Images without a prediction, whose error is NaN, are left out, as they are of means.
     """
-    return float(np.clip(1 - np.asarray(errors, dtype=np.float64) / limit, 0, 1).mean())
+    known = np.asarray(errors, dtype=np.float64)
+    known = known[~np.isnan(known)]
+    return float(np.clip(1 - known / limit, 0, 1).mean()) if len(known) else float("nan")
 
 
 def cumulative_errors(errors: Mapping[str, Float[np.ndarray, "images"]], limit: float, label: str) -> Figure:
     """Share of images below each error, a curve for each method, the largest area under the curve first.
 
     Args:
-        errors: of each image, by method; infinite where the method has no prediction.
+        errors: of each image, by method; NaN where the method has no prediction, which its curve leaves out.
         limit: largest error shown. label: what the error is, with its unit.
     """
     figure = Figure(figsize=(5.6, 4.2), layout="constrained")
@@ -72,13 +77,14 @@ def cumulative_errors(errors: Mapping[str, Float[np.ndarray, "images"]], limit: 
     places = {name: place for place, name in enumerate(errors)}  # of colours, as in the other figures
     for name in sorted(errors, key=lambda name: -areas[name]):
         place = places[name]
-        below = np.sort(errors[name])
+        below = np.sort(errors[name][~np.isnan(errors[name])])
+        few = "" if len(below) == len(errors[name]) else f", {len(below):,} of {len(errors[name]):,} images"
         share = np.arange(1, len(below) + 1) / len(below)
         axis.step(
             np.concatenate([[0], below[np.isfinite(below)], [max([limit, *below[np.isfinite(below)]])]]),
             100 * np.concatenate([[0], share[np.isfinite(below)], [np.isfinite(below).mean()]]),
             where="post", color=COLOURS[place % len(COLOURS)], linestyle=LINES[place // len(COLOURS) % len(LINES)],
-            label=f"{name} ({100 * areas[name]:.1f})",
+            label=f"{name} ({100 * areas[name]:.1f}{few})",
         )  # fmt: skip
     axis.set(xlim=(0, limit), ylim=(0, 100), xlabel=label, ylabel="images below, %")
     axis.grid(color="0.9")
@@ -120,33 +126,60 @@ def error_against_yaw(
 
 
 def qualitative_grid(photos: Sequence[ShownPhoto]) -> Figure:
-    """A row for each photo: itself, each method's face over it and in two views, the true face over it.
+    """A row for each photo: itself, each method's face, the true face, the true landmarks.
 
-    The first method's mesh is shown from the front and from the side, its pose taken back; the other methods' faces
-    only over the photo. A face without a mesh is shown by its landmarks.
+    A method's mesh is shown over the photo and, its pose taken back, from the front and from the side; of methods after
+    the first `VIEWED` only over the photo. A face without a mesh is shown by its landmarks. Columns that would be empty
+    are left out.
     """
     methods = list(dict.fromkeys(name for photo in photos for name in photo.faces))
-    titles = ["photo", *methods[:1], *(["front", "side"] if methods else []), *methods[1:]]
-    has_truth = any(photo.truth is not None for photo in photos)
-    titles += ["truth"] if has_truth else []
-    figure = Figure(figsize=(1.75 * len(titles), 1.85 * len(photos) + 0.3), layout="constrained")
-    grid = figure.subplots(len(photos), len(titles), squeeze=False)
-    for axis, title in zip(grid[0], titles, strict=True):
-        axis.set_title(title, fontsize=9, wrap=True)
-    for axis in grid.flat:
-        axis.set_axis_off()
+    columns: list[tuple[str, Callable[[Axes, ShownPhoto], None]]] = [("photo", _show_photo)]
+    for place, name in enumerate(methods):
+        columns.append((name, partial(_show_method, name=name)))
+        if place < VIEWED and any(_has_mesh(photo.faces.get(name)) for photo in photos):
+            columns += [("front", partial(_show_view, name=name, yaw=0.0))]
+            columns += [("side", partial(_show_view, name=name, yaw=SIDE_YAW))]
+    if any(_has_mesh(photo.truth) for photo in photos):
+        columns.append(("truth", _show_truth))
+    if any(photo.truth is not None and photo.truth.landmarks68 is not None for photo in photos):
+        columns.append(("true landmarks", _show_true_landmarks))
+    figure = Figure(figsize=(1.75 * len(columns), 1.85 * len(photos) + 0.3), layout="constrained")
+    grid = figure.subplots(len(photos), len(columns), squeeze=False)
     for axes, photo in zip(grid, photos, strict=True):
-        axes[0].imshow(photo.photo)
-        axes[0].text(0, -0.03, photo.name, transform=axes[0].transAxes, fontsize=6, va="top")
-        for place, name in zip((1, *range(4, 3 + len(methods))), methods, strict=False):
-            _show_over(axes[place], photo.photo, photo.faces.get(name))
-        first = photo.faces.get(methods[0]) if methods else None
-        if first is not None and first.vertices is not None and first.triangles is not None:
-            for axis, yaw in zip(axes[2:4], (0.0, SIDE_YAW), strict=True):
-                axis.imshow(draw_view(first.vertices, first.triangles, first.pose, yaw))
-        if has_truth:
-            _show_over(axes[-1], photo.photo, photo.truth)
+        for axis, (title, show) in zip(axes, columns, strict=True):
+            axis.set_axis_off()
+            show(axis, photo)
+            if axis in grid[0]:
+                axis.set_title(title, fontsize=9, wrap=True)
     return figure
+
+
+def _has_mesh(face: ShownFace | None) -> bool:
+    return face is not None and face.vertices is not None and face.triangles is not None
+
+
+def _show_photo(axis: Axes, photo: ShownPhoto) -> None:
+    axis.imshow(photo.photo)
+    axis.text(0, -0.03, photo.name, transform=axis.transAxes, fontsize=6, va="top")
+
+
+def _show_method(axis: Axes, photo: ShownPhoto, name: str) -> None:
+    _show_over(axis, photo.photo, photo.faces.get(name))
+
+
+def _show_view(axis: Axes, photo: ShownPhoto, name: str, yaw: float) -> None:
+    face = photo.faces.get(name)
+    if face is not None and face.vertices is not None and face.triangles is not None:
+        axis.imshow(draw_view(face.vertices, face.triangles, face.pose, yaw))
+
+
+def _show_truth(axis: Axes, photo: ShownPhoto) -> None:
+    _show_over(axis, photo.photo, photo.truth)
+
+
+def _show_true_landmarks(axis: Axes, photo: ShownPhoto) -> None:
+    truth = photo.truth
+    _show_over(axis, photo.photo, None if truth is None else ShownFace(landmarks68=truth.landmarks68))
 
 
 def _show_over(axis: Axes, photo: UInt8[np.ndarray, "size size 3"], face: ShownFace | None) -> None:

@@ -25,7 +25,7 @@ _LATEX = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A number as it is shown; best: no other competitor has a better one in its column."""
+    """A number as it is shown; best: no other row that competes has a better one in its column."""
 
     text: str
     best: bool = False
@@ -33,7 +33,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table; kind: measured here, quoted from a paper, or a reference that does not compete."""
+    """A row of a table; kind: measured here, quoted from a paper, or a floor or trivial predictor for reference."""
 
     name: str
     kind: Literal["measured", "quoted", "reference"]
@@ -42,7 +42,8 @@ class Row:
 
 @dataclass(frozen=True)
 class ShownTable:
-    """A table as it is shown; header: name of the rows, then of the columns. note: what the mark of a row means."""
+    """A table as it is shown; header: name of the rows, then of the columns. note: what the mark of a row means, and
+    what the numbers are over."""
 
     title: str
     caption: str
@@ -52,21 +53,24 @@ class ShownTable:
 
 
 def show(table: Table) -> ShownTable:
-    """Rows sorted, numbers rounded, the best value of each column found. Equal as shown, all of them are best."""
+    """Rows sorted, numbers rounded, the best value of each column found, where two rows or more compete: those that are
+    measured here and over the same images. Equal as shown, all of them are best."""
     frame = sort_rows(table)
     columns = [_shown_column(table, frame.iloc[:, place]) for place in range(frame.shape[1])]
-    names = [_text(name) for name in frame.index]
+    names = [_marked(table, name) for name in frame.index]
     rows = [
         Row(name, _kind(table, label), tuple(column[place] for column in columns))
         for place, (name, label) in enumerate(zip(names, frame.index, strict=True))
     ]
-    header = (_text(frame.index.name or "method"), *(_text(column) for column in frame.columns))
-    note = f"{QUOTED_MARK} {QUOTED_NOTE}" if any(row.kind == "quoted" for row in rows) else ""
+    header = (_text(frame.index.name or "method"), *(_marked(table, column) for column in frame.columns))
+    quoted = f"{QUOTED_MARK} {QUOTED_NOTE}" if any(row.kind == "quoted" for row in rows) else ""
+    note = " ".join(part for part in (quoted, table.scope) if part)
     return ShownTable(table.title, table.caption, header, tuple(rows), note)
 
 
 def sort_rows(table: Table) -> pd.DataFrame:
-    """The table's frame, best row first, by its column `mean`, else its last one of numbers; a row `mean` stays last.
+    """The table's frame, best row first, by the column `sort_by`, else `mean`, else the last one of numbers; a row
+    `mean` stays last.
 
     Where it is not said whether lower or higher is better the order stays as it is.
     """
@@ -75,7 +79,8 @@ def sort_rows(table: Table) -> pd.DataFrame:
     if table.lower_is_better is None or not numbers:
         return frame
     means = [column for column in numbers if _text(column).lower() == "mean"]
-    keys = frame[[numbers[-1], (means or numbers)[-1]]].to_numpy(dtype=float, na_value=np.nan).T
+    first = (means or numbers)[-1] if table.sort_by is None else table.sort_by
+    keys = frame[[numbers[-1], first]].to_numpy(dtype=float, na_value=np.nan).T
     keys = np.nan_to_num(keys if table.lower_is_better else -keys, nan=np.inf)
     is_mean = np.array([_text(name).lower() == "mean" for name in frame.index], dtype=bool)
     return frame.iloc[np.lexsort((*keys, is_mean))]
@@ -86,7 +91,7 @@ def _shown_column(table: Table, column: pd.Series) -> list[Cell]:
         return [Cell(UNKNOWN if pd.isna(value) else str(value)) for value in column]
     values = column.to_numpy(dtype=float, na_value=np.nan)
     shown = values.round(table.decimals)
-    competes = np.array([_kind(table, name) != "reference" for name in column.index]) & np.isfinite(values)
+    competes = np.array([_competes(table, name) for name in column.index]) & np.isfinite(values)
     best = None
     if table.lower_is_better is not None and competes.sum() > 1:
         best = shown[competes].min() if table.lower_is_better else shown[competes].max()
@@ -96,12 +101,22 @@ def _shown_column(table: Table, column: pd.Series) -> list[Cell]:
     ]
 
 
+def _competes(table: Table, name: object) -> bool:
+    return _kind(table, name) == "measured" and name not in table.unranked
+
+
 def _number(value: float, decimals: int) -> str:
     return f"{value:.{decimals}f}" if np.isfinite(value) else UNKNOWN if np.isnan(value) else str(value)
 
 
 def _kind(table: Table, name: object) -> Literal["measured", "quoted", "reference"]:
     return "quoted" if name in table.quoted else "reference" if name in table.reference else "measured"
+
+
+def _marked(table: Table, label: object) -> str:
+    """The name of a row or column, with what the table says of it: "PRNet (4 of 6)"."""
+    mark = table.marks.get(label) if isinstance(label, str) else None
+    return _text(label) if mark is None else f"{label} ({mark})"
 
 
 def _text(label: object) -> str:

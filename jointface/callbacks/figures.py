@@ -46,12 +46,9 @@ class ValidationFigures(Callback):
         assert isinstance(module, JointFaceModule)
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, dataset in trainer.datamodule.datasets[split].items():  # type: ignore[attr-defined]
-            batch = _spread_faces(dataset, self.num_faces)
+            batch = spread_faces(dataset, self.num_faces, module.device)
             if batch is None:
                 continue
-            batch = move_data_to_device(batch, module.device)
-            if UNDRAWN in batch:
-                batch["image"] = dataset.draw(batch.pop(UNDRAWN), module.device)
             prediction = predict(module, batch["image"])
             if prediction.vertices is not None and "camera" in batch:
                 shape_figure(module, batch, prediction.vertices).savefig(self.folder / f"{split}_{name}_shape.png")
@@ -61,12 +58,17 @@ class ValidationFigures(Callback):
                 )
 
 
-def _spread_faces(dataset: FaceDataset, count: int) -> dict[str, Any] | None:
-    """Evenly spread samples of the data set, without the broken ones."""
+def spread_faces(dataset: FaceDataset, count: int, device: torch.device) -> dict[str, Any] | None:
+    """A batch of evenly spread samples of the data set on a device, without the broken ones; None if all are broken."""
     spread = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist()
     batch = dataset.batch(spread)
     batch.pop(BROKEN, None)
-    return batch or None
+    if not batch:
+        return None
+    batch = move_data_to_device(batch, device)
+    if UNDRAWN in batch:
+        batch["image"] = dataset.draw(batch.pop(UNDRAWN), device)  # type: ignore[attr-defined]
+    return batch
 
 
 @torch.no_grad()

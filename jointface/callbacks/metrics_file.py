@@ -20,6 +20,11 @@ class MetricsFile(Callback):
         self.path = Path(folder) / "metrics.json"
         self.values: dict[str, float] = {}
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that goes on in its folder starts from the values that it had."""
+        if self.path.is_file():
+            self.values = json.loads(self.path.read_text())
+
     def _update(self, trainer: Trainer) -> None:
         self.values |= {
             name: value.item() for name, value in trainer.callback_metrics.items() if not name.endswith("_step")

@@ -1,17 +1,21 @@
 """Broken samples: left out of their batch, counted, named once in the log, and too many of them stop the run."""
 
 import logging
-import signal
+import random
 from collections import defaultdict
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
 from jaxtyping import Float
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from jointface.datamodules.face_dataset import BROKEN, Batch, FaceDataset
+from jointface.datamodules.stream import Draw
+from jointface.datamodules.worker_signals import leave_signals_to_main
 from jointface.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -31,7 +35,10 @@ class Undrawn:
 
 
 class Batches(Dataset[Any]):
-    """A data set for loaders: asked for the samples of a batch, it gives the batch, without the broken ones."""
+    """A data set for loaders: asked for the samples of a batch, it gives the batch, without the broken ones.
+
+    For a `Draw` what is random in the batch depends on its seed alone, whichever process makes it.
+    """
 
     def __init__(self, dataset: FaceDataset) -> None:
         self.dataset = dataset
@@ -39,8 +46,14 @@ class Batches(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitems__(self, indices: list[int]) -> Batch:
-        return self.dataset.batch(indices)
+    def __getitems__(self, draw: Draw | list[int]) -> Batch:
+        if not isinstance(draw, Draw):
+            return self.dataset.batch(draw)
+        with isolate_rng(include_cuda=False):
+            torch.default_generator.manual_seed(draw.seed)
+            random.seed(draw.seed)
+            np.random.seed(draw.seed % 2**32)  # noqa: NPY002  # of data sets that use the global generator
+            return self.dataset.batch(draw.indices) if draw.indices else {}
 
 
 def as_it_is(batch: Any) -> Any:
@@ -49,9 +62,9 @@ def as_it_is(batch: Any) -> Any:
 
 
 def start_worker(worker: int) -> None:
-    """Sets a loader's process up: one thread, and Ctrl-C is left to the main process, which then ends the workers."""
+    """Sets a loader's process up: one thread, and it ends when the main process says so, not with Ctrl-C."""
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_signals_to_main()
 
 
 class BrokenSamples:

@@ -18,8 +18,10 @@ from jointface.datamodules.on_disk import Count, file_names, missing, require_fi
 from jointface.errors import ConfigError, DataError
 from jointface.geometry.camera import apply_camera, euler_to_rotation
 from jointface.geometry.framing import face_box
+from jointface.geometry.model_fit import fit_to_surface
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.geometry.scan import Scan, find_face, near, read_scan, render_scan
+from jointface.metrics.alignment import vertex_normals
 
 log = logging.getLogger(__name__)
 
@@ -67,15 +69,16 @@ class Florence(FaceDataset):
     of the published renderings are not known: here a scaled orthographic camera, 300W-LP's size and share of the face,
     no light, plain grey.
 
-    Items hold `identity`, the subject's number. There are no coefficients; `scan`, `view_camera`, `nose_tip` and
-    `face_region` give the ground truth of a benchmark. Consecutive indices are the views of one subject, pitch by
-    pitch, yaw by yaw; the last subject stays in memory.
+    Items hold `identity`, the subject's number. There are no coefficients; `scan`, `view_camera`, `nose_tip`,
+    `landmarks68` and `face_region` give the ground truth of a benchmark. Consecutive indices are the views of one
+    subject, pitch by pitch, yaw by yaw; the last subject stays in memory.
 
     Args:
         root: the folder above.
         split: "test", the only one.
         transform: how a face is cropped.
-        morphable_model: its mean face stands for the 68 landmarks that a scan lacks, to frame the face.
+        morphable_model: laid on a scan, in the person's own shape, it says where the 68 landmarks are that a scan
+            lacks, see `jointface.geometry.model_fit`.
         pitches, yaws: of the views, in degrees.
         view_size: side of a view in pixels, before it is cropped.
 
@@ -101,7 +104,7 @@ class Florence(FaceDataset):
             raise ConfigError("Florence needs at least one pitch, one yaw and a view_size of at least 1")
         self.root, self.view_size = Path(root), view_size
         self.angles = torch.tensor([[pitch, yaw, 0.0] for pitch in pitches for yaw in yaws]).deg2rad()
-        self.mean_face, self.mean_landmarks68 = mean_face(morphable_model)
+        self.model, self.mean_face = morphable_model, mean_face(morphable_model)
         scans = {folder: frontal_scan(folder) for folder in subject_folders(self.root)}
         without = [folder.name for folder, scan in scans.items() if scan is None]
         if len(without) == len(scans):
@@ -132,6 +135,10 @@ class Florence(FaceDataset):
     def nose_tip(self, index: int) -> Float[Tensor, "3"]:
         """Where the nose's tip is, in scan space."""
         return self._subject(index).nose_tip
+
+    def landmarks68(self, index: int) -> Float[Tensor, "68 3"]:
+        """The subject's own landmarks in scan space, those of the morphable model laid on the scan."""
+        return self._subject(index).landmarks68
 
     def face_region(self, index: int) -> Bool[Tensor, "vertices"]:
         """The vertices within 95 mm of the nose tip, which reconstructions are measured on."""
@@ -174,7 +181,16 @@ class Florence(FaceDataset):
                 f"{path}: {count} vertices lie within {FACE_RADIUS:.0f} mm of the nose tip at ({place}), a face has "
                 f"at least {MIN_FACE_VERTICES}; give its place (mm) in nose_tip.txt beside the scan, or get it again"
             )
-        return _Subject(scan, nose_tip, apply_camera(pose[None], self.mean_landmarks68[None])[0])
+        return _Subject(scan, nose_tip, self._fit(scan, pose, path)[self.model.landmarks68])
+
+    def _fit(self, scan: Scan, pose: Float[Tensor, "3 4"], path: Path) -> Float[Tensor, "vertices 3"]:
+        """The morphable model's face of the person, in scan space."""
+        basis = millimetres(self.model) * self.model.shape_basis.cpu()
+        normals = vertex_normals(scan.vertices, scan.triangles)
+        try:
+            return fit_to_surface(scan.vertices, normals, self.mean_face, basis, pose)
+        except DataError as error:
+            raise DataError(f"{path}: {error}; give the nose's place (mm) in nose_tip.txt beside the scan") from error
 
     def known_yaw(self) -> Float[np.ndarray, "views"]:
         """Yaw of the views, in degrees."""
@@ -192,24 +208,28 @@ class Florence(FaceDataset):
         ]
 
 
-def mean_face(model: MorphableModel) -> tuple[Float[Tensor, "vertices 3"], Float[Tensor, "68 3"]]:
-    """Vertices and landmarks of the mean face in millimetres, relative to the nose tip.
+def mean_face(model: MorphableModel) -> Float[Tensor, "vertices 3"]:
+    """The mean face in millimetres, relative to its nose tip; see `millimetres`."""
+    return millimetres(model) * (model.mean - model.mean[model.landmarks68[NOSE]]).cpu()
 
-    Models come in micrometres (Basel), millimetres (anny) or metres (FLAME): the unit is the one of these in which a
-    jaw is nearest to 145 mm wide.
+
+def millimetres(model: MorphableModel) -> float:
+    """The unit of a morphable model, in millimetres.
+
+    Models come in micrometres (Basel), millimetres (anny) or metres (FLAME): the unit is the one of these in which the
+    mean face's jaw is nearest to 145 mm wide.
 
     Raises:
         DataError: in none of them it is the width of a face.
     """
-    landmarks = model.mean[model.landmarks68].cpu()
-    width = (landmarks[16] - landmarks[0]).norm().item()
+    width = (model.mean[model.landmarks68[16]] - model.mean[model.landmarks68[0]]).norm().item()
     unit = 1000.0 ** -round(math.log(max(width, 1e-9) / JAW_WIDTH, 1000))
     if not 0.5 < width * unit / JAW_WIDTH < 2:
         raise DataError(
             f"the mean face of morphable model {model.name!r} is {width:.3g} units wide at the jaw: that is no face in "
             "micrometres, millimetres or metres"
         )
-    return (model.mean.cpu() - landmarks[NOSE]) * unit, (landmarks - landmarks[NOSE]) * unit
+    return unit
 
 
 def subject_folders(root: Path) -> list[Path]:

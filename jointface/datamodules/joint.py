@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
+import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from jointface.attributes import LabelSet
 from jointface.datamodules.augmentation import Augmentation
@@ -16,13 +17,14 @@ from jointface.datamodules.broken import UNDRAWN, Batches, BrokenSamples, as_it_
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset
 from jointface.datamodules.packed import PackedFaces, settings_of
+from jointface.datamodules.stream import Draw, EvaluationBatches, Share, TrainingStream, seed_of
+from jointface.datamodules.timed_loader import TimedLoader
 from jointface.datamodules.turning import FaceTurning
 from jointface.errors import ConfigError
 
 Stage = Literal["train", "val", "test"]
 STAGES: tuple[Stage, ...] = ("train", "val", "test")
 STAGES_OF: dict[str, tuple[Stage, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
-MODES = ("max_size_cycle", "min_size", "max_size")
 
 
 @dataclass
@@ -43,18 +45,22 @@ class Source:
 class JointDataModule(LightningDataModule):
     """Batches {source name: batch} over any set of sources.
 
+    Each source is an endless stream of its own that is shuffled anew whenever it is through, so a mini-batch always
+    holds every source at its batch size, however their lengths differ. Mini-batch n depends on the seed and on n alone:
+    a training that is resumed goes on in the middle of an epoch as if it had not stopped.
+
     Args:
         sources: by name; the name is used in metrics.
         image_size: side of the crops in pixels.
         augmentation: of the training crops; None trains without.
         turning: turns training faces with a fitted mesh out of plane, on the device; None leaves them.
-        mode: of the training CombinedLoader: "max_size_cycle" repeats the smaller sources until the largest is through,
-            "min_size" stops with the smallest, "max_size" goes on without the sources that are through.
+        seed: of shuffling, augmentation and everything else that is random in a training step.
         eval_batch_size: samples of each source in a validation or test batch.
         num_workers: loader processes of each source.
         pin_memory: page-locked batches, for copies to a GPU.
         max_broken_fraction: share of a data set's samples that may be broken before the run stops.
         packed_dir: folder of packed copies, which are read in place of the published files; None reads those.
+        max_train_samples: train on the first so many samples of each source; None takes all.
     """
 
     def __init__(
@@ -63,12 +69,13 @@ class JointDataModule(LightningDataModule):
         image_size: int,
         augmentation: Augmentation | None = None,
         turning: FaceTurning | None = None,
-        mode: str = "max_size_cycle",
+        seed: int = 0,
         eval_batch_size: int = 64,
         num_workers: int = 4,
         pin_memory: bool = False,
         max_broken_fraction: float = 0.01,
         packed_dir: str | None = None,
+        max_train_samples: int | None = None,
     ) -> None:
         super().__init__()
         self.sources = dict(sources)
@@ -76,19 +83,20 @@ class JointDataModule(LightningDataModule):
             stage: CropTransform(image_size, augmentation if stage == "train" else None) for stage in STAGES
         }
         self.turning = turning
-        self.mode = mode
+        self.seed = seed
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.pin_memory = pin_memory
         self.packed_dir = packed_dir
+        self.max_train_samples = max_train_samples
         self.broken = BrokenSamples(max_broken_fraction)
         self.datasets: dict[Stage, dict[str, FaceDataset]] = {}
-        if mode not in MODES:
-            raise ConfigError(f"data.mode={mode} is unknown, known are {', '.join(MODES)}")
         if num_workers < 0 or eval_batch_size < 1:
             raise ConfigError(
                 f"num_workers={num_workers} and eval_batch_size={eval_batch_size}: must be at least 0 and 1"
             )
+        if max_train_samples is not None and max_train_samples < 1:
+            raise ConfigError(f"data.max_train_samples={max_train_samples}: must be at least 1, or null")
         for name, source in self.sources.items():
             if "train" in source.splits and source.batch_size < 1:
                 raise ConfigError(f"data.sources.{name}.batch_size={source.batch_size}: must be at least 1")
@@ -127,9 +135,29 @@ class JointDataModule(LightningDataModule):
         """The stage's sources that label the 3D face."""
         return {name for name, data in self.datasets[stage].items() if data.has_shape}
 
+    def num_samples(self, stage: Stage, name: str) -> int:
+        """Samples of a source that a stage uses; 0 where it does without the source."""
+        count = len(self.datasets[stage].get(name, ()))
+        return min(count, self.max_train_samples or count) if stage == "train" else count
+
     def train_dataloader(self) -> CombinedLoader:
-        loaders = {name: self._loader("train", name) for name in self.datasets["train"]}
-        return CombinedLoader(loaders, cast(Literal["max_size_cycle", "min_size", "max_size"], self.mode))
+        first = self._batches_done()
+        loaders = {
+            name: self._loader(
+                dataset,
+                TrainingStream(
+                    name,
+                    self.num_samples("train", name),
+                    self.sources[name].batch_size,
+                    self.seed,
+                    self._share(),
+                    first,
+                ),
+            )
+            for name, dataset in self.datasets["train"].items()
+        }
+        self.training_loader = TimedLoader(loaders, "min_size")  # they are endless
+        return self.training_loader
 
     def val_dataloader(self) -> CombinedLoader:
         return self._evaluation_loader("val")
@@ -138,27 +166,29 @@ class JointDataModule(LightningDataModule):
         return self._evaluation_loader("test")
 
     def _evaluation_loader(self, stage: Stage) -> CombinedLoader:
+        loaders = {
+            name: self._loader(dataset, EvaluationBatches(len(dataset), self.eval_batch_size, self._share()))
+            for name, dataset in self.datasets[stage].items()
+        }
         # "max_size" gives None for a source that is through, so each sample is seen once.
-        return CombinedLoader({name: self._loader(stage, name) for name in self.datasets[stage]}, "max_size")
+        return CombinedLoader(loaders, "max_size")
 
-    def _loader(self, stage: Stage, name: str) -> DataLoader[Any]:
-        dataset, training = self.datasets[stage][name], stage == "train"
-        batch_size = self.sources[name].batch_size if training else self.eval_batch_size
+    def _loader(self, dataset: FaceDataset, batches: Sampler[Draw]) -> DataLoader[Any]:
         return DataLoader(
             Batches(dataset),
-            batch_size=batch_size,
-            shuffle=training,
-            drop_last=training and len(dataset) >= batch_size,
+            batch_sampler=batches,  # type: ignore[arg-type]  # a Draw instead of a list
             num_workers=self.num_workers,
-            persistent_workers=training and self.num_workers > 0,
             pin_memory=self.pin_memory,
             collate_fn=as_it_is,
             worker_init_fn=start_worker,
         )
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Leaves out the sources that gave nothing, and accounts for broken samples."""
+        """Leaves out the sources that gave nothing, and accounts for broken samples. Before each training step all
+        random states are set, so that they need not be saved to resume."""
         stage = self._running_stage()
+        if stage == "train" and self.trainer is not None:
+            torch.manual_seed(seed_of(self.seed, "step", self._batches_done(), self._share().rank))
         accounted = {
             name: self.broken.account(f"{stage}/{name}", self.datasets[stage][name], part)
             for name, part in batch.items()
@@ -175,6 +205,23 @@ class JointDataModule(LightningDataModule):
         if self.turning is None or stage != "train":
             return batch
         return {name: self.turning(part) if "camera" in part else part for name, part in batch.items()}
+
+    def _batches_done(self) -> int:
+        """Mini-batches that the run has trained on, also those before it was resumed."""
+        if self.trainer is None:
+            return 0
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
+
+    def _share(self) -> Share:
+        return Share() if self.trainer is None else Share(self.trainer.global_rank, self.trainer.world_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The broken samples found so far; the sources' positions follow from the number of steps."""
+        return {"broken": {name: dict(reasons) for name, reasons in self.broken.reasons.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for name, reasons in state_dict["broken"].items():
+            self.broken.reasons[name].update(reasons)
 
     def _running_stage(self) -> Stage:
         trainer = self.trainer

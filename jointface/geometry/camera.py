@@ -12,6 +12,7 @@ from torch import Tensor
 from jointface.geometry.precision import full_precision
 
 
+@full_precision
 def euler_to_rotation(angles: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
     """Rotation R = Rx(pitch) Ry(yaw) Rz(roll) of 300W-LP's Pose_Para; angles (pitch, yaw, roll) in radians."""
     (sp, sy, sr), (cp, cy, cr) = angles.sin().unbind(-1), angles.cos().unbind(-1)
@@ -68,6 +69,7 @@ def pose_from_camera(camera: Float[Tensor, "*batch 3 4"], image_height: float) -
     return torch.cat([angles, (camera[..., 3] - offset) * y_down, scale[..., None]], dim=-1)
 
 
+@full_precision
 def crop_camera(
     camera: Float[Tensor, "*batch 3 4"], transform: Float[Tensor, "*#batch 2 3"]
 ) -> Float[Tensor, "*batch 3 4"]:

@@ -95,8 +95,9 @@ class MorphableModel(nn.Module):
         """SHA-256 over every buffer; with `num_shape` beside it, two models of one hash are the same model."""
         digest = hashlib.sha256()
         for key, buffer in sorted(self.named_buffers()):
+            values = buffer.float() if buffer.is_floating_point() else buffer  # as they are made, whatever they became
             digest.update(f"{key}{tuple(buffer.shape)}".encode())
-            digest.update(buffer.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(values.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def region_weights(
@@ -132,7 +133,7 @@ def mirror_points(
     points: Float[Tensor, "batch points 3"], mirrored: Bool[Tensor, "batch"], mirror: Int[Tensor, "points"]
 ) -> Float[Tensor, "batch points 3"]:
     """The points re-indexed by the mirror map in the mirrored faces of a batch."""
-    if not mirrored.any():
+    if not mirrored.is_cuda and not mirrored.any():  # a GPU would have to finish all work before it could say
         return points
     return torch.where(mirrored[:, None, None], points[:, mirror], points)
 

@@ -10,8 +10,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from jointface.geometry.camera import crop_camera
+from jointface.geometry.precision import full_precision
 
 
+@full_precision
 def turn_faces(
     images: Float[Tensor, "batch channels size size"],
     camera: Float[Tensor, "batch 3 4"],

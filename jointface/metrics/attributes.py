@@ -48,8 +48,16 @@ class AttributeMetrics(Metric):
         self.labels.append(labels)
         self.masks.append(mask)
 
+    def take_part(self) -> None:
+        """An update without samples: a process of a distributed run that saw none needs one before `compute`."""
+        none = torch.zeros(0, len(self.attributes), device=self.device)
+        self.update(none, none, none.bool())
+
     def compute(self) -> dict[str, Tensor]:
+        """The scores by name; empty if no sample was added."""
         logits, labels, mask = (dim_zero_cat(state) for state in (self.logits, self.labels, self.masks))
+        if not len(logits):
+            return {}
         positive, negative = (labels > 0.5) & mask, (labels < 0.5) & mask
         scores = {
             **_at_half(calibrated_probability(logits, self.alpha) > 0.5, positive, negative),

@@ -65,6 +65,8 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> FaceNetw
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A checkpoint's content, read without unpickling and checked to be one of jointface's."""
+    if (best := Path(path) / "checkpoints" / "best.ckpt").is_file():
+        raise CheckpointError(f"{path}: the folder of a run, not a checkpoint; give {best}")
     if not Path(path).is_file():
         raise CheckpointError(
             f"no checkpoint at {Path(path).absolute()}: a run leaves its own in checkpoints/best.ckpt"
@@ -89,12 +91,63 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def require_same_model(checkpoint: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Refuses to go on training from another model's checkpoint, and says what differs."""
     found = checkpoint.get(KEY, {})
-    for part in ("attributes", "network", "morphable_model"):
-        if found.get(part) != expected[part]:
-            raise CheckpointError(
-                f"the checkpoint holds another model than the config (its {part} part differs): repeat the overrides "
-                "of its run, which are in .hydra/overrides.yaml there, or train from the start"
-            )
+    differences = _attribute_differences(found, expected)
+    for part in ("network", "morphable_model"):
+        differences += _differences(part, found.get(part), expected[part])
+    if not differences:
+        return
+    more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
+    raise CheckpointError(
+        f"the checkpoint holds another model than the config: {'; '.join(differences[:3])}{more}. Repeat the overrides "
+        "of its run, which are in .hydra/overrides.yaml there, or train from the start"
+    )
+
+
+def _attribute_differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    there, here = found.get("attributes", []), expected["attributes"]
+    if there == here:
+        return []
+    only = {"in the checkpoint": set(there) - set(here), "in the config": set(here) - set(there)}
+    listing = [f"only {where} {_some(sorted(names))}" for where, names in only.items() if names]
+    return [
+        f"it has {len(there)} attributes ({_label_sets(found)}), the config {len(here)} ({_label_sets(expected)}), "
+        + (", ".join(listing) or "in another order")
+    ]
+
+
+def _label_sets(description: Mapping[str, Any]) -> str:
+    names = sorted({labels["label_set"] for labels in description.get("label_sets", {}).values()})
+    return "of " + " and ".join(names) if names else "of no label set"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _differences(key: str, found: Any, expected: Any) -> list[str]:
+    """Where two descriptions differ, key by key, with both values."""
+    if isinstance(found, Mapping) and isinstance(expected, Mapping):
+        keys = sorted({*found, *expected})
+        return [part for k in keys for part in _differences(f"{key}.{k}", found.get(k), expected.get(k))]
+    if found == expected:
+        return []
+    there, here = (_brief(value) for value in (found, expected))
+    return [f"{key} is {there} in the checkpoint and {here} in the config"]
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def require_training_state(checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Refuses to go on training from a file of weights alone."""
+    missing = [key for key in ("optimizer_states", "lr_schedulers", "loops", "global_step") if key not in checkpoint]
+    if missing:
+        raise CheckpointError(
+            f"{path}: holds no state of a training ({', '.join(missing)} missing), only a model; give the last.ckpt of "
+            "a run"
+        )
 
 
 def network_weights(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:

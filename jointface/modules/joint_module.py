@@ -1,35 +1,32 @@
 """The joint training: one backbone pass over the mixed batch, each sample teaching what it is labelled for."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from lightning import LightningModule
 from torch import Tensor, nn
+from torch.nn import Parameter
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from jointface.attributes import LabelSet, Vocabulary
+from jointface.errors import CheckpointError, ConfigError
 from jointface.geometry.camera import pose_from_camera
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.metrics.attributes import AttributeMetrics
 from jointface.metrics.nme import FaceNME
 from jointface.modules import checkpoint as checkpoints
+from jointface.modules.compilation import compile_layers, require_compiler, require_mode
+from jointface.modules.distributed import is_distributed, mean_over_processes, samples_per_process
 from jointface.modules.losses import attribute_loss, shape_loss
 from jointface.modules.network import build_network
 from jointface.modules.shape_decoders import ShapeDecoder, frontal_face
+from jointface.modules.task_gradients import gradient_statistics, require_whole_gradients
+from jointface.modules.weighting import FixedWeights, PCGrad
 
 Batch = dict[str, dict[str, Tensor]]  # {source name: batch of the data contract}
-
-
-@dataclass
-class LossWeights:
-    """L = shape L_shape + attributes L_attr."""
-
-    shape: float
-    attributes: float
 
 
 class JointFaceModule(LightningModule):
@@ -37,26 +34,38 @@ class JointFaceModule(LightningModule):
 
     Args:
         network: plain config of the network, see `build_network`; it travels in the checkpoint.
-        loss: weights of the two losses.
+        loss: how the tasks' losses become one.
         optimizer: makes the optimiser from parameter groups.
         scheduler: makes a step-wise schedule from the optimiser and the number of steps; None keeps the rate.
         label_sets: of the training sources that label attributes, by source.
         alpha: negatives per positive of each of them, by source.
         morphable_model: what shape labels and predictions refer to; None without a shape decoder.
+        log_gradients_every_n_steps: steps between measurements of the tasks' gradients on the backbone; 0 for never.
+        compile_mode: of torch.compile, see `compile_layers`; None trains without.
+
+    Raises:
+        ConfigError: the network's parts do not fit together, or a number or mode is not one.
     """
 
     def __init__(
         self,
         network: Mapping[str, Any],
-        loss: LossWeights,
+        loss: FixedWeights,
         optimizer: Callable[..., Optimizer],
         scheduler: Callable[..., Any] | None,
         label_sets: Mapping[str, LabelSet],
         alpha: Mapping[str, Float[Tensor, "attributes"]],
         morphable_model: MorphableModel | None = None,
+        log_gradients_every_n_steps: int = 0,
+        compile_mode: str | None = None,
     ) -> None:
         super().__init__()
-        self.loss, self.make_optimizer, self.make_scheduler = loss, optimizer, scheduler
+        if log_gradients_every_n_steps < 0:
+            raise ConfigError(f"model.log_gradients_every_n_steps={log_gradients_every_n_steps}: must be at least 0")
+        if compile_mode is not None:
+            require_mode(compile_mode)
+        self.weighting, self.make_optimizer, self.make_scheduler = loss, optimizer, scheduler
+        self.log_gradients_every_n_steps, self.compile_mode = log_gradients_every_n_steps, compile_mode
         self.label_sets = dict(label_sets)
         self.vocabulary = Vocabulary.union(label_sets.values())
         attributes = self.vocabulary.attributes if network["attribute_classifier"] is not None else ()
@@ -71,46 +80,63 @@ class JointFaceModule(LightningModule):
             self.register_buffer(f"positions_{name}", self.vocabulary.positions(labels), persistent=False)
         self.metrics = nn.ModuleDict()
         self.teachers: dict[str, str] = {}  # for each source with attributes, the training source of its label set
+        self.pending: tuple[Tensor, dict[str, Tensor]] | None = None  # total and losses on their way to `backward`
+        self.shared: list[Parameter] = []  # the trained parameters of the backbone
+        self.own: list[Parameter] = []  # all others
 
     # One mixed batch
 
     def losses(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """`shape` and `attributes` losses of a mixed batch; zero where no sample carries the label."""
+        """`shape` and `attributes` losses of a mixed batch; zero where no sample carries the label.
+
+        In a distributed training the mean over the processes of each is the loss of all their samples together.
+        """
+        counts = [sum(len(part["image"]) for part in batch.values() if key in part) for key in ("camera", "attributes")]
+        of_shape, of_attributes = samples_per_process(counts, self.device)
         features, rows = self._features(batch)
-        shape, attributes = self._shape_loss(features, rows, batch), self._attribute_loss(features, rows, batch)
-        return {name: loss for name, loss in {"shape": shape, "attributes": attributes}.items() if loss is not None}
+        losses = {
+            "shape": self._shape_loss(features, rows, batch, of_shape),
+            "attributes": self._attribute_loss(features, rows, batch, of_attributes),
+        }
+        return {name: loss for name, loss in losses.items() if loss is not None}
 
     def _features(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """One backbone pass over all images, and the rows of it that each source fills."""
         counts = [len(part["image"]) for part in batch.values()]
         rows = torch.arange(sum(counts), device=self.device).split(counts)
-        features = self.network.features(torch.cat([part["image"] for part in batch.values()]))
+        size = self.network.image_size
+        nothing = torch.empty(0, 3, size, size, dtype=torch.uint8, device=self.device)
+        features = self.network.features(torch.cat([nothing, *(part["image"] for part in batch.values())]))
         return features, dict(zip(batch, rows, strict=True))
 
-    def _shape_loss(self, features: Tensor, rows: dict[str, Tensor], batch: Batch) -> Tensor | None:
+    def _shape_loss(
+        self, features: Tensor, rows: dict[str, Tensor], batch: Batch, samples: Tensor | int
+    ) -> Tensor | None:
         decoder = self.network.shape_decoder
         if decoder is None:
             return None
         labelled = [name for name, part in batch.items() if "camera" in part]
         if not labelled:
-            return _zero_loss(decoder)
+            return _zero_loss(features, decoder)
         keys = ("shape_coefficients", "expression_coefficients", "camera")
         predicted = decoder(features[torch.cat([rows[name] for name in labelled])])
         target = decoder.target(*(torch.cat([batch[name][key] for name in labelled]) for key in keys))
-        return shape_loss(predicted, target, decoder.weights)
+        return shape_loss(predicted, target, decoder.weights, samples)
 
-    def _attribute_loss(self, features: Tensor, rows: dict[str, Tensor], batch: Batch) -> Tensor | None:
+    def _attribute_loss(
+        self, features: Tensor, rows: dict[str, Tensor], batch: Batch, samples: Tensor | int
+    ) -> Tensor | None:
         classifier = self.network.attribute_classifier
         if classifier is None:
             return None
         labelled = [name for name, part in batch.items() if "attributes" in part]
         if not labelled:
-            return _zero_loss(classifier)
+            return _zero_loss(features, classifier)
         logits = classifier(features[torch.cat([rows[name] for name in labelled])]).float()
         labels, mask, alpha = (
             torch.cat(columns) for columns in zip(*(self._in_vocabulary(n, batch[n]) for n in labelled), strict=True)
         )
-        return attribute_loss(logits, labels, mask, alpha)
+        return attribute_loss(logits, labels, mask, alpha, samples)
 
     def _in_vocabulary(self, source: str, part: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Labels, mask and alpha of a source's samples, laid out in the union vocabulary."""
@@ -123,25 +149,51 @@ class JointFaceModule(LightningModule):
         alpha = getattr(self, f"alpha_{source}").expand(len(part["attributes"]), -1)
         return spread(part["attributes"]), spread(part["attribute_mask"]), spread(alpha)
 
-    def _total(self, losses: dict[str, Tensor]) -> Tensor:
-        return sum(
-            (getattr(self.loss, name) * loss for name, loss in losses.items()), torch.zeros((), device=self.device)
-        )
-
     # Lightning's steps
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        if not batch:
+        if not batch and not is_distributed():  # of several processes none may leave the others waiting
             return None
         losses = self.losses(batch)
-        total = self._total(losses)
-        named = {f"train/loss_{name}": loss for name, loss in losses.items()}
-        self.log_dict(named, prog_bar=True, batch_size=1)
-        self.log("train/loss", total, batch_size=1)
+        together = mean_over_processes(torch.stack(list(losses.values()))).unbind()
+        means = dict(zip(losses, together, strict=True))
+        self.weighting.observe(means, self.global_step)
+        total = self.weighting(losses, means)
+        self.log_dict({f"train/loss_{name}": loss for name, loss in means.items()}, prog_bar=True, batch_size=1)
+        self.log("train/loss", mean_over_processes(total), batch_size=1)
+        if self.weighting.varies:
+            weights = self.weighting.weights()
+            self.log_dict({f"train/weight_{name}": weights[name] for name in losses}, batch_size=1)
+        self.pending = total, losses
         return total
 
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Now and then measures what each task asks of the backbone."""
+        assert self.pending is not None
+        total, losses = self.pending
+        every = self.log_gradients_every_n_steps
+        if every and (self.global_step + 1) % every == 0 and len(losses) > 1:
+            statistics = gradient_statistics(loss, total, losses, self.shared)
+            self.log_dict({f"train/{name}": value for name, value in statistics.items()}, batch_size=1)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """The weighting's way from the loss to the gradients."""
+        assert self.pending is not None
+        _, losses = self.pending
+        self.pending = None
+        self.weighting.backward(loss, losses, self.shared, self.own)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        self.weighting.end_step()
+
     def setup(self, stage: str) -> None:
-        """Makes the metrics of the sources that the stage evaluates; the test also scores the trivial predictors."""
+        """Makes the metrics of the sources that the stage evaluates; the test also scores the trivial predictors.
+
+        Raises:
+            ConfigError: the trainer cannot train in the way that the config asks for.
+        """
+        if stage == "fit":
+            self._prepare_training()
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         for split in {"fit": ["val"], "validate": ["val"], "test": ["test"]}.get(stage, []):
             self.teachers |= self._teachers(data.label_sets(split))
@@ -153,6 +205,17 @@ class JointFaceModule(LightningModule):
                         teacher = self.teachers[name]
                         attributes, alpha = self.label_sets[teacher].attributes, getattr(self, f"alpha_{teacher}").cpu()
                         self.metrics[f"{split}/{name}/{predictor}attributes"] = AttributeMetrics(attributes, alpha)
+
+    def _prepare_training(self) -> None:
+        trained = {id(parameter): parameter for parameter in self.parameters() if parameter.requires_grad}
+        backbone = {id(parameter) for parameter in self.network.backbone.parameters()}
+        self.shared = [parameter for key, parameter in trained.items() if key in backbone]
+        self.own = [parameter for key, parameter in trained.items() if key not in backbone]
+        if isinstance(self.weighting, PCGrad) or self.log_gradients_every_n_steps:
+            require_whole_gradients(self.trainer.strategy)
+        if self.compile_mode is not None:
+            require_compiler(self.trainer.strategy.root_device)
+            compile_layers(self.network, self.compile_mode)
 
     def _teachers(self, label_sets: Mapping[str, LabelSet]) -> dict[str, str]:
         """For each source the training source that its attributes were learned from: itself, or one that labels the
@@ -228,10 +291,13 @@ class JointFaceModule(LightningModule):
         errors: dict[str, list[Tensor]] = {}
         for key, metric in cast(dict[str, Metric], self.metrics).items():
             prefix, task = key.rsplit("/", 1)
-            if not key.startswith(f"{split}/") or metric.update_count == 0:
+            if not key.startswith(f"{split}/"):
                 continue
+            cast(FaceNME | AttributeMetrics, metric).take_part()  # in gathering over the processes
             values = metric.compute()
             metric.reset()
+            if not values:
+                continue
             if prefix.endswith("trivial"):
                 values = {name: value for name, value in values.items() if "/" not in name}
             elif task == "shape":
@@ -250,11 +316,20 @@ class JointFaceModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoints.require_same_model(checkpoint, checkpoints.describe(self.network, self.network_config))
+        self._require_same_weighting(checkpoint)
+
+    def _require_same_weighting(self, checkpoint: dict[str, Any]) -> None:
+        found = {key for key in checkpoint["state_dict"] if key.startswith("weighting.")}
+        if found != {f"weighting.{key}" for key in self.weighting.state_dict()}:
+            raise CheckpointError(
+                "the checkpoint was trained with another choice of model/loss than the config's: repeat the overrides "
+                "of its run, which are in .hydra/overrides.yaml there, or train from the start"
+            )
 
 
-def _zero_loss(head: nn.Module) -> Tensor:
-    """Zero that every parameter of an unused head takes part in, which distributed training asks for."""
-    return torch.stack([parameter.flatten()[:0].sum() for parameter in head.parameters()]).sum()
+def _zero_loss(features: Tensor, head: nn.Module) -> Tensor:
+    """Zero that the backbone and every parameter of an unused head take part in, as distributed training asks for."""
+    return torch.stack([part[:0].sum().float() for part in (features, *head.parameters())]).sum()
 
 
 def true_face(model: MorphableModel, part: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

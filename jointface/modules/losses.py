@@ -9,13 +9,15 @@ def shape_loss(
     predicted: Float[Tensor, "samples points 3"],
     target: Float[Tensor, "samples points 3"],
     weights: Float[Tensor, "points"],
+    samples: Float[Tensor, ""] | int | None = None,
 ) -> Float[Tensor, ""]:
     """L_shape = (1/N) sum_l W_l ||S_l - S^_l||^2 over the N points of the face, averaged over the samples.
 
-    Points are in crop space divided by the crop's size. No sample gives zero.
+    Points are in crop space divided by the crop's size. No sample gives zero. `samples` is the number to divide by
+    where it is not that of the samples given, see `samples_per_process`.
     """
     squared_distance = (predicted - target).square().sum(-1)
-    return (squared_distance * weights).sum() / (max(len(predicted), 1) * len(weights))
+    return (squared_distance * weights).sum() / (_number(samples, predicted) * len(weights))
 
 
 def attribute_loss(
@@ -23,11 +25,16 @@ def attribute_loss(
     labels: Float[Tensor, "samples attributes"],
     mask: Bool[Tensor, "samples attributes"],
     alpha: Float[Tensor, "samples attributes"],
+    samples: Float[Tensor, ""] | int | None = None,
 ) -> Float[Tensor, ""]:
     """L_attr = -sum_m [alpha_m A_m log A^_m + (1 - A_m) log(1 - A^_m)] over the labelled attributes of each sample,
     with A^ = sigmoid(logit) and the alpha of the sample's own label set, averaged over the samples. No sample gives
-    zero.
+    zero. `samples` as in `shape_loss`.
     """
     # -log sigmoid(z) = softplus(-z) and -log(1 - sigmoid(z)) = softplus(z) stay finite at any logit.
     cross_entropy = alpha * labels * F.softplus(-logits) + (1 - labels) * F.softplus(logits)
-    return (cross_entropy * mask).sum() / max(len(logits), 1)
+    return (cross_entropy * mask).sum() / _number(samples, logits)
+
+
+def _number(samples: Tensor | int | None, given: Tensor) -> Tensor | int:
+    return max(len(given), 1) if samples is None else samples

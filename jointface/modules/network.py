@@ -84,7 +84,7 @@ class FaceNetwork(nn.Module):
         decoder, classifier = self.shape_decoder, self.attribute_classifier
         return Prediction(
             vertices=None if decoder is None else decoder.vertices(decoder(features)),
-            logits=None if classifier is None else classifier(features),
+            logits=None if classifier is None else classifier(features).float(),
         )
 
 

@@ -20,9 +20,11 @@ from jointface.geometry.precision import full_precision
 
 
 class ShapeDecoder(nn.Module, ABC):
-    """The interface of the shape decoders. `weights` holds W of L_shape for each point."""
+    """The interface of the shape decoders. `weights` holds W of L_shape for each point; `layers` is what `forward` runs
+    before it comes to coordinates."""
 
     weights: Float[Tensor, "points"]
+    layers: nn.Module
 
     def __init__(self, morphable_model: MorphableModel, image_size: int) -> None:
         super().__init__()
@@ -45,6 +47,15 @@ class ShapeDecoder(nn.Module, ABC):
     @abstractmethod
     def vertices(self, points: Float[Tensor, "batch points 3"]) -> Float[Tensor, "batch vertices 3"]:
         """The vertices that points stand for, in crop space, in pixels."""
+
+
+class Layers(nn.Sequential):
+    """A sequence with a forward of its own: torch.compile passes over that of torch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self:
+            x = layer(x)
+        return x
 
 
 class PositionMapDecoder(ShapeDecoder):
@@ -84,7 +95,7 @@ class PositionMapDecoder(ShapeDecoder):
             )
         self.position_map = PositionMap(morphable_model, map_size)
         layers, width = _upsampling_layers(feature_shape[0], channels, min_channels, doublings)
-        self.layers = nn.Sequential(*layers)
+        self.layers = Layers(*layers)
         self.offsets = nn.Conv2d(width, 3, 4, padding="same")
         for parameter in self.offsets.parameters():
             nn.init.zeros_(parameter)
@@ -172,7 +183,7 @@ class MorphableDecoder(ShapeDecoder):
         model = morphable_model
         channels, height, width = feature_shape
         squeezed = max(1, hidden // (height * width))
-        self.layers = nn.Sequential(
+        self.layers = Layers(
             nn.Conv2d(channels, squeezed, 1), nn.BatchNorm2d(squeezed), nn.ReLU(), nn.Flatten(),
             nn.Linear(squeezed * height * width, hidden), nn.ReLU(),
         )  # fmt: skip

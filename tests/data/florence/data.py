@@ -24,6 +24,16 @@ def vertices(model: MorphableModel, pitch: float = 0.0, seed: int = 0) -> np.nda
     return ((face - face[model.landmarks68[30]]) / 1000 @ rotation.T).numpy() + SHIFT
 
 
+def stretched(model: MorphableModel) -> MorphableModel:
+    """The model with eye sockets and a mouth, and three coefficients: 1 makes a face twice as wide, long, deep."""
+    mean = model.mean - model.mean[model.landmarks68[30]]
+    for landmarks, depth in (((36, 39), 8e3), ((42, 45), 8e3), ((48, 54), -6e3)):
+        middle = mean[model.landmarks68[list(landmarks)]].mean(0)
+        mean[:, 2] -= depth * (-((mean - middle)[:, :2] / 12e3).square().sum(1)).exp()
+    parts = (model.triangles, model.uv, model.landmarks68, model.mirror)
+    return MorphableModel("stretched", mean, torch.diag_embed(mean), model.expression_basis, *parts)
+
+
 def texture(model: MorphableModel) -> np.ndarray:
     """Skin with a soft chequerboard and a disc of pure colour at each mark."""
     y, x = np.mgrid[:TEXTURE_SIDE, :TEXTURE_SIDE]

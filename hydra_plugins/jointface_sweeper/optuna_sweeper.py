@@ -1,0 +1,133 @@
+"""`hydra/sweeper=optuna`: a study instead of a grid."""
+
+import importlib.util
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+log = logging.getLogger(__name__)
+
+
+class OptunaSweeper(Sweeper):
+    """Searches config keys with Optuna (Akiba et al., KDD 2019): it asks the study for trials, Hydra's launcher runs
+    each as a job in the folder of its number, and the study is told what `objective` the job returned.
+
+    Args: see conf/hydra/sweeper/optuna.yaml.
+    """
+
+    def __init__(
+        self,
+        params: Mapping[str, Any] | None,
+        objective: str,
+        direction: str,
+        n_trials: int,
+        n_jobs: int,
+        max_failures: int,
+        study_name: str,
+        storage: str,
+        sampler: DictConfig,
+        pruner: DictConfig,
+    ) -> None:
+        self.params, self.objective, self.direction = dict(params or {}), objective, direction
+        self.n_trials, self.n_jobs, self.max_failures = n_trials, n_jobs, max_failures
+        self.study_name, self.storage, self.sampler, self.pruner = study_name, storage, sampler, pruner
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Called by Hydra before `sweep`."""
+        self.config, self.hydra_context = config, hydra_context
+        self.parser = OverridesParser.create(config_loader=hydra_context.config_loader)
+        self.folder = Path(config.hydra.sweep.dir)
+        self.reports = OmegaConf.select(config, "callbacks.trial") is not None
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Runs trials until the study has `n_trials` finished ones, those of earlier sweeps included.
+
+        Raises:
+            ConfigError: the search is impossible, or another than the study's.
+            SweepError: more than `max_failures` trials failed.
+        """
+        # Hydra imports its plugins at every start of every command: what a sweep needs is imported here.
+        self._require_sense()
+        from jointface.sweeping.search_space import read_search_space
+        from jointface.sweeping.study import SweepStudy, alone_in
+
+        overrides = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        space = read_search_space(self.parser.parse_overrides(overrides))
+        self.validate_batch_is_legal([space.overrides(space.example())])
+        with alone_in(self.folder):
+            OmegaConf.save(self.config, self.folder / "multirun.yaml")
+            study = SweepStudy(
+                self.folder, self.storage, self.study_name, space,
+                self.objective, self.direction, self.sampler, self.pruner,
+            )  # fmt: skip
+            try:
+                self._search(study)
+            except (KeyboardInterrupt, SystemExit):
+                # Not by the log, whose file may have gone with the run's folder.
+                print("stopped; to go on with the study, repeat the command that began it", file=sys.stderr)
+                raise
+            self._report(study)
+
+    def _require_sense(self) -> None:
+        from jointface.errors import ConfigError
+
+        if importlib.util.find_spec("optuna") is None:
+            raise ConfigError("a search needs Optuna, which is not installed: pip install 'jointface[sweep]'")
+        for name, least in {"n_trials": 1, "n_jobs": 1, "max_failures": 0}.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ConfigError(f"hydra.sweeper.{name}={value}: expected a whole number, at least {least}")
+
+    def _search(self, study: Any) -> None:
+        from jointface.errors import SweepError
+
+        failures: list[str] = []
+        for trial in study.interrupted():
+            log.info("Trial %d was interrupted and goes on", trial.number)
+            failures += self._run(study, [trial], "checkpoint=auto")
+        while (left := self.n_trials - study.finished()) > 0:
+            failures += self._run(study, [study.ask() for _ in range(min(self.n_jobs, left))])
+            if len(failures) > self.max_failures:
+                raise SweepError(
+                    f"{len(failures)} failed trials, more than hydra.sweeper.max_failures={self.max_failures}, the "
+                    f"last with: {failures[-1]}; mend it and repeat the command to go on"
+                )
+
+    def _run(self, study: Any, trials: list[Any], *more: str) -> list[str]:
+        """Runs trials of consecutive numbers side by side; why some failed."""
+        study.write_table()
+        jobs = [[*study.space.overrides(trial.params), *self._number(trial.number), *more] for trial in trials]
+        results = self.launcher.launch(jobs, initial_job_idx=trials[0].number)
+        failures = [study.tell(trial, job) for trial, job in zip(trials, results, strict=True)]
+        study.write_table()
+        for trial in trials:
+            log.info("%s", study.outcome(trial))
+        return [failure for failure in failures if failure is not None]
+
+    def _number(self, number: int) -> list[str]:
+        """The override by which a run knows that it is a trial, where it is asked to report."""
+        return [f"callbacks.trial.number={number}"] if self.reports else []
+
+    def _report(self, study: Any) -> None:
+        best = study.best()
+        if best is None:
+            log.info("%d trials, none ran to its end; see %s", study.finished(), study.folder)
+            return
+        log.info(
+            "%d trials; the best, %s, has %s = %.6g with: %s",
+            study.finished(), study.folder / str(best.number), self.objective, best.value,
+            " ".join(f"{key}={value}" for key, value in best.params.items()),
+        )  # fmt: skip
+        log.info("All of them: %s, python -m jointface.summarize %s", study.folder / "trials.csv", study.folder)

@@ -1,0 +1,149 @@
+"""Tables of facial attributes: means over attributes, the same ones in every row of a table, and each attribute."""
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+
+import pandas as pd
+import yaml
+
+from jointface.attributes import CELEBA, LabelSet
+from jointface.benchmarks.quoted import QuotedRow, with_quoted
+from jointface.benchmarks.result import DATA_SETS, Table
+
+TRIVIAL = "trivial"  # predictor, as `split/data set/trivial/metric` in training
+VAL = "_val_threshold"  # suffix of what is read at the thresholds of the validation split
+HEADINGS = {
+    "positives": "positives",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "f1": "F1",
+    "average_precision": "average precision",
+    f"accuracy{VAL}": "accuracy, val. thresholds",
+    f"balanced_accuracy{VAL}": "balanced accuracy, val. thresholds",
+    f"f1{VAL}": "F1, val. thresholds",
+    "calibration_error": "calibration error",
+}
+NOT_RANKED = ("positives", "calibration_error")  # that tables of means leave out
+PROTOCOL = (
+    "Per cent, on the {split} split ({faces:,} faces). Accuracy and F1 read the calibrated probability, balanced "
+    "accuracy the balanced one, each at 1/2, the one-threshold protocol of Liu, Luo, Wang, Tang, ICCV 2015"
+)
+VAL_PROTOCOL = (
+    "; with val. thresholds, of each attribute the threshold is the one that maximises accuracy (for accuracy and F1) "
+    "or balanced accuracy on the validation split, thresholds from {val_faces:,} validation faces"
+)
+
+# By method: a row for each attribute that it is judged by, columns of HEADINGS in [0, 1].
+Scores = Mapping[str, pd.DataFrame]
+
+
+def attribute_tables(label_set: LabelSet, scores: Scores, split: str, faces: int, val_faces: int = 0) -> list[Table]:
+    """All tables of a data set.
+
+    Means are over the attributes that all methods know. Where one knows more, a further table has the mean over those,
+    with the methods that know them all. The trivial predictor is over the same attributes in each.
+
+    Args:
+        label_set: of the data set. scores: with those of the trivial predictor for all attributes of the data set.
+        split, faces: what they were measured on. val_faces: that thresholds come from.
+    """
+    data_set = DATA_SETS.get(label_set.name, label_set.name)
+    calibrated = any(column.endswith(VAL) for column in scores[TRIVIAL])
+    thresholds = VAL_PROTOCOL.format(val_faces=val_faces) if calibrated else ""
+    caption = f"{PROTOCOL.format(split=split, faces=faces)}{thresholds}."
+    tables = [
+        _mean_table(f"{data_set}, {title}", caption, _over(scores, chosen), quoted)
+        for title, chosen, quoted in _subsets(label_set, scores)
+    ]
+    common = common_attributes(scores)
+    if common:
+        title = f"{data_set}, calibration error over {_count(common)}"
+        tables.append(_calibration_table(title, _over(scores, common)))
+    return [
+        *tables,
+        *(_attribute_table(data_set, method, scores, caption) for method in scores if method != TRIVIAL),
+    ]
+
+
+def common_attributes(scores: Scores) -> list[str]:
+    """The attributes that all methods are judged by, in the data set's order."""
+    judged = [set(frame.index) for method, frame in scores.items() if method != TRIVIAL]
+    return [name for name in scores[TRIVIAL].index if all(name in names for names in judged)]
+
+
+def _subsets(label_set: LabelSet, scores: Scores) -> list[tuple[str, list[str], list[QuotedRow]]]:
+    """Title, attributes and quoted rows of each table of means."""
+    everything, common = list(scores[TRIVIAL].index), common_attributes(scores)
+    quoted = quoted_accuracies(label_set.name)
+    groups: dict[tuple[str, ...], list[str]] = {}  # methods by what they know
+    for method, frame in scores.items():
+        if method != TRIVIAL:
+            groups.setdefault(tuple(frame.index), []).append(method)
+    alike = len(groups) == 1
+    titled = {f"mean over {_count(common)}" if alike else f"mean over the {_count(common)} that all know": common}
+    if not alike:
+        titled |= {
+            f"mean over the {_count(known)} of {', '.join(methods)}": list(known)
+            for known, methods in groups.items()
+            if list(known) != common
+        }
+    subsets = [
+        (title, chosen, quoted if label_set == CELEBA and chosen == everything else [])
+        for title, chosen in titled.items()
+    ]
+    of_celeba = [name for name in everything if name in CELEBA.attributes]
+    if quoted and label_set != CELEBA and any(set(of_celeba) <= set(known) for known in groups):
+        subsets.append((f"mean over the {_count(of_celeba)} that CelebA has too", of_celeba, quoted))
+    return [subset for subset in subsets if subset[1]]
+
+
+def _count(attributes: Sequence[str]) -> str:
+    return f"{len(attributes)} attribute{'s' if len(attributes) != 1 else ''}"
+
+
+def _over(scores: Scores, chosen: Sequence[str]) -> Scores:
+    """Those of the chosen attributes, of the methods that know all of them."""
+    known = {method: frame for method, frame in scores.items() if set(chosen) <= set(frame.index)}
+    return {method: frame.loc[list(chosen)] for method, frame in known.items()}
+
+
+def _mean_table(title: str, caption: str, scores: Scores, quoted: list[QuotedRow]) -> Table:
+    columns = [column for column in HEADINGS if column in scores[TRIVIAL] and column not in NOT_RANKED]
+    means = {method: 100 * frame[columns].mean() for method, frame in scores.items()}
+    frame = pd.DataFrame(means).T.rename(columns=HEADINGS)
+    if quoted:
+        caption += " Quoted figures are means over the 40 attributes of CelebA."
+    table = Table(title, caption, frame, lower_is_better=False, reference=(TRIVIAL,), sort_by=HEADINGS["accuracy"])
+    return with_quoted(table, quoted)
+
+
+def _calibration_table(title: str, scores: Scores) -> Table:
+    frame = pd.DataFrame({
+        "mean": {method: 100 * frame["calibration_error"].mean() for method, frame in scores.items()},
+        "largest of an attribute": {method: 100 * frame["calibration_error"].max() for method, frame in scores.items()},
+    })  # fmt: skip
+    caption = (
+        "Expected calibration error of the calibrated probability in per cent, 15 bins of equal width (Guo, Pleiss, "
+        "Sun, Weinberger, ICML 2017), over attributes. That of the trivial predictor is how far the share of positives "
+        "is from that of the split it goes by: low error alone says little. Few faces raise the error by chance."
+    )
+    return Table(title, caption, frame, reference=(TRIVIAL,))
+
+
+def _attribute_table(data_set: str, method: str, scores: Scores, caption: str) -> Table:
+    of_method = scores[method]
+    frame = 100 * of_method[[column for column in HEADINGS if column in of_method]].rename(columns=HEADINGS)
+    frame.insert(2, "trivial accuracy", 100 * scores[TRIVIAL]["accuracy"].reindex(frame.index))
+    frame.loc["mean"] = frame.mean()
+    frame.index.name = "attribute"
+    return Table(f"{data_set}, each attribute, {method}", caption, frame, decimals=1, lower_is_better=None)
+
+
+def quoted_accuracies(label_set: str) -> list[QuotedRow]:
+    """The mean accuracies in per cent that papers print for a label set; none where nothing is quoted."""
+    file = resources.files("jointface.benchmarks").joinpath("quoted_attributes.yaml")
+    return [
+        QuotedRow(row["method"], row["paper"], row["source"], {"accuracy": row["accuracy"][label_set]})
+        for row in yaml.safe_load(file.read_text(encoding="utf-8"))
+        if label_set in row["accuracy"]
+    ]

@@ -1,0 +1,38 @@
+"""Checkpoints are written whole or not at all."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from jointface.errors import CheckpointError, DataError
+from jointface.files import TEMPORARY, write_atomically
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint under a temporary name in its folder, from where it takes the place of the previous one.
+
+    Lightning's own writer goes through the system's folder of temporary files; where that is another file system, its
+    last step is a copy that a kill leaves half done.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Saves what `trainer.save_checkpoint` hands over.
+
+        Raises:
+            CheckpointError: it cannot be written; the checkpoint that was there before is untouched.
+        """
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        try:
+            write_atomically(Path(path), buffer.getbuffer(), durable=True)
+        except DataError as error:
+            raise CheckpointError(f"the checkpoint could not be saved: {error}") from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what writers left in the folder that were killed before they were through."""
+    for leftover in folder.glob(f".*{TEMPORARY}"):
+        leftover.unlink(missing_ok=True)

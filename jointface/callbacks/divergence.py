@@ -1,0 +1,117 @@
+"""A loss or gradient that is not finite ends the run at that step, before it spoils the weights."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from jointface.errors import DivergedError
+from jointface.files import write_atomically
+
+Samples = list[tuple[str, int, bool]]  # source, index, and whether a label of the sample is not finite itself
+
+
+class DivergenceGuard(Callback):
+    """Stops a run whose loss or gradients are NaN or infinite, before the optimiser's step.
+
+    Leaves `diverged.ckpt`, the state before the step, from which the run can go on in another way or meet the same step
+    again, and `diverged.txt`, the step's samples by file. With 16-mixed the loss alone counts: there gradients overflow
+    now and then, and the scaler skips those steps.
+
+    The look at a loss and the norm of the gradients makes the host wait for the device once a step.
+
+    Args:
+        dirpath: folder of the two files.
+    """
+
+    def __init__(self, dirpath: str) -> None:
+        self.folder = Path(dirpath)
+        self._statistics: list[Tensor] = []  # of batch norm, which the forward pass of a bad step has spoilt already
+        self._kept: list[Tensor] = []  # what they were before the step
+        self._losses: list[Tensor] = []  # of the batches since the last step
+        self._batches: list[Mapping[str, Mapping[str, Tensor]]] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._statistics = _running_statistics(pl_module)
+        self._kept = [buffer.clone() for buffer in self._statistics]
+        self._losses, self._batches = [], []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if not self._batches and self._statistics:
+            torch._foreach_copy_(self._kept, self._statistics)
+        self._batches.append(batch)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        self._losses.append(loss.detach().float())
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Looks at what the step is made of.
+
+        Raises:
+            DivergedError: it is not finite; names the step, the losses, and where the list of samples is.
+        """
+        values = list(self._losses)
+        if getattr(trainer.precision_plugin, "scaler", None) is None:
+            gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
+            values.append(nn.utils.get_total_norm(gradients, foreach=True).float())
+        bad = (~torch.stack(values).isfinite()).any().int()
+        if trainer.world_size > 1:  # all processes stop at the same step
+            bad = trainer.strategy.reduce(bad, reduce_op="max")
+        if bad:
+            self._stop(trainer)
+        self._losses, self._batches = [], []
+
+    def _stop(self, trainer: Trainer) -> None:
+        if self._statistics:
+            torch._foreach_copy_(self._statistics, self._kept)
+        step, what = trainer.global_step, _what_is_bad(trainer)
+        samples = _over_processes(trainer, [sample for batch in self._batches for sample in _samples(batch)])
+        datasets = trainer.datamodule.datasets["train"]  # type: ignore[attr-defined]
+        files = {(source, index): str(datasets[source].path(index)) for source, index, _ in samples}
+        suspects = [files[source, index] for source, index, suspicious in samples if suspicious]
+        checkpoint, listing = self.folder / "diverged.ckpt", self.folder / "diverged.txt"
+        trainer.save_checkpoint(checkpoint, weights_only=False)
+        if trainer.is_global_zero:
+            write_atomically(
+                listing, "".join(f"{source} {index} {file}\n" for (source, index), file in files.items()).encode()
+            )
+        named = f"; labels that are not finite: {', '.join(suspects[:5])}" if suspects else ""
+        raise DivergedError(
+            f"step {step}: {what}; stopped before the update. The {len(files)} samples of the step are in {listing}"
+            f"{named}; the state before it is in {checkpoint}"
+        )
+
+
+def _what_is_bad(trainer: Trainer) -> str:
+    losses = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("train/loss")}
+    bad = [f"{name} is {value}" for name, value in sorted(losses.items()) if not torch.tensor(value).isfinite()]
+    return ", ".join(bad) or "the gradients are not finite, though the losses are"
+
+
+def _samples(batch: Mapping[str, Mapping[str, Any]]) -> Samples:
+    """The samples of a mixed batch, and which of them cannot but spoil a loss."""
+    samples = []
+    for source, part in batch.items():
+        spoilt = torch.zeros(len(part["index"]), dtype=torch.bool)
+        for value in part.values():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                spoilt |= ~value.cpu().isfinite().flatten(1).all(1)
+        samples += [(source, *row) for row in zip(part["index"].tolist(), spoilt.tolist(), strict=True)]
+    return samples
+
+
+def _over_processes(trainer: Trainer, samples: Samples) -> Samples:
+    if trainer.world_size == 1:
+        return samples
+    everywhere: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(everywhere, samples)
+    return [sample for part in everywhere for sample in part]
+
+
+def _running_statistics(module: nn.Module) -> list[Tensor]:
+    parts = (part for part in module.modules() if isinstance(part, nn.modules.batchnorm._NormBase))
+    return [buffer for part in parts for buffer in part.buffers(recurse=False)]

@@ -1,0 +1,130 @@
+"""checkpoints/last.ckpt: the state from which a run goes on."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
+
+from jointface.callbacks.checkpoint_io import remove_leftovers
+from jointface.callbacks.stop_signals import StopSignals
+from jointface.errors import RunStopped
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps `last.ckpt`: of every nth step, of the start and the end of each validation, of the last step, and of the
+    step after which a signal asks the run to stop, which it does then.
+
+    Args:
+        dirpath: folder of the checkpoint.
+        every_n_train_steps: optimiser steps between two of them; a kill loses no more than that.
+    """
+
+    def __init__(self, dirpath: str, every_n_train_steps: int) -> None:
+        self.path = Path(dirpath) / "last.ckpt"
+        self.every_n_train_steps = every_n_train_steps
+        self.signals = StopSignals()
+        self._step = 0  # optimiser steps at the end of the batch before
+        self._stopping = 0  # number of the signal that ends the run before the next step
+        self._validation_is_due = False  # in the checkpoint that is being saved
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Removes what a killed run left half written."""
+        if stage == "fit" and trainer.is_global_zero:
+            remove_leftovers(self.path.parent)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.signals.listen()
+        self._step = trainer.global_step
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.signals.listen()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves after a whole step, where it is time to."""
+        step, before = trainer.global_step, self._step
+        self._step = step
+        if step == before or _validation_follows(trainer):  # gradients are being accumulated; saved when it starts
+            return
+        self._stopping = self._asked_to_stop(trainer)
+        if self._stopping or step % self.every_n_train_steps == 0 or step == trainer.max_steps:
+            self._save(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Stops only here, when the values of the step before are in the log."""
+        self._stop_if(self._stopping, f"after step {trainer.global_step}")
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves before the validation: one that is broken off is begun again when the run goes on."""
+        if _is_training(trainer):
+            self._validation_is_due = True
+            self._save(trainer)
+            self._validation_is_due = False
+            self._stop_if(self._asked_to_stop(trainer), f"after step {trainer.global_step}")
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if _is_training(trainer):
+            self._stop_if(self._asked_to_stop(trainer), f"in the validation after step {trainer.global_step}")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves what the validation decided: the best score so far, and patience."""
+        if _is_training(trainer):
+            self._save(trainer)
+
+    def on_test_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        self._stop_if(self._asked_to_stop(trainer), "in the test, with the training complete")
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Notes a validation that is due as one that was broken off in its first batch, which Lightning begins again;
+        it takes one of which no batch was started for done."""
+        if self._validation_is_due:
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+            for counts in (progress["total"], progress["current"]):
+                counts["ready"] += 1
+                counts["started"] += 1
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """A run goes on with the best score that it had also where its folder has moved; Lightning would forget it and
+        write a worse checkpoint over `best.ckpt`."""
+        folder = Path(os.path.realpath(self.path.parent))  # as ModelCheckpoint has it
+        if trainer.ckpt_path is None or Path(trainer.ckpt_path).resolve().parent != folder:
+            return
+        for state in checkpoint["callbacks"].values():
+            if "best_model_path" in state:
+                state["dirpath"] = str(folder)
+                for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+                    state[key] = str(folder / Path(state[key]).name) if state[key] else ""
+                scores = state["best_k_models"].items()
+                state["best_k_models"] = {str(folder / Path(path).name): score for path, score in scores}
+
+    def _save(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(self.path, weights_only=False)
+
+    def _asked_to_stop(self, trainer: Trainer) -> int:
+        """Number of the signal that any of the processes received, 0 if none: all stop after the same step."""
+        if trainer.world_size == 1:
+            return self.signals.received
+        received = torch.tensor(self.signals.received, device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(received, reduce_op="max"))
+
+    def _stop_if(self, number: int, when: str) -> None:
+        if number:
+            raise RunStopped(f"stopped by {signal.Signals(number).name} {when}", self.path, number)
+
+
+def _is_training(trainer: Trainer) -> bool:
+    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+
+
+def _validation_follows(trainer: Trainer) -> bool:
+    """Whether a validation comes right after this batch."""
+    interval = trainer.val_check_batch
+    if not isinstance(interval, int) or trainer.check_val_every_n_epoch is not None or not trainer.enable_validation:
+        return False
+    return (trainer.fit_loop.total_batch_idx + 1) % interval == 0

@@ -1,0 +1,58 @@
+"""How fast a training is, and whether it waits for its data."""
+
+import time
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+
+class Throughput(Callback):
+    """Logs, every `log_every_n_steps` steps and over the steps since the last time:
+
+    `train/images_per_second`, of all processes, without the time of validations; `train/loader_wait`, the share of that
+    time in which the process waited for its loaders; `train/gpu_memory_gib`, the most that tensors have taken on the
+    GPU so far, where there is one.
+    """
+
+    def __init__(self) -> None:
+        self._since = 0.0  # when the steps that are being measured began, moved on by the length of validations
+        self._waited = 0.0  # seconds that the loaders had been waited for by then
+        self._images = 0
+        self._step = 0
+        self._validation = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin(trainer)
+
+    def _begin(self, trainer: Trainer) -> None:
+        self._since, self._waited = time.perf_counter(), _seconds_waited(trainer)
+        self._images, self._step = 0, trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts the images, and logs where it is time to."""
+        self._images += sum(len(part["image"]) for part in batch.values())
+        step = trainer.global_step
+        if step == self._step or step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
+        seconds = time.perf_counter() - self._since
+        values = {
+            "train/images_per_second": self._images * trainer.world_size / seconds,
+            "train/loader_wait": (_seconds_waited(trainer) - self._waited) / seconds,
+        }
+        if pl_module.device.type == "cuda":
+            values["train/gpu_memory_gib"] = torch.cuda.max_memory_allocated(pl_module.device) / 2**30
+        pl_module.log_dict(values, batch_size=1)
+        self._begin(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validation = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._since += time.perf_counter() - self._validation
+
+
+def _seconds_waited(trainer: Trainer) -> float:
+    return trainer.datamodule.training_loader.seconds_waited  # type: ignore[attr-defined]

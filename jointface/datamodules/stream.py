@@ -1,0 +1,98 @@
+"""Which samples make up which mini-batch: functions of seed, source and batch number alone.
+
+A training is resumed in the middle of an epoch by going on at a batch number, and takes the same samples in the same
+order on any number of processes.
+"""
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One process's part of a mini-batch of a source: its samples, and the seed of all that is random in them."""
+
+    indices: list[int]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which of the processes of a distributed run this one is."""
+
+    rank: int = 0
+    world_size: int = 1
+
+
+def seed_of(*parts: int | str) -> int:
+    """A seed of 63 bits that depends on every part; different parts give unrelated seeds."""
+    words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in parts]
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class TrainingStream(Sampler[Draw]):
+    """The endless mini-batches of one source: shuffled anew whenever all its samples have been seen, always full.
+
+    Args:
+        source: name of the source, so that sources of one length are shuffled differently.
+        num_samples: samples of the source.
+        batch_size: samples of the source in one process's mini-batch.
+        seed: of the run.
+        share: mini-batches of all processes together are consecutive in the shuffled order.
+        first: number of the mini-batch to begin with.
+    """
+
+    def __init__(
+        self, source: str, num_samples: int, batch_size: int, seed: int, share: Share | None = None, first: int = 0
+    ) -> None:
+        self.source, self.num_samples, self.batch_size = source, num_samples, batch_size
+        self.seed, self.share, self.first = seed, share or Share(), first
+        self._order: tuple[int, torch.Tensor] = (-1, torch.empty(0))  # of the epoch asked for last
+
+    def __iter__(self) -> Iterator[Draw]:
+        number = self.first
+        while True:
+            yield self.draw(number)
+            number += 1
+
+    def draw(self, number: int) -> Draw:
+        """Mini-batch `number`, counted from 0."""
+        rank, world_size = self.share.rank, self.share.world_size
+        start = (number * world_size + rank) * self.batch_size
+        indices = [self._at(position) for position in range(start, start + self.batch_size)]
+        return Draw(indices, seed_of(self.seed, self.source, number, rank))
+
+    def _at(self, position: int) -> int:
+        epoch, place = divmod(position, self.num_samples)
+        if self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(seed_of(self.seed, self.source, epoch))
+            self._order = epoch, torch.randperm(self.num_samples, generator=generator)
+        return int(self._order[1][place])
+
+
+class EvaluationBatches(Sampler[Draw]):
+    """Each sample of one source once, in order, over all processes. Every process gets the same number of
+    mini-batches, as distributed modules ask for; the last ones may be short or empty.
+
+    Args:
+        num_samples: samples of the source.
+        batch_size: samples of the source in one process's mini-batch.
+        share: mini-batches of all processes together are consecutive.
+    """
+
+    def __init__(self, num_samples: int, batch_size: int, share: Share | None = None) -> None:
+        self.num_samples, self.batch_size, self.share = num_samples, batch_size, share or Share()
+
+    def __len__(self) -> int:
+        return -(-self.num_samples // (self.batch_size * self.share.world_size))
+
+    def __iter__(self) -> Iterator[Draw]:
+        for number in range(len(self)):
+            start = (number * self.share.world_size + self.share.rank) * self.batch_size
+            end = min(start + self.batch_size, self.num_samples)
+            yield Draw(list(range(start, end)), seed_of(number, self.share.rank))

@@ -1,0 +1,43 @@
+"""Distributed jobs of a sweep: each gets processes of its own.
+
+Lightning starts the other processes of a distributed run by repeating the command line, which in a sweep is that of the
+whole sweep, and leaves behind environment variables and a process group that the next job would take for its own.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch.distributed as dist
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, read_write
+
+
+@contextmanager
+def one_job() -> Iterator[None]:
+    """While inside, the command line is that of this job of a sweep alone; nothing of its processes stays behind."""
+    argv, environment = sys.argv, dict(os.environ)
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        sys.argv = [argv[0], *job_arguments()]
+    try:
+        yield
+    finally:
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+        sys.argv = argv
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+def job_arguments() -> list[str]:
+    """The arguments that make this job of a sweep a run of its own."""
+    hydra = HydraConfig.get()
+    with read_write(cast(DictConfig, hydra.run)):
+        hydra.run.dir = hydra.runtime.output_dir  # Lightning gives it to the processes that it starts
+    folders = [
+        f"--config-dir={source.path}" for source in hydra.runtime.config_sources if source.provider == "command-line"
+    ]
+    return [*folders, *hydra.overrides.task, "hydra.mode=RUN"]

@@ -1,0 +1,56 @@
+"""Precision-recall curves of attributes, small enough to be kept at every validation."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+from sklearn.metrics import precision_recall_curve
+from torch import Tensor
+from torchmetrics.utilities import dim_zero_cat
+
+from jointface.metrics.attributes import AttributeMetrics
+
+RECALLS = np.linspace(0, 1, 21)
+
+
+def gathered_samples(
+    metric: AttributeMetrics,
+) -> tuple[
+    Float[Tensor, "samples attributes"], Float[Tensor, "samples attributes"], Bool[Tensor, "samples attributes"]
+]:
+    """Logits, labels and mask of a metric's samples so far, on the CPU. In a distributed run every process has to call
+    it, and has those of all."""
+    metric.take_part()
+    with metric.sync_context():
+        logits, labels, mask = (dim_zero_cat(getattr(metric, state)).cpu() for state in ("logits", "labels", "masks"))
+    return logits, labels, mask
+
+
+def precision_recall_table(
+    attributes: Sequence[str],
+    logits: Float[Tensor, "samples attributes"],
+    labels: Float[Tensor, "samples attributes"],
+    mask: Bool[Tensor, "samples attributes"],
+) -> pd.DataFrame:
+    """Columns attribute, recall, precision: the best precision that each of RECALLS, or more, can be had with.
+
+    Attributes without a positive have no rows.
+    """
+    parts = []
+    for m, attribute in enumerate(attributes):
+        truth = labels[mask[:, m], m].numpy() > 0.5
+        if truth.any():
+            precision = precision_at_recalls(truth, logits[mask[:, m], m].float().numpy())
+            parts.append(pd.DataFrame({"attribute": attribute, "recall": RECALLS, "precision": precision}))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["attribute", "recall", "precision"])
+
+
+def precision_at_recalls(
+    truth: Bool[np.ndarray, "samples"], scores: Float[np.ndarray, "samples"]
+) -> Float[np.ndarray, "recalls"]:
+    """The best precision at each of RECALLS or more; at least one of `truth` is true."""
+    precision, recall, _ = precision_recall_curve(truth, scores)  # by falling recall, from 1 to 0
+    # The last point, precision 1 at recall 0, is a convention and no threshold's.
+    precision, recall = np.maximum.accumulate(precision[:-1])[::-1], recall[:-1][::-1]
+    return precision[np.searchsorted(recall, RECALLS - 1e-9)]

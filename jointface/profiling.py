@@ -1,0 +1,88 @@
+"""Time by operator over a few steps of a training."""
+
+import logging
+from pathlib import Path
+
+import torch
+from lightning.pytorch.profilers import Profiler
+from torch.profiler import profile, schedule
+
+log = logging.getLogger(__name__)
+
+STEP = "run_training_batch"  # Lightning's name for an optimiser step on a batch that is there
+
+
+class OperatorProfiler(Profiler):
+    """PyTorch's profiler on consecutive training steps, from which it leaves a table, and a trace for ui.perfetto.dev.
+
+    Lightning's own keeps the last validation in its table, and not the training.
+
+    Args:
+        dirpath: folder for `fit-FILENAME.txt` and `FILENAME-trace.json.gz`.
+        filename: as above.
+        wait: steps that pass unmeasured before, while memory and kernels settle.
+        active: steps that are measured.
+        row_limit: operators in the table, those that take longest themselves; on a GPU, by the time there.
+        trace: leave the trace as well.
+    """
+
+    def __init__(
+        self,
+        dirpath: str,
+        filename: str = "profile",
+        wait: int = 5,
+        active: int = 5,
+        row_limit: int = 30,
+        trace: bool = True,
+    ) -> None:
+        super().__init__(dirpath=dirpath, filename=filename)
+        self.wait, self.active, self.row_limit, self.trace = wait, active, row_limit, trace
+        self.table = ""
+        self._profile: profile | None = None
+        self._done = False
+
+    def start(self, action_name: str) -> None:
+        """Begins with the first training step."""
+        if action_name == STEP and self._profile is None and not self._done:
+            steps = schedule(wait=self.wait, warmup=1, active=self.active, repeat=1)
+            self._profile = profile(schedule=steps, on_trace_ready=self._keep)
+            self._profile.start()
+
+    def stop(self, action_name: str) -> None:
+        """Counts the training steps."""
+        if action_name == STEP and self._profile is not None:
+            self._profile.step()
+            if self._done:
+                self._end()
+
+    def _keep(self, measured: profile) -> None:
+        of = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+        rows = measured.key_averages().table(sort_by=of, row_limit=self.row_limit)
+        self.table = f"{self.active} training steps\n{rows}\n"
+        if self.trace and self.dirpath is not None:
+            Path(self.dirpath).mkdir(parents=True, exist_ok=True)
+            measured.export_chrome_trace(str(Path(self.dirpath) / f"{self.filename}-trace.json.gz"))
+        self._done = True
+
+    def _end(self) -> None:
+        if self._profile is not None:
+            self._profile.stop()
+            self._profile = None
+
+    def summary(self) -> str:
+        """The table."""
+        return self.table
+
+    def describe(self) -> None:
+        """Writes the table, once."""
+        if self._profile is not None and not self._done:
+            log.warning("No profile: the training ended before its step %d", self.wait + 1 + self.active)
+        self._end()
+        if self.table:
+            super().describe()
+        self.table = ""
+
+    def teardown(self, stage: str | None) -> None:
+        """Ends what a training that was stopped left open."""
+        self._end()
+        super().teardown(stage)

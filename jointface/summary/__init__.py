@@ -1,0 +1,1 @@
+"""What many runs came to: found on disk, grouped over seeds, as tables."""

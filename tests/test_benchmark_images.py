@@ -1,0 +1,159 @@
+"""Drawn faces as files: written, predicted by somebody who knows the truth, judged."""
+
+import json
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from jointface.benchmarks.images import photo_files, write_images
+from jointface.benchmarks.methods import LabelMethod
+from jointface.benchmarks.photo_names import photo_names
+from jointface.benchmarks.prediction_files import write_prediction
+from jointface.config import CONF_DIR
+from jointface.datamodules import AFLW2000, CropTransform, Florence, SyntheticFaces
+from jointface.errors import ConfigError, DataError
+from jointface.evaluation import evaluate
+from jointface.geometry import MorphableModel
+from jointface.geometry.camera import apply_camera
+from tests.data.florence import data as florence_data
+
+
+def evaluation_config(data: Path, output_dir: Path, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        given = [f"paths.data_dir={data}", f"output_dir={output_dir}", "device=cpu", *overrides]
+        return compose("evaluate", overrides=given)
+
+
+VIEWS = {"pitches": [20], "yaws": [-40, 0]}
+
+
+@pytest.fixture
+def florence(tmp_path: Path, tiny_model: MorphableModel) -> Florence:
+    root = florence_data.write(tmp_path / "data" / "florence", tiny_model, subjects=1)
+    return Florence(root, "test", CropTransform(32), tiny_model, **VIEWS, view_size=120)
+
+
+def picture(path: Path) -> np.ndarray:
+    return cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+
+
+def test_each_view_is_a_picture_with_the_name_that_its_prediction_has(florence: Florence, tmp_path: Path) -> None:
+    names = write_images(florence, tmp_path / "out")
+    assert names == ["subject_01_pitch+20_yaw-40", "subject_01_pitch+20_yaw+0"] == photo_names(florence)
+    boxes = pd.read_csv(tmp_path / "out" / "face_boxes.csv")
+    for index, name in enumerate(names):
+        sample = florence.read(index)
+        assert np.array_equal(picture(tmp_path / "out" / f"{name}.png"), sample.image)
+        assert boxes["file"][index] == f"{name}.png"
+        assert boxes.loc[index, ["x", "y", "size"]].tolist() == pytest.approx(list(sample.box), abs=1e-3)
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+def test_a_folder_of_the_same_pictures_is_written_anew_one_of_others_is_refused(tmp_path: Path) -> None:
+    dataset = SyntheticFaces("test", CropTransform(48), 2)
+    write_images(dataset, tmp_path)
+    (tmp_path / "synthetic_test_000001.png").write_bytes(b"cut short")
+    (tmp_path / "notes.txt").write_text("stays")
+    assert write_images(dataset, tmp_path) == ["synthetic_test_000000", "synthetic_test_000001"]
+    assert np.array_equal(picture(tmp_path / "synthetic_test_000001.png"), dataset.read(1).image)
+    assert (tmp_path / "notes.txt").read_text() == "stays"
+    (tmp_path / "holiday.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"holds 1 other pictures, e.g. holiday.png; choose another folder"):
+        write_images(dataset, tmp_path)
+
+
+def test_a_scan_that_cannot_be_read_is_left_out(
+    tmp_path: Path, tiny_model: MorphableModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = florence_data.write(tmp_path / "florence", tiny_model)
+    next(root.glob("subject_01/Model/frontal1/obj/*.bmp")).unlink()
+    dataset = Florence(root, "test", CropTransform(32), tiny_model, **VIEWS, view_size=60)
+    with caplog.at_level(logging.WARNING):
+        names = write_images(dataset, tmp_path / "out")
+    assert [name[:10] for name in names] == ["subject_02", "subject_02"]
+    assert [record.getMessage().startswith("Left out: ") for record in caplog.records] == [True]
+    next(root.glob("subject_02/Model/frontal1/obj/*.bmp")).unlink()
+    with pytest.raises(DataError, match=r"no face can be drawn; .*no texture"):
+        write_images(dataset, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_photos_that_are_files_are_not_drawn(tiny_data: Path, tiny_model: MorphableModel, tmp_path: Path) -> None:
+    dataset = AFLW2000(tiny_data / "AFLW2000", "test", CropTransform(64), tiny_model)
+    with pytest.raises(ConfigError, match=r"the photos of this benchmark are files themselves, e.g. .*\.jpg"):
+        write_images(dataset, tmp_path / "out")
+    assert photo_files(dataset, None)["image00002"] == dataset.path(0)
+    with pytest.raises(ConfigError, match="images needs to know whose faces to draw"):
+        evaluate(evaluation_config(tiny_data, tmp_path / "out", f"images={tmp_path / 'out'}"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_views_of_florence_predicted_by_who_knows_the_scans_have_no_error(
+    florence: Florence, tiny_data: Path, tiny_model: MorphableModel, tmp_path: Path
+) -> None:
+    views = [f"benchmarks.florence.data.dataset.{key}={value}" for key, value in VIEWS.items()]
+    given = ["benchmark=florence", f"paths.bfm_dir={tiny_data}/bfm_3ddfa", *views]
+    images, theirs = tmp_path / "images", tmp_path / "theirs"
+    evaluate(evaluation_config(tmp_path / "data", tmp_path / "none", *given, f"images={images}"))
+    assert not (tmp_path / "none").exists()
+    person = torch.from_numpy(florence_data.vertices(tiny_model, seed=1)).float()
+    florence.view_size = 450
+    for index, path in enumerate(sorted(images.glob("*.png"), key=lambda path: photo_names(florence).index(path.stem))):
+        assert picture(path).shape == (450, 450, 3)
+        vertices = apply_camera(florence.view_camera(index)[None], person[None])[0]
+        write_prediction(theirs / f"{path.stem}.npz", vertices=vertices, triangles=tiny_model.triangles)
+    out = tmp_path / "out"
+    metrics = evaluate(evaluation_config(tmp_path / "data", out, *given, f"compare=[Theirs:{theirs}]"))
+    assert metrics["florence/Theirs/nme"] < 1e-3
+    assert metrics["florence/num_images"] == 2
+    assert metrics["florence/num_subjects"] == 1
+    assert "florence/Theirs/num_images" not in metrics
+    assert json.loads((out / "metrics.json").read_text()) == pytest.approx(metrics)
+
+
+def test_synthetic_faces_predicted_by_who_knows_the_labels_have_no_error(tmp_path: Path) -> None:
+    images, theirs, out = (tmp_path / name for name in ("images", "theirs", "out"))
+    given = ["benchmark=synthetic", "num_images=2"]
+    evaluate(evaluation_config(tmp_path, out, *given, f"images={images}"))
+    assert sorted(path.name for path in images.glob("*.png")) == [
+        "synthetic_test_000000.png", "synthetic_test_000001.png"
+    ]  # fmt: skip
+    dataset = SyntheticFaces("test", CropTransform(256), 2)
+    truth = LabelMethod(dataset.factory.head.model)
+    for index, name in enumerate(photo_names(dataset)):
+        sample = dataset.read(index)
+        assert np.array_equal(picture(images / f"{name}.png"), sample.image)
+        (face,) = truth.predict([sample], [name])
+        assert face is not None
+        write_prediction(theirs / f"{name}.npz", face.landmarks68, face.vertices, face.triangles, face.pose)
+    metrics = evaluate(evaluation_config(tmp_path, out, *given, f"compare=[Theirs:{theirs}]"))
+    for error in ("nme_2d_68", "nme_3d_dense", "dense_mm", "pose_error"):
+        assert metrics[f"synthetic/Theirs/{error}"] < 1e-3
+    assert metrics["synthetic/num_images"] == 2
+    rows = pd.read_csv(out / "per_image" / "synthetic.csv")
+    assert {"yaw", "yaw_error", "pitch_error", "roll_error"} < set(rows.columns)
+    assert set(rows["file"]) == {"synthetic_test_000000", "synthetic_test_000001"}
+
+
+def test_what_other_programs_made_of_the_pictures_is_imported(
+    florence: Florence, tiny_data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="import: the faces of this benchmark are drawn; set images=FOLDER"):
+        photo_files(florence, None)
+    views = [f"benchmarks.florence.data.dataset.{key}={value}" for key, value in VIEWS.items()]
+    given = ["benchmark=florence", f"paths.bfm_dir={tiny_data}/bfm_3ddfa", *views, f"images={tmp_path / 'images'}"]
+    evaluate(evaluation_config(tmp_path / "data", tmp_path / "none", *given))
+    (tmp_path / "prnet").mkdir()
+    landmarks = np.arange(204.0).reshape(68, 3)
+    for name in photo_names(florence):
+        np.savetxt(tmp_path / "prnet" / f"{name}_kpt.txt", landmarks)
+    made = tmp_path / "made"
+    evaluate(evaluation_config(tmp_path / "data", made, *given, f"import={tmp_path / 'prnet'}"))
+    assert sorted(path.stem for path in made.glob("*.npz")) == sorted(photo_names(florence))

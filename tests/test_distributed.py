@@ -1,0 +1,80 @@
+"""Two processes on the CPU do what one does with the same global batch."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jointface.errors import ConfigError
+from jointface.training import build_trainer
+from tests.test_training import TINY, tiny_config
+
+
+def start(data: Path, folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """A run of the command line; gives its output."""
+    command = [sys.executable, "-m", "jointface.train", *TINY, "experiment=joint_celeba_300wlp"]
+    settings = [f"paths.data_dir={data}", f"paths.bfm_dir={data}/bfm_3ddfa", f"hydra.run.dir={folder}"]
+    return subprocess.run(
+        [*command, *settings, *overrides], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+
+
+TWO = [
+    "trainer=ddp",
+    "trainer.accelerator=cpu",
+    "trainer.devices=2",
+    "trainer.precision=32-true",
+    "trainer.sync_batchnorm=false",  # torch's works on GPUs only
+    "+callbacks.batch_norm={_target_: tests.synchronised.SynchroniseBatchNorm}",
+]
+
+
+def rows(folder: Path) -> dict[str, list[float]]:
+    """Each logged column of a run."""
+    with (folder / "metrics.csv").open() as file:
+        table = list(csv.DictReader(file))
+    return {name: [float(row[name]) for row in table if row[name]] for name in table[0]}
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folders of a run on one and of one on two processes, with the same global batch."""
+    folder = tmp_path_factory.mktemp("processes")
+    same = [
+        "data/augmentation=none",
+        "data/turning=none",
+        "model.attribute_classifier.dropout=0",
+        "trainer.max_steps=6",
+    ]
+    for name, overrides in {
+        "one": ["batch_size={shape: 4, attributes: 6}"],
+        "two": ["batch_size={shape: 2, attributes: 3}", *TWO],
+    }.items():
+        result = start(tiny_data, folder / name, *overrides, *same)
+        assert result.returncode == 0, result.stderr[-3000:]
+    return {name: folder / name for name in ("one", "two")}
+
+
+def test_the_loss_curve_is_that_of_one_process(runs: dict[str, Path]) -> None:
+    one, two = (rows(runs[name]) for name in ("one", "two"))
+    for loss in ("train/loss", "train/loss_shape", "train/loss_attributes"):
+        assert len(one[loss]) == 6
+        assert two[loss] == pytest.approx(one[loss], rel=1e-4)
+
+
+def test_batch_norm_that_cannot_be_synchronised_is_refused(tiny_data: Path, tmp_path: Path) -> None:
+    config = tiny_config(tiny_data, tmp_path, *TWO, "trainer.sync_batchnorm=true")
+    with pytest.raises(ConfigError, match=r"on GPUs only, set trainer\.sync_batchnorm=false"):
+        build_trainer(config)
+
+
+def test_metrics_count_each_sample_once(runs: dict[str, Path]) -> None:
+    one, two = (json.loads((runs[name] / "metrics.json").read_text()) for name in ("one", "two"))
+    evaluated = {name: value for name, value in one.items() if name.startswith(("val/", "test/"))}
+    assert any(name.startswith("test/aflw2000") for name in evaluated)  # 3 samples, a batch for one process alone
+    assert {name: two[name] for name in evaluated} == pytest.approx(evaluated, rel=1e-3, abs=1e-4)

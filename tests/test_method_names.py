@@ -1,0 +1,70 @@
+"""What methods are called: short, and never two alike."""
+
+from pathlib import Path
+
+import pytest
+
+from jointface.benchmarks.method_names import named_checkpoints, named_folders, require_different
+from jointface.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["runs/joint/2026-01-01_10-00-00/*/best"], ["joint"]),
+        (["runs/sweep/real/0/*/best"], ["real"]),
+        (["runs/joint/2026-01-01_10-00-00/*/best", "runs/shape/multirun_2026-01-01/3/*/last"], ["joint", "shape"]),
+        # jobs of one sweep
+        (["runs/sweep/real/0/*/best", "runs/sweep/real/1/*/best"], ["real/0", "real/1"]),
+        (["joint/multirun_2026-01-01/0/*/best", "joint/multirun_2026-01-01/10/*/best"], ["joint/0", "joint/10"]),
+        # runs of one name
+        (["runs/joint/2026-01-01/*/best", "runs/joint/2026-01-02/*/best"], ["joint/2026-01-01", "joint/2026-01-02"]),
+        (["a/real/0/*/best", "b/real/0/*/best"], ["a/real", "b/real"]),
+        (["a/real/0/*/best", "a/real/1/*/best", "b/real/0/*/best"], ["a/real/0", "a/real/1", "b/real/0"]),
+        # checkpoints of one run
+        (["joint/2026-01-01/*/best", "joint/2026-01-01/*/last"], ["joint/best", "joint/last"]),
+        (["joint/*/step=100", "joint/*/step=200"], ["joint/step=100", "joint/step=200"]),
+        # files that somebody has named
+        (["A", "models/B.v2"], ["A", "B.v2"]),
+        (["x/A", "y/A"], ["x/A", "y/A"]),
+        # only those that would be called alike get longer names
+        (["real/0/*/best", "real/1/*/best", "shape/*/best"], ["real/0", "real/1", "shape"]),
+    ],
+)
+def test_checkpoints_have_the_shortest_name_that_tells_them_apart(paths: list[str], names: list[str]) -> None:
+    files = [f"{path.replace('*', 'checkpoints')}.ckpt" for path in paths]
+    assert named_checkpoints(files) == {name: Path(file) for name, file in zip(names, files, strict=True)}
+
+
+def test_a_given_name_is_the_name() -> None:
+    a, b = "runs/real/0/checkpoints/best.ckpt", "runs/real/1/checkpoints/best.ckpt"
+    assert named_checkpoints([f"ours:{a}", b]) == {"ours": Path(a), "real": Path(b)}
+    assert named_folders(["PRNet:out/prnet"]) == {"PRNet": Path("out/prnet")}
+
+
+def test_a_path_with_a_colon_is_a_path(tmp_path: Path) -> None:
+    path = tmp_path / "run:1.ckpt"
+    path.touch()
+    assert named_checkpoints([str(path)]) == {"run:1": path}
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (["ours:a.ckpt", "ours:b.ckpt"], "two methods are called 'ours': write NAME:PATH"),
+        (["a.ckpt", "a.ckpt"], "two methods are called 'a'"),
+        (["x/real/best.ckpt", "real:y/best.ckpt"], "two methods are called 'real'"),
+        ([":a.ckpt"], "a method's name is a word or more, without /"),
+        (["a/b:c.ckpt"], "a method's name is a word or more, without /"),
+    ],
+)
+def test_names_that_cannot_be_are_refused(entries: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        named_checkpoints(entries)
+
+
+def test_folders_need_a_name_and_methods_different_ones() -> None:
+    with pytest.raises(ConfigError, match="compare=out: expected NAME:FOLDER"):
+        named_folders(["out"])
+    with pytest.raises(ConfigError, match="two methods are called 'a'"):
+        require_different(["a", "b", "a"])

@@ -1,0 +1,179 @@
+"""What runs in half precision or TF32 and what never does; the memory layout of images."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from lightning import Trainer
+from torch import Tensor, nn
+
+from jointface.errors import ConfigError
+from jointface.geometry import MorphableModel
+from jointface.geometry.position_map import PositionMap
+from jointface.geometry.precision import full_precision, set_float32_precision
+from jointface.metrics.attributes import AttributeMetrics
+from jointface.metrics.nme import FaceNME
+from jointface.modules import build_network
+from jointface.modules.precision import apply_precision
+from tests.test_joint_module import Batch, make_module
+from tests.test_joint_module import batch as batch  # the fixture
+from tests.test_modules import labels, network_config
+
+DECODERS = pytest.mark.parametrize("decoder", ["position_map", "morphable"])
+
+
+@pytest.fixture(autouse=True)
+def float32_precision() -> Iterator[None]:
+    """TF32 as it was."""
+    matrices, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    yield
+    set_float32_precision(matrices, convolutions)
+
+
+def outputs(module: nn.Module) -> dict[str, Tensor]:
+    """What each part of a module last gave, kept up to date."""
+    kept: dict[str, Tensor] = {}
+    for name, part in module.named_modules():
+        part.register_forward_hook(lambda _, __, output, name=name: kept.update({name: output}))
+    return kept
+
+
+# Half precision
+
+
+@DECODERS
+def test_layers_run_in_half_precision_and_coordinates_and_losses_do_not(
+    decoder: str, tiny_model: MorphableModel, batch: Batch
+) -> None:
+    module = make_module(tiny_model, decoder)
+    kept = outputs(module.network)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = module.losses(batch)
+    assert kept["backbone"].dtype == kept["shape_decoder.layers.0"].dtype == torch.bfloat16
+    assert kept["attribute_classifier"].dtype == torch.bfloat16
+    assert kept["shape_decoder"].dtype == torch.float32
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    (1000 * losses["shape"] + losses["attributes"]).backward()
+    assert all(parameter.grad.dtype == torch.float32 for parameter in module.parameters() if parameter.grad is not None)
+
+
+@DECODERS
+def test_losses_in_half_precision_are_near_those_in_float32(
+    decoder: str, tiny_model: MorphableModel, batch: Batch
+) -> None:
+    module = make_module(tiny_model, decoder)
+    exact = module.losses(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = module.losses(batch)
+    for name, loss in exact.items():
+        assert rough[name].item() == pytest.approx(loss.item(), rel=0.01), name
+
+
+@DECODERS
+def test_targets_and_vertices_are_the_same_to_the_bit_under_autocast(decoder: str, tiny_model: MorphableModel) -> None:
+    head = build_network(network_config(decoder), ("Bald",), tiny_model).shape_decoder
+    assert head is not None
+    given = labels(tiny_model)
+
+    def coordinates() -> tuple[Tensor, Tensor]:
+        points = head.target(*given)
+        return points, head.vertices(points)
+
+    exact = coordinates()
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = coordinates()
+    assert all(torch.equal(one, other) for one, other in zip(exact, rough, strict=True))
+
+
+def test_cameras_and_faces_are_the_same_to_the_bit_under_autocast(tiny_model: MorphableModel) -> None:
+    shape, expression, camera = labels(tiny_model)
+    position_map = PositionMap(tiny_model, 32)
+    coefficients = torch.cat([shape, expression], dim=1)
+    exact = tiny_model.project(shape, expression, camera), position_map.project(coefficients, camera)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = tiny_model.project(shape, expression, camera), position_map.project(coefficients, camera)
+    assert all(torch.equal(one, other) for one, other in zip(exact, rough, strict=True))
+
+
+def test_predictions_leave_the_network_in_float32(tiny_model: MorphableModel) -> None:
+    network = build_network(network_config("morphable"), ("Bald", "Young"), tiny_model).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        prediction = network(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
+    assert prediction.vertices is not None
+    assert prediction.logits is not None
+    assert prediction.vertices.dtype == prediction.logits.dtype == torch.float32
+
+
+def test_metrics_gather_float32(tiny_model: MorphableModel, batch: Batch) -> None:
+    module = make_module(tiny_model).eval()
+    module.teachers = {"celeba": "celeba"}
+    module.metrics["val/w300lp/shape"] = FaceNME()
+    module.metrics["val/celeba/attributes"] = AttributeMetrics(module.vocabulary.attributes, module.alpha_celeba)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        module.validation_step(batch, 0)
+    assert module.metrics["val/w300lp/shape"].errors[0].dtype == torch.float32
+    assert module.metrics["val/celeba/attributes"].logits[0].dtype == torch.float32
+
+
+# TF32
+
+
+def test_geometry_takes_no_tf32() -> None:
+    @full_precision
+    def settings(_: Tensor) -> tuple[str, bool]:
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+    @full_precision
+    def failure(_: Tensor) -> None:
+        raise ArithmeticError
+
+    set_float32_precision("high", convolutions=True)
+    assert settings(torch.zeros(1)) == ("highest", False)
+    with pytest.raises(ArithmeticError):
+        failure(torch.zeros(1))
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("high", True)
+
+
+@pytest.mark.parametrize(("choice", "convolutions"), [("highest", False), ("high", True), ("medium", True)])
+def test_the_networks_tf32_is_a_choice(choice: str, convolutions: bool) -> None:
+    apply_precision(Trainer(accelerator="cpu", logger=False), "32-true", choice)
+    assert torch.get_float32_matmul_precision() == choice
+    assert torch.backends.cudnn.allow_tf32 == convolutions
+
+
+@pytest.mark.parametrize(
+    ("precision", "float32_matmul_precision", "message"),
+    [
+        ("bf16-true", "high", "trainer.precision=bf16-true: coordinates need float32 weights and buffers, set one of"),
+        ("64-true", "high", "set one of 32-true, bf16-mixed, 16-mixed"),
+        ("16-mixed", "high", "trainer.precision=16-mixed needs a GPU: set trainer.precision=bf16-mixed or 32-true"),
+        ("32-true", "higher", "float32_matmul_precision=higher is unknown, known are highest, high, medium"),
+    ],
+)
+def test_a_precision_that_cannot_be_had_is_refused(precision: Any, float32_matmul_precision: str, message: str) -> None:
+    trainer = Trainer(accelerator="cpu", precision=precision, logger=False)
+    with pytest.raises(ConfigError, match=message):
+        apply_precision(trainer, precision, float32_matmul_precision)
+
+
+# Memory layout
+
+
+@DECODERS
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_images_enter_and_pass_the_convolutions_in_the_chosen_layout(
+    decoder: str, channels_last: bool, tiny_model: MorphableModel, batch: Batch
+) -> None:
+    config = network_config(decoder) | {"channels_last": channels_last}
+    module = make_module(tiny_model, decoder, network=config)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    seen = []
+    for part in module.network.modules():
+        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
+            part.register_forward_pre_hook(lambda part, inputs: seen.append((inputs[0], part.weight)))
+    module.losses(batch)
+    assert len(seen) > 5
+    for features, weight in seen:
+        assert features.is_contiguous(memory_format=layout)
+        assert weight.is_contiguous(memory_format=layout)
