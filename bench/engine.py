@@ -74,8 +74,13 @@ def synchronise() -> None:
 
 def composed(folder: str, *overrides: str) -> DictConfig:
     """The embedded default with few faces, and no validation within the steps measured."""
-    steps = [f"trainer.max_steps={WARM_UP + STEPS}", "trainer.val_check_interval=100000", "trainer.limit_val_batches=0"]
-    quiet = ["~callbacks.progress_bar", f"paths.run_dir={folder}", "name=bench"]
+    # One step more than is measured: with the last one a run saves a checkpoint.
+    steps = [
+        f"trainer.max_steps={WARM_UP + STEPS + 1}",
+        "trainer.val_check_interval=100000",
+        "trainer.limit_val_batches=0",
+    ]
+    quiet = ["~callbacks.progress_bar", "+trainer.enable_progress_bar=false", f"paths.run_dir={folder}", "name=bench"]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         config = compose("train", overrides=["experiment=joint_synthetic", *FEW, *steps, *quiet, *overrides])
     OmegaConf.resolve(config)
