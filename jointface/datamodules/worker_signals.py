@@ -1,5 +1,8 @@
 """Signals that ask a run to stop reach its loaders' processes too, which must outlive them."""
 
+import atexit
+import multiprocessing
+import multiprocessing.util  # its own exit function, registered here, runs after the one below
 import signal
 from types import FrameType
 
@@ -18,3 +21,12 @@ def leave_signals_to_main() -> None:
 
 def _pass_once(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)
+
+
+@atexit.register
+def end_loaders() -> None:
+    """Ends what loaders a stopped run has left: Python sends them one SIGTERM at exit, which they let pass, and waits
+    for them without end."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
