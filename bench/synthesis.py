@@ -1,10 +1,12 @@
 """Synthetic faces per second on one core, and on a GPU where there is one: `python -m bench.synthesis`."""
 
 import time
+from collections.abc import Callable
 
 import torch
 
 from jointface.synthesis.faces import FaceFactory
+from jointface.synthesis.scenes import Scenes
 
 FACES, BATCH, REPEATS = 64, 8, 5
 REQUIRED = {"cpu": (128, 120.0), "cuda": (256, 5000.0)}  # size and images/s that were asked for
@@ -13,37 +15,75 @@ REQUIRED = {"cpu": (128, 120.0), "cuda": (256, 5000.0)}  # size and images/s tha
 def main() -> None:
     """Prints images/s of rendering alone, in batches and one by one, and of everything that a sample needs."""
     torch.set_num_threads(1)
-    for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
-        factory = FaceFactory(device=device)
-        size, required = REQUIRED[device]
-        batch = BATCH if device == "cpu" else FACES
-        rates = {
-            f"rendering, batches of {batch}": _rate(factory, size, batch, device),
-            "rendering, one by one": _rate(factory, size, 1, device),
-        }
-        start = time.perf_counter()
-        faces = [factory.face("train", index) for index in range(FACES)]
-        factory.attributes(faces)
-        rates["making up people and their attributes"] = FACES / (time.perf_counter() - start)
-        for what, rate in rates.items():
-            print(f"{device}, {size} x {size}, {what}: {rate:.0f} images/s")
-        best = max(rate for what, rate in rates.items() if what.startswith("rendering"))
-        print(f"{device}: {best:.0f} images/s, {required:.0f} asked for: {'reached' if best >= required else 'missed'}")
+    on_cpu()
+    if torch.cuda.is_available():
+        on_cuda()
 
 
-def _rate(factory: FaceFactory, size: int, batch: int, device: str) -> float:
+def on_cpu() -> None:
+    """As a loader's process draws."""
+    factory = FaceFactory()
+    size, required = REQUIRED["cpu"]
     faces = [factory.face("train", index) for index in range(FACES)]
     cameras = torch.stack([factory.crop_camera(face, size) for face in faces])
-    factory.render(faces, cameras, size)  # compiles, and reads every texture once
+
+    def draw(first: int, end: int) -> None:
+        factory.render(faces[first:end], cameras[first:end], size)
+
+    def make_up(first: int, end: int) -> None:
+        factory.attributes([factory.face("train", index) for index in range(first, end)])
+
+    rates = {
+        f"rendering, batches of {BATCH}": _rate(draw, BATCH),
+        "rendering, one by one": _rate(draw, 1),
+        "making up people and their attributes": _rate(make_up, FACES),
+    }
+    _print(f"cpu, {size} x {size}", rates, required)
+
+
+def on_cuda() -> None:
+    """As a training draws, from batches that loaders made."""
+    size, required = REQUIRED["cuda"]
+    rates = {}
+    for compiled in (False, True):
+        factory = FaceFactory(device="cuda", compiled=compiled)
+        faces = [factory.face("train", index) for index in range(FACES)]
+        scenes = [factory.scene(face, factory.crop_camera(face, size), size) for face in faces]
+        batch = Scenes.joined([Scenes.of(scenes)] * 2).pin_memory()
+
+        def draw(first: int, end: int, factory: FaceFactory = factory, batch: Scenes = batch) -> None:
+            factory.renderer.render(batch.part(first, end), size)
+
+        how = ", compiled" if compiled else ""
+        rates |= {f"rendering, batches of {count}{how}": _rate(draw, count) for count in (8, 64)}
+        torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        for _ in range(REPEATS):
+            factory.renderer.render(batch, size)
+        torch.cuda.synchronize()
+        rates[f"rendering, batches of {len(batch)}{how}"] = REPEATS * len(batch) / (time.perf_counter() - start)
+        print(f"{len(batch)} pictures at once{how}: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
+    _print(f"cuda, {size} x {size}", rates, required)
+
+
+def _rate(work: Callable[[int, int], None], batch: int) -> float:
+    """Faces per second of work on rows of a batch, the best of several times."""
     best = float("inf")
-    for _ in range(REPEATS):
+    for _ in range(REPEATS + 1):  # the first one compiles, and reads every texture once
         start = time.perf_counter()
         for first in range(0, FACES, batch):
-            factory.render(faces[first : first + batch], cameras[first : first + batch], size)
-        if device == "cuda":
+            work(first, first + batch)
+        if torch.cuda.is_available():
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - start)
     return FACES / best
+
+
+def _print(where: str, rates: dict[str, float], required: float) -> None:
+    for what, rate in rates.items():
+        print(f"{where}, {what}: {rate:.0f} images/s")
+    best = max(rate for what, rate in rates.items() if what.startswith("rendering"))
+    print(f"{where}: {best:.0f} images/s, {required:.0f} asked for: {'reached' if best >= required else 'missed'}")
 
 
 if __name__ == "__main__":

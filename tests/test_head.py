@@ -434,3 +434,11 @@ def test_the_cached_head_is_what_the_installed_anny_gives(
     error = (rebuilt - exact).norm(dim=-1)[:, head.model.face_region]
     assert error.mean() < 0.8  # mm
     assert error.max() < 8
+
+
+def test_a_network_that_moves_leaves_the_head_where_it_is(head: Head) -> None:
+    """Faces are made up on the CPU from the head that a network on a GPU was built with."""
+    model = load_anny()
+    model.to(torch.float64)  # as a move to another device, in place
+    assert head.model.mean.dtype == load_head().model.mean.dtype == torch.float32
+    assert load_anny().content_hash() == head.model.content_hash()

@@ -75,7 +75,10 @@ def loader_from(batches: int, root: Path, model: MorphableModel, augmentation: A
     datamodule = open_data(root, model, augmentation=augmentation)
     progress = SimpleNamespace(total=SimpleNamespace(processed=batches))
     datamodule.trainer = SimpleNamespace(  # type: ignore[assignment]
-        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress)), global_rank=0, world_size=1
+        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress)),
+        global_rank=0,
+        world_size=1,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
     )
     return datamodule.train_dataloader()
 

@@ -4,6 +4,7 @@ from jointface.callbacks.checkpoint_io import WholeCheckpoints
 from jointface.callbacks.dashboard import Dashboard
 from jointface.callbacks.dashboard_logger import DashboardLogger, finished_dashboards
 from jointface.callbacks.divergence import DivergenceGuard
+from jointface.callbacks.draw_ahead import DrawAhead
 from jointface.callbacks.ema import WeightAverage
 from jointface.callbacks.figures import ValidationFigures
 from jointface.callbacks.last_checkpoint import LastCheckpoint
@@ -18,6 +19,7 @@ __all__ = [
     "Dashboard",
     "DashboardLogger",
     "DivergenceGuard",
+    "DrawAhead",
     "LastCheckpoint",
     "MetricsCSV",
     "MetricsFile",

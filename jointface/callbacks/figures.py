@@ -13,7 +13,7 @@ from torch import Tensor
 
 from jointface.attributes import calibrated_probability
 from jointface.callbacks.overlay import draw_landmarks, draw_mesh
-from jointface.datamodules.broken import UNDRAWN
+from jointface.datamodules.drawing import draw
 from jointface.datamodules.face_dataset import BROKEN, FaceDataset
 from jointface.modules.joint_module import JointFaceModule, true_face
 
@@ -66,8 +66,7 @@ def spread_faces(dataset: FaceDataset, count: int, device: torch.device) -> dict
     if not batch:
         return None
     batch = move_data_to_device(batch, device)
-    if UNDRAWN in batch:
-        batch["image"] = dataset.draw(batch.pop(UNDRAWN), device)  # type: ignore[attr-defined]
+    draw({"": batch}, {"": dataset})
     return batch
 
 

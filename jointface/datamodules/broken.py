@@ -8,9 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from jointface.datamodules.face_dataset import BROKEN, Batch, FaceDataset
@@ -19,19 +17,6 @@ from jointface.datamodules.worker_signals import leave_signals_to_main
 from jointface.errors import DataError
 
 log = logging.getLogger(__name__)
-
-UNDRAWN = "undrawn"  # key of a batch: what its images are drawn from, on the device
-
-
-class Undrawn:
-    """Scenes of synthetic faces on their way to the device; loaders and Lightning pass it on as it is."""
-
-    def __init__(self, scenes: list[Any], colours: Float[Tensor, "batch 3 4"] | None = None) -> None:
-        self.scenes = scenes
-        self.colours = colours  # matrices that change the colours of what is drawn
-
-    def __getitem__(self, index: int) -> "Undrawn":
-        return Undrawn(self.scenes[index : index + 1], None if self.colours is None else self.colours[index, None])
 
 
 class Batches(Dataset[Any]):

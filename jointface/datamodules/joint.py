@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader, Sampler
 
 from jointface.attributes import LabelSet
 from jointface.datamodules.augmentation import Augmentation
-from jointface.datamodules.broken import UNDRAWN, Batches, BrokenSamples, as_it_is, start_worker
+from jointface.datamodules.broken import Batches, BrokenSamples, as_it_is, start_worker
 from jointface.datamodules.crop import CropTransform
+from jointface.datamodules.drawing import Ahead, draw
 from jointface.datamodules.face_dataset import FaceDataset
 from jointface.datamodules.packed import PackedFaces, settings_of
 from jointface.datamodules.stream import Draw, EvaluationBatches, Share, TrainingStream, seed_of
@@ -57,7 +58,7 @@ class JointDataModule(LightningDataModule):
         seed: of shuffling, augmentation and everything else that is random in a training step.
         eval_batch_size: samples of each source in a validation or test batch.
         num_workers: loader processes of each source.
-        pin_memory: page-locked batches, for copies to a GPU.
+        pin_memory: page-locked batches, for copies to a GPU; None: where the trainer has one.
         max_broken_fraction: share of a data set's samples that may be broken before the run stops.
         packed_dir: folder of packed copies, which are read in place of the published files; None reads those.
         max_train_samples: train on the first so many samples of each source; None takes all.
@@ -72,7 +73,7 @@ class JointDataModule(LightningDataModule):
         seed: int = 0,
         eval_batch_size: int = 64,
         num_workers: int = 4,
-        pin_memory: bool = False,
+        pin_memory: bool | None = None,
         max_broken_fraction: float = 0.01,
         packed_dir: str | None = None,
         max_train_samples: int | None = None,
@@ -91,6 +92,7 @@ class JointDataModule(LightningDataModule):
         self.max_train_samples = max_train_samples
         self.broken = BrokenSamples(max_broken_fraction)
         self.datasets: dict[Stage, dict[str, FaceDataset]] = {}
+        self._ahead: Ahead | None = None
         if num_workers < 0 or eval_batch_size < 1:
             raise ConfigError(
                 f"num_workers={num_workers} and eval_batch_size={eval_batch_size}: must be at least 0 and 1"
@@ -135,6 +137,10 @@ class JointDataModule(LightningDataModule):
         """The stage's sources that label the 3D face."""
         return {name for name, data in self.datasets[stage].items() if data.has_shape}
 
+    def compiles_drawing(self) -> bool:
+        """Whether faces are drawn on the device by compiled code."""
+        return any(getattr(data, "compile_drawing", False) for data in self.datasets["train"].values())
+
     def num_samples(self, stage: Stage, name: str) -> int:
         """Samples of a source that a stage uses; 0 where it does without the source."""
         count = len(self.datasets[stage].get(name, ()))
@@ -178,16 +184,21 @@ class JointDataModule(LightningDataModule):
             Batches(dataset),
             batch_sampler=batches,  # type: ignore[arg-type]  # a Draw instead of a list
             num_workers=self.num_workers,
-            pin_memory=self.pin_memory,
+            pin_memory=self._feeds_a_gpu() if self.pin_memory is None else self.pin_memory,
             collate_fn=as_it_is,
             worker_init_fn=start_worker,
         )
+
+    def _feeds_a_gpu(self) -> bool:
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Leaves out the sources that gave nothing, and accounts for broken samples. Before each training step all
         random states are set, so that they need not be saved to resume."""
         stage = self._running_stage()
         if stage == "train" and self.trainer is not None:
+            if batch is self.training_loader.latest:  # then Lightning does not fetch ahead
+                self.training_loader.latest = None
             torch.manual_seed(seed_of(self.seed, "step", self._batches_done(), self._share().rank))
         accounted = {
             name: self.broken.account(f"{stage}/{name}", self.datasets[stage][name], part)
@@ -199,12 +210,19 @@ class JointDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Draws synthetic faces that are drawn on the device, and turns training faces there."""
         stage = self._running_stage()
-        for name, part in batch.items():
-            if UNDRAWN in part:
-                part["image"] = self.datasets[stage][name].draw(part.pop(UNDRAWN), part["index"].device)  # type: ignore[attr-defined]
+        if self._ahead is not None:
+            self._ahead.wait()
+        draw(batch, self.datasets[stage])
         if self.turning is None or stage != "train":
             return batch
         return {name: self.turning(part) if "camera" in part else part for name, part in batch.items()}
+
+    def draw_ahead(self) -> None:
+        """Draws the faces of the training mini-batch that comes next, if it is drawn on a GPU."""
+        if self._feeds_a_gpu() and self.training_loader.latest:
+            assert self.trainer is not None
+            self._ahead = self._ahead or Ahead(self.trainer.strategy.root_device)
+            self._ahead.draw(self.training_loader.latest, self.datasets["train"])
 
     def _batches_done(self) -> int:
         """Mini-batches that the run has trained on, also those before it was resumed."""

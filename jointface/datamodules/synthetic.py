@@ -1,6 +1,7 @@
 """Synthetic faces: CC0, unlimited, with exact 3D shape and measured attributes."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -10,17 +11,19 @@ from torch import Tensor
 
 from jointface.attributes import positive_weight
 from jointface.datamodules.augmentation import change_colours
-from jointface.datamodules.broken import UNDRAWN, Undrawn
 from jointface.datamodules.crop import CropTransform
+from jointface.datamodules.drawing import UNDRAWN, Undrawn
 from jointface.datamodules.face_dataset import BROKEN, Batch, FaceDataset, FaceSample, Item, move_labels
 from jointface.errors import ConfigError
 from jointface.geometry.camera import crop_camera
 from jointface.geometry.framing import CROP_MARGIN, FaceBox
 from jointface.synthesis.faces import SPLITS, SyntheticFace, shared_factory
 from jointface.synthesis.measures import SYNTHETIC
+from jointface.synthesis.scenes import Scenes
 
 Labels = Literal["both", "shape", "attributes"]
-CHUNK = 8  # faces drawn at once, which is faster than one by one and than many
+CHUNK = 8  # faces that a worker draws at once, which is faster than one by one and than many
+AT_ONCE = 128  # faces that a device draws at once, to bound the memory that it takes
 MARGIN = 0.125  # of a kept picture on every side, as a fraction of the crop
 SAMPLE = 1000  # faces that the attributes' frequencies are estimated on
 
@@ -45,6 +48,7 @@ class SyntheticFaces(FaceDataset):
         draw_on: "worker": in the loader's processes, on the CPU. "device": where the network is; batches then hold
             scenes instead of images, and albumentations, which works on the CPU, changes nothing.
         first: index of the first face; sources of one split that differ in it by `num_faces` share no face.
+        compile_drawing: fuse the drawing's arithmetic with torch.compile, where faces are drawn on the device.
         seed, images_per_person, max_yaw, assets_dir, backgrounds_dir, supersampling, cache_dir: see
             `synthesis.faces.FaceFactory`.
 
@@ -62,6 +66,7 @@ class SyntheticFaces(FaceDataset):
         labels: Labels = "both",
         keep_in_memory: bool = False,
         draw_on: Literal["worker", "device"] = "worker",
+        compile_drawing: bool = False,
         first: int = 0,
         seed: int = 0,
         images_per_person: int = 1,
@@ -82,7 +87,7 @@ class SyntheticFaces(FaceDataset):
             raise ConfigError(f"synthetic faces: draw_on={draw_on}: known are worker, device")
         if draw_on == "device" and keep_in_memory:
             raise ConfigError("synthetic faces: draw_on=device keeps nothing, set keep_in_memory=false with it")
-        self.draw_on = draw_on
+        self.draw_on, self.compile_drawing = draw_on, compile_drawing
         self.split, self.num_faces, self.first, self.labels = split, num_faces, first, labels
         self.settings = {
             "seed": seed, "images_per_person": images_per_person, "max_yaw": max_yaw, "assets_dir": assets_dir,
@@ -98,7 +103,8 @@ class SyntheticFaces(FaceDataset):
     def _shared_memory(self) -> Item:
         """Room for every face's picture and labels, and `known`, which of them are there."""
         size = self.transform.size + 2 * self.margin
-        like = self._labels(self.face(0), torch.zeros(3, 4)) | {
+        labels = self._labels([self.face(0)], torch.zeros(1, 3, 4))
+        like = {key: value[0] for key, value in labels.items()} | {
             "image": torch.zeros(3, size, size, dtype=torch.uint8), "known": torch.zeros((), dtype=torch.bool),
         }  # fmt: skip
         return {key: value.new_zeros(self.num_faces, *value.shape).share_memory_() for key, value in like.items()}
@@ -131,21 +137,22 @@ class SyntheticFaces(FaceDataset):
         camera = self.factory.crop_camera(face, self.transform.size)
         camera[:2, 3] += self.margin
         image = self.factory.render([face], camera[None], size)[0]
-        labels = self._labels(face, camera)
+        labels = {key: value[0] for key, value in self._labels([face], camera[None]).items()}
         if self._kept is not None:
             for key, value in {**labels, "image": image, "known": torch.tensor(True)}.items():
                 self._kept[key][index] = value
         return FaceSample(image.movedim(0, -1).numpy(), box, labels)
 
-    def _labels(self, face: SyntheticFace, camera: Float[Tensor, "3 4"]) -> Item:
-        labels: Item = {"identity": torch.tensor(face.identity)}
+    def _labels(self, faces: Sequence[SyntheticFace], cameras: Float[Tensor, "batch 3 4"]) -> Batch:
+        labels: Batch = {"identity": torch.tensor([face.identity for face in faces])}
         if self.label_set is not None:
-            labels["attributes"] = self.factory.attributes([face])[0].float()
-            labels["attribute_mask"] = torch.ones(len(SYNTHETIC), dtype=torch.bool)
+            labels["attributes"] = self.factory.attributes(faces).float()
+            labels["attribute_mask"] = torch.ones(len(faces), len(SYNTHETIC), dtype=torch.bool)
         if self.has_shape:
-            labels["shape_coefficients"], labels["expression_coefficients"] = face.shape, face.expression
-            labels["camera"] = camera
-            labels["landmarks68"] = self.factory.landmarks68(face, camera)
+            labels["shape_coefficients"] = torch.stack([face.shape for face in faces])
+            labels["expression_coefficients"] = torch.stack([face.expression for face in faces])
+            labels["camera"] = cameras
+            labels["landmarks68"] = self.factory.landmarks68(faces, cameras)
         return labels
 
     def __getitem__(self, index: int) -> Item:
@@ -175,16 +182,15 @@ class SyntheticFaces(FaceDataset):
         """A batch of faces drawn directly under their random crops."""
         faces, size = [self.face(index) for index in indices], self.transform.size
         upright = torch.stack([self.factory.crop_camera(face, size) for face in faces])
-        each = [self._labels(face, camera) for face, camera in zip(faces, upright, strict=True)]
-        labels = {key: torch.stack([label[key] for label in each]) for key in each[0]}
         transforms = self.transform.sample_similarities(len(faces))
-        batch: Batch = {**move_labels(labels, transforms), "index": torch.tensor(indices)}
+        labels = move_labels(self._labels(faces, upright), transforms)
+        batch: Batch = {**labels, "index": torch.tensor(indices)}
         cameras = crop_camera(upright, transforms)
         if self.draw_on == "device":
             scenes = [self.factory.scene(face, camera, size) for face, camera in zip(faces, cameras, strict=True)]
             augmentation = self.transform.augmentation
             colours = augmentation.sample_colour_matrices(len(faces)) if augmentation else None
-            return batch | {UNDRAWN: Undrawn(scenes, colours)}
+            return batch | {UNDRAWN: Undrawn(Scenes.of(scenes), colours)}
         images = [
             self.factory.render(faces[start : start + CHUNK], cameras[start : start + CHUNK], size)
             for start in range(0, len(faces), CHUNK)
@@ -192,21 +198,25 @@ class SyntheticFaces(FaceDataset):
         crops = torch.cat(images).permute(0, 2, 3, 1).contiguous().numpy()
         return batch | {"image": self.transform.change_colours(crops)}
 
+    @property
+    def drawn_like(self) -> tuple[object, ...]:
+        """Data sets for which this is the same may be drawn together."""
+        return (self.transform.size, self.compile_drawing, self.transform.augmentation is None, *self.settings.values())
+
     def draw(self, undrawn: Undrawn, device: torch.device) -> UInt8[Tensor, "batch 3 size size"]:
         """The images of a batch that holds scenes, drawn on a device."""
-        factory = shared_factory(**self.settings, device=str(device))
-        images = factory.renderer.render(undrawn.scenes, self.transform.size)
-        return images if undrawn.colours is None else change_colours(images, undrawn.colours.to(device))
+        factory = shared_factory(**self.settings, device=str(device), compiled=self.compile_drawing)
+        undrawn = undrawn.on(device)
+        parts = [undrawn.part(start, start + AT_ONCE) for start in range(0, len(undrawn), AT_ONCE)]
+        images = torch.cat([factory.renderer.render(part.scenes, self.transform.size) for part in parts])
+        return images if undrawn.colours is None else change_colours(images, undrawn.colours)
 
     def alpha(self) -> Float[Tensor, "attributes"]:
         """Negatives per positive of each attribute, estimated on the first SAMPLE faces."""
-        if self.label_set is None:
-            return super().alpha()
+        return super().alpha() if self.label_set is None else self._estimated_alpha
+
+    @cached_property
+    def _estimated_alpha(self) -> Float[Tensor, "attributes"]:
         faces = [self.face(index) for index in range(min(SAMPLE, self.num_faces))]
         attributes = self.factory.attributes(faces).float()
         return positive_weight(attributes, torch.ones_like(attributes, dtype=torch.bool))
-
-
-def _whole_picture(size: int) -> FaceBox:
-    """The face box whose crop is the whole size x size picture."""
-    return FaceBox((size - 1) / 2, (size - 1) / 2, size / CROP_MARGIN)

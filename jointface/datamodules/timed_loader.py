@@ -9,14 +9,17 @@ from lightning.pytorch.utilities import CombinedLoader
 class TimedLoader(CombinedLoader):
     """A CombinedLoader that adds up the seconds that its user has waited for mini-batches, in `seconds_waited`.
 
-    Lightning asks for a mini-batch one step ahead; it waits for it here all the same.
+    Lightning asks for a mini-batch one step ahead; it waits for it here all the same. `latest` is the last that it got.
     """
 
     seconds_waited = 0.0
+    latest: Any = None
 
     def __next__(self) -> Any:
         start = time.perf_counter()
         try:
-            return super().__next__()
+            following = super().__next__()
+            self.latest = following[0]
+            return following
         finally:
             self.seconds_waited += time.perf_counter() - start

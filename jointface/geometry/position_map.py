@@ -93,7 +93,7 @@ class PositionMap(nn.Module):
 
     def from_map(self, image: Float[Tensor, "batch channels size size"]) -> Float[Tensor, "batch points channels"]:
         """The covered pixels of a map, in the order of `pixels`."""
-        return image.flatten(2)[..., self.pixels].mT
+        return image.flatten(2).index_select(2, self.pixels).mT
 
     def to_vertices(self, points: Float[Tensor, "batch points channels"]) -> Float[Tensor, "batch vertices channels"]:
         """Points back to vertices, by bilinear interpolation at each vertex's UV among the covered pixels."""

@@ -21,7 +21,8 @@ from jointface.synthesis.backgrounds import background_photos, photo_background,
 from jointface.synthesis.head import load_head
 from jointface.synthesis.measures import Ruler
 from jointface.synthesis.people import Person, blend_weights, sample_expression, sample_person
-from jointface.synthesis.renderer import Renderer, Scene
+from jointface.synthesis.renderer import Renderer
+from jointface.synthesis.scenes import Scene
 from jointface.synthesis.wardrobe import load_wardrobe
 
 SPLITS = {"train": 0, "val": 1, "test": 2}
@@ -63,7 +64,7 @@ class FaceFactory:
             procedurally.
         backgrounds_dir: folder of photos to put behind the faces; None draws scenery.
         supersampling: each pixel is the mean of this many by this many.
-        device: where to render.
+        device: where to render. compiled: see `Renderer`.
         cache_dir: folder of the built head; None takes the user's cache.
 
     Raises:
@@ -79,6 +80,7 @@ class FaceFactory:
         backgrounds_dir: str | None = None,
         supersampling: int = 1,
         device: torch.device | str = "cpu",
+        compiled: bool = False,
         cache_dir: str | None = None,
     ) -> None:
         whole = {"seed": (seed, 0), "images_per_person": (images_per_person, 1), "supersampling": (supersampling, 1)}
@@ -97,7 +99,7 @@ class FaceFactory:
         if assets_dir is not None:
             self.wardrobe, self.assets = load_asset_wardrobe(self.head, self.wardrobe, Path(assets_dir))
         self.ruler = Ruler(self.head)
-        self.renderer = Renderer(self.head, self.wardrobe, self.assets, supersampling, device)
+        self.renderer = Renderer(self.head, self.wardrobe, self.assets, supersampling, device, compiled)
         model = self.head.model
         self._marks = model.mean[model.landmarks68], model.basis[:, model.landmarks68].contiguous()
 
@@ -148,10 +150,12 @@ class FaceFactory:
         # A crop of side 1 has its only pixel's centre at (0, 0).
         return crop_camera(camera, crop_transform(box, 1))
 
-    def landmarks68(self, face: SyntheticFace, camera: Float[Tensor, "3 4"]) -> Float[Tensor, "68 3"]:
-        """The 68 landmarks as this camera sees them."""
-        coefficients = torch.cat([face.shape, face.expression])[None]
-        return apply_camera(camera[None], linear_faces(*self._marks, coefficients))[0]
+    def landmarks68(
+        self, faces: Sequence[SyntheticFace], cameras: Float[Tensor, "batch 3 4"]
+    ) -> Float[Tensor, "batch 68 3"]:
+        """The 68 landmarks as these cameras see them."""
+        coefficients = torch.stack([torch.cat([face.shape, face.expression]) for face in faces])
+        return apply_camera(cameras, linear_faces(*self._marks, coefficients))
 
     def crop_camera(self, face: SyntheticFace, size: int) -> Float[Tensor, "3 4"]:
         """Camera from model space to the framed crop of size x size pixels."""

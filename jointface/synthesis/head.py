@@ -1,6 +1,7 @@
 """The synthetic head: a morphable model of the whole head, and what is needed to draw it and to dress it."""
 
 import contextlib
+import copy
 import importlib.metadata
 import json
 import os
@@ -163,5 +164,8 @@ def _forget_others(path: Path) -> None:
 
 
 def load_anny(cache_dir: str | None = None) -> MorphableModel:
-    """The synthetic head's morphable model (`morphable_model=anny`); see `load_head`."""
-    return load_head(cache_dir).model
+    """The synthetic head's morphable model (`morphable_model=anny`); see `load_head`.
+
+    A copy: a network that holds it moves it to its device, and the head stays on the CPU.
+    """
+    return copy.deepcopy(load_head(cache_dir).model)

@@ -5,6 +5,7 @@ several times faster than the first. Colours are linear. `look` holds, for each 
 its picture was drawn with; `canonical` is the place on the mean head, in mm.
 """
 
+from collections.abc import Set
 from functools import lru_cache
 
 import torch
@@ -21,8 +22,9 @@ class Look:
         picture: of each point.
     """
 
-    def __init__(self, table: dict[str, Tensor], present: set[str], picture: Int[Tensor, "points"]) -> None:
+    def __init__(self, table: dict[str, Tensor], present: Set[str], picture: Int[Tensor, "points"]) -> None:
         self.table, self.present, self.picture = table, present, picture
+        self.noise_table = _noise_table(picture.device)
 
     def has(self, name: str) -> bool:
         """Whether any picture has something of it."""
@@ -61,11 +63,12 @@ def _noise_table(device: torch.device) -> Float[Tensor, "texels 4"]:
     return (table / table.flatten(0, 1).std(0) / 2).clamp(-1, 1).flatten(0, 1).to(device)
 
 
-def noise(a: Tensor, b: Tensor, offset: Tensor) -> tuple[Tensor, ...]:
-    """Blotches, spots, grain and strands at (a, b) in texels; `offset` makes each person's their own."""
+def noise(a: Tensor, b: Tensor, look: Look) -> tuple[Tensor, ...]:
+    """Blotches, spots, grain and strands at (a, b) in texels; the seed makes each person's their own."""
+    offset = look["seed"]
     row = (a + 37 * offset).int() & (NOISE_SIZE - 1)
     column = (b + 91 * offset).int() & (NOISE_SIZE - 1)
-    return _noise_table(a.device).index_select(0, row * NOISE_SIZE + column).T.contiguous().unbind(0)
+    return look.noise_table.index_select(0, row * NOISE_SIZE + column).T.contiguous().unbind(0)
 
 
 def mix(a: Tensor, b: Tensor, share: Tensor) -> Float[Tensor, "3 points"]:
@@ -100,7 +103,7 @@ def skin(
         base: the skin's own colour.
     """
     x, y = field["x"], field["y"]
-    blotches, spots, grain, _ = noise(x * 0.9 + 400, y * 0.9 + 400, look["seed"])
+    blotches, spots, grain, _ = noise(x * 0.9 + 400, y * 0.9 + 400, look)
     colour = base * (1 + look["mottling"] * (0.05 * blotches + 0.03 * grain))
     flush = field["flush"] * (0.25 + look["flush"])
     colour = colour * (1 + flush * colour.new_tensor([0.06, -0.10, -0.10])[:, None])
@@ -161,7 +164,7 @@ def brow_shape(along: Tensor, across: Tensor, look: Look) -> Tensor:
 
 def _bearded(colour: Tensor, field: dict[str, Tensor], look: Look) -> Tensor:
     x, y = field["x"], field["y"]
-    _, _, grain, strands = noise(x * 2.1 + 700, y * 1.1 + 700, look["seed"])
+    _, _, grain, strands = noise(x * 2.1 + 700, y * 1.1 + 700, look)
     hairs = 0.72 + 0.28 * grain
     if look.has("drawn_brows"):
         brow = brow_shape(field["brow_along"], field["brow_across"], look) * look["brow_density"] * hairs
@@ -199,7 +202,7 @@ def neck_and_clothes(
 ) -> tuple[Tensor, Tensor]:
     """Skin above the neckline, cloth below."""
     x, y, z = canonical.unbind(0)
-    blotches, _, grain, _ = noise(x * 0.9 + 400, y * 0.9 + 400, look["seed"])
+    blotches, _, grain, _ = noise(x * 0.9 + 400, y * 0.9 + 400, look)
     cloth = linear(look["clothes"]) * (1 + 0.12 * grain + 0.1 * blotches)
     dressed = step(look["collar"] + 0.3 * x.abs() - 0.25 * (z + 40) - y, -1.0, 1.0)
     beard = 0.42 * (look["stubble"] + look["beard"]).clamp(max=1) * step(y, -110.0, -88.0) * step(z, -60.0, -40.0)
@@ -213,7 +216,7 @@ def eye(canonical: Float[Tensor, "3 points"], centre: Float[Tensor, "3"], look: 
     across, up, front = unit(offset).unbind(0)
     angle = torch.atan2(torch.hypot(across, up), front)
     around = torch.atan2(up, across)
-    _, _, grain, _ = noise(around * 14 + 60, angle * 30, look["seed"])
+    _, _, grain, _ = noise(around * 14 + 60, angle * 30, look)
     iris = linear(look["iris"]) * (0.95 + 0.45 * grain + 0.9 * bump(angle - 0.22, 0.08))
     iris = iris * (1 - 0.75 * step(angle, IRIS - 0.1, IRIS))
     white = angle.new_tensor([0.80, 0.76, 0.74])[:, None]

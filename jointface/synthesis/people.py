@@ -6,6 +6,7 @@ facial actions are ARKit's.
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -93,7 +94,7 @@ def sample_changes(rng: np.random.Generator, labels: list[str]) -> dict[str, flo
         spread = change_spread(label)
         if spread == 0:
             continue
-        feature = re.sub(r"^[lr]-", "", label)
+        feature = _feature(label)
         if feature not in shared:
             shared[feature] = rng.normal(0, spread)
         asymmetry = rng.normal(0, ASYMMETRY) if feature != label else 0.0
@@ -101,14 +102,21 @@ def sample_changes(rng: np.random.Generator, labels: list[str]) -> dict[str, flo
     return changes
 
 
+@cache
 def change_spread(label: str) -> float:
     """Spread of a local change; 0 for one that leaves the head alone."""
-    feature = re.sub(r"^[lr]-", "", label)
+    feature = _feature(label)
     return next((spread for pattern, spread in LOCAL_CHANGES.items() if re.match(pattern, feature)), 0.0)
 
 
+@cache
+def _feature(label: str) -> str:
+    """What changes, whichever side of the face it is on."""
+    return re.sub(r"^[lr]-", "", label)
+
+
 def _clip(value: float) -> float:
-    return float(np.clip(value, -1, 1))
+    return max(-1.0, min(1.0, value))
 
 
 def blend_weights(

@@ -1,51 +1,47 @@
 """Draws people: all visible points of a batch of pictures are found at once, coloured by what they are made of, and
 lit."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from jointface.errors import InputError
-from jointface.geometry.camera import apply_camera, is_mirrored
+from jointface.geometry.camera import apply_camera
+from jointface.geometry.morphable_model import linear_faces
+from jointface.geometry.precision import full_precision
 from jointface.geometry.rasteriser import Cutout, Fragments, rasterise
 from jointface.synthesis import materials
-from jointface.synthesis.appearance import Appearance, Colour, Lights
 from jointface.synthesis.asset_wardrobe import BROW_LEFT, BROW_STEP, BROW_TOP, RELIEF_UNIT, FaceAssets, skin_relief
 from jointface.synthesis.face_fields import layout_pixel, make_fields
 from jointface.synthesis.head import BODY, CAVITY, EYE, LASHES, SKIN, TEETH, Head
 from jointface.synthesis.makehuman import Proxy
+from jointface.synthesis.mesh_store import TEXTURE_SIZE, Dressed, MeshStore, Piece
+from jointface.synthesis.scenes import (
+    CLOTH,
+    FRAME,
+    HAIR,
+    LENS,
+    METAL,
+    PROXY_LASHES,
+    PROXY_TEETH,
+    WIDTHS,
+    Scene,
+    Scenes,
+    to_bytes,
+)
 from jointface.synthesis.wardrobe import Wardrobe
 
-# What proxies are made of, after the materials of the head.
-HAIR, CLOTH, FRAME, LENS, METAL, PROXY_LASHES, PROXY_TEETH = range(6, 13)
-_LOOK_FIELDS = tuple(field.name for field in fields(Appearance) if field.type in ("float", float, Colour))
-TEXTURE_SIZE = 256
 LASH_TEXTURE = 0  # row of the textures
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One picture to draw.
-
-    shape: (Ks,), expression: (Ke,) of the head. camera: (3, 4) from model space to the picture. background:
-    (3, size, size) sRGB in 0 ... 1. seed: of the noise on the skin.
-    """
-
-    shape: Float[Tensor, "shape"]
-    expression: Float[Tensor, "expression"]
-    camera: Float[Tensor, "3 4"]
-    appearance: Appearance
-    lights: Lights
-    background: Float[Tensor, "3 size size"]
-    seed: float
+REPLACED = {PROXY_LASHES: LASHES, PROXY_TEETH: TEETH}  # what is left out of a head that wears another
 
 
 @dataclass
 class _Geometry:
-    """The meshes of all pictures, packed."""
+    """The meshes of all pictures: the heads one after the other, then what they wear."""
 
     points: Tensor  # in their pictures' pixels
     triangles: Tensor
@@ -65,6 +61,8 @@ class Renderer:
         assets: MakeHuman's skins, brows, lashes and teeth, where the appearances refer to them.
         supersampling: each pixel is the mean of this many by this many.
         device: where to render.
+        compiled: fuse what is done to each pixel with torch.compile: half a minute at first, then several times faster
+            on a GPU.
     """
 
     def __init__(
@@ -74,64 +72,75 @@ class Renderer:
         assets: FaceAssets | None = None,
         supersampling: int = 1,
         device: torch.device | str = "cpu",
+        compiled: bool = False,
     ) -> None:
         self.head, self.wardrobe, self.assets = head, wardrobe, assets
+        self.compiled = compiled
+        shaders: list[Callable[..., Any]] = [self._skin, materials.neck_and_clothes, illuminate]
+        if compiled:
+            shaders = [torch.compile(shader, dynamic=True) for shader in shaders]
+        self._on_skin, self._neck, self._lit = shaders
         self.supersampling = supersampling
         self.device = torch.device(device)
         fields = make_fields(head)
         self.fields = fields.to(self.device)
-        points = len(head.mean)
-        self._uv = torch.zeros(points, 2)
-        self._uv[: len(head.model.uv)] = head.model.uv
+        uv = torch.zeros(len(head.mean), 2)
+        uv[: len(head.model.uv)] = head.model.uv
         lashes = head.triangles[head.material == LASHES].unique()
-        self._uv[lashes] = lash_uv(head, lashes)
-        self._textures = [lash_texture()]
-        self._texture_rows: dict[str, int] = {}
+        uv[lashes] = lash_uv(head, lashes)
+        self._uv, self._mean, self._basis = (part.to(self.device) for part in (uv, head.mean, head.basis))
+        self._weld = head.weld.to(self.device)
+        self._triangles, self._material = head.triangles.int().to(self.device), head.material.int().to(self.device)
+        self._texture = torch.where(self._material == LASHES, LASH_TEXTURE, -1).int()
+        self._store = MeshStore([lash_texture()], self.device)
         self._pressed: dict[tuple[int, int], Proxy] = {}
-        self._eye_centre = head.mean[head.triangles[head.material == EYE].unique()]
-        self._eye_centre = self._eye_centre[self._eye_centre[:, 0] > 0].mean(0)
+        eye = head.mean[head.triangles[head.material == EYE].unique()]
+        self._eye_centre = eye[eye[:, 0] > 0].mean(0).to(self.device)
         if assets is not None:
             self._relief = skin_relief(head, fields, assets.skins).to(self.device)
             self._brows = torch.stack([brow.shape for brow in assets.brows]).to(self.device)
 
-    def render(self, scenes: Sequence[Scene], size: int) -> UInt8[Tensor, "batch 3 size size"]:
-        """RGB pictures of size x size pixels."""
-        if not scenes or size < 1:
+    @torch.inference_mode(False)  # so that compiled code serves training and validation alike
+    @torch.no_grad()
+    def render(self, scenes: Scenes | Sequence[Scene], size: int) -> UInt8[Tensor, "batch 3 size size"]:
+        """RGB pictures of size x size pixels, on the device.
+
+        Raises:
+            InputError: there is no scene, or no pixel.
+        """
+        if not len(scenes) or size < 1:
             raise InputError(f"nothing to render: {len(scenes)} scenes of size {size}; both must be at least 1")
-        large = size * self.supersampling
+        scenes = scenes if isinstance(scenes, Scenes) else Scenes.of(scenes)
+        present = self._always_there() if self.compiled else scenes.present
+        large, scenes = size * self.supersampling, scenes.on(self.device)
         geometry = self._geometry(scenes)
-        mirrored = is_mirrored(torch.stack([scene.camera for scene in scenes])).to(self.device)
-        normals = triangle_normals(geometry, mirrored)
-        fragments, textures = self._visible(geometry, normals, len(scenes), large)
-        background = torch.stack([scene.background for scene in scenes], dim=1).to(self.device)
+        normals = triangle_normals(geometry, scenes.mirrored)
+        fragments = self._visible(geometry, normals, len(scenes), large)
+        background = scenes.backgrounds.transpose(0, 1).contiguous().float() / 255
         image = materials.linear(_enlarged(background, large))
-        self._shade(image, fragments, geometry, normals, textures, scenes)
+        self._shade(image, fragments, geometry, normals, scenes, present)
         if self.supersampling > 1:
             image = torch.nn.functional.avg_pool2d(image, self.supersampling)
-        return materials.srgb(image).mul_(255).add_(0.5).to(torch.uint8).transpose(0, 1)
+        return to_bytes(materials.srgb(image)).transpose(0, 1)
 
-    def proxies(self, appearance: Appearance) -> list[tuple[Proxy, int]]:
-        """What is worn, with its material."""
-        look, worn, assets = appearance, self.wardrobe, self.assets
-        chosen: list[tuple[Proxy, int]] = []
-        if look.hair >= 0:
-            chosen.append((self._hair(look.hair, look.hat), HAIR))
-        if look.hat >= 0:
-            chosen.append((worn.hats[look.hat].proxy, CLOTH))
-        if look.glasses >= 0:
-            chosen.append((worn.glasses[look.glasses].frame, FRAME))
-            if look.sunglasses:
-                chosen.append((worn.glasses[look.glasses].lenses, LENS))
-        if look.earrings >= 0:
-            chosen.append((worn.earrings[look.earrings].proxy, METAL))
-        if assets is not None:
-            for rows, row, material in (
-                (assets.lashes, look.asset_lashes, PROXY_LASHES),
-                (assets.teeth, look.asset_teeth, PROXY_TEETH),
-            ):
-                if row >= 0:
-                    chosen.append((rows[row], material))
-        return chosen
+    def _always_there(self) -> set[str]:
+        """All that could be in a scene, so that compiled code serves every batch."""
+        return set(WIDTHS) - ({"brow_painted", "skin_painted"} if self.assets is None else set())
+
+    def proxy(self, material: int, row: int, hat: int) -> Proxy:
+        """What a scene's row of `worn` stands for."""
+        worn, assets = self.wardrobe, self.assets
+        if material == HAIR:
+            return self._hair(row, hat)
+        if material == CLOTH:
+            return worn.hats[row].proxy
+        if material in (FRAME, LENS):
+            return worn.glasses[row].frame if material == FRAME else worn.glasses[row].lenses
+        if material == METAL:
+            return worn.earrings[row].proxy
+        if assets is None:
+            raise InputError("a scene wears one of MakeHuman's assets, and the renderer has none: set assets_dir")
+        return assets.lashes[row] if material == PROXY_LASHES else assets.teeth[row]
 
     def _hair(self, hair: int, hat: int) -> Proxy:
         """Hair, pressed flat under a hat."""
@@ -141,73 +150,55 @@ class Renderer:
             self._pressed[hair, hat] = self.wardrobe.hats[hat].press(self.wardrobe.hair[hair].proxy, self.head)
         return self._pressed[hair, hat]
 
-    def _texture_row(self, proxy: Proxy) -> int:
-        if proxy.name not in self._texture_rows:
-            self._texture_rows[proxy.name] = len(self._textures)
-            self._textures.append(_resized(proxy.texture))
-        return self._texture_rows[proxy.name]
-
-    def _geometry(self, scenes: Sequence[Scene]) -> _Geometry:
-        head = self.head
-        model_points = head.points(
-            torch.stack([scene.shape for scene in scenes]), torch.stack([scene.expression for scene in scenes])
-        )[:, head.weld]  # to the last bit, or seams would show
-        cameras = torch.stack([scene.camera for scene in scenes])
-        head_points = apply_camera(cameras, model_points)
-        parts: dict[str, list[Tensor]] = {field.name: [] for field in fields(_Geometry)}
-        count = 0
-        for number, scene in enumerate(scenes):
-            worn = self.proxies(scene.appearance)
-            kinds = {material for _, material in worn}
-            kept = torch.ones_like(head.material, dtype=torch.bool)
-            for own, replacement in ((LASHES, PROXY_LASHES), (TEETH, PROXY_TEETH)):
-                if replacement in kinds:
-                    kept &= head.material != own
-            triangles = head.triangles[kept]
-            material = head.material[kept].int()
-            meshes = [(head_points[number], triangles, material, torch.where(material == LASHES, LASH_TEXTURE, -1),
-                       self._uv, head.mean, head.weld)]  # fmt: skip
-            for proxy, kind in worn:
-                points = proxy.fit(model_points[number : number + 1])
-                size, row = len(proxy.triangles), self._texture_row(proxy)
-                meshes.append((
-                    apply_camera(cameras[number : number + 1], points)[0], proxy.triangles,
-                    torch.full((size,), kind, dtype=torch.int32), torch.full((size,), row, dtype=torch.int32),
-                    proxy.uv, points[0], torch.arange(len(proxy.uv)),
-                ))  # fmt: skip
-            for points, triangles, material, texture, uv, canonical, weld in meshes:
-                parts["points"].append(points)
-                parts["triangles"].append(triangles + count)
-                parts["image"].append(torch.full((len(triangles),), number, dtype=torch.int32))
-                parts["material"].append(material)
-                parts["texture"].append(texture.int())
-                parts["uv"].append(uv)
-                parts["canonical"].append(canonical)
-                parts["weld"].append(weld + count)
-                count += len(points)
-        return _Geometry(**{name: torch.cat(values).to(self.device) for name, values in parts.items()})
-
-    def _visible(
-        self, geometry: _Geometry, normals: Float[Tensor, "triangles 3"], batch: int, size: int
-    ) -> tuple[Fragments, UInt8[Tensor, "textures rows columns 4"]]:
-        """What each pixel shows. Of the head's closed surface only what faces the viewer is drawn, which is faster."""
-        used = torch.bincount(geometry.texture + 1)[1:].nonzero()[:, 0].tolist()
-        textures = torch.stack([self._textures[row] for row in used]).to(self.device)
-        place = torch.full((len(self._textures) + 1,), -1, dtype=torch.int32, device=self.device)
-        place[1 + torch.tensor(used, device=self.device)] = torch.arange(
-            len(used), dtype=torch.int32, device=self.device
+    def _geometry(self, scenes: Scenes) -> _Geometry:
+        heads = welded_heads(self._mean, self._basis, scenes.shape, scenes.expression, self._weld)
+        batch, count = heads.shape[:2]
+        worn = scenes.worn.tolist()
+        pieces = [
+            Piece(picture, material, self._store.row(self.proxy(material, row, hat)))
+            for picture, material, row, hat in worn
+        ]
+        dressed = self._store.dress(pieces, heads)
+        places = torch.cat([apply_camera(scenes.cameras, heads).flatten(0, 1), _seen(dressed, scenes.cameras)])
+        head = torch.arange(batch, dtype=torch.int32, device=self.device)
+        own = torch.arange(batch * count, len(places), device=self.device)
+        of_heads = [
+            (self._triangles + count * head[:, None, None]).flatten(0, 1),
+            head.repeat_interleave(len(self._triangles)),
+            self._material.repeat(batch),
+            self._texture.repeat(batch),
+        ]
+        if replaced := [(picture, REPLACED[material]) for picture, material, *_ in worn if material in REPLACED]:
+            shown = torch.ones(batch, max(REPLACED.values()) + 1, dtype=torch.bool)
+            shown[tuple(torch.tensor(replaced).T)] = False
+            kept = shown.to(self.device)[:, self._material.long().clamp(max=shown.shape[1] - 1)].flatten()
+            of_heads = [part[kept] for part in of_heads]
+        of_worn = (
+            dressed.triangles + batch * count, dressed.triangle_picture, dressed.material, dressed.texture,
+        )  # fmt: skip
+        triangles, image, material, texture = (torch.cat(pair) for pair in zip(of_heads, of_worn, strict=True))
+        return _Geometry(
+            points=places,
+            triangles=triangles,
+            image=image,
+            material=material,
+            texture=texture,
+            uv=torch.cat([self._uv.repeat(batch, 1), dressed.uv]),
+            canonical=torch.cat([self._mean.repeat(batch, 1), dressed.points]),
+            weld=torch.cat([(self._weld + count * head[:, None]).flatten(), own]),
         )
-        rows = place[geometry.texture + 1]
-        geometry.texture = rows
+
+    def _visible(self, geometry: _Geometry, normals: Float[Tensor, "triangles 3"], batch: int, size: int) -> Fragments:
+        """What each pixel shows. Of the head's closed surface only what faces the viewer is drawn, which is faster."""
         kept = ((normals[:, 2] > 0) | _two_sided(geometry.material)).nonzero()[:, 0]
-        cutout = Cutout(geometry.uv, rows.index_select(0, kept), textures[..., 3].contiguous())
+        cutout = Cutout(geometry.uv, geometry.texture.index_select(0, kept), self._store.alpha)
         points = geometry.points * self.supersampling + (self.supersampling - 1) / 2
-        triangles, image = geometry.triangles.index_select(0, kept).int(), geometry.image.index_select(0, kept)
+        triangles, image = geometry.triangles.index_select(0, kept), geometry.image.index_select(0, kept)
         fragments = rasterise(points, triangles, image, (batch, size, size), cutout=cutout)
         # The last row stands for -1, the background.
         rows = torch.cat([kept, kept.new_tensor([-1])]).int()
         fragments.triangle = rows.index_select(0, fragments.triangle.flatten() % len(rows)).view_as(fragments.triangle)
-        return fragments, textures
+        return fragments
 
     def _shade(
         self,
@@ -215,10 +206,10 @@ class Renderer:
         fragments: Fragments,
         geometry: _Geometry,
         of_triangle: Float[Tensor, "triangles 3"],
-        textures: UInt8[Tensor, "textures rows columns 4"],
-        scenes: Sequence[Scene],
+        scenes: Scenes,
+        present: Set[str],
     ) -> None:
-        """Colours the covered pixels of the picture, in place."""
+        """Colours the covered pixels of the picture, in place. `present`: see `Scenes.present`."""
         seen = fragments.triangle.flatten().ge(0).nonzero()[:, 0]
         triangle = fragments.triangle.flatten().index_select(0, seen).long()
         weights = fragments.barycentric.flatten(0, 2).index_select(0, seen)
@@ -231,7 +222,7 @@ class Renderer:
         picture = geometry.image.index_select(0, triangle).long()
         normal = materials.unit(normal)
         material = geometry.material.index_select(0, triangle)
-        looks = look_table([scene.appearance for scene in scenes], [scene.seed for scene in scenes], self.device)
+        table = scenes.look_table()
         colour = torch.empty(3, len(seen), device=self.device)
         shine = torch.empty(len(seen), device=self.device)
         by_kind = material.argsort()
@@ -239,28 +230,28 @@ class Renderer:
         for kind, rows in enumerate(by_kind.split(counts)):
             if not counts[kind]:
                 continue
-            look = materials.Look(*looks, picture.index_select(0, rows))
+            look = materials.Look(table, present, picture.index_select(0, rows))
             texel = None
             if kind >= HAIR:
-                texel = sample_texture(textures, geometry.texture[triangle[rows]].long(), uv[:, rows])
-            of_kind = self._material(kind, uv.index_select(1, rows), canonical.index_select(1, rows), texel, look)
+                texel = sample_texture(self._store.textures, geometry.texture[triangle[rows]].long(), uv[:, rows])
+            of_kind = self._paint(kind, uv.index_select(1, rows), canonical.index_select(1, rows), texel, look)
             colour.index_copy_(1, rows, of_kind[0].expand(3, len(rows)))
             shine.index_copy_(0, rows, of_kind[1].expand(len(rows)))
         normal = torch.where(_two_sided(material) & (normal[2] < 0), -normal, normal)
-        lit = illuminate(colour, shine, normal, picture, [scene.lights for scene in scenes])
+        lit = self._lit(colour, shine, normal, picture, scenes.lights)
         image.flatten(1).index_copy_(1, seen, lit)
 
-    def _material(
+    def _paint(
         self, kind: int, uv: Tensor, canonical: Tensor, texel: Tensor | None, look: materials.Look
     ) -> tuple[Tensor, Tensor]:
         base = materials.linear(look["skin"])
         matt = torch.full_like(uv[0], 0.05)
         if kind == SKIN:
-            return self._skin(uv, base, look)
+            return self._on_skin(uv, base, look)
         if kind == BODY:
-            return materials.neck_and_clothes(canonical, base, look)
+            return self._neck(canonical, base, look)
         if kind == EYE:
-            return materials.eye(canonical, self._eye_centre.to(uv.device), look)
+            return materials.eye(canonical, self._eye_centre, look)
         if kind == CAVITY:
             return materials.cavity(canonical, base)
         if kind == TEETH:
@@ -305,11 +296,36 @@ class Renderer:
         return shape * inside * look["brow_painted"]
 
 
+@full_precision
+def welded_heads(
+    mean: Float[Tensor, "points 3"],
+    basis: Float[Tensor, "3 points coefficients"],
+    shape: Float[Tensor, "batch shape"],
+    expression: Float[Tensor, "batch expression"],
+    weld: Int[Tensor, "points"],
+) -> Float[Tensor, "batch points 3"]:
+    """All points of heads in model space; those of a seam in one place to the last bit, or it would show."""
+    return linear_faces(mean, basis, torch.cat([shape, expression], dim=1)).index_select(1, weld)
+
+
+def _seen(dressed: Dressed, cameras: Float[Tensor, "batch 3 4"]) -> Float[Tensor, "points 3"]:
+    """The points of what is worn in their pictures."""
+    linear, shift = cameras.index_select(0, dressed.picture).split([3, 1], dim=2)
+    return (linear * dressed.points[:, None]).sum(dim=2) + shift[..., 0]
+
+
 def triangle_normals(geometry: _Geometry, mirrored: Bool[Tensor, "batch"]) -> Float[Tensor, "triangles 3"]:
-    """Normals that point out of the surface, in (x right, y up, z towards the viewer), as long as twice the area."""
+    """Normals that point out of the surface, in (x right, y up, z towards the viewer), as long as twice the area.
+
+    Args:
+        mirrored: of each picture, whether its camera mirrors; on the CPU.
+    """
     a, b, c = (geometry.points.index_select(0, corner) for corner in geometry.triangles.T.contiguous())
     outwards = torch.linalg.cross(b - a, c - a) * a.new_tensor([-1.0, 1.0, -1.0])
-    return outwards * torch.where(mirrored, -1.0, 1.0)[geometry.image.long(), None] if mirrored.any() else outwards
+    if not mirrored.any():
+        return outwards
+    sign = torch.where(mirrored, -1.0, 1.0).to(outwards.device)
+    return outwards * sign.index_select(0, geometry.image)[:, None]
 
 
 def vertex_normals(of_triangle: Float[Tensor, "triangles 3"], geometry: _Geometry) -> Float[Tensor, "points 3"]:
@@ -330,55 +346,28 @@ def illuminate(
     shine: Float[Tensor, "points"],
     normal: Float[Tensor, "3 points"],
     picture: Int[Tensor, "points"],
-    lights: Sequence[Lights],
+    lights: Float[Tensor, "batch lights 3"],
 ) -> Float[Tensor, "3 points"]:
-    """Hemisphere light, wrapped Lambert for each light, and a Blinn-Phong highlight (Blinn, SIGGRAPH 1977)."""
-    sky, ground = (torch.tensor([getattr(light, name) for light in lights]).T for name in ("sky", "ground"))
-    directions, colours = (torch.tensor([getattr(light, name) for light in lights]).permute(1, 2, 0)
-                           for name in ("directions", "colours"))  # fmt: skip
+    """Hemisphere light, wrapped Lambert for each light, and a Blinn-Phong highlight (Blinn, SIGGRAPH 1977).
+
+    Args:
+        picture: of each point. lights: of each picture, see `Scenes`.
+    """
+    sky, ground, *rest = lights.permute(1, 2, 0).contiguous()
 
     def of(values: Float[Tensor, "3 batch"]) -> Float[Tensor, "3 points"]:
-        values = values.to(colour.device)
         return values if len(lights) == 1 else values.index_select(1, picture)
 
     light = of(ground) + of(sky - ground) * (0.5 + 0.5 * normal[1])
     highlight = torch.zeros_like(light)
-    for direction, strength in zip(directions, colours, strict=True):
-        halfway = torch.nn.functional.normalize(direction + direction.new_tensor([[0.0], [0.0], [1.0]]), dim=0)
+    to_viewer = light.new_tensor([[0.0], [0.0], [1.0]])
+    for direction, strength in zip(rest[::2], rest[1::2], strict=True):
+        halfway = torch.nn.functional.normalize(direction + to_viewer, dim=0)
         facing = (normal * of(direction)).sum(0)
         light = light + of(strength) * ((facing + 0.15) / 1.15).clamp(min=0)
         gloss = (normal * of(halfway)).sum(0).clamp(min=0).square().square().square()
         highlight = highlight + of(strength) * (shine * gloss * gloss.square() * (facing > 0))  # to the power 24
     return colour * light + 0.6 * highlight
-
-
-def look_table(
-    appearances: Sequence[Appearance], seeds: Sequence[float], device: torch.device
-) -> tuple[dict[str, Float[Tensor, "*channels batch"]], set[str]]:
-    """The numbers of the appearances, one column a picture, and which of them are not zero everywhere."""
-    rows: list[list[float]] = []
-    for look, seed in zip(appearances, seeds, strict=True):
-        values = [getattr(look, name) for name in _LOOK_FIELDS]
-        flat = [number for value in values for number in (value if isinstance(value, tuple) else (value,))]
-        rows.append([*flat, seed, look.hair >= 0, look.asset_brows < 0, look.asset_brows >= 0, look.asset_brows,
-                     look.asset_skin >= 0, look.asset_skin])  # fmt: skip
-    table = torch.tensor(rows, device=device, dtype=torch.float32)
-    widths = [3 if isinstance(getattr(appearances[0], name), tuple) else 1 for name in _LOOK_FIELDS]
-    names = (
-        *_LOOK_FIELDS,
-        "seed",
-        "has_hair",
-        "drawn_brows",
-        "brow_painted",
-        "asset_brows",
-        "skin_painted",
-        "asset_skin",
-    )
-    columns = table.split([*widths, *[1] * (len(names) - len(widths))], dim=1)
-    named = {
-        name: column.T if column.shape[1] == 3 else column[:, 0] for name, column in zip(names, columns, strict=True)
-    }
-    return named, {name for name, column in named.items() if column.any()}
 
 
 def sample_texture(
@@ -414,14 +403,6 @@ def lash_texture() -> UInt8[Tensor, "size size 4"]:
     texture = torch.zeros(TEXTURE_SIZE, TEXTURE_SIZE, 4, dtype=torch.uint8)
     texture[..., 3] = inside * 255
     return texture
-
-
-def _resized(texture: UInt8[Tensor, "rows columns 4"]) -> UInt8[Tensor, "size size 4"]:
-    """All textures have one size, so that they can be stacked."""
-    if texture.shape[0] == texture.shape[1] == TEXTURE_SIZE:
-        return texture
-    image = texture.movedim(-1, 0)[None].float()
-    return torch.nn.functional.interpolate(image, size=(TEXTURE_SIZE, TEXTURE_SIZE))[0].movedim(0, -1).to(torch.uint8)
 
 
 def _enlarged(background: Float[Tensor, "3 batch height width"], size: int) -> Float[Tensor, "3 batch size size"]:

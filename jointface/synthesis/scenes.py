@@ -1,0 +1,151 @@
+"""Pictures that are still to be drawn: one by one, and as a batch of few tensors that goes from a loader's process to
+the device that draws it."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from jointface.geometry.camera import is_mirrored
+from jointface.synthesis.appearance import Appearance, Colour, Lights
+
+# Materials: of the head, see `synthesis.head`; and of what is worn.
+HAIR, CLOTH, FRAME, LENS, METAL, PROXY_LASHES, PROXY_TEETH = range(6, 13)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One picture to draw.
+
+    shape: (Ks,), expression: (Ke,) of the head. camera: (3, 4) from model space to the picture. background:
+    (3, size, size) sRGB in 0 ... 1. seed: of the noise on the skin.
+    """
+
+    shape: Float[Tensor, "shape"]
+    expression: Float[Tensor, "expression"]
+    camera: Float[Tensor, "3 4"]
+    appearance: Appearance
+    lights: Lights
+    background: Float[Tensor, "3 size size"]
+    seed: float
+
+
+# The numbers of an appearance that colours depend on, as columns: those of `Appearance`, and some that follow from it.
+_PAINT = tuple(field.name for field in fields(Appearance) if field.type in ("float", float, Colour))
+_COLOURS = {field.name for field in fields(Appearance) if field.type is Colour}
+_DERIVED = ("seed", "has_hair", "drawn_brows", "brow_painted", "asset_brows", "skin_painted", "asset_skin")
+WIDTHS = {name: 3 if name in _COLOURS else 1 for name in (*_PAINT, *_DERIVED)}
+
+
+ON_DEVICE = ("shape", "expression", "cameras", "backgrounds", "looks", "lights")  # of `Scenes`
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """A batch of pictures to draw.
+
+    shape, expression, cameras: as of `Scene`. backgrounds: sRGB in 0 ... 255. looks: numbers of the appearances, in
+    the columns that `WIDTHS` names. lights: RGB of sky and ground, then direction and RGB of each light.
+
+    What the host has to know stays on the CPU: `worn`, what the heads wear, one row a piece, sorted by picture:
+    (picture, material, row of the wardrobe, row of the hat that it lies under or -1); `mirrored`, whose camera mirrors;
+    `present`, the columns of `looks` that may be other than zero.
+    """
+
+    shape: Float[Tensor, "batch shape"]
+    expression: Float[Tensor, "batch expression"]
+    cameras: Float[Tensor, "batch 3 4"]
+    backgrounds: UInt8[Tensor, "batch 3 size size"]
+    looks: Float[Tensor, "batch numbers"]
+    lights: Float[Tensor, "batch lights 3"]
+    worn: Int[Tensor, "pieces 4"]
+    mirrored: Bool[Tensor, "batch"]
+    present: frozenset[str]
+
+    @classmethod
+    def of(cls, scenes: Sequence[Scene]) -> "Scenes":
+        """The batch of these pictures."""
+        worn = [(number, *piece) for number, scene in enumerate(scenes) for piece in _worn(scene.appearance)]
+        looks = torch.tensor([_numbers(scene.appearance, scene.seed) for scene in scenes], dtype=torch.float32)
+        columns = zip(WIDTHS, looks.split(list(WIDTHS.values()), dim=1), strict=True)
+        cameras = torch.stack([scene.camera for scene in scenes])
+        return cls(
+            shape=torch.stack([scene.shape for scene in scenes]),
+            expression=torch.stack([scene.expression for scene in scenes]),
+            cameras=cameras,
+            backgrounds=torch.stack([to_bytes(scene.background) for scene in scenes]),
+            looks=looks,
+            lights=torch.tensor([_rows(scene.lights) for scene in scenes]),
+            worn=torch.tensor(worn, dtype=torch.int64).view(-1, 4),
+            mirrored=is_mirrored(cameras),
+            present=frozenset(name for name, column in columns if column.any()),
+        )
+
+    def __len__(self) -> int:
+        return len(self.cameras)
+
+    @classmethod
+    def joined(cls, batches: Sequence["Scenes"]) -> "Scenes":
+        """The batches one after the other, on the device where they are."""
+        if len(batches) == 1:
+            return batches[0]
+        starts = [0, *itertools.accumulate(len(batch) for batch in batches)][: len(batches)]
+        shifts = torch.tensor([[start, 0, 0, 0] for start in starts])
+        return cls(
+            **{name: torch.cat([getattr(batch, name) for batch in batches]) for name in (*ON_DEVICE, "mirrored")},
+            worn=torch.cat([batch.worn + shift for batch, shift in zip(batches, shifts, strict=True)]),
+            present=frozenset().union(*(batch.present for batch in batches)),
+        )
+
+    def part(self, first: int, end: int) -> "Scenes":
+        """Pictures `first` to `end` - 1."""
+        worn = self.worn[(self.worn[:, 0] >= first) & (self.worn[:, 0] < end)]
+        cut = {name: getattr(self, name)[first:end] for name in (*ON_DEVICE, "mirrored")}
+        return replace(self, **cut, worn=worn - worn.new_tensor([first, 0, 0, 0]))
+
+    def on(self, device: torch.device) -> "Scenes":
+        """The same on a device, but for what stays on the CPU. Copies from page-locked memory are not waited for."""
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in ON_DEVICE})
+
+    def pin_memory(self) -> "Scenes":
+        """The same in page-locked memory."""
+        return replace(self, **{name: getattr(self, name).pin_memory() for name in ON_DEVICE})
+
+    def look_table(self) -> dict[str, Float[Tensor, "*channels batch"]]:
+        """`looks` by name, pictures last: (B,), or (3, B) of colours."""
+        rows = self.looks.T.contiguous().split(list(WIDTHS.values()))
+        return {name: row if width == 3 else row[0] for (name, width), row in zip(WIDTHS.items(), rows, strict=True)}
+
+
+def to_bytes(picture: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """0 ... 1 as 0 ... 255, rounded."""
+    return (picture * 255).add_(0.5).to(torch.uint8)
+
+
+def _numbers(look: Appearance, seed: float) -> list[float]:
+    values = [getattr(look, name) for name in _PAINT]
+    flat = [number for value in values for number in (value if isinstance(value, tuple) else (value,))]
+    brows, skin = look.asset_brows, look.asset_skin
+    return [*flat, seed, look.hair >= 0, brows < 0, brows >= 0, brows, skin >= 0, skin]
+
+
+def _rows(lights: Lights) -> list[Colour]:
+    pairs = zip(lights.directions, lights.colours, strict=True)
+    return [lights.sky, lights.ground, *(row for pair in pairs for row in pair)]
+
+
+def _worn(look: Appearance) -> list[tuple[int, int, int]]:
+    """(material, row of the wardrobe, row of the hat above it) of each piece."""
+    pieces = [
+        (HAIR, look.hair, look.hat),
+        (CLOTH, look.hat, -1),
+        (FRAME, look.glasses, -1),
+        (LENS, look.glasses if look.sunglasses else -1, -1),
+        (METAL, look.earrings, -1),
+        (PROXY_LASHES, look.asset_lashes, -1),
+        (PROXY_TEETH, look.asset_teeth, -1),
+    ]
+    return [piece for piece in pieces if piece[1] >= 0]
