@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from jointface.command_help import command_help
-from jointface.errors import JointFaceError, RunStopped
+from jointface.errors import DivergedError, JointFaceError, RunStopped, TrialPruned
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,8 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         def job(config: DictConfig) -> Any:
+            # For Hydra alone, not for the processes that a distributed run starts.
+            full_error = os.environ.pop("HYDRA_FULL_ERROR", None) if expected else None
             try:
                 return task(config)
             except RunStopped as stop:  # of a sweep as well: its other jobs are not begun
@@ -49,13 +51,21 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
             except KeyboardInterrupt:
                 remove_unused_folder()
                 raise
+            except TrialPruned:
+                end_quietly_behind_another_process()
+                raise
             except expected as error:
+                if isinstance(error, DivergedError):
+                    end_quietly_behind_another_process()
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     log.error(one_line(error))
                     remove_unused_folder()
                     raise  # what becomes of the other jobs is up to the sweeper
                 remove_unused_folder()
                 sys.exit(one_line(error))
+            finally:
+                if full_error:
+                    os.environ["HYDRA_FULL_ERROR"] = full_error
 
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise what it would print over several lines
@@ -72,14 +82,26 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
     return decorate
 
 
-def _report(stop: RunStopped) -> int:
-    """Says how a stopped run goes on; the exit code. Of several processes the first one speaks for all."""
-    from jointface.run_folder import command_to_go_on, rank_zero_only  # slow to import, and only a training stops so
+def end_quietly_behind_another_process() -> None:
+    """Where all processes of a distributed run end at one point the first one says why; the others go with exit code 0.
 
-    if rank_zero_only.rank:  # type: ignore[attr-defined]
-        return 0
+    After any other code Lightning kills the first one, and a sweep with it. What Lightning starts is no sweep itself;
+    where several processes run a sweep side by side, each of them goes on to the next job.
+    """
+    from lightning.pytorch.utilities import rank_zero_only  # slow to import, and a training has it already
+
+    if rank_zero_only.rank and HydraConfig.get().mode == RunMode.RUN:  # type: ignore[attr-defined]
+        sys.exit(0)
+
+
+def _report(stop: RunStopped) -> int:
+    """Says how a stopped run goes on; the exit code."""
+    from jointface.run_folder import command_to_go_on  # slow to import, and only a training stops so
+
+    end_quietly_behind_another_process()
     print(stop, file=sys.stderr)
-    if stop.checkpoint.exists():
+    of_study = any(word.startswith("callbacks.trial.number=") for word in HydraConfig.get().overrides.task)
+    if stop.checkpoint.exists() and not of_study:  # a trial goes on with its study
         print(f"to go on: {command_to_go_on(stop.checkpoint)}", file=sys.stderr)
     return 128 + stop.signal
 
@@ -104,7 +126,8 @@ _NOISE = ("full_key:", "object_type=", "reference_type=", "To append to your con
 
 def one_line(error: BaseException) -> str:
     """What an error says, without what Hydra and OmegaConf add."""
-    while isinstance(error.__cause__, JointFaceError):  # Hydra wraps what a class raises while it is built
+    # Hydra wraps what a class raises while it is built.
+    while isinstance(error.__cause__, JointFaceError) and not isinstance(error, JointFaceError):
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return "error: " + " ".join(line for line in lines if not line.startswith(_NOISE))

@@ -23,12 +23,12 @@ class PartSize:
     flops: int
 
 
-def describe_run(config: DictConfig, datamodule: JointDataModule, network: FaceNetwork) -> None:
+def describe_run(config: DictConfig, datamodule: JointDataModule, network: FaceNetwork, world_size: int = 1) -> None:
     """Prints the resolved config, and the tables of the model and the data."""
     console = Console()
     print(OmegaConf.to_yaml(config))
     console.print(model_table(network))
-    console.print(data_table(datamodule))
+    console.print(data_table(datamodule, world_size))
     console.print(f"{config.trainer.max_steps:,} steps; nothing was trained (dry_run=true)")
 
 
@@ -66,16 +66,16 @@ def model_table(network: FaceNetwork) -> Table:
     return table
 
 
-def data_table(datamodule: JointDataModule) -> Table:
-    """Each source with what it labels, its samples by stage, its part of a mini-batch of one process, and the steps in
-    which all its training samples are seen once."""
+def data_table(datamodule: JointDataModule, world_size: int = 1) -> Table:
+    """Each source with what it labels, its samples by stage, its part of a mini-batch of all processes together, and
+    the mini-batches in which all its training samples are seen once."""
     table = Table(title="Data, in samples")
     for title in ("source", "labels", *STAGES, "batch", "steps a pass"):
         table.add_column(title, justify="left" if title in ("source", "labels") else "right")
     totals, in_all = dict.fromkeys(STAGES, 0), 0
     for name in datamodule.sources:
         counts = {stage: datamodule.num_samples(stage, name) for stage in STAGES}
-        batch_size = datamodule.sources[name].batch_size if counts["train"] else 0
+        batch_size = world_size * datamodule.sources[name].batch_size if counts["train"] else 0
         totals = {stage: totals[stage] + counts[stage] for stage in STAGES}
         in_all += batch_size
         table.add_row(

@@ -31,6 +31,10 @@ class DivergedError(JointFaceError):
     """A training step whose loss or gradients are not finite; its update was not applied."""
 
 
+class TrialPruned(Exception):
+    """Ends a run that its study gave up; no error."""
+
+
 class RunStopped(JointFaceError):
     """A run that a signal asked to stop, and that did so after a whole step.
 

@@ -40,6 +40,7 @@ class OperatorProfiler(Profiler):
         self.table = ""
         self._profile: profile | None = None
         self._done = False
+        self._steps = 0  # since the first that was waited for
 
     def start(self, action_name: str) -> None:
         """Begins with the first training step."""
@@ -51,6 +52,7 @@ class OperatorProfiler(Profiler):
     def stop(self, action_name: str) -> None:
         """Counts the training steps."""
         if action_name == STEP and self._profile is not None:
+            self._steps += 1
             self._profile.step()
             if self._done:
                 self._end()
@@ -58,7 +60,10 @@ class OperatorProfiler(Profiler):
     def _keep(self, measured: profile) -> None:
         of = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
         rows = measured.key_averages().table(sort_by=of, row_limit=self.row_limit)
-        self.table = f"{self.active} training steps\n{rows}\n"
+        measured_steps = min(self.active, self._steps - self.wait - 1)
+        if measured_steps < 1:
+            return
+        self.table = f"{measured_steps} training steps\n{rows}\n"
         if self.trace and self.dirpath is not None:
             Path(self.dirpath).mkdir(parents=True, exist_ok=True)
             measured.export_chrome_trace(str(Path(self.dirpath) / f"{self.filename}-trace.json.gz"))
@@ -75,11 +80,12 @@ class OperatorProfiler(Profiler):
 
     def describe(self) -> None:
         """Writes the table, once."""
-        if self._profile is not None and not self._done:
-            log.warning("No profile: the training ended before its step %d", self.wait + 1 + self.active)
+        began = self._profile is not None
         self._end()
         if self.table:
             super().describe()
+        elif began:
+            log.warning("No profile: the training ended before its step %d", self.wait + 2)
         self.table = ""
 
     def teardown(self, stage: str | None) -> None:

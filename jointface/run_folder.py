@@ -31,7 +31,10 @@ class RunFolder(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         timed, folder = _is_timed(config, "run"), _resolved_folder(config, "run")
-        if timed and (run := run_of(config.checkpoint)):
+        leaves_nothing = config.get("dry_run") or not config.get("keep_files", True)
+        if timed and leaves_nothing:
+            folder = _passing_folder()
+        elif timed and (run := run_of(config.checkpoint)):
             folder = run
         elif timed and rank_zero_only.rank:  # type: ignore[attr-defined]
             folder = _passing_folder()
@@ -43,11 +46,17 @@ class RunFolder(Callback):
             require_own_folder(folder, config.checkpoint)
         except ConfigError as error:
             sys.exit(f"error: {error}")  # of what is raised here Hydra makes a warning
+        _make(folder)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if _is_timed(config, "sweep"):
+        if not _is_timed(config, "sweep"):
+            _make(_resolved_folder(config, "sweep"), "hydra.sweep.dir")
+        else:
+            follows = rank_zero_only.rank  # type: ignore[attr-defined]
             with read_write(config.hydra.sweep):
-                config.hydra.sweep.dir = str(claim(_resolved_folder(config, "sweep")))
+                config.hydra.sweep.dir = str(
+                    _passing_folder() if follows else claim(_resolved_folder(config, "sweep"), "hydra.sweep.dir")
+                )
 
 
 def _is_timed(config: DictConfig, kind: str) -> bool:
@@ -64,8 +73,12 @@ def _resolved_folder(config: DictConfig, kind: str) -> Path:
     return folder
 
 
-def claim(folder: Path) -> Path:
-    """Makes the folder, or the first of FOLDER_2, FOLDER_3, ... that nobody else has made; whoever makes it has it."""
+def claim(folder: Path, key: str = "hydra.run.dir") -> Path:
+    """Makes the folder, or the first of FOLDER_2, FOLDER_3, ... that nobody else has made; whoever makes it has it.
+
+    Args:
+        key: what sets the folder, for the line that ends the program where it cannot be made.
+    """
     number, candidate = 1, folder
     while True:
         try:
@@ -73,8 +86,21 @@ def claim(folder: Path) -> Path:
         except FileExistsError:
             number += 1
             candidate = folder.with_name(f"{folder.name}_{number}")
+        except OSError as error:
+            sys.exit(_cannot_be_made(candidate, error, key))
         else:
             return candidate
+
+
+def _make(folder: Path, key: str = "hydra.run.dir") -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(_cannot_be_made(folder, error, key))
+
+
+def _cannot_be_made(folder: Path, error: OSError, key: str) -> str:
+    return f"error: no folder can be made at {folder} ({error.strerror}): set {key} to one that may be written to"
 
 
 def _passing_folder() -> Path:

@@ -15,6 +15,7 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+from lightning.pytorch.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
@@ -30,6 +31,7 @@ from jointface.errors import ConfigError, DataError, RunStopped
 from jointface.launching import one_job
 from jointface.modules import JointFaceModule
 from jointface.modules.checkpoint import read_checkpoint, require_training_state
+from jointface.modules.compilation import require_compiler
 from jointface.modules.precision import apply_precision
 from jointface.run_folder import AUTO, checkpoint_to_go_on_from, require_own_folder, write_config
 from jointface.slurm import requeue
@@ -68,17 +70,19 @@ def _train(config: DictConfig) -> dict[str, float]:
     require_own_folder(run_dir, given)
     config.checkpoint = checkpoint_to_go_on_from(run_dir, given)
     seed_everything(config.seed, workers=True, verbose=False)
-    trainer = None if config.get("dry_run") else build_trainer(config)
+    trainer = build_trainer(config)
     datamodule: JointDataModule = instantiate(config.data)
     # The test data too is opened now: better to hear of a missing folder before the training than after it.
     datamodule.setup("fit")
     datamodule.setup("test")
     require_labels(config, datamodule)
+    if datamodule.compiles_drawing():
+        require_compiler(trainer.strategy.root_device, "drawing.compile")
     module = build_module(config, datamodule)
     if config.checkpoint:
         start = accept_checkpoint(config, module)
-    if trainer is None:
-        describe_run(config, datamodule, module.network)
+    if config.get("dry_run"):
+        describe_run(config, datamodule, module.network, trainer.world_size)
         return {}
     write_config(run_dir, config, new=given is None)
     if config.checkpoint:
@@ -104,6 +108,10 @@ def _train(config: DictConfig) -> dict[str, float]:
         Console().print(results_table(metrics))
     if config.get("keep_files", True):
         log.info("Config, metrics, checkpoints and figures are in %s", run_dir)
+        if (profile := run_dir / "fit-profile.txt").is_file():
+            log.info("Where the time went is in %s", profile)
+    else:
+        log.info("Training, validation and test ran to their end; no files are kept (keep_files=false)")
     return dict(metrics) | chosen
 
 
@@ -113,17 +121,32 @@ def build_trainer(config: DictConfig) -> Trainer:
     Raises:
         ConfigError: it asks for devices or a precision that are not there, or for what Lightning cannot do.
     """
-    callbacks = [callback for callback in instantiate(config.callbacks).values() if callback is not None]
+    callbacks, loggers = [], []
+    if not config.get("dry_run"):
+        callbacks = [callback for callback in instantiate(config.callbacks).values() if callback is not None]
+        loggers = list(instantiate(config.logger).values())
     callbacks.sort(key=lambda callback: isinstance(callback, WeightAverage))  # it ends validations after the others
+    if config.trainer.devices == "auto" and TorchElasticEnvironment.detect():
+        config.trainer.devices = int(os.environ["LOCAL_WORLD_SIZE"])  # on processors Lightning would take one
     wanted = f"trainer.accelerator={config.trainer.accelerator} trainer.devices={config.trainer.devices}"
+    plugins = list(instantiate(config.trainer.plugins or []))
+    torchrun = TorchElasticEnvironment.detect()  # which knows its processes better, also inside a job of SLURM
+    if SLURMEnvironment.detect() and not torchrun and not any(isinstance(p, ClusterEnvironment) for p in plugins):
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # that is LastCheckpoint's and `requeue`'s business
     try:
-        trainer: Trainer = instantiate(
-            config.trainer, callbacks=callbacks, logger=list(instantiate(config.logger).values())
-        )
+        trainer: Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, plugins=plugins)
     except InstantiationException as error:
-        if not isinstance(error.__cause__, MisconfigurationException | TypeError | ValueError):
+        if not isinstance(error.__cause__, MisconfigurationException | RuntimeError | TypeError | ValueError):
             raise
-        raise ConfigError(f"no trainer can be made with {wanted}: {' '.join(str(error.__cause__).split())}") from error
+        reason = " ".join(str(error.__cause__).split())
+        raise ConfigError(f"no trainer can be made with {wanted}: {reason} (without a GPU: trainer=cpu)") from error
+    if torchrun and trainer.num_devices * trainer.num_nodes != int(os.environ["WORLD_SIZE"]):
+        raise ConfigError(
+            f"{wanted} on {trainer.num_nodes} nodes: torchrun started {os.environ['WORLD_SIZE']} processes, so set "
+            "trainer=ddp, and +trainer.num_nodes to the number of its nodes"
+        )
+    if isinstance(trainer.accelerator, CPUAccelerator) and config.trainer.accelerator == "auto":
+        log.warning("There is no GPU here: training on the processor, which trainer=cpu says on purpose")
     if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > 1:
         if config.trainer.accelerator != "cpu":
             raise ConfigError(f"{wanted}: there is no GPU here; trainer=cpu starts that many processes on processors")
@@ -145,20 +168,20 @@ def accept_checkpoint(config: DictConfig, module: JointFaceModule) -> int:
         CheckpointError: the file is missing, broken, or of another model.
         ConfigError: nothing would be left to train.
     """
-    checkpoint = read_checkpoint(config.checkpoint)
-    module.on_load_checkpoint(checkpoint)
+    checkpoint = read_checkpoint(config.checkpoint, wanted="last.ckpt")
     require_training_state(checkpoint, config.checkpoint)
+    module.on_load_checkpoint(checkpoint)
     if "ema" in config.callbacks and config.callbacks.ema is None and TRAINING_WEIGHTS in checkpoint:
         raise ConfigError(
             f"{config.checkpoint}: its run averages the weights, which this config does not: repeat "
             "callbacks/ema=default"
         )
-    start, steps, interval = checkpoint["global_step"], config.trainer.max_steps, config.trainer.val_check_interval
+    start, steps, interval = checkpoint["global_step"], config.trainer.max_steps, _steps_between_validations(config)
     elsewhere = Path(config.checkpoint).resolve().parents[1] != Path(config.paths.run_dir).resolve()
-    if elsewhere and isinstance(interval, int) and steps // interval <= start // interval:
+    if elsewhere and interval and steps // interval <= start // interval:
         raise ConfigError(
             f"{config.checkpoint} is of step {start}, and trainer.max_steps={steps} with trainer.val_check_interval="
-            f"{interval} leaves no validation to come: raise trainer.max_steps"
+            f"{config.trainer.val_check_interval} leaves no validation to come: raise trainer.max_steps"
         )
     return start
 
@@ -201,6 +224,7 @@ def quiet_libraries() -> None:
         ".*treespec, LeafSpec",
         ".*Using padding='same' with even kernel lengths",
         ".*number of training batches .* is smaller than the logging interval",
+        ".*The dirpath has changed from",  # of a run that begins from another's checkpoint
         ".*AMP with fp16 is not supported on CPU",  # an error here
     ):
         warnings.filterwarnings("ignore", message)
@@ -243,16 +267,24 @@ def require_sense(config: DictConfig) -> None:
     Raises:
         ConfigError, DataError: it is not so.
     """
-    for key in ("seed", "image_size", "trainer.max_steps"):
+    for key in ("seed", "image_size", "trainer.max_steps", "trainer.accumulate_grad_batches"):
         value = OmegaConf.select(config, key)
         if not isinstance(value, int) or (value < 1 and key != "seed"):
             raise ConfigError(f"{key}={value}: expected a whole number{'' if key == 'seed' else ' above 0'}")
-    steps, interval = config.trainer.max_steps, config.trainer.val_check_interval
-    if isinstance(interval, int) and interval > steps:
+    batches, interval = config.trainer.val_check_interval, _steps_between_validations(config)
+    accumulated = config.trainer.accumulate_grad_batches
+    if interval is not None and interval * accumulated != batches:  # else gradients would be under way in a checkpoint
         raise ConfigError(
-            f"trainer.max_steps={steps} with trainer.val_check_interval={interval}: a run must validate before it "
-            "ends, lower trainer.val_check_interval"
+            f"trainer.val_check_interval={batches} is counted in batches, and trainer.accumulate_grad_batches="
+            f"{accumulated} of them make a step: it must be a multiple of that"
         )
+    if interval is not None and interval > config.trainer.max_steps:
+        raise ConfigError(
+            f"trainer.max_steps={config.trainer.max_steps} with trainer.val_check_interval={batches}: a run must "
+            "validate before it ends, lower trainer.val_check_interval"
+        )
+    if config.trainer.limit_val_batches == 0:
+        raise ConfigError("trainer.limit_val_batches=0: a run must validate, set it to at least 1, or to null for all")
     if isinstance(profiler := config.trainer.get("profiler"), str):
         raise ConfigError(f"trainer.profiler={profiler}: a profiler is chosen by trainer/profiler={profiler}")
     folder = Path(config.paths.data_dir)
@@ -261,6 +293,12 @@ def require_sense(config: DictConfig) -> None:
     roots = [source.dataset.get("root") for source in sources]
     if any(root and Path(root).is_relative_to(folder) for root in roots) and not folder.is_dir():
         raise DataError(f"no folder {folder.absolute()}: set paths.data_dir to the folder that holds the data sets")
+
+
+def _steps_between_validations(config: DictConfig) -> int | None:
+    """In optimiser steps, rounded down; None where the interval is a fraction of an epoch."""
+    batches = config.trainer.val_check_interval
+    return batches // config.trainer.accumulate_grad_batches if isinstance(batches, int) else None
 
 
 def require_labels(config: DictConfig, datamodule: JointDataModule) -> None:

@@ -170,7 +170,7 @@ def test_a_training_too_short_for_a_profile_says_so(tmp_path: Path, caplog: pyte
     with profiler.profile("run_training_batch"):
         pass
     profiler.describe()
-    assert "No profile: the training ended before its step 4" in caplog.text
+    assert "No profile: the training ended before its step 3" in caplog.text
     assert not list(tmp_path.iterdir())
 
 

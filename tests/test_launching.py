@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, read_write
 
-from jointface.config import CONF_DIR
+from jointface.config import CONF_DIR, entry_point
+from jointface.errors import DivergedError, RunStopped, TrialPruned
 from jointface.launching import one_job
 from tests.test_distributed import TWO
 from tests.test_training import TINY
@@ -42,6 +46,35 @@ def test_the_environment_of_a_job_does_not_outlive_it(job: Path) -> None:
     assert dict(os.environ) == before
 
 
+@pytest.mark.parametrize(
+    "error", [DivergedError("step 3"), TrialPruned(), RunStopped("stopped", Path("last.ckpt"), 15)]
+)
+def test_a_process_that_ends_with_all_others_leaves_the_first_one_alone(
+    error: Exception, job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning kills the first process, and a sweep with it, when one that it started ends with an exit code. One that
+    runs a sweep itself goes on to the next job."""
+
+    def task(config: DictConfig) -> None:
+        raise error
+
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which the command sets, and the test leaves as it was
+    monkeypatch.setattr("jointface.config.hydra.main", lambda **_: lambda run: lambda: run(DictConfig({})))
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    hydra = HydraConfig.get()
+    with read_write(hydra):
+        hydra.mode = RunMode.RUN
+    with pytest.raises(SystemExit) as end:
+        entry_point("train")(task)()
+    assert end.value.code == 0
+    with read_write(hydra):
+        hydra.mode = RunMode.MULTIRUN
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises((type(error), SystemExit)) as end:
+        entry_point("train")(task)()
+    assert getattr(end.value, "code", 1) != 0
+
+
 @pytest.mark.slow
 def test_a_sweep_of_distributed_jobs_runs_to_its_end(tiny_data: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "jointface.train", "-m", "seed=0,1", *TINY, *TWO]
@@ -50,3 +83,20 @@ def test_a_sweep_of_distributed_jobs_runs_to_its_end(tiny_data: Path, tmp_path: 
         [*command, *settings, "experiment=joint_celeba_300wlp"], check=True, timeout=300, capture_output=True
     )
     assert all((tmp_path / job / "metrics.json").is_file() for job in ("0", "1"))
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_where_a_distributed_job_diverges(tiny_data: Path, tmp_path: Path) -> None:
+    """Nobody is killed: the other processes of the job leave it to the first one to say what happened."""
+    command = [sys.executable, "-m", "jointface.train", "-m", "seed=0,1", *TINY, *TWO, "model.optimizer.lr=1e30"]
+    settings = [f"paths.data_dir={tiny_data}", f"paths.bfm_dir={tiny_data}/bfm_3ddfa", f"hydra.sweep.dir={tmp_path}"]
+    ended = subprocess.run(
+        [*command, *settings, "experiment=joint_celeba_300wlp"],
+        check=False,
+        timeout=300,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    assert all((tmp_path / job / "checkpoints" / "diverged.ckpt").is_file() for job in ("0", "1"))

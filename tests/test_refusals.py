@@ -5,10 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
+from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 
-from jointface.errors import CheckpointError, ConfigError, JointFaceError
-from jointface.training import train
-from tests.test_training import tiny_config
+from jointface.config import CONF_DIR, one_line
+from jointface.errors import CheckpointError, ConfigError, DataError, JointFaceError
+from jointface.training import build_trainer, require_sense, train
+from tests.test_distributed import TWO as TWO_PROCESSES
+from tests.test_training import TINY, tiny_config
 
 TWO = ["~callbacks.figures", "trainer.max_steps=2"]
 
@@ -87,6 +92,78 @@ def test_a_checkpoint_of_another_model_says_what_differs(
 
 
 @pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.optimizer._target_=torch.optim.SGD", r"trained by torch\.optim\.adamw\.AdamW, .* asks for torch.*SGD"),
+        ("model/loss=uncertainty", "trained with another choice of model/loss"),
+    ],
+)
+def test_a_checkpoint_of_another_training_says_what_differs(
+    override: str, message: str, last: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    error = refused(tiny_data, tmp_path, f"checkpoint={last}", override, "trainer.max_steps=20")
+    assert isinstance(error, CheckpointError)
+    assert re.search(message, str(error)), str(error)
+
+
+def test_hints_name_the_checkpoint_to_go_on_from(last: Path, tiny_data: Path, tmp_path: Path) -> None:
+    assert str(refused(tiny_data, tmp_path, f"checkpoint={last.parents[1]}")).endswith("give " + str(last))
+    assert str(refused(tiny_data, tmp_path, "checkpoint=no.ckpt")).endswith("its own in checkpoints/last.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["trainer.accumulate_grad_batches=3", "trainer.val_check_interval=4"], "must be a multiple of that"),
+        (["trainer.accumulate_grad_batches=2", "trainer.val_check_interval=10"], "a run must validate before it ends"),
+        (["trainer.limit_val_batches=0"], "a run must validate, set it to at least 1"),
+    ],
+)
+def test_validations_that_do_not_fit_the_steps(
+    overrides: list[str], message: str, tiny_data: Path, tmp_path: Path
+) -> None:
+    error = refused(tiny_data, tmp_path, *overrides)
+    assert isinstance(error, ConfigError)
+    assert message in str(error)
+
+
+def test_batches_that_make_up_a_step_are_counted() -> None:
+    """Two batches a step: a validation every eight batches is one every fourth step."""
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        config = compose(
+            "train",
+            [*TINY, "experiment=joint_synthetic", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=8"],
+        )
+    require_sense(config)
+
+
+@pytest.mark.parametrize(("started", "fits"), [("2", True), ("4", False)])
+def test_processes_that_torchrun_started_are_taken(
+    started: str, fits: bool, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "TORCHELASTIC_RUN_ID": "1",
+        "LOCAL_WORLD_SIZE": "2",
+        "WORLD_SIZE": started,
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    overrides = [*TWO_PROCESSES, "trainer.devices=auto"]
+    config = tiny_config(tiny_data, tmp_path, *overrides)
+    if fits:  # torchrun's word counts also inside a job of SLURM
+        for name, value in {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"}.items():
+            monkeypatch.setenv(name, value)
+        trainer = build_trainer(config)
+        assert trainer.world_size == 2
+        assert isinstance(trainer.strategy.cluster_environment, TorchElasticEnvironment)  # type: ignore[attr-defined]
+    else:
+        with pytest.raises(ConfigError, match="torchrun started 4 processes"):
+            build_trainer(config)
+
+
+@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["trainer.devices=8"], "trainer.accelerator=cpu trainer.devices=8: this machine has 2 processor cores"),
@@ -107,3 +184,14 @@ def test_devices_that_are_not_there(
     error = refused(tiny_data, tmp_path, *overrides)
     assert isinstance(error, ConfigError)
     assert re.search(message, str(error)), str(error)
+
+
+def test_what_the_library_says_last_is_what_is_printed() -> None:
+    """Not what it was told by a part of itself; but of what Hydra wraps the inside counts."""
+    inner, outer, wrapper = (
+        DataError("no room"),
+        CheckpointError("go on with last.ckpt"),
+        InstantiationException("wrap"),
+    )
+    outer.__cause__, wrapper.__cause__ = inner, outer
+    assert one_line(outer) == one_line(wrapper) == "error: go on with last.ckpt"

@@ -75,7 +75,28 @@ def test_sweeps_of_one_second_get_numbers() -> None:
 def test_a_folder_that_the_user_names_is_taken_as_it_is(tmp_path: Path) -> None:
     assert folder_of("hydra.run.dir=mine") == Path("mine")
     assert folder_of("hydra.run.dir=mine") == Path("mine")
-    assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize("override", ["hydra.run.dir=file/run", "hydra.run.dir=file/${now:%Y}"])
+def test_a_folder_that_cannot_be_made_is_one_line(override: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as end:
+        folder_of(override)
+    assert str(end.value).startswith("error: no folder can be made at file/")
+    assert str(end.value).endswith("(Not a directory): set hydra.run.dir to one that may be written to")
+
+
+@pytest.mark.parametrize("folder", ["file/sweep", "file/${now:%Y}"])
+def test_a_folder_of_a_sweep_that_cannot_be_made_is_one_line(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=r"^error: no folder .* set hydra\.sweep\.dir to one that may be written to$"):
+        RunFolder().on_multirun_start(hydra_config(f"hydra.sweep.dir={folder}"))
+
+
+@pytest.mark.parametrize("override", ["dry_run=true", "debug=one_batch"])
+def test_what_leaves_nothing_makes_no_folder_here(override: str, tmp_path: Path) -> None:
+    assert not folder_of(override).is_relative_to(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_goes_on_in_its_folder(tmp_path: Path) -> None:

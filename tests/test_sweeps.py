@@ -23,9 +23,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from jointface.callbacks.trial_report import TrialPruned
 from jointface.config import CONF_DIR, entry_point
-from jointface.errors import ConfigError, DataError
+from jointface.errors import ConfigError, DataError, TrialPruned
 from jointface.sweeping.search_space import read_search_space
 from jointface.sweeping.study import alone_in
 from jointface.training import train

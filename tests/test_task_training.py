@@ -210,6 +210,44 @@ def test_two_processes_train_as_one_does_on_all_their_samples(
         assert trainer.callback_metrics[name].item() == pytest.approx(value, rel=1e-3, nan_ok=True), name
 
 
+class RowsCounted(nn.SyncBatchNorm):
+    """Stands for batch norm over several GPUs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.rows = len(x)
+        return x
+
+
+@pytest.mark.parametrize("decoder", ["position_map", "morphable"])
+def test_batch_norm_over_processes_runs_where_no_sample_is_labelled(
+    decoder: str, tiny_model: MorphableModel, batch: Batch
+) -> None:
+    """The processes that have labelled samples wait for this one's part of the statistics."""
+    module = make_module(tiny_model, decoder)
+    head = module.network.shape_decoder
+    assert head is not None
+    norms = [part for part in head.modules() if isinstance(part, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.__class__ = RowsCounted
+    losses = module.losses({name: part for name, part in batch.items() if "camera" not in part})
+    assert losses["shape"] == 0
+    assert [norm.rows for norm in norms] == [0] * len(norms)
+    losses["shape"].backward()
+    assert all(not p.grad.any() for p in head.parameters() if p.grad is not None)
+
+
+def test_processes_exchange_the_statistics_of_batch_norm_and_no_constants(
+    tiny_model: MorphableModel, batch: Batch
+) -> None:
+    """The morphable model's basis alone would be tens of megabytes a step."""
+    module = module_of(tiny_model, "fixed", lr=1e-3)
+    fit(module, [batch])
+    ignored = set(module._ddp_params_and_buffers_to_ignore)
+    exchanged = {name for name, _ in module.named_buffers()} - ignored
+    assert {name.rsplit(".", 1)[-1] for name in exchanged} == {"running_mean", "running_var", "num_batches_tracked"}
+    assert not ignored & {name for name, _ in module.named_parameters()}
+
+
 @pytest.mark.parametrize(
     ("strategy", "message"),
     [

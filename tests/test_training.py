@@ -298,7 +298,7 @@ def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     ("arguments", "message"),
     [
         (["image_sizes=64"], "image_sizes"),
-        (["model.backbone.widht=3"], "widht"),
+        pytest.param(["model.backbone.widht=3"], "widht", marks=pytest.mark.slow),
         (["experiment=joint_celeba_300wl"], "joint_celeba_300wl"),
         (["paths.data_dir=nowhere"], "nowhere"),
     ],

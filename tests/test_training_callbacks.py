@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
+from omegaconf import open_dict
 from torch import Tensor
 
-from jointface.callbacks import WeightAverage
+from jointface.callbacks import MetricsFile, WeightAverage
 from jointface.callbacks.divergence import DivergenceGuard
 from jointface.errors import ConfigError, DivergedError
 from jointface.modules import load_model
@@ -162,17 +163,25 @@ def test_a_run_goes_on_from_the_state_before_it_diverged(tiny_data: Path, tmp_pa
     assert_equal(saved(tmp_path / "run")["state_dict"], saved(tmp_path / "straight")["state_dict"])
 
 
-def test_with_a_gradient_scaler_only_the_loss_counts() -> None:
-    """It skips steps whose gradients overflow, which is no divergence."""
-
+@pytest.mark.parametrize(("scale", "stops"), [(65536.0, False), (1.0, False), (2**-11, True)])
+def test_with_a_gradient_scaler_the_loss_counts_and_a_scale_that_has_vanished(
+    scale: float, stops: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It skips steps whose gradients overflow, which is no divergence as long as some scale serves."""
+    monkeypatch.setattr(DivergenceGuard, "_stop", lambda self, trainer: stopped.append(True))
+    stopped: list[bool] = []
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    trainer.precision_plugin.scaler = object()  # type: ignore[attr-defined]
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    scaler.scale(torch.ones(()))  # makes it take up its scale
+    trainer.precision_plugin.scaler = scaler  # type: ignore[attr-defined]
     module = LightningModule()
     module.weight = torch.nn.Parameter(torch.ones(1))
     module.weight.grad = torch.full((1,), math.inf)
     optimizer, guard = torch.optim.SGD(module.parameters(), lr=0.1), DivergenceGuard("unused")
     guard.on_before_backward(trainer, module, torch.tensor(1.0))
     guard.on_before_optimizer_step(trainer, module, optimizer)
+    assert stopped == [True] * stops
+    guard.on_before_optimizer_step(trainer, module, optimizer)  # of a batch that was left out whole
 
 
 # The end of a run, its speed, and doing it again
@@ -185,6 +194,30 @@ def test_a_run_ends_early_when_asked_to(tiny_data: Path, tmp_path: Path, caplog:
     (line,) = [record.message for record in caplog.records if "Stopped early" in record.message]
     assert "val/error did not improve" in line
     assert saved(tmp_path)["global_step"] < 20
+
+
+def test_a_log_gets_lines_where_a_terminal_has_a_bar(
+    tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny_config(tiny_data, tmp_path, *FOUR)
+    bar = {"_target_": "jointface.callbacks.StepProgressBar", "seconds_between_lines": 0}
+    with open_dict(config):
+        config.callbacks.progress_bar = bar
+    config.trainer.enable_progress_bar = True
+    with caplog.at_level("INFO"):
+        train(config)
+    lines = [record.message for record in caplog.records if record.message.startswith("Step ")]
+    assert [line.split(":")[0] for line in lines if "val/error" not in line] == [f"Step {n} of 4" for n in (1, 2, 3, 4)]
+    assert [line.split(":")[0] for line in lines if "val/error" in line] == ["Step 2 of 4", "Step 4 of 4"]
+    assert all("train/loss_shape 0." in line for line in lines)
+
+
+def test_numbers_of_a_run_that_cannot_be_read_are_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "metrics.json").write_text('{"val/error": 0.')
+    callback = MetricsFile(str(tmp_path))
+    callback.on_fit_start(Trainer(logger=False), LightningModule())
+    assert callback.values == {}
+    assert "cannot be read and is begun anew" in caplog.text
 
 
 def test_throughput_is_logged(averaged: Path) -> None:

@@ -29,7 +29,12 @@ class WholeCheckpoints(TorchCheckpointIO):
         try:
             write_atomically(Path(path), buffer.getbuffer(), durable=True)
         except DataError as error:
-            raise CheckpointError(f"the checkpoint could not be saved: {error}") from error
+            cause, last = error.__cause__, Path(path).with_name("last.ckpt")
+            reason = getattr(cause, "strerror", None) or cause
+            advice = f"make room there and go on with checkpoint={last}" if last.exists() else "make room there"
+            raise CheckpointError(
+                f"the checkpoint {Path(path).absolute()} could not be saved ({reason}): {advice}"
+            ) from error
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -14,8 +14,7 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 from jointface.callbacks.run_names import choices, earlier_run, job_name, sweep_folder
-from jointface.callbacks.trial_report import TrialPruned
-from jointface.errors import ConfigError
+from jointface.errors import ConfigError, TrialPruned
 
 log = logging.getLogger(__name__)
 

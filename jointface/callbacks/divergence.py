@@ -1,5 +1,6 @@
 """A loss or gradient that is not finite ends the run at that step, before it spoils the weights."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,18 @@ class DivergenceGuard(Callback):
 
     Leaves `diverged.ckpt`, the state before the step, from which the run can go on in another way or meet the same step
     again, and `diverged.txt`, the step's samples by file. With 16-mixed the loss alone counts: there gradients overflow
-    now and then, and the scaler skips those steps.
+    now and then, and the scaler skips those steps and halves its factor; below `smallest_scale` it has found none that
+    works.
 
     The look at a loss and the norm of the gradients makes the host wait for the device once a step.
 
     Args:
         dirpath: folder of the two files.
+        smallest_scale: of 16-mixed's gradient scaler, which starts with 65,536.
     """
 
-    def __init__(self, dirpath: str) -> None:
-        self.folder = Path(dirpath)
+    def __init__(self, dirpath: str, smallest_scale: float = 2**-10) -> None:
+        self.folder, self.smallest_scale = Path(dirpath), smallest_scale
         self._statistics: list[Tensor] = []  # of batch norm, which the forward pass of a bad step has spoilt already
         self._kept: list[Tensor] = []  # what they were before the step
         self._losses: list[Tensor] = []  # of the batches since the last step
@@ -42,7 +45,7 @@ class DivergenceGuard(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if not self._batches and self._statistics:
-            torch._foreach_copy_(self._kept, self._statistics)
+            _copy(self._statistics, self._kept)
         self._batches.append(batch)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
@@ -54,11 +57,14 @@ class DivergenceGuard(Callback):
         Raises:
             DivergedError: it is not finite; names the step, the losses, and where the list of samples is.
         """
-        values = list(self._losses)
-        if getattr(trainer.precision_plugin, "scaler", None) is None:
+        values, scaler = list(self._losses), getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is None:
             gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
             values.append(nn.utils.get_total_norm(gradients, foreach=True).float())
-        bad = (~torch.stack(values).isfinite()).any().int()
+        elif scaler.get_scale() < self.smallest_scale:
+            values.append(torch.full((), math.inf, device=pl_module.device))
+        finite = [value.isfinite() for value in values] or [torch.ones((), dtype=torch.bool, device=pl_module.device)]
+        bad = (~torch.stack(finite)).any().int()
         if trainer.world_size > 1:  # all processes stop at the same step
             bad = trainer.strategy.reduce(bad, reduce_op="max")
         if bad:
@@ -67,7 +73,7 @@ class DivergenceGuard(Callback):
 
     def _stop(self, trainer: Trainer) -> None:
         if self._statistics:
-            torch._foreach_copy_(self._statistics, self._kept)
+            _copy(self._kept, self._statistics)
         step, what = trainer.global_step, _what_is_bad(trainer)
         samples = _over_processes(trainer, [sample for batch in self._batches for sample in _samples(batch)])
         datasets = trainer.datamodule.datasets["train"]  # type: ignore[attr-defined]
@@ -89,6 +95,9 @@ class DivergenceGuard(Callback):
 def _what_is_bad(trainer: Trainer) -> str:
     losses = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("train/loss")}
     bad = [f"{name} is {value}" for name, value in sorted(losses.items()) if not torch.tensor(value).isfinite()]
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    if not bad and scaler is not None:
+        return f"the gradients overflow in 16-mixed even when scaled by {scaler.get_scale():g}, try bf16-mixed"
     return ", ".join(bad) or "the gradients are not finite, though the losses are"
 
 
@@ -110,6 +119,13 @@ def _over_processes(trainer: Trainer, samples: Samples) -> Samples:
     everywhere: list[Any] = [None] * trainer.world_size
     torch.distributed.all_gather_object(everywhere, samples)
     return [sample for part in everywhere for sample in part]
+
+
+def _copy(values: list[Tensor], to: list[Tensor]) -> None:
+    """In as few kernels as there are types of number."""
+    for floating in (True, False):
+        pairs = [(old, new) for old, new in zip(to, values, strict=True) if new.is_floating_point() == floating]
+        torch._foreach_copy_([old for old, _ in pairs], [new for _, new in pairs])
 
 
 def _running_statistics(module: nn.Module) -> list[Tensor]:

@@ -1,11 +1,16 @@
 """metrics.json: the last value of every metric of a run."""
 
 import json
+import logging
 import math
 from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
+
+from jointface.files import write_atomically
+
+log = logging.getLogger(__name__)
 
 
 class MetricsFile(Callback):
@@ -22,8 +27,12 @@ class MetricsFile(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A run that goes on in its folder starts from the values that it had."""
-        if self.path.is_file():
+        if not self.path.is_file():
+            return
+        try:
             self.values = json.loads(self.path.read_text())
+        except ValueError:
+            log.warning("%s cannot be read and is begun anew", self.path)
 
     def _update(self, trainer: Trainer) -> None:
         self.values |= {
@@ -36,9 +45,7 @@ class MetricsFile(Callback):
     @rank_zero_only
     def _write(self) -> None:
         finite = {name: value for name, value in sorted(self.values.items()) if math.isfinite(value)}
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(finite, indent=2) + "\n")
-        partial.replace(self.path)
+        write_atomically(self.path, (json.dumps(finite, indent=2) + "\n").encode())
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:

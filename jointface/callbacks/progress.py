@@ -1,13 +1,28 @@
-"""The progress bar of a run: one bar over its optimiser steps, with the losses of both tasks."""
+"""The progress of a run: one bar over its optimiser steps, with the losses of both tasks; lines in a log file."""
 
+import logging
+import time
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
+from rich import get_console
+
+log = logging.getLogger(__name__)
 
 
 class StepProgressBar(RichProgressBar):
-    """Lightning's rich bar, counting the run's steps: with several sources an epoch means little."""
+    """Lightning's rich bar, counting the run's steps: with several sources an epoch means little.
+
+    Where the output is no terminal, as in a job's log, it writes a line at each validation and at most one every
+    `seconds_between_lines` in between.
+    """
+
+    def __init__(self, seconds_between_lines: float = 60.0) -> None:
+        super().__init__()
+        self.seconds_between_lines = seconds_between_lines
+        self._lines = not get_console().is_terminal
+        self._last_line = time.monotonic()
 
     @property
     def total_train_batches(self) -> int | float:
@@ -27,6 +42,20 @@ class StepProgressBar(RichProgressBar):
     ) -> None:
         """Moves the bar to the step that is done."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, trainer.global_step - 1)
+        if self._lines and time.monotonic() - self._last_line >= self.seconds_between_lines:
+            self._write_line(trainer, "train/loss")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says in a log how the validation went."""
+        super().on_validation_end(trainer, pl_module)
+        if self._lines and not trainer.sanity_checking:
+            self._write_line(trainer, "train/loss", "val/error")
+
+    def _write_line(self, trainer: Trainer, *keys: str) -> None:
+        self._last_line = time.monotonic()
+        known = [(key, value) for key, value in trainer.callback_metrics.items() if key.startswith(keys)]
+        values = ", ".join(f"{key} {value.item():.4g}" for key, value in known)
+        log.info("Step %d of %d: %s", trainer.global_step, trainer.estimated_stepping_batches, values)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """The logged values under short names."""

@@ -10,9 +10,9 @@ from lightning import Callback, LightningModule, Trainer
 class Throughput(Callback):
     """Logs, every `log_every_n_steps` steps and over the steps since the last time:
 
-    `train/images_per_second`, of all processes, without the time of validations; `train/loader_wait`, the share of that
-    time in which the process waited for its loaders; `train/gpu_memory_gib`, the most that tensors have taken on the
-    GPU so far, where there is one.
+    `train/images_per_second`, of all processes, without the time of validations and of what follows them;
+    `train/loader_wait`, the share of that time in which the process waited for its loaders; `train/gpu_memory_gib`, the
+    most that tensors have taken on the GPU so far, where there is one.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,8 @@ class Throughput(Callback):
         self._waited = 0.0  # seconds that the loaders had been waited for by then
         self._images = 0
         self._step = 0
-        self._validation = 0.0
+        # When the validation began that no step has followed yet, and the seconds waited by then.
+        self._validation: tuple[float, float] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin(trainer)
@@ -48,10 +49,15 @@ class Throughput(Callback):
         self._begin(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._validation = time.perf_counter()
+        self._validation = time.perf_counter(), _seconds_waited(trainer)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._since += time.perf_counter() - self._validation
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Leaves out a validation with its pictures and checkpoints."""
+        if self._validation is not None:
+            begun, waited = self._validation
+            self._since += time.perf_counter() - begun
+            self._waited += _seconds_waited(trainer) - waited
+            self._validation = None
 
 
 def _seconds_waited(trainer: Trainer) -> float:

@@ -7,13 +7,9 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
-from jointface.errors import ConfigError
+from jointface.errors import ConfigError, TrialPruned
 
 log = logging.getLogger(__name__)
-
-
-class TrialPruned(Exception):
-    """Ends a run that its study gave up; no error."""
 
 
 class TrialReport(Callback):

@@ -32,6 +32,9 @@ class TransformersBackbone(nn.Module):
             what = f"pretrained={pretrained}" if pretrained else f"model_type={model_type}"
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ConfigError(f"model.backbone: transformers cannot build {what}: {reason}") from error
+        for name, parameter in self.model.named_parameters():
+            if name.endswith("mask_token"):  # of masked pre-training; distributed training asks that all are used
+                parameter.requires_grad_(False)
 
     def plain_config(self) -> dict[str, Any]:
         """What builds the same architecture again without a hub or a folder, in plain containers."""

@@ -63,14 +63,19 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> FaceNetw
     return network.to(device).eval()
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's content, read without unpickling and checked to be one of jointface's."""
-    if (best := Path(path) / "checkpoints" / "best.ckpt").is_file():
-        raise CheckpointError(f"{path}: the folder of a run, not a checkpoint; give {best}")
+def read_checkpoint(path: str | Path, wanted: str = "best.ckpt") -> dict[str, Any]:
+    """A checkpoint's content, read without unpickling and checked to be one of jointface's.
+
+    Args:
+        wanted: which of a run's checkpoints the caller should give.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, no checkpoint of jointface, or from a newer version.
+    """
+    if (inside := Path(path) / "checkpoints" / wanted).is_file():
+        raise CheckpointError(f"{path}: the folder of a run, not a checkpoint; give {inside}")
     if not Path(path).is_file():
-        raise CheckpointError(
-            f"no checkpoint at {Path(path).absolute()}: a run leaves its own in checkpoints/best.ckpt"
-        )
+        raise CheckpointError(f"no checkpoint at {Path(path).absolute()}: a run leaves its own in checkpoints/{wanted}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many unrelated types on a damaged or foreign file

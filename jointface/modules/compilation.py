@@ -51,7 +51,7 @@ def compiled_parts(network: FaceNetwork) -> list[nn.Module]:
     return [part for part in parts if part is not None]
 
 
-def require_compiler(device: torch.device) -> None:
+def require_compiler(device: torch.device, key: str = "model.compile") -> None:
     """torch.compile writes C++ for the processor, and needs a C compiler for GPUs.
 
     Raises:
@@ -63,6 +63,5 @@ def require_compiler(device: torch.device) -> None:
         compilers = [os.environ["CC"]] if "CC" in os.environ else ["cc", "gcc", "clang"]
     if not any(shutil.which(compiler) for compiler in compilers):
         raise ConfigError(
-            f"model.compile=true needs a compiler, looked for {', '.join(compilers)}: install it or set "
-            "model.compile=false"
+            f"{key}=true needs a compiler, looked for {', '.join(compilers)}: install it or set {key}=false"
         )

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import Parameter
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
@@ -18,6 +19,7 @@ from jointface.geometry.morphable_model import MorphableModel
 from jointface.metrics.attributes import AttributeMetrics
 from jointface.metrics.nme import FaceNME
 from jointface.modules import checkpoint as checkpoints
+from jointface.modules import optimizer_state
 from jointface.modules.compilation import compile_layers, require_compiler, require_mode
 from jointface.modules.distributed import is_distributed, mean_over_processes, samples_per_process
 from jointface.modules.losses import attribute_loss, shape_loss
@@ -205,6 +207,12 @@ class JointFaceModule(LightningModule):
                         teacher = self.teachers[name]
                         attributes, alpha = self.label_sets[teacher].attributes, getattr(self, f"alpha_{teacher}").cpu()
                         self.metrics[f"{split}/{name}/{predictor}attributes"] = AttributeMetrics(attributes, alpha)
+        # The statistics of batch norm are all that distributed training has to exchange: other buffers are constants,
+        # or follow from losses that are those of all processes.
+        statistics = {"running_mean", "running_var", "num_batches_tracked"}
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+            self, [name for name, _ in self.named_buffers() if name.rsplit(".", 1)[-1] not in statistics]
+        )
 
     def _prepare_training(self) -> None:
         trained = {id(parameter): parameter for parameter in self.parameters() if parameter.requires_grad}
@@ -313,10 +321,13 @@ class JointFaceModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[checkpoints.KEY] = checkpoints.describe(self.network, self.network_config)
+        checkpoint[optimizer_state.KEY] = optimizer_state.describe(self.make_optimizer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoints.require_same_model(checkpoint, checkpoints.describe(self.network, self.network_config))
         self._require_same_weighting(checkpoint)
+        if "optimizer_states" in checkpoint:
+            optimizer_state.adopt_settings(checkpoint, self.make_optimizer, self.make_scheduler is not None)
 
     def _require_same_weighting(self, checkpoint: dict[str, Any]) -> None:
         found = {key for key in checkpoint["state_dict"] if key.startswith("weighting.")}
@@ -328,8 +339,14 @@ class JointFaceModule(LightningModule):
 
 
 def _zero_loss(features: Tensor, head: nn.Module) -> Tensor:
-    """Zero that the backbone and every parameter of an unused head take part in, as distributed training asks for."""
-    return torch.stack([part[:0].sum().float() for part in (features, *head.parameters())]).sum()
+    """Zero that the backbone and every parameter of an unused head take part in, as distributed training asks for.
+
+    With batch norm over all processes the head runs, on no row: other processes may have some, and wait for this one.
+    """
+    parts = [part[:0] for part in (features, *head.parameters())]
+    if any(isinstance(part, nn.SyncBatchNorm) for part in head.modules()):
+        parts.append(head(features[:0]))
+    return torch.stack([part.sum().float() for part in parts]).sum()
 
 
 def true_face(model: MorphableModel, part: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -169,6 +169,7 @@ class MorphableDecoder(ShapeDecoder):
     """
 
     unit: Float[Tensor, "coefficients"]
+    upright: Float[Tensor, "6"]
     frontal_camera: Float[Tensor, "3 4"]
 
     def __init__(
@@ -192,6 +193,7 @@ class MorphableDecoder(ShapeDecoder):
         nn.init.zeros_(self.regressor.bias)
         displacement = model.basis.square().sum(0).mean(0).sqrt()
         face_size = (model.mean[model.landmarks68].amax(0) - model.mean[model.landmarks68].amin(0))[:2].mean()
+        self.register_buffer("upright", torch.tensor([1.0, 0, 0, 0, 1, 0]), persistent=False)
         self.register_buffer("unit", 0.01 * face_size / displacement, persistent=False)
         self.register_buffer("frontal_camera", frontal_camera(model, image_size), persistent=False)
         self.register_buffer("weights", model.region_weights(**(region_weights or {})), persistent=False)
@@ -206,7 +208,7 @@ class MorphableDecoder(ShapeDecoder):
     @full_precision
     def _coefficients(self, hidden: Float[Tensor, "batch hidden"]) -> tuple[Tensor, Tensor, Tensor]:
         output = self.regressor(hidden)
-        rotation = rotation_6d_to_matrix(output[:, :6] + output.new_tensor([1.0, 0, 0, 0, 1, 0]))
+        rotation = rotation_6d_to_matrix(output[:, :6] + self.upright)
         linear = output[:, 6].exp()[:, None, None] * (self.frontal_camera[:, :3] @ rotation)
         shift = self.image_size * nn.functional.pad(output[:, 7:9], (0, 1))
         camera = torch.cat([linear, (self.frontal_camera[:, 3] + shift)[..., None]], dim=-1)

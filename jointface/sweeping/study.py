@@ -18,9 +18,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from jointface.callbacks.trial_report import TrialPruned
 from jointface.config import EXPECTED_ERRORS, one_line
-from jointface.errors import ConfigError
+from jointface.errors import ConfigError, TrialPruned
 from jointface.files import write_atomically
 from jointface.sweeping.search_space import SearchSpace
 
