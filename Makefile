@@ -44,6 +44,7 @@ bench: $(INSTALLED)  ## ratios against simple baselines, measured side by side; 
 	$(BIN)/python -m bench.rasteriser '$(DATA)'
 	$(BIN)/python -m bench.synthesis
 	$(BIN)/python -m bench.engine trainer=cpu
+	$(BIN)/python -m bench.gpu
 
 clean:  ## remove the environment and caches; runs/ stays
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

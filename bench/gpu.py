@@ -1,0 +1,139 @@
+"""What a GPU gives: images/s, the wait for data, memory and model FLOP utilisation of a training at full size.
+
+`python -m bench.gpu [OVERRIDE ...]`: the embedded default with ResNet-50, 256 x 256, position map and bf16, faces made
+up by the loaders and drawn on the GPU in every step. Beside each row stands the same training on one batch again and
+again, which waits for nothing.
+"""
+
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from lightning.pytorch.utilities import move_data_to_device
+from omegaconf import DictConfig, OmegaConf
+
+from bench.engine import Batch, opened
+from jointface.config import CONF_DIR
+from jointface.datamodules import JointDataModule
+from jointface.dry_run import part_sizes
+from jointface.training import build_module, build_trainer, quiet_libraries
+
+STEPS = 25  # that are measured, after as many that are not
+FULL_SIZE = [
+    "experiment=joint_synthetic",
+    "scale=full",
+    "trainer=gpu",
+    "trainer.accelerator=gpu",
+    "trainer.precision=bf16-mixed",
+    "trainer.benchmark=true",
+    "drawing=device",
+    f"trainer.max_steps={2 * STEPS + 1}",  # the last step saves a checkpoint
+    f"trainer.log_every_n_steps={STEPS}",
+    "trainer.val_check_interval=100000",
+    "trainer.limit_val_batches=0",
+    "~callbacks.progress_bar",
+    "+trainer.enable_progress_bar=false",
+    "name=bench",
+]
+VARIANTS = {
+    "bf16, channels_last": [],
+    "without channels_last": ["model.channels_last=false"],
+    "compiled": ["model.compile=true"],
+    "compiled, without channels_last": ["model.compile=true", "model.channels_last=false"],
+    "float32 with TF32": ["trainer.precision=32-true"],
+    "faces not drawn ahead": ["~callbacks.draw_ahead"],
+}
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Of a training. wait: share of the time that it waited for its loaders. memory: GiB that tensors took at most."""
+
+    images_per_second: float
+    wait: float
+    memory: float
+
+
+def composed(folder: str, *overrides: str) -> DictConfig:
+    """The training at full size."""
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        config = compose("train", overrides=[*FULL_SIZE, f"paths.run_dir={folder}", *overrides])
+    OmegaConf.resolve(config)
+    return config
+
+
+def measured(config: DictConfig, datamodule: JointDataModule) -> Speed:
+    """A training of the config."""
+    if config.model.compile:  # else what draws the faces would be compiled anew
+        torch._dynamo.reset()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    trainer = build_trainer(config)
+    trainer.fit(build_module(config, datamodule), datamodule=datamodule)
+    logged = trainer.callback_metrics
+    return Speed(*(logged[f"train/{key}"].item() for key in ("images_per_second", "loader_wait", "gpu_memory_gib")))
+
+
+def drawn(datamodule: JointDataModule) -> Batch:
+    """One mini-batch with its images, on the GPU."""
+    batch, _, _ = next(iter(datamodule.train_dataloader()))
+    return datamodule.on_after_batch_transfer(move_data_to_device(batch, torch.device("cuda")), 0)
+
+
+def flops_per_image(config: DictConfig, datamodule: JointDataModule) -> float:
+    """Of a training step, per image: three times those forwards, as usual; each head's for its part of the batch."""
+    sizes = part_sizes(build_module(config, datamodule).network)
+    shape, attributes = config.batch_size.shape, config.batch_size.attributes
+    heads = shape * sizes["shape_decoder"].flops + attributes * sizes["attribute_classifier"].flops
+    return 3 * (sizes["backbone"].flops + heads / (shape + attributes))
+
+
+def matrix_product_flops(size: int = 8192, repeats: int = 20) -> float:
+    """FLOP/s of a large product of bf16 matrices: what this GPU reaches."""
+    a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    for _ in range(5):
+        a @ b
+    start.record()
+    for _ in range(repeats):
+        a @ b
+    end.record()
+    torch.cuda.synchronize()
+    return repeats * 2 * size**3 / (start.elapsed_time(end) / 1e3)
+
+
+def main(overrides: list[str]) -> None:
+    """Prints a row for each variant."""
+    if not torch.cuda.is_available():
+        print("bench.gpu: there is no GPU here, so nothing is measured")
+        return
+    quiet_libraries()
+    peak = matrix_product_flops()
+    with tempfile.TemporaryDirectory() as folder:
+        config = composed(folder, *overrides)
+        fresh: JointDataModule = instantiate(config.data)
+        fresh.setup("fit")
+        same, flops = opened(config), flops_per_image(config, fresh)
+        same.batch = drawn(fresh)
+        images = sum(config.batch_size.values())
+        print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {images} images a step")
+        print(f"{config.num_workers} loader processes a source, {flops / 1e9:.1f} GFLOP an image trained on")
+        print(f"bf16 matrix products of 8192 x 8192: {peak / 1e12:.0f} TFLOP/s, of which the last column is the share")
+        print(f"{'':36}{'images/s':>9}{'same batch':>11}{'ratio':>7}{'wait':>7}{'GiB':>7}{'TFLOP/s':>9}{'share':>7}")
+        for number, (name, changes) in enumerate(VARIANTS.items()):
+            one = composed(str(Path(folder) / str(number)), *changes, *overrides)
+            again, fed = measured(one, same), measured(one, fresh)
+            rate = fed.images_per_second
+            print(
+                f"{name:36}{rate:9.0f}{again.images_per_second:11.0f}{rate / again.images_per_second:7.3f}"
+                f"{fed.wait:7.3f}{fed.memory:7.1f}{rate * flops / 1e12:9.1f}{rate * flops / peak:7.3f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
