@@ -1,6 +1,7 @@
 """The joint training: one backbone pass over the mixed batch, each sample teaching what it is labelled for."""
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -319,12 +320,17 @@ class JointFaceModule(LightningModule):
 
     # Checkpoints
 
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """See `checkpoints.describe`; made once, as it hashes the whole morphable model."""
+        return checkpoints.describe(self.network, self.network_config)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[checkpoints.KEY] = checkpoints.describe(self.network, self.network_config)
+        checkpoint[checkpoints.KEY] = self.description
         checkpoint[optimizer_state.KEY] = optimizer_state.describe(self.make_optimizer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoints.require_same_model(checkpoint, checkpoints.describe(self.network, self.network_config))
+        checkpoints.require_same_model(checkpoint, self.description)
         self._require_same_weighting(checkpoint)
         if "optimizer_states" in checkpoint:
             optimizer_state.adopt_settings(checkpoint, self.make_optimizer, self.make_scheduler is not None)
