@@ -128,6 +128,7 @@ DRAW = {"lines": _lines, "media": _media, "table": _table, "curves": _curves, "h
 def main(run_dir: str, folder: str) -> None:
     """Writes dashboard_SECTION.jpg."""
     run = read_run(Path(run_dir))
+    Path(folder).mkdir(parents=True, exist_ok=True)
     config = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "workspace.yaml").sections)
     for section in read_sections(config):  # type: ignore[arg-type]
         if figure := draw_section(run, section):
