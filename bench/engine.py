@@ -80,9 +80,14 @@ def composed(folder: str, *overrides: str) -> DictConfig:
         "trainer.val_check_interval=100000",
         "trainer.limit_val_batches=0",
     ]
+    return resolved(folder, *FEW, *steps, *overrides)
+
+
+def resolved(folder: str, *overrides: str) -> DictConfig:
+    """A config of the embedded default, resolved, of a run that shows no progress."""
     quiet = ["~callbacks.progress_bar", "+trainer.enable_progress_bar=false", f"paths.run_dir={folder}", "name=bench"]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        config = compose("train", overrides=["experiment=joint_synthetic", *FEW, *steps, *quiet, *overrides])
+        config = compose("train", overrides=["experiment=joint_synthetic", *quiet, *overrides])
     OmegaConf.resolve(config)
     return config
 

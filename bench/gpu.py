@@ -11,20 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from lightning.pytorch.utilities import move_data_to_device
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from bench.engine import Batch, opened
-from jointface.config import CONF_DIR
+from bench.engine import Batch, opened, resolved
 from jointface.datamodules import JointDataModule
 from jointface.dry_run import part_sizes
 from jointface.training import build_module, build_trainer, quiet_libraries
 
 STEPS = 25  # that are measured, after as many that are not
 FULL_SIZE = [
-    "experiment=joint_synthetic",
     "scale=full",
     "trainer=gpu",
     "trainer.accelerator=gpu",
@@ -35,9 +32,6 @@ FULL_SIZE = [
     f"trainer.log_every_n_steps={STEPS}",
     "trainer.val_check_interval=100000",
     "trainer.limit_val_batches=0",
-    "~callbacks.progress_bar",
-    "+trainer.enable_progress_bar=false",
-    "name=bench",
 ]
 VARIANTS = {
     "bf16, channels_last": [],
@@ -56,14 +50,6 @@ class Speed:
     images_per_second: float
     wait: float
     memory: float
-
-
-def composed(folder: str, *overrides: str) -> DictConfig:
-    """The training at full size."""
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        config = compose("train", overrides=[*FULL_SIZE, f"paths.run_dir={folder}", *overrides])
-    OmegaConf.resolve(config)
-    return config
 
 
 def measured(config: DictConfig, datamodule: JointDataModule) -> Speed:
@@ -114,7 +100,7 @@ def main(overrides: list[str]) -> None:
     quiet_libraries()
     peak = matrix_product_flops()
     with tempfile.TemporaryDirectory() as folder:
-        config = composed(folder, *overrides)
+        config = resolved(folder, *FULL_SIZE, *overrides)
         fresh: JointDataModule = instantiate(config.data)
         fresh.setup("fit")
         same, flops = opened(config), flops_per_image(config, fresh)
@@ -125,7 +111,7 @@ def main(overrides: list[str]) -> None:
         print(f"bf16 matrix products of 8192 x 8192: {peak / 1e12:.0f} TFLOP/s, of which the last column is the share")
         print(f"{'':36}{'images/s':>9}{'same batch':>11}{'ratio':>7}{'wait':>7}{'GiB':>7}{'TFLOP/s':>9}{'share':>7}")
         for number, (name, changes) in enumerate(VARIANTS.items()):
-            one = composed(str(Path(folder) / str(number)), *changes, *overrides)
+            one = resolved(str(Path(folder) / str(number)), *FULL_SIZE, *changes, *overrides)
             again, fed = measured(one, same), measured(one, fresh)
             rate = fed.images_per_second
             print(

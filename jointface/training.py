@@ -126,11 +126,11 @@ def build_trainer(config: DictConfig) -> Trainer:
         callbacks = [callback for callback in instantiate(config.callbacks).values() if callback is not None]
         loggers = list(instantiate(config.logger).values())
     callbacks.sort(key=lambda callback: isinstance(callback, WeightAverage))  # it ends validations after the others
-    if config.trainer.devices == "auto" and TorchElasticEnvironment.detect():
+    torchrun = TorchElasticEnvironment.detect()  # which knows its processes better, also inside a job of SLURM
+    if config.trainer.devices == "auto" and torchrun:
         config.trainer.devices = int(os.environ["LOCAL_WORLD_SIZE"])  # on processors Lightning would take one
     wanted = f"trainer.accelerator={config.trainer.accelerator} trainer.devices={config.trainer.devices}"
     plugins = list(instantiate(config.trainer.plugins or []))
-    torchrun = TorchElasticEnvironment.detect()  # which knows its processes better, also inside a job of SLURM
     if SLURMEnvironment.detect() and not torchrun and not any(isinstance(p, ClusterEnvironment) for p in plugins):
         plugins.append(SLURMEnvironment(auto_requeue=False))  # that is LastCheckpoint's and `requeue`'s business
     try:

@@ -148,14 +148,10 @@ def test_a_full_disk_leaves_no_half_file(factory: FaceFactory, tmp_path: Path, m
     ("overrides", "message"),
     [
         (["num_faces=0", "output_dir=OUT"], "num_faces=0: expected a whole number of at least 1"),
-        pytest.param(["num_faces=-3", "output_dir=OUT"], "num_faces=-3: expected a whole", marks=pytest.mark.slow),
+        (["num_faces=-3", "output_dir=OUT"], "num_faces=-3: expected a whole number"),
         (["num_faces=3", "output_dir=/proc/nowhere"], "/proc/nowhere"),
-        pytest.param(["num_faces=abc", "output_dir=OUT"], "num_faces=abc: expected a whole", marks=pytest.mark.slow),
-        pytest.param(
-            ["num_faces=3", "output_dir=OUT", "quality=1000"],
-            "quality=1000: expected a whole number from 1 to 100",
-            marks=pytest.mark.slow,
-        ),
+        (["num_faces=abc", "output_dir=OUT"], "num_faces=abc: expected a whole number"),
+        (["num_faces=3", "output_dir=OUT", "quality=1000"], "quality=1000: expected a whole number from 1 to 100"),
         (["num_faces=3", "output_dir=OUT", "layouts=[lfw]"], "known are celeba, 300wlp"),
         (["num_faces=3", "output_dir=OUT", "synthesis.backgrounds_dir=OUT/none"], "background"),
         (["num_faces=3"], "output_dir"),

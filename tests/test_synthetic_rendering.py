@@ -92,7 +92,7 @@ def test_a_landmark_is_painted_where_its_label_says(factory: FaceFactory, head: 
         picture = scene(factory, face, size)
         plain.append(picture)
         dotted.append(replace(picture, appearance=replace(face.appearance, earrings=0, metal=(0.0, 1.0, 0.0))))
-        labels.append(factory.landmarks68([face], picture.camera[None])[0])
+        labels.append(factory.landmarks68(face, picture.camera))
         scales.append(picture.camera[2, :3].norm())
         posed.append(apply_camera(picture.camera[None], head.points(face.shape[None], face.expression[None]))[0])
     painted = difference(renderer.render(plain, size), renderer.render(dotted, size)) > 8
@@ -118,7 +118,7 @@ def turned(yaw: float, index: int) -> Tensor:
 def test_labels_are_framed_like_any_crop(factory: FaceFactory, faces: list[SyntheticFace]) -> None:
     """The landmarks lie within the picture, about its middle, and fill the same share of it at every pose."""
     for face in faces:
-        marks = factory.landmarks68([face], factory.crop_camera(face, SIZE)[None])[0, :, :2]
+        marks = factory.landmarks68(face, factory.crop_camera(face, SIZE))[:, :2]
         low, high = marks.amin(0), marks.amax(0)
         assert (low > -0.02 * SIZE).all()
         assert (high < 1.02 * SIZE).all()
@@ -128,7 +128,7 @@ def test_labels_are_framed_like_any_crop(factory: FaceFactory, faces: list[Synth
 
 def test_a_camera_of_another_size_shows_the_same(factory: FaceFactory, faces: list[SyntheticFace]) -> None:
     for face in faces[:5]:
-        small, large = (factory.landmarks68([face], factory.crop_camera(face, size)[None])[0] for size in (48, 96))
+        small, large = (factory.landmarks68(face, factory.crop_camera(face, size)) for size in (48, 96))
         torch.testing.assert_close((small[:, :2] + 0.5) * 2, large[:, :2] + 0.5, atol=1e-3, rtol=0)
 
 
@@ -299,7 +299,7 @@ def test_skin_and_hair_have_the_colours_that_were_drawn(factory: FaceFactory) ->
     for skin in ((0.95, 0.85, 0.8), (0.3, 0.2, 0.14)):
         look = replace(face.appearance, skin=skin, hat=-1, glasses=-1, stubble=0.0, beard=0.0, blush=0.0)
         picture = factory.renderer.render([scene(factory, replace(face, appearance=look))], SIZE)[0].float()
-        marks = factory.landmarks68([face], factory.crop_camera(face, SIZE)[None])[0]
+        marks = factory.landmarks68(face, factory.crop_camera(face, SIZE))
         x, y = (marks[[2, 30], :2].mean(0)).round().long().tolist()  # the cheek
         means.append(picture[:, y - 2 : y + 3, x - 2 : x + 3].mean((1, 2)))
     assert (means[0] > means[1] + 60).all()

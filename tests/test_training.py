@@ -298,7 +298,7 @@ def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     ("arguments", "message"),
     [
         (["image_sizes=64"], "image_sizes"),
-        pytest.param(["model.backbone.widht=3"], "widht", marks=pytest.mark.slow),
+        (["model.backbone.widht=3"], "widht"),
         (["experiment=joint_celeba_300wl"], "joint_celeba_300wl"),
         (["paths.data_dir=nowhere"], "nowhere"),
     ],

@@ -152,7 +152,8 @@ class SyntheticFaces(FaceDataset):
             labels["shape_coefficients"] = torch.stack([face.shape for face in faces])
             labels["expression_coefficients"] = torch.stack([face.expression for face in faces])
             labels["camera"] = cameras
-            labels["landmarks68"] = self.factory.landmarks68(faces, cameras)
+            marks = [self.factory.landmarks68(face, camera) for face, camera in zip(faces, cameras, strict=True)]
+            labels["landmarks68"] = torch.stack(marks)
         return labels
 
     def __getitem__(self, index: int) -> Item:

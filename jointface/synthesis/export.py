@@ -241,7 +241,7 @@ class _Writer(Dataset[list[dict[str, Any]] | str]):
             face, entry = faces[n], entries[n]
             self.w300lp.write_face(
                 entry.name, entry.split, image.movedim(0, -1).numpy(), camera, face.shape, face.expression,
-                self.factory.landmarks68([face], camera[None])[0],
+                self.factory.landmarks68(face, camera),
             )  # fmt: skip
 
 

@@ -150,12 +150,10 @@ class FaceFactory:
         # A crop of side 1 has its only pixel's centre at (0, 0).
         return crop_camera(camera, crop_transform(box, 1))
 
-    def landmarks68(
-        self, faces: Sequence[SyntheticFace], cameras: Float[Tensor, "batch 3 4"]
-    ) -> Float[Tensor, "batch 68 3"]:
-        """The 68 landmarks as these cameras see them."""
-        coefficients = torch.stack([torch.cat([face.shape, face.expression]) for face in faces])
-        return apply_camera(cameras, linear_faces(*self._marks, coefficients))
+    def landmarks68(self, face: SyntheticFace, camera: Float[Tensor, "3 4"]) -> Float[Tensor, "68 3"]:
+        """The 68 landmarks as this camera sees them; of one face, since a product over a batch rounds with its size."""
+        coefficients = torch.cat([face.shape, face.expression])[None]
+        return apply_camera(camera[None], linear_faces(*self._marks, coefficients))[0]
 
     def crop_camera(self, face: SyntheticFace, size: int) -> Float[Tensor, "3 4"]:
         """Camera from model space to the framed crop of size x size pixels."""

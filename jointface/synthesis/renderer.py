@@ -18,8 +18,9 @@ from jointface.synthesis import materials
 from jointface.synthesis.asset_wardrobe import BROW_LEFT, BROW_STEP, BROW_TOP, RELIEF_UNIT, FaceAssets, skin_relief
 from jointface.synthesis.face_fields import layout_pixel, make_fields
 from jointface.synthesis.head import BODY, CAVITY, EYE, LASHES, SKIN, TEETH, Head
+from jointface.synthesis.lashes import lash_texture, lash_uv
 from jointface.synthesis.makehuman import Proxy
-from jointface.synthesis.mesh_store import TEXTURE_SIZE, Dressed, MeshStore, Piece
+from jointface.synthesis.mesh_store import Dressed, MeshStore, Piece
 from jointface.synthesis.scenes import (
     CLOTH,
     FRAME,
@@ -61,8 +62,8 @@ class Renderer:
         assets: MakeHuman's skins, brows, lashes and teeth, where the appearances refer to them.
         supersampling: each pixel is the mean of this many by this many.
         device: where to render.
-        compiled: fuse what is done to each pixel with torch.compile: half a minute at first, then several times faster
-            on a GPU.
+        compiled: fuse what is done to each pixel with torch.compile: it takes its time at first, and is about twice as
+            fast then on a GPU.
     """
 
     def __init__(
@@ -379,30 +380,6 @@ def sample_texture(
     y, x = ((1 - v) * height).long().clamp(max=height - 1), (u * width).long().clamp(max=width - 1)
     texel = textures.flatten(0, 2).index_select(0, (row * height + y) * width + x)
     return texel[:, :3].T.float().contiguous() / 255
-
-
-def lash_uv(head: Head, lashes: Int[Tensor, "points"]) -> Float[Tensor, "points 2"]:
-    """(along the lid, from root to tip) of the points of the lashes, from where they lie about their eye."""
-    place = head.mean[lashes]
-    right = (place[:, 0] > 0).float()
-    uv = torch.zeros(len(lashes), 2)
-    for side in (0.0, 1.0):
-        rows = right == side
-        eye = head.mean[head.model.landmarks68[36 + 6 * int(side) : 42 + 6 * int(side)]]
-        local = place[rows] - eye.mean(0)
-        along = local[:, 0] / 18
-        uv[rows] = torch.stack([(0.5 + 0.5 * along).clamp(0, 1), (local[:, 2] / 9).clamp(0, 1)], dim=1)
-    return uv
-
-
-def lash_texture() -> UInt8[Tensor, "size size 4"]:
-    """Lashes that taper from root (v = 0) to tip."""
-    v = 1 - (torch.arange(TEXTURE_SIZE) + 0.5)[:, None] / TEXTURE_SIZE
-    u = (torch.arange(TEXTURE_SIZE) + 0.5)[None] / TEXTURE_SIZE
-    inside = ((u * 44) % 1 - 0.5).abs() < 0.34 * (1 - v)
-    texture = torch.zeros(TEXTURE_SIZE, TEXTURE_SIZE, 4, dtype=torch.uint8)
-    texture[..., 3] = inside * 255
-    return texture
 
 
 def _enlarged(background: Float[Tensor, "3 batch height width"], size: int) -> Float[Tensor, "3 batch size size"]:
