@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 KINDS = {"joint": "joint", "shape": "3D faces alone", "attributes": "attributes alone"}
-FACES = ("data.sources.w300lp.dataset.num_photos", "data.sources.shape.dataset.num_faces.train")
+FACES = ("data.sources.w300lp.dataset.num_photos", "data.sources.synthetic_shape.dataset.num_faces.train")
 METRICS = {
     "nme_2d_68": "NME of 68 landmarks, 2D", "nme_3d_dense": "NME of the dense face", "accuracy": "mean accuracy",
     "balanced_accuracy": "mean balanced accuracy", "average_precision": "mean average precision",

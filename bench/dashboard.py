@@ -19,9 +19,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
+from jointface.callbacks.dashboard_panels import Panel, Section, read_sections
 from jointface.callbacks.recorded_run import RecordedRun, read_run
-from jointface.callbacks.workspace import Panel, Section, read_sections
-from jointface.config import CONF_DIR
+from jointface.command_line import CONF_DIR
 from jointface.geometry.rasteriser import interpolate, rasterise_meshes
 
 COLUMNS, WIDTH, HEIGHT = 3, 4.4, 2.9  # of panels; size of one in inches

@@ -19,15 +19,15 @@ from lightning import Callback, Trainer
 from lightning.pytorch.utilities import CombinedLoader, move_data_to_device
 from omegaconf import DictConfig, OmegaConf
 
-from jointface.config import CONF_DIR
+from jointface.command_line import CONF_DIR
 from jointface.datamodules import JointDataModule
 from jointface.datamodules.timed_loader import TimedLoader
-from jointface.training import build_module, build_trainer, quiet_libraries
+from jointface.train import build_module, build_trainer, quiet_libraries
 
 WARM_UP, STEPS, REPEATS = 5, 25, 5
 FEW = [
-    "data.sources.shape.dataset.num_faces={train: 72, val: 8}",
-    "data.sources.attributes.dataset.num_faces={train: 72, val: 8}",
+    "data.sources.synthetic_shape.dataset.num_faces={train: 72, val: 8}",
+    "data.sources.synthetic_attributes.dataset.num_faces={train: 72, val: 8}",
     "data.sources.synthetic.dataset.num_faces=8",
 ]
 
@@ -158,12 +158,15 @@ def main(overrides: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = composed(folder, *overrides)
         batch = drawn(config)
-        both = ["data.sources.shape.dataset.labels=both", "data.sources.attributes.dataset.labels=both"]
+        both = [
+            "data.sources.synthetic_shape.dataset.labels=both",
+            "data.sources.synthetic_attributes.dataset.labels=both",
+        ]
         half = sum(config.batch_size.values()) // 2
         two = composed(folder, *both, f"batch_size={{shape: {half}, attributes: {half}}}", *overrides)
         parts = drawn(two)
-        joined = {key: torch.cat([part[key] for part in parts.values()]) for key in parts["shape"]}
-        one = composed(folder, *both, "~data.sources.attributes", f"batch_size.shape={2 * half}", *overrides)
+        joined = {key: torch.cat([part[key] for part in parts.values()]) for key in parts["synthetic_shape"]}
+        one = composed(folder, *both, "~data.sources.synthetic_attributes", f"batch_size.shape={2 * half}", *overrides)
         times = in_turn(
             {
                 "bare": lambda: bare(config, batch),

@@ -17,8 +17,8 @@ from omegaconf import DictConfig
 
 from bench.engine import Batch, opened, resolved
 from jointface.datamodules import JointDataModule
-from jointface.dry_run import part_sizes
-from jointface.training import build_module, build_trainer, quiet_libraries
+from jointface.running.dry_run import part_sizes
+from jointface.train import build_module, build_trainer, quiet_libraries
 
 STEPS = 25  # that are measured, after as many that are not
 FULL_SIZE = [

@@ -18,9 +18,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from jointface.benchmarks.feature_space import FOLDS, RIDGE_STRENGTHS, SEED
-from jointface.benchmarks.synthetic import identity_error
 from jointface.datamodules import CropTransform, SyntheticFaces
+from jointface.evaluation.feature_space import FOLDS, RIDGE_STRENGTHS, SEED
+from jointface.evaluation.known_shape import identity_error
 from jointface.geometry import MorphableModel, center_depth
 from jointface.modules import load_model
 from jointface.modules.network import FaceNetwork

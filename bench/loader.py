@@ -12,7 +12,7 @@ import cv2
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from jointface.config import CONF_DIR
+from jointface.command_line import CONF_DIR
 from jointface.datamodules import JointDataModule
 
 BATCHES, REPEATS = 40, 3

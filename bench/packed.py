@@ -24,14 +24,14 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
-from jointface.config import CONF_DIR
+from jointface.command_line import CONF_DIR
 from jointface.datamodules import Augmentation, CropTransform, PackedFaces
 from jointface.datamodules.broken import Batches, as_it_is
 from jointface.datamodules.crop import warp
+from jointface.datamodules.crop_store import FORMAT, PackedWriter
 from jointface.datamodules.face_dataset import read_image
-from jointface.datamodules.packed_file import FORMAT, PackedWriter
+from jointface.datamodules.sample_check import Packing, encode
 from jointface.geometry import FaceBox, crop_transform
-from jointface.preparation import Packing, encode
 
 PICTURES, READS, REPEATS, BATCH = 4000, 1500, 5, 64
 LABELS = {

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import torch
 
-from jointface.callbacks.overlay import draw_mesh
 from jointface.geometry import MorphableModel, apply_camera, crop_camera, crop_transform, euler_to_rotation, face_box
 from jointface.geometry.rasteriser import visible_vertices
 from jointface.synthesis.faces import FaceFactory
+from jointface.viz.overlay import draw_mesh
 
 SIZE = 176
 

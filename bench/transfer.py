@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
 
 from jointface.attributes import CELEBA, calibrated_probability
-from jointface.callbacks.overlay import draw_landmarks, draw_mesh
 from jointface.datamodules import AFLW2000, W300LP, CelebA, CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, read_image
 from jointface.geometry import FaceBox, load_bfm_3ddfa, pose_from_camera
@@ -22,6 +21,7 @@ from jointface.metrics.nme import normalised_mean_error
 from jointface.modules import load_model
 from jointface.modules.network import FaceNetwork
 from jointface.modules.shape_decoders import MorphableDecoder, frontal_face
+from jointface.viz.overlay import draw_landmarks, draw_mesh
 
 
 @torch.no_grad()

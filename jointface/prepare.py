@@ -5,16 +5,16 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from jointface.config import entry_point
+from jointface.command_line import entry_point
+from jointface.datamodules.sample_check import prepare, require_packing
 from jointface.errors import ConfigError
-from jointface.preparation import prepare, require_packing
 
 
 @entry_point("prepare")
 def main(config: DictConfig) -> None:
     """Prepares the data set of the config."""
     if not config.get("source"):
-        raise ConfigError("which data set? add source=celeba, lfwa, 300w_lp, aflw2000 or florence")
+        raise ConfigError("which data set? add source=celeba, lfwa, 300wlp, aflw2000 or florence")
     if not isinstance(config.pack, bool):
         raise ConfigError(f"pack={config.pack}: expected true or false")
     options = {key: config[key] for key in ("image_size", "margin", "quality", "num_workers")}

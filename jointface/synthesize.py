@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from jointface.config import entry_point
+from jointface.command_line import entry_point
 from jointface.synthesis.export import export, require_plan
 from jointface.synthesis.faces import FaceFactory
 

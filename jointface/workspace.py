@@ -5,9 +5,9 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from jointface.callbacks.dashboard_logger import logged_in
+from jointface.callbacks.dashboard_panels import read_sections, wandb_workspace
 from jointface.callbacks.recorded_run import read_run
-from jointface.callbacks.workspace import read_sections, wandb_workspace
-from jointface.config import entry_point
+from jointface.command_line import entry_point
 from jointface.errors import ConfigError, JointFaceError
 
 

@@ -10,13 +10,13 @@ import pytest
 import scipy.io
 import torch
 
-from jointface.benchmarks.aflw2000 import aflw2000, balanced_subset, yaw_bins
-from jointface.benchmarks.methods import FolderMethod, LabelMethod, NetworkMethod, PredictedFace
-from jointface.benchmarks.prediction_files import write_prediction
-from jointface.benchmarks.quoted import QuotedRow, quoted_rows, with_quoted
-from jointface.benchmarks.result import BenchmarkResult, Table
 from jointface.datamodules import AFLW2000, CropTransform, FaceSample
 from jointface.errors import ConfigError, DataError
+from jointface.evaluation.landmarks_and_pose import aflw2000, balanced_subset, yaw_bins
+from jointface.evaluation.methods import FolderMethod, LabelMethod, NetworkMethod, PredictedFace
+from jointface.evaluation.prediction_files import write_prediction
+from jointface.evaluation.published_figures import QuotedRow, quoted_rows, with_quoted
+from jointface.evaluation.result import BenchmarkResult, Table
 from jointface.geometry import MorphableModel
 from tests.data.aflw2000 import data as aflw2000_data
 from tests.test_methods import network
@@ -141,7 +141,7 @@ def test_the_balanced_subset_has_as_many_of_each_bin_and_is_drawn_again_the_same
 def test_the_balanced_subset_has_its_own_table(
     dataset: AFLW2000, tiny_model: MorphableModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jointface.benchmarks.aflw2000.balanced_subset", lambda yaw, seed: np.array([0, 2]))
+    monkeypatch.setattr("jointface.evaluation.landmarks_and_pose.balanced_subset", lambda yaw, seed: np.array([0, 2]))
     result = aflw2000([Moved(tiny_model, (3, 4, 0))], dataset, tiny_model)
     titles = [table.title for table in result.tables]
     (table,) = (table for table in result.tables if table.title.endswith("original points, balanced"))
@@ -214,7 +214,7 @@ def test_metrics_do_not_depend_on_the_batch_size(
 ) -> None:
     trained = network(decoder, tiny_model, noise=0.01)
     whole = aflw2000([NetworkMethod("network", trained, batch_size=32)], dataset, tiny_model).metrics
-    monkeypatch.setattr("jointface.benchmarks.aflw2000.CHUNK", 2)
+    monkeypatch.setattr("jointface.evaluation.landmarks_and_pose.CHUNK", 2)
     parts = aflw2000([NetworkMethod("network", trained, batch_size=1)], dataset, tiny_model).metrics
     assert whole.keys() == parts.keys()
     for name, value in whole.items():

@@ -11,20 +11,20 @@ import pytest
 import torch
 
 from jointface.attributes import CELEBA, LFWA
-from jointface.benchmarks.attribute_figures import (
+from jointface.datamodules import AFLW2000, CelebA, CropTransform
+from jointface.datamodules import LFWA as LFWADataset
+from jointface.errors import ConfigError, DataError
+from jointface.evaluation.attribute_figures import (
     attribute_bars,
     correlation_difference,
     correlation_figure,
     expected_correlation,
     reliability_figure,
 )
-from jointface.benchmarks.attribute_tables import TRIVIAL, attribute_tables, quoted_accuracies
-from jointface.benchmarks.attributes import attributes, judged_attributes
-from jointface.benchmarks.result import BenchmarkResult
-from jointface.benchmarks.table_formats import latex, markdown, show
-from jointface.datamodules import AFLW2000, CelebA, CropTransform
-from jointface.datamodules import LFWA as LFWADataset
-from jointface.errors import ConfigError, DataError
+from jointface.evaluation.attribute_protocol import attributes, judged_attributes
+from jointface.evaluation.attribute_tables import TRIVIAL, attribute_tables, quoted_accuracies
+from jointface.evaluation.result import BenchmarkResult
+from jointface.evaluation.table_formats import latex, markdown, show
 from jointface.geometry import MorphableModel
 from jointface.metrics import AttributeMetrics
 from jointface.metrics.calibration import Reliability, reliability

@@ -12,12 +12,12 @@ import torch
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from jointface.benchmarks.florence import florence, view_name
-from jointface.benchmarks.methods import PredictedFace
-from jointface.benchmarks.result import BenchmarkResult
 from jointface.datamodules import CropTransform, Florence
 from jointface.datamodules.face_dataset import FaceSample
 from jointface.errors import ConfigError, DataError
+from jointface.evaluation.methods import PredictedFace
+from jointface.evaluation.result import BenchmarkResult
+from jointface.evaluation.scan_distance import florence, view_name
 from jointface.geometry import MorphableModel, euler_to_rotation
 from jointface.geometry.camera import apply_camera
 from tests.data.florence import data as florence_data

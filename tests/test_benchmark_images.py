@@ -12,14 +12,14 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from jointface.benchmarks.images import photo_files, write_images
-from jointface.benchmarks.methods import LabelMethod
-from jointface.benchmarks.photo_names import photo_names
-from jointface.benchmarks.prediction_files import write_prediction
-from jointface.config import CONF_DIR
+from jointface.command_line import CONF_DIR
 from jointface.datamodules import AFLW2000, CropTransform, Florence, SyntheticFaces
 from jointface.errors import ConfigError, DataError
-from jointface.evaluation import evaluate
+from jointface.evaluate import evaluate
+from jointface.evaluation.drawn_photos import photo_files, write_images
+from jointface.evaluation.methods import LabelMethod
+from jointface.evaluation.photo_names import photo_names
+from jointface.evaluation.prediction_files import write_prediction
 from jointface.geometry import MorphableModel
 from jointface.geometry.camera import apply_camera
 from tests.data.florence import data as florence_data

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from jointface.benchmarks import synthetic as module
-from jointface.benchmarks.methods import LabelMethod, NetworkMethod, PredictedFace
-from jointface.benchmarks.result import BenchmarkResult
-from jointface.benchmarks.synthetic import identity_error, synthetic
 from jointface.datamodules import CropTransform, SyntheticFaces
 from jointface.datamodules.face_dataset import FaceSample
 from jointface.errors import ConfigError
+from jointface.evaluation import known_shape as module
+from jointface.evaluation.known_shape import identity_error, synthetic
+from jointface.evaluation.methods import LabelMethod, NetworkMethod, PredictedFace
+from jointface.evaluation.result import BenchmarkResult
 from jointface.geometry import MorphableModel
 from jointface.modules import build_network
 from jointface.modules.network import FaceNetwork

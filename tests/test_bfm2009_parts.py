@@ -64,7 +64,7 @@ def test_facewarehouse_expressions_are_on_the_same_mesh(parts: Path, tiny_model:
     assert torch.equal(model.mirror, tiny_model.mirror)
 
 
-def test_facewarehouse_expressions_refuse_the_fits_of_300w_lp(parts: Path, tiny_data: Path) -> None:
+def test_facewarehouse_expressions_refuse_the_fits_of_300wlp(parts: Path, tiny_data: Path) -> None:
     model = load_facewarehouse(parts)
     for make, folder, split in ((W300LP, "300W_LP", "train"), (AFLW2000, "AFLW2000", "test")):
         with pytest.raises(ConfigError, match=r"3DDFA's 29 expressions.*set morphable_model.expression=3ddfa"):

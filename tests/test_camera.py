@@ -33,7 +33,7 @@ yaw = st.floats(-1.5, 1.5)
         (2, [[0, 1, 0], [-1, 0, 0], [0, 0, 1]]),
     ],
 )
-def test_a_quarter_turn_about_each_axis_is_the_matrix_of_300w_lp(axis: int, expected: list[list[float]]) -> None:
+def test_a_quarter_turn_about_each_axis_is_the_matrix_of_300wlp(axis: int, expected: list[list[float]]) -> None:
     angles = torch.zeros(3, dtype=torch.float64)
     angles[axis] = math.pi / 2
     torch.testing.assert_close(euler_to_rotation(angles), torch.tensor(expected, dtype=torch.float64))

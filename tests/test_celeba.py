@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from jointface.attributes import CELEBA
-from jointface.config import CONF_DIR
+from jointface.command_line import CONF_DIR
 from jointface.datamodules import CelebA, CropTransform
 from jointface.datamodules.celeba import ALIGNED_BOX, aligned_box, read_attributes, require_known
 from jointface.datamodules.celeba_boxes import bbox_boxes, landmark_boxes

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jointface.command_help import command_help
-from jointface.config import CONF_DIR
+from jointface.command_line import CONF_DIR
 
 COMMANDS = ("train", "prepare", "synthesize", "evaluate", "workspace")
 

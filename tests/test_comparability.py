@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from jointface.benchmarks.comparability import count_images, error_columns, leave_out_empty, rank_the_complete
-from jointface.benchmarks.result import BenchmarkResult, Table
-from jointface.benchmarks.table_formats import show
+from jointface.evaluation.comparability import count_images, error_columns, leave_out_empty, rank_the_complete
+from jointface.evaluation.result import BenchmarkResult, Table
+from jointface.evaluation.table_formats import show
 
 METHODS = ("ours", "theirs", "mean face")
 

@@ -12,7 +12,7 @@ from jointface.errors import ConfigError
 from jointface.geometry import MorphableModel
 from jointface.modules import JointFaceModule, load_model
 from jointface.modules.compilation import compile_layers, compiled_parts, require_compiler
-from jointface.training import train
+from jointface.train import train
 from tests.test_joint_module import Batch, make_module
 from tests.test_joint_module import batch as batch  # the fixture
 from tests.test_training import tiny_config

@@ -7,11 +7,11 @@ import torch
 from jointface.attributes import LabelSet
 from jointface.callbacks.dashboard_logger import better
 from jointface.callbacks.dashboard_media import JudgedAttributes, attribute_table
-from jointface.callbacks.face_mesh import face_mesh
 from jointface.callbacks.label_census import YAW_EDGES, LabelCensus
 from jointface.geometry import MorphableModel, camera_from_pose
 from jointface.metrics.precision_recall import RECALLS, precision_at_recalls, precision_recall_table
 from jointface.modules.shape_decoders import frontal_face
+from jointface.viz.face_mesh import face_mesh
 
 
 @pytest.mark.parametrize(

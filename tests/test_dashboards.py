@@ -16,11 +16,11 @@ import yaml
 from omegaconf import OmegaConf
 
 from jointface.callbacks import DashboardLogger
+from jointface.callbacks.dashboard_panels import read_sections, wandb_workspace
 from jointface.callbacks.label_census import YAW_EDGES
 from jointface.callbacks.recorded_run import RecordedRun, read_run
 from jointface.callbacks.run_names import earlier_run
-from jointface.callbacks.workspace import read_sections, wandb_workspace
-from jointface.config import CONF_DIR
+from jointface.command_line import CONF_DIR
 from jointface.errors import ConfigError, DataError
 from jointface.geometry import MorphableModel
 from jointface.metrics.precision_recall import RECALLS

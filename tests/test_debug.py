@@ -9,13 +9,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from jointface.callbacks import OverfitCheck
-from jointface.config import CONF_DIR
-from jointface.dry_run import part_sizes
+from jointface.command_line import CONF_DIR
 from jointface.errors import ConfigError
 from jointface.modules import AttributeClassifier, PRNetEncoder
 from jointface.modules.network import FaceNetwork
-from jointface.profiling import OperatorProfiler
-from jointface.training import train
+from jointface.running.dry_run import part_sizes
+from jointface.running.operator_profile import OperatorProfiler
+from jointface.train import train
 from tests.test_training import command, tiny_config
 
 EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jointface.errors import ConfigError
-from jointface.training import build_trainer
+from jointface.train import build_trainer
 from tests.test_training import TINY, tiny_config
 
 

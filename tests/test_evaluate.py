@@ -17,16 +17,16 @@ from hydra.errors import InstantiationException
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
-from jointface.benchmarks import face_pictures
-from jointface.benchmarks.prediction_files import write_prediction
-from jointface.benchmarks.quick_look import shortened
-from jointface.benchmarks.shape_extras import errors_by_method
-from jointface.config import CONF_DIR
+from jointface.command_line import CONF_DIR
 from jointface.datamodules import AFLW2000, CelebA, CropTransform
 from jointface.errors import CheckpointError, ConfigError, DataError, JointFaceError
-from jointface.evaluation import evaluate
+from jointface.evaluate import evaluate
+from jointface.evaluation import face_pictures
+from jointface.evaluation.prediction_files import write_prediction
+from jointface.evaluation.quick_look import shortened
+from jointface.evaluation.shape_extras import errors_by_method
 from jointface.geometry import MorphableModel
-from jointface.training import train
+from jointface.train import train
 from tests.data.florence import data as florence_data
 from tests.data.prnet.data import write_3ddfa
 from tests.test_training import tiny_config

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from jointface.attributes import CELEBA
-from jointface.benchmarks import feature_space as module
-from jointface.benchmarks.feature_space import (
+from jointface.datamodules import W300LP, CelebA, CropTransform, SyntheticFaces
+from jointface.datamodules.face_dataset import FaceSample
+from jointface.errors import ConfigError
+from jointface.evaluation import feature_space as module
+from jointface.evaluation.feature_space import (
     FOLDS,
     FOR_SHAPE,
     PER_CLASS,
@@ -26,12 +29,9 @@ from jointface.benchmarks.feature_space import (
     pooled_features,
     shape_probe,
 )
-from jointface.benchmarks.network_outputs import network_outputs, sample_names
-from jointface.benchmarks.result import BenchmarkResult
-from jointface.benchmarks.table_formats import markdown, show
-from jointface.datamodules import W300LP, CelebA, CropTransform, SyntheticFaces
-from jointface.datamodules.face_dataset import FaceSample
-from jointface.errors import ConfigError
+from jointface.evaluation.network_outputs import network_outputs, sample_names
+from jointface.evaluation.result import BenchmarkResult
+from jointface.evaluation.table_formats import markdown, show
 from jointface.geometry import MorphableModel, load_bfm_3ddfa
 from jointface.modules import build_network
 from jointface.modules.network import FaceNetwork

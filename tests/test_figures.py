@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from jointface.callbacks.overlay import OUTLINES, draw_mesh, vertex_normals
 from jointface.geometry import MorphableModel
 from jointface.modules.shape_decoders import frontal_face
+from jointface.viz.overlay import OUTLINES, draw_mesh, vertex_normals
 
 
 def test_the_mesh_covers_the_face_and_leaves_the_corners(tiny_model: MorphableModel) -> None:

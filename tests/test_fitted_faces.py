@@ -14,7 +14,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from jointface.config import CONF_DIR
+from jointface.command_line import CONF_DIR
 from jointface.datamodules import AFLW2000, W300LP, Augmentation, CropTransform, FaceSample
 from jointface.datamodules.face_dataset import read_image
 from jointface.datamodules.fitted_face import FittedFaceReader

@@ -16,9 +16,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from lightning import Callback, Trainer
 
-from jointface.config import CONF_DIR
+from jointface.command_line import CONF_DIR
 from jointface.errors import RunStopped
-from jointface.training import train
+from jointface.train import train
 from tests.test_resume import both, same, untimed
 from tests.test_training import TINY
 
@@ -30,8 +30,8 @@ FACES = [
     "drawing.compile=false",
     "trainer=gpu",
     "trainer.accelerator=gpu",
-    "data.sources.shape.dataset.num_faces={train: 10, val: 4}",
-    "data.sources.attributes.dataset.num_faces={train: 7, val: 4}",
+    "data.sources.synthetic_shape.dataset.num_faces={train: 10, val: 4}",
+    "data.sources.synthetic_attributes.dataset.num_faces={train: 7, val: 4}",
     "data.sources.synthetic.dataset.num_faces=4",
 ]
 

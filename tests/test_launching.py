@@ -13,9 +13,9 @@ from hydra.types import RunMode
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, read_write
 
-from jointface.config import CONF_DIR, entry_point
+from jointface.command_line import CONF_DIR, entry_point
 from jointface.errors import DivergedError, RunStopped, TrialPruned
-from jointface.launching import one_job
+from jointface.running.sweep_jobs import one_job
 from tests.test_distributed import TWO
 from tests.test_training import TINY
 
@@ -59,7 +59,7 @@ def test_a_process_that_ends_with_all_others_leaves_the_first_one_alone(
         raise error
 
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which the command sets, and the test leaves as it was
-    monkeypatch.setattr("jointface.config.hydra.main", lambda **_: lambda run: lambda: run(DictConfig({})))
+    monkeypatch.setattr("jointface.command_line.hydra.main", lambda **_: lambda run: lambda: run(DictConfig({})))
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     hydra = HydraConfig.get()
     with read_write(hydra):

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from jointface.config import CONF_DIR
-from jointface.training import train
+from jointface.command_line import CONF_DIR
+from jointface.train import train
 
 
 @pytest.mark.slow
@@ -40,8 +40,8 @@ def test_a_short_training_on_synthetic_faces_beats_mean_face_and_majority_class(
         f"paths.run_dir={tmp_path}",
         "name=short",
         "image_size=64",
-        "data.sources.attributes.dataset.num_faces={train: 1500, val: 100}",
-        "data.sources.shape.dataset.num_faces={train: 800, val: 100}",
+        "data.sources.synthetic_attributes.dataset.num_faces={train: 1500, val: 100}",
+        "data.sources.synthetic_shape.dataset.num_faces={train: 800, val: 100}",
         "data.sources.synthetic.dataset.num_faces=200",
         "trainer.max_steps=200",
         "trainer.val_check_interval=200",

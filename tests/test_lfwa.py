@@ -20,7 +20,7 @@ from jointface.datamodules.on_disk import Count
 from jointface.errors import ConfigError, DataError
 from jointface.geometry import MorphableModel
 from jointface.modules import JointFaceModule
-from jointface.training import train
+from jointface.train import train
 from tests.data.lfwa import data as lfwa_data
 from tests.test_joint_module import make_module
 from tests.test_training import tiny_config

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from jointface.benchmarks.method_names import named_checkpoints, named_folders, require_different
 from jointface.errors import ConfigError
+from jointface.evaluation.method_names import named_checkpoints, named_folders, require_different
 
 
 @pytest.mark.parametrize(

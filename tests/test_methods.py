@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from jointface.benchmarks.methods import (
+from jointface.datamodules import AFLW2000, CropTransform, FaceSample
+from jointface.datamodules.packed import fingerprint
+from jointface.errors import ConfigError, DataError
+from jointface.evaluation.methods import (
     FolderMethod,
     LabelMethod,
     MeanFaceMethod,
@@ -16,10 +19,7 @@ from jointface.benchmarks.methods import (
     missing_note,
     to_photo,
 )
-from jointface.benchmarks.prediction_files import write_prediction
-from jointface.datamodules import AFLW2000, CropTransform, FaceSample
-from jointface.datamodules.packed import fingerprint
-from jointface.errors import ConfigError, DataError
+from jointface.evaluation.prediction_files import write_prediction
 from jointface.geometry import (
     FaceBox,
     MorphableModel,

@@ -19,8 +19,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch.utils.data import DataLoader
 
-from jointface import preparation
-from jointface.config import CONF_DIR
+from jointface.command_line import CONF_DIR
 from jointface.datamodules import (
     AFLW2000,
     LFWA,
@@ -34,13 +33,14 @@ from jointface.datamodules import (
     PackedFaces,
     Source,
 )
+from jointface.datamodules import sample_check as preparation
 from jointface.datamodules.broken import Batches, as_it_is
+from jointface.datamodules.crop_store import PackedReader, PackedWriter
 from jointface.datamodules.packed import settings_of
-from jointface.datamodules.packed_file import PackedReader, PackedWriter
+from jointface.datamodules.sample_check import prepare
 from jointface.errors import ConfigError, DataError
 from jointface.geometry import MorphableModel
 from jointface.modules.joint_module import true_face
-from jointface.preparation import prepare
 from tests.data.celeba import data as celeba_data
 
 SIZE = 48
@@ -59,7 +59,7 @@ def packed(tiny_data: Path, tiny_model: MorphableModel, tmp_path_factory: pytest
     folder = tmp_path_factory.mktemp("packed")
     pack(partial(CelebA, root=tiny_data / "celeba"), folder / "celeba")
     fitted = {"morphable_model": tiny_model}
-    pack(partial(W300LP, root=tiny_data / "300W_LP", val_fraction=0.4, **fitted), folder / "300w_lp")
+    pack(partial(W300LP, root=tiny_data / "300W_LP", val_fraction=0.4, **fitted), folder / "300wlp")
     pack(partial(AFLW2000, root=tiny_data / "AFLW2000", **fitted), folder / "aflw2000")
     return folder
 
@@ -86,7 +86,7 @@ def test_a_packed_copy_holds_the_same_samples(packed: Path, tiny_data: Path, tin
     for split in ("train", "val", "test"):
         same_samples(PackedFaces(packed / "celeba", split, CROP), CelebA(tiny_data / "celeba", split, CROP))
     original = W300LP(tiny_data / "300W_LP", "train", CROP, tiny_model, val_fraction=0.4)
-    same_samples(PackedFaces(packed / "300w_lp", "train", CROP), original)
+    same_samples(PackedFaces(packed / "300wlp", "train", CROP), original)
     aflw2000 = AFLW2000(tiny_data / "AFLW2000", "test", CROP, tiny_model)
     same_samples(PackedFaces(packed / "aflw2000", "test", CROP), aflw2000)
 
@@ -121,7 +121,7 @@ def test_a_smaller_crop_may_be_cut_from_it_and_a_larger_may_not(packed: Path, ti
 
 
 def test_workers_read_it_beside_each_other_and_the_main_process(packed: Path) -> None:
-    dataset = PackedFaces(packed / "300w_lp", "train", CROP)
+    dataset = PackedFaces(packed / "300wlp", "train", CROP)
     first = dataset[0]["image"]  # the file is open here when workers are forked
     loader = DataLoader(Batches(dataset), batch_size=4, num_workers=2, collate_fn=as_it_is)
     for _ in range(2):
@@ -135,7 +135,7 @@ def test_the_joint_datamodule_reads_packed_copies(packed: Path, tiny_data: Path,
         "celeba": Source(partial(CelebA, root=tiny_data / "celeba"), {"train": "train"}, 4, packed="celeba"),
         "w300lp": Source(
             partial(W300LP, root=tiny_data / "300W_LP", val_fraction=0.4, morphable_model=tiny_model),
-            {"train": "train"}, 2, packed="300w_lp",
+            {"train": "train"}, 2, packed="300wlp",
         ),
     }  # fmt: skip
     datamodule = JointDataModule(sources, image_size=SIZE, num_workers=0, packed_dir=str(packed))
@@ -152,7 +152,7 @@ def test_the_joint_datamodule_reads_packed_copies(packed: Path, tiny_data: Path,
 def test_a_copy_made_with_other_settings_is_refused(packed: Path, tiny_data: Path, tiny_model: MorphableModel) -> None:
     other = partial(W300LP, root=tiny_data / "300W_LP", val_fraction=0.1, morphable_model=tiny_model)
     with pytest.raises(DataError, match=r"packed with other settings \(val_fraction=0.4 there, 0.1 now\)"):
-        PackedFaces(packed / "300w_lp", "train", CROP, settings_of(other), tiny_model)
+        PackedFaces(packed / "300wlp", "train", CROP, settings_of(other), tiny_model)
 
 
 def test_a_copy_of_another_morphable_model_is_refused(packed: Path, tiny_model: MorphableModel) -> None:
@@ -162,7 +162,7 @@ def test_a_copy_of_another_morphable_model_is_refused(packed: Path, tiny_model: 
         landmarks68=tiny_model.landmarks68, mirror=tiny_model.mirror,
     )  # fmt: skip
     with pytest.raises(DataError, match="coefficients are of another morphable model"):
-        PackedFaces(packed / "300w_lp", "train", CROP, None, changed)
+        PackedFaces(packed / "300wlp", "train", CROP, None, changed)
 
 
 def test_missing_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
@@ -394,7 +394,7 @@ def test_the_yaw_histogram_is_that_of_the_poses(packed: Path, tiny_data: Path) -
     assert (rows[0]["from_degrees"], rows[-1]["to_degrees"]) == ("-90", "90")
 
 
-@pytest.mark.parametrize("name", ["celeba", "300w_lp", "aflw2000"])
+@pytest.mark.parametrize("name", ["celeba", "300wlp", "aflw2000"])
 def test_the_pictures_are_there(packed: Path, name: str) -> None:
     sheet = cv2.imread(str(packed / name / "contact_sheet.png"))
     assert sheet.std() > 20
@@ -419,7 +419,7 @@ def test_every_data_set_can_be_prepared(tiny_data: Path, tiny_model: MorphableMo
 
 
 def test_names_on_the_command_line(tiny_data: Path) -> None:
-    for source in ("celeba", "lfwa", "300w_lp", "aflw2000", "florence"):
+    for source in ("celeba", "lfwa", "300wlp", "aflw2000", "florence"):
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             config = compose("prepare", overrides=[f"source={source}", f"paths.data_dir={tiny_data}"])
         assert config.output_dir == f"{tiny_data}/prepared/{source}"

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jointface.benchmarks.photo_names import folders_by_benchmark, photo_names
 from jointface.datamodules import AFLW2000, CelebA, CropTransform
 from jointface.errors import DataError
+from jointface.evaluation.photo_names import folders_by_benchmark, photo_names
 from jointface.geometry import MorphableModel
 
 CROP = CropTransform(64)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from jointface.errors import ConfigError
 from jointface.geometry import MorphableModel
+from jointface.geometry.full_precision import full_precision, set_float32_precision
 from jointface.geometry.position_map import PositionMap
-from jointface.geometry.precision import full_precision, set_float32_precision
-from jointface.metrics.attributes import AttributeMetrics
+from jointface.metrics.attribute_scores import AttributeMetrics
 from jointface.metrics.nme import FaceNME
 from jointface.modules import build_network
 from jointface.modules.precision import apply_precision

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from jointface.benchmarks.prediction_checks import suspicion
 from jointface.datamodules import AFLW2000, CropTransform, FaceSample
+from jointface.evaluation.prediction_checks import suspicion
 from jointface.geometry import MorphableModel
 
 

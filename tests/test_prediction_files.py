@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from jointface.benchmarks.prediction_files import read_prediction, write_prediction
 from jointface.errors import DataError
+from jointface.evaluation.prediction_files import read_prediction, write_prediction
 from jointface.geometry import MorphableModel
 
 

@@ -9,9 +9,9 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 
-from jointface.config import CONF_DIR, one_line
+from jointface.command_line import CONF_DIR, one_line
 from jointface.errors import CheckpointError, ConfigError, DataError, JointFaceError
-from jointface.training import build_trainer, require_sense, train
+from jointface.train import build_trainer, require_sense, train
 from tests.test_distributed import TWO as TWO_PROCESSES
 from tests.test_training import TINY, tiny_config
 

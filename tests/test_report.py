@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from jointface.benchmarks.report import extremes_of, write_report
-from jointface.benchmarks.result import BenchmarkResult, Table
-from jointface.benchmarks.table_formats import latex, markdown, show, slug, sort_rows
 from jointface.errors import DataError
+from jointface.evaluation.report import extremes_of, write_report
+from jointface.evaluation.result import BenchmarkResult, Table
+from jointface.evaluation.table_formats import latex, markdown, show, slug, sort_rows
 
 
 def table(**changes: object) -> Table:

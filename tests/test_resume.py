@@ -11,8 +11,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from jointface.config import CONF_DIR
-from jointface.training import train
+from jointface.command_line import CONF_DIR
+from jointface.train import train
 from tests.test_training import TINY
 
 STEPS, KILLED, SAVED = 40, 22, 20
@@ -22,8 +22,8 @@ STEPS, KILLED, SAVED = 40, 22, 20
 FILES = ["experiment=joint_celeba_300wlp", "scale=small", "data/turning=default", "num_workers=1"]
 SYNTHETIC = [
     "experiment=joint_synthetic",
-    "data.sources.shape.dataset.num_faces={train: 10, val: 4}",
-    "data.sources.attributes.dataset.num_faces={train: 7, val: 4}",
+    "data.sources.synthetic_shape.dataset.num_faces={train: 10, val: 4}",
+    "data.sources.synthetic_attributes.dataset.num_faces={train: 7, val: 4}",
     "data.sources.synthetic.dataset.num_faces=4",
 ]
 

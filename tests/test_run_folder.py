@@ -10,9 +10,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from jointface.config import CONF_DIR
+from jointface.command_line import CONF_DIR
 from jointface.errors import ConfigError
-from jointface.run_folder import RunFolder, checkpoint_to_go_on_from, claim, require_own_folder, write_config
+from jointface.running.folder import RunFolder, checkpoint_to_go_on_from, claim, require_own_folder, write_config
 
 THIS_YEAR = "${now:%Y}"  # a folder named by the time that any two runs share
 

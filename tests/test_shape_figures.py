@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from jointface.benchmarks.shape_figures import (
+from jointface.geometry import MorphableModel
+from jointface.modules.shape_decoders import frontal_face
+from jointface.viz.shape_figures import (
     ShownFace,
     ShownPhoto,
     area_under_curve,
@@ -14,8 +16,6 @@ from jointface.benchmarks.shape_figures import (
     error_heat_map,
     qualitative_grid,
 )
-from jointface.geometry import MorphableModel
-from jointface.modules.shape_decoders import frontal_face
 
 
 def test_area_under_the_curve_in_closed_form() -> None:

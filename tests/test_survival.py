@@ -18,10 +18,10 @@ import torch
 from lightning import Callback, Trainer
 
 from jointface.callbacks import WholeCheckpoints
-from jointface.callbacks.stop_signals import StopSignals
 from jointface.errors import CheckpointError, RunStopped
 from jointface.modules import load_model
-from jointface.training import train
+from jointface.running.stop_signals import StopSignals
+from jointface.train import train
 from tests.test_training import TINY, tiny_config
 
 REPOSITORY = Path(__file__).parents[1]
@@ -153,7 +153,7 @@ def test_the_second_signal_ends_the_program_at_once(
 ) -> None:
     """But not a SIGTERM that comes right after the first: torchrun and SLURM both pass it on."""
     before, clock, killed = signal.getsignal(signal.SIGTERM), [100.0], []
-    monkeypatch.setattr("jointface.callbacks.stop_signals.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("jointface.running.stop_signals.time.monotonic", lambda: clock[0])
     try:
         signals = StopSignals()
         signals.listen()
@@ -162,7 +162,7 @@ def test_the_second_signal_ends_the_program_at_once(
         if signal.getsignal(number) == signal.SIG_DFL:
             killed.append(number)  # by the system itself
         else:
-            monkeypatch.setattr("jointface.callbacks.stop_signals.os.kill", lambda _, sent: killed.append(sent))
+            monkeypatch.setattr("jointface.running.stop_signals.os.kill", lambda _, sent: killed.append(sent))
             clock[0] += later
             signal.raise_signal(number)
         assert killed == [number] * ends
@@ -226,7 +226,7 @@ KILLED_WHILE_SAVING = """
 import os, signal, sys
 from pathlib import Path
 import jointface.files
-from jointface.training import train
+from jointface.train import train
 from tests.test_training import tiny_config
 
 write, saved = Path.write_bytes, []

@@ -23,11 +23,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from jointface.config import CONF_DIR, entry_point
+from jointface.command_line import CONF_DIR, entry_point
 from jointface.errors import ConfigError, DataError, TrialPruned
-from jointface.sweeping.search_space import read_search_space
-from jointface.sweeping.study import alone_in
-from jointface.training import train
+from jointface.running.search_space import read_search_space
+from jointface.running.study import alone_in
+from jointface.train import train
 from tests.test_training import tiny_config
 
 LR = "model.optimizer.lr=tag(log,interval(1e-4,1e-2))"
@@ -111,7 +111,7 @@ def few_keys(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     for group in ("hydra", "sweep"):
         shutil.copytree(CONF_DIR / group, folder / group)
     (folder / "train.yaml").write_text(FEW_KEYS)
-    monkeypatch.setattr("jointface.config.CONF_DIR", folder)
+    monkeypatch.setattr("jointface.command_line.CONF_DIR", folder)
     return folder
 
 
@@ -184,7 +184,7 @@ def test_a_repeated_command_goes_on_with_the_study(sweep: Callable[..., Path]) -
 KILLED = """
 import sys, time
 from pathlib import Path
-from jointface.config import entry_point
+from jointface.command_line import entry_point
 
 def task(config):
     if config.callbacks.trial.number == 1:
@@ -200,7 +200,7 @@ entry_point("train")(task)()
 def test_a_killed_sweep_is_gone_on_with_as_well(
     sweep: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jointface.config.CONF_DIR", CONF_DIR)  # the process has the real one
+    monkeypatch.setattr("jointface.command_line.CONF_DIR", CONF_DIR)  # the process has the real one
     arguments = ["sweep=optuna", LR, "name=lr", "hydra.sweeper.n_trials=3"]
     process = subprocess.Popen([sys.executable, "-c", KILLED, *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL)
     while not (tmp_path / "second trial").exists():
@@ -306,7 +306,7 @@ def test_one_sweep_at_a_time_in_a_folder(tmp_path: Path) -> None:
 def test_the_ready_search_draws_the_loss_weight_and_the_learning_rate(
     sweep: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jointface.config.CONF_DIR", CONF_DIR)
+    monkeypatch.setattr("jointface.command_line.CONF_DIR", CONF_DIR)
 
     def task(config: DictConfig) -> dict[str, float]:
         assert config.image_size == 64  # scale=comparison

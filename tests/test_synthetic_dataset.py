@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from jointface.attributes import positive_weight
-from jointface.config import CONF_DIR
+from jointface.command_line import CONF_DIR
 from jointface.datamodules import Augmentation, CropTransform, JointDataModule, Source, SyntheticFaces
 from jointface.datamodules.broken import Batches, as_it_is
 from jointface.datamodules.drawing import draw
@@ -28,7 +28,7 @@ from jointface.geometry.morphable_model import MIRROR68
 from jointface.synthesis.faces import FaceFactory
 from jointface.synthesis.head import Head
 from jointface.synthesis.measures import SYNTHETIC
-from jointface.training import train
+from jointface.train import train
 
 SIZE = 64
 COUNT = len(SYNTHETIC)
@@ -295,14 +295,14 @@ def test_two_streams_reach_the_joint_training_from_worker_processes(head: Head) 
         for name, part in batch.items():
             assert "broken" not in part
             identities[name] |= set(part["identity"].tolist())
-        assert batch["attributes"]["attributes"].shape == (4, COUNT)
-        assert batch["shape"]["camera"].shape == (2, 3, 4)
+        assert batch["synthetic_attributes"]["attributes"].shape == (4, COUNT)
+        assert batch["synthetic_shape"]["camera"].shape == (2, 3, 4)
         landmarks = torch.stack([
-            landmarks_of(head, {name: value[row] for name, value in batch["shape"].items()}) for row in range(2)
+            landmarks_of(head, {key: rows[row] for key, rows in batch["synthetic_shape"].items()}) for row in range(2)
         ])  # fmt: skip
-        torch.testing.assert_close(landmarks, batch["shape"]["landmarks68"], atol=0.02, rtol=0)
-    assert len(identities["attributes"]) == len(identities["shape"]) == 8
-    assert not identities["attributes"] & identities["shape"]
+        torch.testing.assert_close(landmarks, batch["synthetic_shape"]["landmarks68"], atol=0.02, rtol=0)
+    assert len(identities["synthetic_attributes"]) == len(identities["synthetic_shape"]) == 8
+    assert not identities["synthetic_attributes"] & identities["synthetic_shape"]
 
 
 def test_workers_draw_what_this_process_draws() -> None:
@@ -323,8 +323,8 @@ TINY = [
     "model.backbone.embedding_size=8",
     "model.backbone.hidden_sizes=[8,8,16,16]",
     "model.backbone.depths=[1,1,1,1]",
-    "data.sources.attributes.dataset.num_faces={train: 6, val: 4}",
-    "data.sources.shape.dataset.num_faces={train: 4, val: 4}",
+    "data.sources.synthetic_attributes.dataset.num_faces={train: 6, val: 4}",
+    "data.sources.synthetic_shape.dataset.num_faces={train: 4, val: 4}",
     "data.sources.synthetic.dataset.num_faces=4",
     "trainer.max_steps=2",
     "trainer.val_check_interval=2",
@@ -378,8 +378,8 @@ def test_a_run_on_synthetic_faces_needs_no_data_and_leaves_metrics(tmp_path: Pat
     for name in (
         "train/loss_shape",
         "train/loss_attributes",
-        "val/shape/nme_2d_68",
-        "val/attributes/balanced_accuracy",
+        "val/synthetic_shape/nme_2d_68",
+        "val/synthetic_attributes/balanced_accuracy",
         "test/synthetic/nme_3d_dense",
         "test/synthetic/nme_2d_68",
         "test/synthetic/balanced_accuracy",

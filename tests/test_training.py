@@ -17,12 +17,12 @@ from hydra.errors import InstantiationException
 from jaxtyping import TypeCheckError
 from omegaconf import DictConfig, OmegaConf
 
-from jointface.config import CONF_DIR
+from jointface.command_line import CONF_DIR
 from jointface.datamodules import CelebA, CropTransform
 from jointface.errors import CheckpointError, ConfigError, DataError, InputError, JointFaceError
 from jointface.geometry import MorphableModel
 from jointface.modules import load_model
-from jointface.training import train
+from jointface.train import train
 
 TINY = [
     "scale=small",

@@ -16,7 +16,7 @@ from jointface.callbacks import MetricsFile, WeightAverage
 from jointface.callbacks.divergence import DivergenceGuard
 from jointface.errors import ConfigError, DivergedError
 from jointface.modules import load_model
-from jointface.training import train
+from jointface.train import train
 from tests.test_survival import assert_equal, rows, saved
 from tests.test_training import tiny_config
 

@@ -7,7 +7,7 @@ import torch
 
 from jointface.datamodules import AFLW2000, CropTransform, FaceTurning
 from jointface.geometry import MorphableModel, euler_to_rotation, face_box, pose_from_camera
-from jointface.geometry.turning import fill_holes, pixel_grid, relief, splat, turn_faces
+from jointface.geometry.face_profiling import fill_holes, pixel_grid, relief, splat, turn_faces
 
 
 @pytest.fixture(scope="module")

@@ -60,8 +60,8 @@ class OptunaSweeper(Sweeper):
         """
         # Hydra imports its plugins at every start of every command: what a sweep needs is imported here.
         self._require_sense()
-        from jointface.sweeping.search_space import read_search_space
-        from jointface.sweeping.study import SweepStudy, alone_in
+        from jointface.running.search_space import read_search_space
+        from jointface.running.study import SweepStudy, alone_in
 
         overrides = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         space = read_search_space(self.parser.parse_overrides(overrides))

@@ -12,13 +12,13 @@ import trimesh
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from jointface.callbacks.face_mesh import face_mesh
 from jointface.callbacks.figures import predict, spread_faces
 from jointface.callbacks.label_census import YAW_EDGES, LabelCensus
 from jointface.datamodules.face_dataset import FaceDataset
-from jointface.metrics.attributes import AttributeMetrics
+from jointface.metrics.attribute_scores import AttributeMetrics
 from jointface.metrics.precision_recall import gathered_samples, precision_recall_table
 from jointface.modules.joint_module import JointFaceModule
+from jointface.viz.face_mesh import face_mesh
 
 CURVES_CHART = "wandb/area-under-curve/v0"  # the layout of W&B's own precision-recall curves
 CURVES = {"x": "recall", "y": "precision", "class": "attribute"}

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from jointface.attributes import calibrated_probability
-from jointface.callbacks.overlay import draw_landmarks, draw_mesh
 from jointface.datamodules.drawing import draw
 from jointface.datamodules.face_dataset import BROKEN, FaceDataset
 from jointface.modules.joint_module import JointFaceModule, true_face
+from jointface.viz.overlay import draw_landmarks, draw_mesh
 
 
 class ValidationFigures(Callback):

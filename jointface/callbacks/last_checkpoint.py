@@ -11,8 +11,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from jointface.callbacks.checkpoint_io import remove_leftovers
-from jointface.callbacks.stop_signals import StopSignals
 from jointface.errors import RunStopped
+from jointface.running.stop_signals import StopSignals
 
 
 class LastCheckpoint(Checkpoint):

@@ -29,7 +29,7 @@ from jointface.datamodules.face_dataset import FaceDataset
 from jointface.datamodules.on_disk import Count
 from jointface.files import write_atomically
 from jointface.geometry.camera import rotation_to_euler
-from jointface.synthesis.contact_sheet import contact_sheet
+from jointface.viz.contact_sheet import contact_sheet
 
 SHEET_FACES, SHEET_SIZE = 32, 112
 YAW_BINS = np.arange(-90, 91, 10)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from jointface.attributes import LabelSet, positive_weight
 from jointface.datamodules.crop import CropTransform
+from jointface.datamodules.crop_store import PackedReader
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample, decode_image
-from jointface.datamodules.packed_file import PackedReader
 from jointface.errors import ConfigError, DataError
 from jointface.geometry.framing import CROP_MARGIN, FaceBox
 from jointface.geometry.morphable_model import MorphableModel
@@ -26,7 +26,7 @@ class PackedFaces(FaceDataset):
 
     On disk, as `python -m jointface.prepare source=NAME pack=true` leaves it:
 
-        root/train.lmdb, val.lmdb, test.lmdb   see `jointface.datamodules.packed_file`
+        root/train.lmdb, val.lmdb, test.lmdb   see `jointface.datamodules.crop_store`
 
     A picture is the plain crop of `image_size` pixels with a margin on every side, in JPEG, so that turned and shifted
     crops find what they show. A sample that was broken when it was packed is still one when it is read. The terms of

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from jointface.geometry.camera import euler_to_rotation
+from jointface.geometry.face_profiling import turn_faces
 from jointface.geometry.morphable_model import MorphableModel
-from jointface.geometry.turning import turn_faces
 
 
 class FaceTurning(nn.Module):
-    """Turns a share of the faces that have a fitted mesh by random pitch and yaw (see `jointface.geometry.turning`).
+    """Turns a share of the faces that have a fitted mesh by random pitch and yaw (see `geometry.face_profiling`).
 
     Args:
         morphable_model: the model of the fits.

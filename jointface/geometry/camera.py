@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from jointface.geometry.precision import full_precision
+from jointface.geometry.full_precision import full_precision
 
 
 @full_precision

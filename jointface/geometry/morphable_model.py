@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from jointface.errors import DataError
 from jointface.geometry.camera import apply_camera, is_mirrored
-from jointface.geometry.precision import full_precision
+from jointface.geometry.full_precision import full_precision
 from jointface.geometry.regions import FACE, LANDMARKS, NECK, ORGANS, face_regions
 
 # iBUG's 68 landmarks as they are named after a left-right flip.

@@ -5,8 +5,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from jointface.geometry.camera import is_mirrored
+from jointface.geometry.full_precision import full_precision
 from jointface.geometry.morphable_model import MorphableModel, mirror_points
-from jointface.geometry.precision import full_precision
 
 BLOCK = 2048  # points
 

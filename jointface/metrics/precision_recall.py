@@ -9,7 +9,7 @@ from sklearn.metrics import precision_recall_curve
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from jointface.metrics.attributes import AttributeMetrics
+from jointface.metrics.attribute_scores import AttributeMetrics
 
 RECALLS = np.linspace(0, 1, 21)
 

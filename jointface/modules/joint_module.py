@@ -17,7 +17,7 @@ from jointface.attributes import LabelSet, Vocabulary
 from jointface.errors import CheckpointError, ConfigError
 from jointface.geometry.camera import pose_from_camera
 from jointface.geometry.morphable_model import MorphableModel
-from jointface.metrics.attributes import AttributeMetrics
+from jointface.metrics.attribute_scores import AttributeMetrics
 from jointface.metrics.nme import FaceNME
 from jointface.modules import checkpoint as checkpoints
 from jointface.modules import optimizer_state

@@ -3,7 +3,7 @@
 from lightning import Trainer
 
 from jointface.errors import ConfigError
-from jointface.geometry.precision import set_float32_precision
+from jointface.geometry.full_precision import set_float32_precision
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 FLOAT32_PRECISIONS = ("highest", "high", "medium")

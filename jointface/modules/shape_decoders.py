@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from jointface.errors import ConfigError
 from jointface.geometry.camera import apply_camera, center_depth, rotation_6d_to_matrix
 from jointface.geometry.framing import CROP_MARGIN
+from jointface.geometry.full_precision import full_precision
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.geometry.position_map import PositionMap, uv_to_pixels
-from jointface.geometry.precision import full_precision
 
 
 class ShapeDecoder(nn.Module, ABC):

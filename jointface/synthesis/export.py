@@ -22,10 +22,10 @@ from jointface.files import write_atomically
 from jointface.geometry.basis_files import write_bfm2009, write_bfm_3ddfa
 from jointface.geometry.camera import crop_camera, rotation_to_euler
 from jointface.geometry.framing import CROP_MARGIN, FaceBox
-from jointface.synthesis.contact_sheet import contact_sheet
 from jointface.synthesis.faces import FaceFactory, SyntheticFace
 from jointface.synthesis.layouts import CelebAFolder, Record, Split, W300LPFolder
 from jointface.synthesis.measures import SYNTHETIC
+from jointface.viz.contact_sheet import contact_sheet
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from jointface.errors import InputError
 from jointface.geometry.camera import apply_camera
+from jointface.geometry.full_precision import full_precision
 from jointface.geometry.morphable_model import linear_faces
-from jointface.geometry.precision import full_precision
 from jointface.geometry.rasteriser import Cutout, Fragments, rasterise
 from jointface.synthesis import materials
 from jointface.synthesis.asset_wardrobe import BROW_LEFT, BROW_STEP, BROW_TOP, RELIEF_UNIT, FaceAssets, skin_relief

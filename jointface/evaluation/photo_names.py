@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jointface.benchmarks.florence import view_name
-from jointface.benchmarks.methods import prediction_files
-from jointface.benchmarks.synthetic import face_name
 from jointface.datamodules.face_dataset import FaceDataset
 from jointface.datamodules.florence import Florence
 from jointface.datamodules.synthetic import SyntheticFaces
 from jointface.errors import DataError
+from jointface.evaluation.known_shape import face_name
+from jointface.evaluation.methods import prediction_files
+from jointface.evaluation.scan_distance import view_name
 
 NAMED = 3  # files of either kind that a message names
 

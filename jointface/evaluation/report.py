@@ -17,9 +17,9 @@ import pandas as pd
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-from jointface.benchmarks.comparability import error_columns
-from jointface.benchmarks.result import DATA_SETS, MISSING_FILE, BenchmarkResult
-from jointface.benchmarks.table_formats import ShownTable, latex, markdown, show, slug
+from jointface.evaluation.comparability import error_columns
+from jointface.evaluation.result import DATA_SETS, MISSING_FILE, BenchmarkResult
+from jointface.evaluation.table_formats import ShownTable, latex, markdown, show, slug
 from jointface.files import write_atomically
 
 Pictures = Callable[[int], UInt8[np.ndarray, "height width 3"]]

@@ -19,11 +19,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from jointface.datamodules.broken import as_it_is, start_worker
 from jointface.datamodules.crop import CropTransform, warp
+from jointface.datamodules.crop_store import FORMAT, PackedReader, PackedWriter, columns_of
 from jointface.datamodules.description import SHEET_SIZE, Described, inventory_table, summary_table, write_description
 from jointface.datamodules.face_dataset import FaceDataset, move_labels
 from jointface.datamodules.on_disk import require_writable
 from jointface.datamodules.packed import differences, fingerprint, settings_of
-from jointface.datamodules.packed_file import FORMAT, PackedReader, PackedWriter, columns_of
 from jointface.errors import ConfigError, DataError
 from jointface.geometry.framing import crop_transform
 
@@ -114,7 +114,7 @@ def prepare(
 ) -> dict[str, Any]:
     """Reads every sample of every split once; leaves a description of the data set, and with `pack` a packed copy.
 
-        output_dir/SPLIT.lmdb   with `pack`: see `jointface.datamodules.packed_file`
+        output_dir/SPLIT.lmdb   with `pack`: see `jointface.datamodules.crop_store`
         and the files of `jointface.datamodules.description`
 
     A packing that was interrupted goes on where it was. Of a packed copy that is there, samples that are damaged or

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from jointface.geometry.camera import crop_camera
-from jointface.geometry.precision import full_precision
+from jointface.geometry.full_precision import full_precision
 
 
 @full_precision

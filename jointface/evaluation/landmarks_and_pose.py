@@ -12,7 +12,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from jointface.benchmarks.methods import (
+from jointface.datamodules.aflw2000 import AFLW2000, ORIGINAL, REANNOTATED, Reannotation
+from jointface.datamodules.face_dataset import FaceSample
+from jointface.datamodules.fitted_face import read_fit
+from jointface.datamodules.packed import fingerprint
+from jointface.errors import ConfigError
+from jointface.evaluation.methods import (
     LabelMethod,
     MeanFaceMethod,
     PredictedFace,
@@ -20,13 +25,8 @@ from jointface.benchmarks.methods import (
     is_finite,
     missing_note,
 )
-from jointface.benchmarks.quoted import quoted_rows, with_quoted
-from jointface.benchmarks.result import BenchmarkResult, Table
-from jointface.datamodules.aflw2000 import AFLW2000, ORIGINAL, REANNOTATED, Reannotation
-from jointface.datamodules.face_dataset import FaceSample
-from jointface.datamodules.fitted_face import read_fit
-from jointface.datamodules.packed import fingerprint
-from jointface.errors import ConfigError
+from jointface.evaluation.published_figures import quoted_rows, with_quoted
+from jointface.evaluation.result import BenchmarkResult, Table
 from jointface.geometry.camera import center_depth
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.metrics.nme import YAW_BINS, normalised_mean_error

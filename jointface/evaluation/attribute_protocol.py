@@ -10,19 +10,19 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from jointface.attributes import LabelSet, calibrated_probability, positive_weight
-from jointface.benchmarks.attribute_figures import (
+from jointface.datamodules.face_dataset import FaceDataset
+from jointface.errors import ConfigError
+from jointface.evaluation.attribute_figures import (
     attribute_bars,
     correlation_difference,
     correlation_figure,
     expected_correlation,
     reliability_figure,
 )
-from jointface.benchmarks.attribute_tables import TRIVIAL, VAL, attribute_tables, common_attributes
-from jointface.benchmarks.network_outputs import network_outputs, sample_names
-from jointface.benchmarks.result import BenchmarkResult
-from jointface.datamodules.face_dataset import FaceDataset
-from jointface.errors import ConfigError
-from jointface.metrics.attributes import AttributeMetrics
+from jointface.evaluation.attribute_tables import TRIVIAL, VAL, attribute_tables, common_attributes
+from jointface.evaluation.network_outputs import network_outputs, sample_names
+from jointface.evaluation.result import BenchmarkResult
+from jointface.metrics.attribute_scores import AttributeMetrics
 from jointface.metrics.calibration import BINS, Reliability, best_thresholds, expected_calibration_error, reliability
 from jointface.modules.network import FaceNetwork
 

@@ -13,10 +13,10 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from jointface.callbacks.overlay import draw_landmarks, draw_mesh, vertex_normals
 from jointface.geometry.camera import euler_to_rotation
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.geometry.rasteriser import interpolate, rasterise_meshes
+from jointface.viz.overlay import draw_landmarks, draw_mesh, vertex_normals
 
 COLOURS = matplotlib.color_sequences["tab10"]
 LINES = ("-", "--", "-.", ":")

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from jointface.benchmarks.synthetic import face_name
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset
 from jointface.datamodules.synthetic import SyntheticFaces
 from jointface.errors import ConfigError
+from jointface.evaluation.known_shape import face_name
 from jointface.modules.network import FaceNetwork
 
 LABELS = ("attributes", "attribute_mask", "shape_coefficients", "identity")

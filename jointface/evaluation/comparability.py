@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from jointface.benchmarks.result import DATA_SETS, BenchmarkResult, Table
 from jointface.datamodules.face_dataset import FaceDataset
 from jointface.errors import DataError
+from jointface.evaluation.result import DATA_SETS, BenchmarkResult, Table
 
 # Columns of per_image that are no errors.
 DESCRIPTIVE = ("file", "index", "method", "subject", "interocular_mm", "pitch", "yaw", "roll")

@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from jointface.benchmarks.result import BenchmarkResult
-from jointface.benchmarks.table_formats import QUOTED_MARK, ShownTable, show
+from jointface.evaluation.result import BenchmarkResult
+from jointface.evaluation.table_formats import QUOTED_MARK, ShownTable, show
 
 ROW_STYLES = {"measured": "", "quoted": "italic", "reference": "dim"}
 FILE_WIDTH = 140  # characters of a line where the output goes to a file

@@ -8,15 +8,15 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from jointface.benchmarks.methods import LabelMethod, PredictedFace, ShapeMethod
-from jointface.benchmarks.shape_figures import ShownFace, ShownPhoto, error_heat_map, qualitative_grid
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample
 from jointface.datamodules.florence import Florence
 from jointface.datamodules.packed import fingerprint
+from jointface.evaluation.methods import LabelMethod, PredictedFace, ShapeMethod
 from jointface.geometry.camera import apply_camera
 from jointface.geometry.framing import warp_points
 from jointface.geometry.morphable_model import MorphableModel
+from jointface.viz.shape_figures import ShownFace, ShownPhoto, error_heat_map, qualitative_grid
 
 GRID_SIZE = 256  # pixels of a photo in the grid
 CHUNK = 16  # photos in memory at a time

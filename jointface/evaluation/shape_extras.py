@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from jointface.benchmarks.face_pictures import faces_figure, heat_map_figure
-from jointface.benchmarks.methods import NetworkMethod, ShapeMethod
-from jointface.benchmarks.quick_look import spread
-from jointface.benchmarks.result import BenchmarkResult
-from jointface.benchmarks.shape_figures import VIEWED, area_under_curve, cumulative_errors, error_against_yaw
 from jointface.datamodules.face_dataset import FaceDataset
 from jointface.datamodules.packed import fingerprint
+from jointface.evaluation.face_pictures import faces_figure, heat_map_figure
+from jointface.evaluation.methods import NetworkMethod, ShapeMethod
+from jointface.evaluation.quick_look import spread
+from jointface.evaluation.result import BenchmarkResult
 from jointface.geometry.morphable_model import MorphableModel
+from jointface.viz.shape_figures import VIEWED, area_under_curve, cumulative_errors, error_against_yaw
 
 GRID_FACES = 6
 HEAT_MAP_FACES = 100

@@ -25,11 +25,11 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from jointface.benchmarks.network_outputs import network_outputs
-from jointface.benchmarks.result import BenchmarkResult, Table
 from jointface.datamodules.face_dataset import FaceDataset
 from jointface.datamodules.w300lp import original_name
 from jointface.errors import ConfigError
+from jointface.evaluation.network_outputs import network_outputs
+from jointface.evaluation.result import BenchmarkResult, Table
 from jointface.modules.network import FaceNetwork
 
 FOLDS = 5

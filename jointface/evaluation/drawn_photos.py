@@ -8,12 +8,12 @@ import pandas as pd
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from jointface.benchmarks.photo_names import photo_names
 from jointface.datamodules.face_dataset import FaceDataset
 from jointface.datamodules.florence import Florence
 from jointface.datamodules.on_disk import file_names
 from jointface.datamodules.synthetic import SyntheticFaces
 from jointface.errors import ConfigError, DataError
+from jointface.evaluation.photo_names import photo_names
 from jointface.files import write_atomically
 
 log = logging.getLogger(__name__)

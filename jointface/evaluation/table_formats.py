@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from jointface.benchmarks.result import Table
+from jointface.evaluation.result import Table
 
 QUOTED_MARK = "†"
 QUOTED_NOTE = "Quoted from the papers, not measured here."

@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from jointface.benchmarks.methods import PredictedFace, ShapeMethod, missing_note
-from jointface.benchmarks.result import BenchmarkResult, Table
-from jointface.benchmarks.shape_figures import cumulative_errors, error_against_yaw
 from jointface.datamodules.florence import Florence
 from jointface.errors import ConfigError, DataError
+from jointface.evaluation.methods import PredictedFace, ShapeMethod, missing_note
+from jointface.evaluation.result import BenchmarkResult, Table
 from jointface.metrics.alignment import move, refine_by_icp, surface_errors, vertex_normals
 from jointface.metrics.pose import fit_similarity
+from jointface.viz.shape_figures import cumulative_errors, error_against_yaw
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ import trimesh
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from jointface.benchmarks.prediction_files import checked_prediction, write_prediction
 from jointface.datamodules.face_dataset import read_image
 from jointface.datamodules.on_disk import file_names, require_folder
 from jointface.errors import DataError
+from jointface.evaluation.prediction_files import checked_prediction, write_prediction
 from jointface.files import write_atomically
 
 log = logging.getLogger(__name__)

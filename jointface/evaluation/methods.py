@@ -13,14 +13,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from jointface.benchmarks.prediction_checks import suspicion
-from jointface.benchmarks.prediction_files import FORMAT, read_prediction
-from jointface.benchmarks.result import MISSING_FILE
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceSample
 from jointface.datamodules.on_disk import file_names, require_folder
 from jointface.datamodules.packed import fingerprint
 from jointface.errors import ConfigError, DataError
+from jointface.evaluation.prediction_checks import suspicion
+from jointface.evaluation.prediction_files import FORMAT, read_prediction
+from jointface.evaluation.result import MISSING_FILE
 from jointface.geometry.camera import pose_from_camera
 from jointface.geometry.framing import warp_points
 from jointface.geometry.morphable_model import MorphableModel

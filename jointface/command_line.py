@@ -96,7 +96,7 @@ def end_quietly_behind_another_process() -> None:
 
 def _report(stop: RunStopped) -> int:
     """Says how a stopped run goes on; the exit code."""
-    from jointface.run_folder import command_to_go_on  # slow to import, and only a training stops so
+    from jointface.running.folder import command_to_go_on  # slow to import, and only a training stops so
 
     end_quietly_behind_another_process()
     print(stop, file=sys.stderr)

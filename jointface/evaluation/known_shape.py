@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jointface.benchmarks.aflw2000 import count_by_yaw, means_by_yaw
-from jointface.benchmarks.methods import PredictedFace, ShapeMethod, is_finite, missing_note
-from jointface.benchmarks.result import BenchmarkResult, Table
 from jointface.datamodules.face_dataset import FaceSample
 from jointface.datamodules.packed import fingerprint
 from jointface.datamodules.synthetic import SyntheticFaces
 from jointface.errors import ConfigError
+from jointface.evaluation.landmarks_and_pose import count_by_yaw, means_by_yaw
+from jointface.evaluation.methods import PredictedFace, ShapeMethod, is_finite, missing_note
+from jointface.evaluation.result import BenchmarkResult, Table
 from jointface.geometry.camera import center_depth, pose_from_camera
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.metrics.alignment import fit_rigid, move

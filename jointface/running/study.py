@@ -18,10 +18,10 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from jointface.config import EXPECTED_ERRORS, one_line
+from jointface.command_line import EXPECTED_ERRORS, one_line
 from jointface.errors import ConfigError, TrialPruned
 from jointface.files import write_atomically
-from jointface.sweeping.search_space import SearchSpace
+from jointface.running.search_space import SearchSpace
 
 TABLE = "trials.csv"  # in the sweep's folder
 STATES = {

@@ -7,8 +7,8 @@ import pandas as pd
 import yaml
 
 from jointface.attributes import CELEBA, LabelSet
-from jointface.benchmarks.quoted import QuotedRow, with_quoted
-from jointface.benchmarks.result import DATA_SETS, Table
+from jointface.evaluation.published_figures import QuotedRow, with_quoted
+from jointface.evaluation.result import DATA_SETS, Table
 
 TRIVIAL = "trivial"  # predictor, as `split/data set/trivial/metric` in training
 VAL = "_val_threshold"  # suffix of what is read at the thresholds of the validation split
@@ -141,7 +141,7 @@ def _attribute_table(data_set: str, method: str, scores: Scores, caption: str) -
 
 def quoted_accuracies(label_set: str) -> list[QuotedRow]:
     """The mean accuracies in per cent that papers print for a label set; none where nothing is quoted."""
-    file = resources.files("jointface.benchmarks").joinpath("quoted_attributes.yaml")
+    file = resources.files("jointface.evaluation").joinpath("quoted_attributes.yaml")
     return [
         QuotedRow(row["method"], row["paper"], row["source"], {"accuracy": row["accuracy"][label_set]})
         for row in yaml.safe_load(file.read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from jointface.benchmarks.result import Table
+from jointface.evaluation.result import Table
 
 
 @dataclass(frozen=True)
@@ -45,4 +45,6 @@ def with_quoted(table: Table, rows: list[QuotedRow]) -> Table:
 
 @cache
 def _data() -> dict[str, Any]:
-    return yaml.safe_load(resources.files("jointface.benchmarks").joinpath("quoted.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load(
+        resources.files("jointface.evaluation").joinpath("published_figures.yaml").read_text(encoding="utf-8")
+    )

@@ -1,0 +1,1 @@
+"""Pictures and meshes of faces: arrays in, images and files out."""
