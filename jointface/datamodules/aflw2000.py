@@ -1,5 +1,6 @@
 """AFLW2000-3D: 2,000 photos at all poses with fitted 3D faces, the usual test set of face alignment."""
 
+import copy
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -9,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jointface.datamodules.crop import CropTransform
-from jointface.datamodules.face_dataset import FaceDataset, FaceSample
+from jointface.datamodules.face_dataset import FaceDataset, FaceSample, evenly_spaced
 from jointface.datamodules.fitted_face import (
     FittedFaceReader,
     count_fitted_photos,
@@ -97,6 +98,11 @@ class AFLW2000(FaceDataset):
             points = self.reannotation.find(original, self.path(index))
             sample.labels["landmarks68"] = torch.cat([points, original[:, 2:]], dim=1)
         return sample
+
+    def subset(self, count: int) -> "AFLW2000":
+        subset = copy.copy(self)  # of this class, whose re-annotated landmarks its protocol asks for
+        subset.names = self.names[evenly_spaced(len(self), count)]
+        return subset
 
     def inventory(self) -> list[Count]:
         counts = [Count("photos", count_fitted_photos(self.root), PHOTOS)]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -20,10 +20,12 @@ from jointface.errors import ConfigError, DataError
 from jointface.geometry.camera import crop_camera
 from jointface.geometry.framing import FaceBox, warp_points
 from jointface.geometry.morphable_model import MIRROR68
+from jointface.viz.overlay import add_caption, overlay_landmarks
 
 Item = dict[str, Tensor]
 Batch = dict[str, Any]
 
+PLOT_SCALE = 3  # pixels of a plot to a pixel of the crop
 BROKEN = "broken"  # key of a batch: indices of the samples left out of it
 
 
@@ -51,6 +53,7 @@ class FaceDataset(Dataset[Item], ABC):
     label_set: ClassVar[LabelSet | None] = None  # its attributes, where it labels any
     has_shape: ClassVar[bool] = False  # whether it labels coefficients and camera
     splits: ClassVar[tuple[str, ...]]  # the splits that it has
+    rendered: ClassVar[bool] = False  # whether images are rendered when they are asked for: there are no photo files
 
     def __init__(self, split: str, transform: CropTransform) -> None:
         if split not in self.splits:
@@ -71,6 +74,33 @@ class FaceDataset(Dataset[Item], ABC):
         Raises:
             DataError: the sample is missing, broken or of another kind.
         """
+
+    def name(self, index: int) -> str:
+        """The name of a sample without an ending; predictions for it are NAME.npz."""
+        return self.path(index).stem
+
+    def subset(self, count: int) -> "FaceDataset":
+        """At most `count` samples, evenly spaced, in their order; the data set itself stays as it is."""
+        return _Subset(self, evenly_spaced(len(self), count))
+
+    def image_landmarks(self, index: int, labels: Item) -> Float[Tensor, "68 3"] | None:
+        """The landmarks of a sample in image space, where its labels say or imply where they are."""
+        return labels.get("landmarks68")
+
+    def plot(self, index: int) -> UInt8[np.ndarray, "height width 3"]:
+        """The crop of a sample as the transform augments it, enlarged, with its landmarks and its attributes' names."""
+        sample = self.read(index)
+        crop, transform = self.transform(sample.image, sample.box)
+        image = cv2.resize(crop.permute(1, 2, 0).numpy(), None, fx=PLOT_SCALE, fy=PLOT_SCALE)
+        if (landmarks := self.image_landmarks(index, sample.labels)) is not None:
+            points = (warp_points(transform, landmarks) + 0.5) * PLOT_SCALE - 0.5  # pixel centres are at integers
+            image = overlay_landmarks(image, points.numpy())
+        if self.label_set is None or "attributes" not in sample.labels:
+            return image
+        present = sample.labels["attributes"].bool() & sample.labels["attribute_mask"]
+        return add_caption(
+            image, [name for name, there in zip(self.label_set.attributes, present, strict=True) if there]
+        )
 
     def inventory(self) -> list[Count]:
         """What there is of the whole data set, in all splits, beside what was published; empty if nothing was."""
@@ -131,6 +161,39 @@ class FaceDataset(Dataset[Item], ABC):
         images = self.transform.change_colours(crops)
         moved = move_labels(stacked, torch.from_numpy(np.stack(transforms)))
         return {**moved, "image": images, "index": torch.tensor(indices)}
+
+
+class _Subset(FaceDataset):
+    """Some samples of a data set; everything else is that of the whole."""
+
+    def __init__(self, dataset: FaceDataset, indices: Int[np.ndarray, "chosen"]) -> None:
+        self.dataset, self.indices = dataset, indices.tolist()
+        self.split, self.transform = dataset.split, dataset.transform
+        self.label_set = dataset.label_set  # type: ignore[misc]
+        self.has_shape = dataset.has_shape  # type: ignore[misc]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def path(self, index: int) -> Path:
+        return self.dataset.path(self.indices[index])
+
+    def read(self, index: int) -> FaceSample:
+        return self.dataset.read(self.indices[index])
+
+    def image_landmarks(self, index: int, labels: Item) -> Float[Tensor, "68 3"] | None:
+        return self.dataset.image_landmarks(self.indices[index], labels)
+
+    def alpha(self) -> Float[Tensor, "attributes"]:
+        return self.dataset.alpha()
+
+    def inventory(self) -> list[Count]:
+        return self.dataset.inventory()
+
+
+def evenly_spaced(length: int, count: int) -> Int[np.ndarray, "count"]:
+    """At most `count` of the indices below `length`, evenly spaced from the first to the last."""
+    return np.linspace(0, length - 1, min(count, length)).round().astype(np.int64)
 
 
 def move_labels(labels: Item, transforms: Float[Tensor, "batch 2 3"]) -> Item:

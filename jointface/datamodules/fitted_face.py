@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jointface.datamodules.face_dataset import FaceSample, read_image
+from jointface.datamodules.face_dataset import FaceSample, Item, read_image
 from jointface.datamodules.on_disk import ARCHIVES, file_names, require_folder
 from jointface.errors import ConfigError, DataError
 from jointface.geometry.bfm_parts import FACEWAREHOUSE
@@ -62,7 +62,7 @@ class FittedFaceReader:
         )
         camera = camera_from_pose(pose, image.shape[0])
         labels = {"shape_coefficients": shape, "expression_coefficients": expression, "camera": camera}
-        box = face_box(self.landmarks(torch.cat([shape, expression]), camera))
+        box = face_box(self.landmarks(labels))
         _require_size(box, f"{path}: the fitted face")
         if pose[6] <= 0:
             raise DataError(f"{path}: the scale of Pose_Para is {pose[6]:.3g}, it must be positive")
@@ -72,11 +72,10 @@ class FittedFaceReader:
             _require_size(box, f"{path}: pt3d_68")
         return FaceSample(image, box, labels)
 
-    def landmarks(
-        self, coefficients: Float[Tensor, "coefficients"], camera: Float[Tensor, "3 4"]
-    ) -> Float[Tensor, "68 3"]:
-        """The 68 landmarks rebuilt from a fit, in image space."""
-        return apply_camera(camera[None], linear_faces(self.mean, self.basis, coefficients[None]))[0]
+    def landmarks(self, labels: Item) -> Float[Tensor, "68 3"]:
+        """The 68 landmarks that coefficients and camera imply, in image space."""
+        coefficients = torch.cat([labels["shape_coefficients"], labels["expression_coefficients"]])
+        return apply_camera(labels["camera"][None], linear_faces(self.mean, self.basis, coefficients[None]))[0]
 
 
 def _require_size(box: FaceBox, what: str) -> None:

@@ -1,5 +1,6 @@
 """MICC Florence: 3D scans of 53 people, rendered at large poses; the usual test set of dense reconstruction."""
 
+import copy
 import logging
 import math
 import re
@@ -13,15 +14,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from jointface.datamodules.crop import CropTransform
-from jointface.datamodules.face_dataset import FaceDataset, FaceSample
+from jointface.datamodules.face_dataset import FaceDataset, FaceSample, Item, evenly_spaced
 from jointface.datamodules.on_disk import Count, file_names, missing, require_file, require_folder
 from jointface.errors import ConfigError, DataError
 from jointface.geometry.camera import apply_camera, euler_to_rotation
 from jointface.geometry.framing import face_box
+from jointface.geometry.mesh import vertex_normals
 from jointface.geometry.model_fit import fit_to_surface
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.geometry.scan import Scan, find_face, near, read_scan, render_scan
-from jointface.metrics.alignment import vertex_normals
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ class Florence(FaceDataset):
     """
 
     splits = ("test",)
+    rendered = True
 
     def __init__(
         self,
@@ -123,10 +125,25 @@ class Florence(FaceDataset):
         return self.root / str(self.scans[index // len(self.angles)])
 
     def read(self, index: int) -> FaceSample:
-        subject, camera = self._subject(index), self.view_camera(index)
-        box = face_box(apply_camera(camera[None], subject.landmarks68[None])[0])
-        identity = torch.tensor(int(self.subjects[index // len(self.angles)]))
-        return FaceSample(render_scan(subject.scan, camera, self.view_size), box, {"identity": identity})
+        image = render_scan(self.scan(index), self.view_camera(index), self.view_size)
+        labels = {"identity": torch.tensor(int(self.subjects[index // len(self.angles)]))}
+        return FaceSample(image, face_box(self.image_landmarks(index, labels)), labels)
+
+    def image_landmarks(self, index: int, labels: Item) -> Float[Tensor, "68 3"]:
+        return apply_camera(self.view_camera(index)[None], self.landmarks68(index)[None])[0]
+
+    def name(self, index: int) -> str:
+        """subject_01_pitch-15_yaw+40, with the angles in whole degrees."""
+        subject = Path(str(self.scans[index // len(self.angles)])).parts[0]
+        pitch, yaw, _ = self.angles[index % len(self.angles)].rad2deg().round().int().tolist()
+        return f"{subject}_pitch{pitch:+d}_yaw{yaw:+d}"
+
+    def subset(self, count: int) -> "Florence":
+        """All views of evenly spaced subjects, of as many as `count` views ask for."""
+        subset = copy.copy(self)
+        subjects = evenly_spaced(len(self.scans), math.ceil(count / len(self.angles)))
+        subset.subjects, subset.scans, subset._last = self.subjects[subjects], self.scans[subjects], None
+        return subset
 
     def scan(self, index: int) -> Scan:
         """The whole scan that a view shows; the same for all views of a subject."""
@@ -186,7 +203,7 @@ class Florence(FaceDataset):
     def _fit(self, scan: Scan, pose: Float[Tensor, "3 4"], path: Path) -> Float[Tensor, "vertices 3"]:
         """The morphable model's face of the person, in scan space."""
         basis = millimetres(self.model) * self.model.shape_basis.cpu()
-        normals = vertex_normals(scan.vertices, scan.triangles)
+        normals = vertex_normals(scan.vertices.double(), scan.triangles)
         try:
             return fit_to_surface(scan.vertices, normals, self.mean_face, basis, pose)
         except DataError as error:

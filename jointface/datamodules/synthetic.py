@@ -1,5 +1,6 @@
 """Synthetic faces: CC0, unlimited, with exact 3D shape and measured attributes."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -57,6 +58,7 @@ class SyntheticFaces(FaceDataset):
     """
 
     splits = tuple(SPLITS)
+    rendered = True
 
     def __init__(
         self,
@@ -124,6 +126,16 @@ class SyntheticFaces(FaceDataset):
     def path(self, index: int) -> Path:
         """A name for the sample, not a file."""
         return Path("synthetic") / self.split / str(self.first + index)
+
+    def name(self, index: int) -> str:
+        """synthetic_test_000012"""
+        return f"synthetic_{self.split}_{self.first + index:06d}"
+
+    def subset(self, count: int) -> "SyntheticFaces":
+        """The first `count` faces, which are as good as any."""
+        subset = copy.copy(self)
+        subset.num_faces = min(count, len(self))
+        return subset
 
     def read(self, index: int) -> FaceSample:
         """The face drawn upright, with a margin where crops are augmented."""

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jointface.datamodules.crop import CropTransform
-from jointface.datamodules.face_dataset import FaceDataset, FaceSample
+from jointface.datamodules.face_dataset import FaceDataset, FaceSample, Item
 from jointface.datamodules.fitted_face import (
     FittedFaceReader,
     count_fitted_photos,
@@ -147,11 +147,12 @@ class W300LP(FaceDataset):
         photo = self.path(index)
         sample = self.reader.read(photo)
         if self.with_landmarks:
-            labels = sample.labels
-            coefficients = torch.cat([labels["shape_coefficients"], labels["expression_coefficients"]])
-            depth = self.reader.landmarks(coefficients, labels["camera"])[:, 2:]
-            labels["landmarks68"] = torch.cat([self._landmarks(photo, sample.image.shape[1]), depth], dim=1)
+            depth = self.reader.landmarks(sample.labels)[:, 2:]
+            sample.labels["landmarks68"] = torch.cat([self._landmarks(photo, sample.image.shape[1]), depth], dim=1)
         return sample
+
+    def image_landmarks(self, index: int, labels: Item) -> Float[Tensor, "68 3"]:
+        return labels["landmarks68"] if "landmarks68" in labels else self.reader.landmarks(labels)
 
     def _landmarks(self, photo: Path, width: int) -> Float[Tensor, "68 2"]:
         """x, y of a photo's landmarks in image space."""
