@@ -6,22 +6,25 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.functional.classification import binary_average_precision
+from torchmetrics.functional.classification import multilabel_average_precision, multilabel_stat_scores
 from torchmetrics.utilities import dim_zero_cat
 
 from jointface.attributes import balanced_probability, calibrated_probability
+
+UNLABELLED = -1
 
 
 class AttributeMetrics(Metric):
     """Accuracy, balanced accuracy, F1 and average precision, of each attribute and their means.
 
-    Accuracy and F1 read the calibrated probability at 1/2, balanced accuracy the balanced one at 1/2; average precision
-    needs only the order. Where the labelled samples show one class only, balanced accuracy, and without a positive also
-    F1 and average precision, are undefined: they are left out, of the mean too.
+    Accuracy and F1 threshold the calibrated probability at 1/2, balanced accuracy the balanced probability; average
+    precision depends on the ranking only. An attribute without a labelled positive has no F1, average precision or
+    balanced accuracy, one without a labelled negative no balanced accuracy. Such undefined scores are left out, of the
+    means too.
 
     Args:
         attributes: names, in the order of the columns.
-        alpha: of the training split, in the same order.
+        alpha: negatives per positive in the training split, in the same order.
     """
 
     full_state_update = False
@@ -48,7 +51,7 @@ class AttributeMetrics(Metric):
         self.labels.append(labels)
         self.masks.append(mask)
 
-    def take_part(self) -> None:
+    def update_empty(self) -> None:
         """An update without samples: a process of a distributed run that saw none needs one before `compute`."""
         none = torch.zeros(0, len(self.attributes), device=self.device)
         self.update(none, none, none.bool())
@@ -58,11 +61,11 @@ class AttributeMetrics(Metric):
         logits, labels, mask = (dim_zero_cat(state) for state in (self.logits, self.labels, self.masks))
         if not len(logits):
             return {}
-        positive, negative = (labels > 0.5) & mask, (labels < 0.5) & mask
+        target = torch.where(mask, labels > 0.5, UNLABELLED)
         scores = {
-            **_at_half(calibrated_probability(logits, self.alpha) > 0.5, positive, negative),
-            "balanced_accuracy": _balanced_accuracy(balanced_probability(logits) > 0.5, positive, negative),
-            "average_precision": _average_precision(logits, positive, mask),
+            **_at_half(calibrated_probability(logits, self.alpha) > 0.5, target),
+            "balanced_accuracy": _balanced_accuracy(balanced_probability(logits) > 0.5, target),
+            "average_precision": _average_precision(logits, target),
         }
         result = {}
         for metric, values in scores.items():
@@ -73,26 +76,37 @@ class AttributeMetrics(Metric):
         return result
 
 
-def _at_half(predicted: Tensor, positive: Tensor, negative: Tensor) -> dict[str, Float[Tensor, "attributes"]]:
-    hits, rejections = (predicted & positive).sum(0), (~predicted & negative).sum(0)
-    positives, negatives = positive.sum(0), negative.sum(0)
-    misses, false_alarms = positives - hits, negatives - rejections
+# Of each attribute, NaN where the score is undefined. `target` is 1, 0 or UNLABELLED.
+
+
+def _at_half(predicted: Tensor, target: Tensor) -> dict[str, Float[Tensor, "attributes"]]:
+    hits, false_alarms, rejections, misses = _counts(predicted, target)
     f1 = 2 * hits / (2 * hits + misses + false_alarms)
     return {
-        "accuracy": (hits + rejections) / (positives + negatives),
-        "f1": torch.where(positives > 0, f1, torch.nan),
+        "accuracy": (hits + rejections) / (hits + rejections + misses + false_alarms),
+        "f1": f1.where(hits + misses > 0, torch.nan),
     }
 
 
-def _balanced_accuracy(predicted: Tensor, positive: Tensor, negative: Tensor) -> Float[Tensor, "attributes"]:
-    # Without positives or negatives the division gives NaN, which marks the score as undefined.
-    return ((predicted & positive).sum(0) / positive.sum(0) + (~predicted & negative).sum(0) / negative.sum(0)) / 2
+def _balanced_accuracy(predicted: Tensor, target: Tensor) -> Float[Tensor, "attributes"]:
+    hits, false_alarms, rejections, misses = _counts(predicted, target)
+    return (hits / (hits + misses) + rejections / (rejections + false_alarms)) / 2
 
 
-def _average_precision(logits: Tensor, positive: Tensor, mask: Tensor) -> Float[Tensor, "attributes"]:
-    def of(m: int) -> Tensor:
-        if not positive[:, m].any():
-            return logits.new_tensor(torch.nan)
-        return binary_average_precision(logits[mask[:, m], m], positive[mask[:, m], m].long())
+def _counts(predicted: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+    """True and false positives, true and false negatives of each attribute."""
+    counts = multilabel_stat_scores(
+        predicted.int(), target, target.shape[1], average=None, ignore_index=UNLABELLED, validate_args=False
+    )
+    return counts.unbind(1)[:4]
 
-    return torch.stack([of(m) for m in range(logits.shape[1])])
+
+def _average_precision(logits: Tensor, target: Tensor) -> Float[Tensor, "attributes"]:
+    defined = (target == 1).any(0)
+    result = logits.new_full((len(defined),), torch.nan)
+    if defined.any():
+        result[defined] = multilabel_average_precision(
+            logits[:, defined], target[:, defined], int(defined.sum()), average=None, ignore_index=UNLABELLED,
+            validate_args=False,
+        )  # fmt: skip
+    return result

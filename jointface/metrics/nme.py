@@ -61,7 +61,7 @@ class FaceNME(Metric):
             )
         )
 
-    def take_part(self) -> None:
+    def update_empty(self) -> None:
         """An update without faces: a process of a distributed run that saw none needs one before `compute`."""
         none = torch.zeros(0, 68, 3, device=self.device)
         self.update(none, none, none, none, none[:, 0, 0])

@@ -21,7 +21,7 @@ def gathered_samples(
 ]:
     """Logits, labels and mask of a metric's samples so far, on the CPU. In a distributed run every process has to call
     it, and has those of all."""
-    metric.take_part()
+    metric.update_empty()
     with metric.sync_context():
         logits, labels, mask = (dim_zero_cat(getattr(metric, state)).cpu() for state in ("logits", "labels", "masks"))
     return logits, labels, mask

@@ -302,7 +302,7 @@ class JointFaceModule(LightningModule):
             prefix, task = key.rsplit("/", 1)
             if not key.startswith(f"{split}/"):
                 continue
-            cast(FaceNME | AttributeMetrics, metric).take_part()  # in gathering over the processes
+            cast(FaceNME | AttributeMetrics, metric).update_empty()  # in gathering over the processes
             values = metric.compute()
             metric.reset()
             if not values:
