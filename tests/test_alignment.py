@@ -9,7 +9,8 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from jointface.geometry import MorphableModel
-from jointface.metrics.alignment import fit_rigid, move, refine_by_icp, surface_errors, vertex_normals
+from jointface.geometry.mesh import vertex_normals
+from jointface.metrics.alignment import fit_rigid, move, refine_by_icp, surface_errors
 from jointface.metrics.pose import fit_similarity
 
 

@@ -7,8 +7,8 @@ from torch import Tensor
 from jointface.datamodules.florence import mean_face, millimetres
 from jointface.errors import DataError
 from jointface.geometry import MorphableModel, euler_to_rotation
+from jointface.geometry.mesh import vertex_normals
 from jointface.geometry.model_fit import fit_to_surface
-from jointface.metrics.alignment import vertex_normals
 from jointface.synthesis.faces import FaceFactory
 from tests.data.florence import data as florence_data
 

@@ -14,7 +14,8 @@ from jointface.datamodules.florence import Florence
 from jointface.errors import ConfigError, DataError
 from jointface.evaluation.methods import PredictedFace, ShapeMethod, missing_note
 from jointface.evaluation.result import BenchmarkResult, Table
-from jointface.metrics.alignment import move, refine_by_icp, surface_errors, vertex_normals
+from jointface.geometry.mesh import vertex_normals
+from jointface.metrics.alignment import move, refine_by_icp, surface_errors
 from jointface.metrics.pose import fit_similarity
 from jointface.viz.shape_figures import cumulative_errors, error_against_yaw
 
@@ -123,7 +124,7 @@ def _angles(dataset: Florence, index: int) -> tuple[int, int]:
 
 def _truth(dataset: Florence, index: int) -> _Truth:
     scan = dataset.scan(index)
-    normals = vertex_normals(scan.vertices, scan.triangles)
+    normals = vertex_normals(scan.vertices.double(), scan.triangles)
     region = dataset.face_region(index) & normals.any(1)  # stray points without a triangle are no surface
     return _Truth(scan.vertices[region].double(), normals[region], dataset.landmarks68(index))
 

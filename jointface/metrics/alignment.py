@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import small_gicp
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float64
 from scipy.spatial import KDTree
 from torch import Tensor
 
@@ -121,14 +121,3 @@ def surface_errors(
     distances, nearest = KDTree(surface.double().numpy()).query(points.numpy())
     offsets = surface.double()[torch.from_numpy(nearest)] - points
     return SurfaceErrors(torch.from_numpy(distances), (offsets * normals).sum(-1).abs())
-
-
-def vertex_normals(
-    vertices: Float[Tensor, "vertices 3"], triangles: Int[Tensor, "triangles 3"]
-) -> Float64[Tensor, "vertices 3"]:
-    """Unit normals, the mean of the triangles' weighted by their area; zero where a vertex has no triangle."""
-    a, b, c = vertices.double()[triangles.long()].unbind(1)
-    areas = torch.linalg.cross(b - a, c - a)
-    normals = torch.zeros_like(vertices, dtype=torch.float64)
-    normals.index_add_(0, triangles.long().flatten(), areas.repeat_interleave(3, dim=0))
-    return torch.nn.functional.normalize(normals, dim=1)

@@ -12,6 +12,7 @@ from torch import Tensor
 from jointface.errors import InputError
 from jointface.geometry.camera import apply_camera
 from jointface.geometry.full_precision import full_precision
+from jointface.geometry.mesh import averaged_normals, triangle_normals
 from jointface.geometry.morphable_model import linear_faces
 from jointface.geometry.rasteriser import Cutout, Fragments, rasterise
 from jointface.synthesis import materials
@@ -115,7 +116,7 @@ class Renderer:
         present = self._always_there() if self.compiled else scenes.present
         large, scenes = size * self.supersampling, scenes.on(self.device)
         geometry = self._geometry(scenes)
-        normals = triangle_normals(geometry, scenes.mirrored)
+        normals = _outward_normals(geometry, scenes.mirrored)
         fragments = self._visible(geometry, normals, len(scenes), large)
         background = scenes.backgrounds.transpose(0, 1).contiguous().float() / 255
         image = materials.linear(_enlarged(background, large))
@@ -215,7 +216,8 @@ class Renderer:
         triangle = fragments.triangle.flatten().index_select(0, seen).long()
         weights = fragments.barycentric.flatten(0, 2).index_select(0, seen)
         corners = geometry.triangles.index_select(0, triangle)
-        normals = vertex_normals(of_triangle, geometry)
+        welded = geometry.weld.index_select(0, geometry.triangles.flatten()).view(-1, 3)  # seams are smooth
+        normals = averaged_normals(of_triangle, welded, len(geometry.points)).index_select(0, geometry.weld)
         values = torch.cat([normals, geometry.uv, geometry.canonical], dim=1)
         interpolated = torch.nn.functional.embedding_bag(corners, values, mode="sum", per_sample_weights=weights)
         # With the points last, everything below is several times faster.
@@ -315,26 +317,18 @@ def _seen(dressed: Dressed, cameras: Float[Tensor, "batch 3 4"]) -> Float[Tensor
     return (linear * dressed.points[:, None]).sum(dim=2) + shift[..., 0]
 
 
-def triangle_normals(geometry: _Geometry, mirrored: Bool[Tensor, "batch"]) -> Float[Tensor, "triangles 3"]:
+def _outward_normals(geometry: _Geometry, mirrored: Bool[Tensor, "batch"]) -> Float[Tensor, "triangles 3"]:
     """Normals that point out of the surface, in (x right, y up, z towards the viewer), as long as twice the area.
 
     Args:
-        mirrored: of each picture, whether its camera mirrors; on the CPU.
+        mirrored: whether each picture's camera mirrors; on the CPU.
     """
-    a, b, c = (geometry.points.index_select(0, corner) for corner in geometry.triangles.T.contiguous())
-    outwards = torch.linalg.cross(b - a, c - a) * a.new_tensor([-1.0, 1.0, -1.0])
+    normals = triangle_normals(geometry.points, geometry.triangles)
+    outwards = normals * normals.new_tensor([-1.0, 1.0, -1.0])
     if not mirrored.any():
         return outwards
     sign = torch.where(mirrored, -1.0, 1.0).to(outwards.device)
     return outwards * sign.index_select(0, geometry.image)[:, None]
-
-
-def vertex_normals(of_triangle: Float[Tensor, "triangles 3"], geometry: _Geometry) -> Float[Tensor, "points 3"]:
-    """Unit normals of the points, the mean of those of their triangles by area; seams are smooth."""
-    total = torch.zeros_like(geometry.points)
-    for corner in geometry.triangles.T.contiguous():
-        total.index_add_(0, geometry.weld.index_select(0, corner), of_triangle)
-    return total.mul_(total.square().sum(1, keepdim=True).clamp(min=1e-20).rsqrt()).index_select(0, geometry.weld)
 
 
 def _two_sided(material: Int[Tensor, "points"]) -> Bool[Tensor, "points"]:

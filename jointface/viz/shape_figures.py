@@ -14,9 +14,10 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from jointface.geometry.camera import euler_to_rotation
+from jointface.geometry.mesh import vertex_normals
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.geometry.rasteriser import interpolate, rasterise_meshes
-from jointface.viz.overlay import draw_landmarks, draw_mesh, vertex_normals
+from jointface.viz.overlay import draw_landmarks, draw_mesh
 
 COLOURS = matplotlib.color_sequences["tab10"]
 LINES = ("-", "--", "-.", ":")
@@ -221,9 +222,9 @@ def draw_view(
     points = (turned - (low + high) / 2) * scale + [(size - 1) / 2, (size - 1) / 2, 0]
     mesh = torch.from_numpy(np.ascontiguousarray(triangles))
     fragments = rasterise_meshes(torch.from_numpy(points).float()[None], mesh, size, size)
-    values = np.concatenate(
-        [vertex_normals(points, triangles), np.broadcast_to(SURFACE, points.shape) if colours is None else colours], 1
-    )
+    normals = -vertex_normals(torch.from_numpy(points), mesh)  # y down turns the winding around
+    colours = np.broadcast_to(SURFACE, points.shape) if colours is None else colours
+    values = np.concatenate([normals.numpy(), colours], 1)
     drawn = interpolate(fragments, mesh, torch.from_numpy(values).float())[0].numpy()
     seen = (fragments.triangle[0] >= 0).numpy()
     # The inside of a face seen from the side is turned away; it is shaded like the outside, only darker.
