@@ -19,10 +19,10 @@ from jointface.datamodules.on_disk import require_room_for
 from jointface.errors import ConfigError, DataError, JointFaceError
 from jointface.evaluation.comparability import (
     count_images,
-    leave_out_empty,
-    rank_the_complete,
+    drop_empty_tables,
+    note_incomplete_data,
+    note_incomplete_rows,
     require_comparable,
-    say_what_is_incomplete,
 )
 from jointface.evaluation.drawn_photos import photo_files, write_images
 from jointface.evaluation.imported_predictions import import_predictions
@@ -35,11 +35,11 @@ from jointface.evaluation.methods import (
     prediction_files,
 )
 from jointface.evaluation.photo_names import folders_by_benchmark
-from jointface.evaluation.printed import print_results
 from jointface.evaluation.quick_look import shortened
 from jointface.evaluation.report import Pictures, write_report
 from jointface.evaluation.result import BenchmarkResult
 from jointface.evaluation.shape_extras import add_shape_figures
+from jointface.evaluation.table_formats import print_results
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.modules.checkpoint import load_model
 from jointface.modules.network import FaceNetwork
@@ -282,10 +282,10 @@ def _run(
     for protocol in protocols:
         result = run[protocol](benchmark, test, judged, num_images)
         others = [method for method in (*judged.networks, *judged.folders) if method not in judged.able(protocol)]
-        say_what_is_incomplete(result, test, num_images)
+        note_incomplete_data(result, test, num_images)
         result.notes += [f"{method} is left out: it has no {PROTOCOLS[protocol]}." for method in others]
-        rank_the_complete(result)
-        leave_out_empty(result)
+        note_incomplete_rows(result)
+        drop_empty_tables(result)
         count_images(result, len(test))
         results.append(replace(result, name=name if protocol == protocols[0] else f"{name}_{protocol}"))
     return results

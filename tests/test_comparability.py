@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from jointface.evaluation.comparability import count_images, error_columns, leave_out_empty, rank_the_complete
+from jointface.evaluation.comparability import count_images, drop_empty_tables, error_columns, note_incomplete_rows
 from jointface.evaluation.result import BenchmarkResult, Table
 from jointface.evaluation.table_formats import show
 
@@ -33,14 +33,14 @@ def best(of: BenchmarkResult) -> list[str]:
 
 def test_methods_over_the_same_images_are_ranked() -> None:
     complete = result({"ours": [1.0, 2.0, 3.0], "theirs": [2.0, 2.0, 3.0], "mean face": [0.0, 0.0, 0.0]})
-    rank_the_complete(complete)
+    note_incomplete_rows(complete)
     assert best(complete) == ["ours"]
     assert complete.notes == []
 
 
 def test_a_method_that_lacks_an_image_is_not_the_best() -> None:
     lacking = result({"ours": [1.0, 2.0, 3.0], "theirs": [0.1, np.nan, 0.1], "third": [3.0, 3.0, 3.0]}, reference=())
-    rank_the_complete(lacking)
+    note_incomplete_rows(lacking)
     assert best(lacking) == ["ours"]
     assert lacking.tables[0].unranked == ("theirs",)
     assert lacking.notes == ["Means over fewer images than others, not ranked: theirs."]
@@ -48,17 +48,17 @@ def test_a_method_that_lacks_an_image_is_not_the_best() -> None:
 
 def test_methods_that_lack_the_same_image_are_compared() -> None:
     alike = result({"ours": [1.0, np.nan, 3.0], "theirs": [2.0, np.nan, 3.0], "mean face": [9.0, 9.0, 9.0]})
-    rank_the_complete(alike)
+    note_incomplete_rows(alike)
     assert best(alike) == ["ours"]
     missing_rows = result({"ours": [1.0, None, 3.0], "theirs": [2.0, None, 3.0], "mean face": [9.0, 9.0, 9.0]})
-    rank_the_complete(missing_rows)
+    note_incomplete_rows(missing_rows)
     assert best(missing_rows) == ["ours"]
 
 
 def test_an_error_that_a_method_does_not_have_at_all_keeps_it_ranked() -> None:
     of_two = result({"ours": [1.0, 2.0, 3.0], "theirs": [2.0, 2.0, 3.0]}, reference=())
     of_two.per_image["pose"] = np.where(of_two.per_image["method"] == "ours", 5.0, np.nan)
-    rank_the_complete(of_two)
+    note_incomplete_rows(of_two)
     assert of_two.tables[0].unranked == ()
 
 
@@ -67,7 +67,7 @@ def test_tables_without_a_competitor_are_left_out_and_named() -> None:
     of_mean_face = Table("dense", "", frame, quoted=("PRNet (2018)",), reference=("mean face",))
     both = result({"theirs": [1.0, 2.0, 3.0], "mean face": [9.0, 9.0, 9.0]})
     both.tables.append(of_mean_face)
-    leave_out_empty(both)
+    drop_empty_tables(both)
     assert [table.title for table in both.tables] == ["error"]
     assert both.notes == ["Tables left out, for no method has a number there: dense."]
 

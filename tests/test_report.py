@@ -262,7 +262,7 @@ def test_latex_uses_booktabs_and_escapes() -> None:
 def test_words_and_numbers_share_a_table() -> None:
     frame = pd.DataFrame({"year": ["2018", None], "error": [1.0, 2.0]}, index=pd.Index(["a", "b"], name="protocol"))
     shown = show(Table("t", "c", frame, decimals=1))
-    assert shown.header == ("protocol", "year", "error")
+    assert shown.header == ["protocol", "year", "error"]
     assert [[cell.text for cell in row.cells] for row in shown.rows] == [["2018", "1.0"], ["–", "2.0"]]
 
 

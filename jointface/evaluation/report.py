@@ -1,21 +1,21 @@
-"""The report of an evaluation: numbers, tables for papers, errors of each image, figures, one page with all of it."""
+"""The report of an evaluation: metrics, tables, the errors of each image, figures, and a page that shows them all."""
 
 import base64
 import io
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import cv2
 import jinja2
 import numpy as np
 import pandas as pd
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
+from PIL import Image, ImageOps
 
 from jointface.evaluation.comparability import error_columns
 from jointface.evaluation.result import DATA_SETS, MISSING_FILE, BenchmarkResult
@@ -25,47 +25,24 @@ from jointface.files import write_atomically
 Pictures = Callable[[int], UInt8[np.ndarray, "height width 3"]]
 
 LISTED = 8  # worst and best images of each method
-THUMBNAIL = 112  # pixels
+THUMBNAIL = 112  # pixels of the longer side
 
 
-@dataclass(frozen=True)
-class Listed:
-    """An image in the lists of worst and best ones; thumbnail: a data URI, empty where there is no picture."""
+class Listed(NamedTuple):
+    """A worst or best image; thumbnail: a data URI, empty where there is no picture."""
 
     file: str
     error: float
     thumbnail: str
 
 
-@dataclass(frozen=True)
-class Extremes:
+class Extremes(NamedTuple):
     """The worst and the best images of a method by one of its errors."""
 
     method: str
     error: str
-    worst: tuple[Listed, ...]
-    best: tuple[Listed, ...]
-
-
-@dataclass(frozen=True)
-class ShownFigure:
-    """A figure on the page; image: a data URI. alt: what it is, for who cannot see it. width: in inches."""
-
-    caption: str
-    alt: str
-    image: str
-    width: float
-
-
-@dataclass(frozen=True)
-class Section:
-    """A benchmark on the page."""
-
-    title: str
-    notes: Sequence[str]
-    tables: Sequence[ShownTable]
-    figures: Sequence[ShownFigure]
-    extremes: Sequence[Extremes]
+    worst: list[Listed]
+    best: list[Listed]
 
 
 def write_report(
@@ -76,23 +53,23 @@ def write_report(
     pictures: Mapping[str, Pictures] | None = None,
     notes: Sequence[str] = (),
 ) -> Path:
-    """Writes what benchmarks say of all methods.
+    """Writes the report of an evaluation, in the place of an earlier one.
 
-        metrics.json                       flat: BENCHMARK/METHOD/METRIC to a number, sorted; null where undefined
-        tables/BENCHMARK_TITLE.md, .tex    each table; the best value bold, rows quoted from papers in italics, marked
+        metrics.json                       BENCHMARK/METHOD/METRIC to a number, sorted; null where undefined
+        tables/BENCHMARK_TITLE.md, .tex    each table; the best value bold, quoted rows in italics, with a mark
         per_image/BENCHMARK.csv            a row for each image and method
-        missing.csv                        each image that a method has no prediction for, where there are some
+        missing.csv                        the images that a method has no prediction for, if any
         figures/BENCHMARK_NAME.png, .pdf
         report.html                        all of it on one page that needs no other file
 
-    Everything is made before the first file is written, and each file is written whole; report.html comes last.
+    All contents are made before the first file is written. Each file is written whole, report.html last.
 
     Args:
-        results: of the benchmarks; figures may be drawn on no more afterwards.
-        output_dir: folder to write to. title: of the page.
-        facts: what was evaluated, in words, by what it is: checkpoints, command, date.
+        results: of the benchmarks. Plot nothing on their figures afterwards.
+        output_dir: where to write. title: of the page.
+        facts: what was evaluated, such as checkpoints and data, by name.
         pictures: for each benchmark a function from an image's `index` to its pixels, for thumbnails.
-        notes: of the evaluation as a whole, such as benchmarks that could not be run.
+        notes: on the whole evaluation, such as benchmarks that could not run.
 
     Returns:
         The path of report.html.
@@ -100,104 +77,108 @@ def write_report(
     Raises:
         DataError: a file cannot be written. ValueError: a figure has no caption, or two tables have one title.
     """
-    pictures = pictures or {}
-    files = {Path("metrics.json"): _metrics_json(results)}
+    files = {"metrics.json": _metrics_json(results)}
     sections = []
     for result in results:
         tables = [show(table) for table in result.tables]
-        images = {name: picture_files(figure) for name, figure in result.figures.items()}
-        files |= _table_files(result.name, tables) | _figure_files(result.name, images)
+        images = {name: _image_files(figure) for name, figure in result.figures.items()}
+        files |= _table_files(result.name, tables)
+        for name, formats in images.items():
+            files |= {f"figures/{_stem(result.name, name)}.{ending}": data for ending, data in formats.items()}
         if len(result.per_image):
-            csv = result.per_image.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-            files[Path("per_image") / f"{slug(result.name)}.csv"] = csv.encode()
-        figures = [_shown_figure(result, name, formats["png"]) for name, formats in images.items()]
-        extremes = extremes_of(_competitors(result), pictures.get(result.name))
-        sections.append(Section(_title(result.name), result.notes, tables, figures, extremes))
-    if missing := _missing_csv(results):
-        files[Path(MISSING_FILE)] = missing
-    page = _page().render(title=title, facts=facts or {}, notes=notes, sections=sections)
-    files[Path("report.html")] = page.encode()
-    _remove_earlier(output_dir)
+            files[f"per_image/{slug(result.name)}.csv"] = _csv(result.per_image)
+        sections.append({
+            "title": _title(result.name),
+            "notes": result.notes,
+            "tables": tables,
+            "figures": [_figure_on_page(result, name, formats["png"]) for name, formats in images.items()],
+            "extremes": extremes_of(_competitors(result), (pictures or {}).get(result.name)),
+        })  # fmt: skip
+    if missing := _missing_rows(results):
+        files[MISSING_FILE] = _csv(pd.DataFrame(missing, columns=["benchmark", "method", "file"]))
+    page = _page_template().render(title=title, facts=facts or {}, notes=notes, sections=sections)
+    files["report.html"] = page.encode()
+    _remove_report(output_dir)
     for path, data in files.items():
         write_atomically(output_dir / path, data)
     return output_dir / "report.html"
 
 
-def _remove_earlier(output_dir: Path) -> None:
-    """Files of an earlier report, which may have had others."""
+def _remove_report(output_dir: Path) -> None:
+    """Removes the files of an earlier report, which may be more than those of the new one."""
     if (output_dir / "report.html").is_file():
-        of_report = ("tables/*.md", "tables/*.tex", "figures/*.png", "figures/*.pdf", "per_image/*.csv", MISSING_FILE)
-        for pattern in of_report:
+        for pattern in (
+            "tables/*.md",
+            "tables/*.tex",
+            "figures/*.png",
+            "figures/*.pdf",
+            "per_image/*.csv",
+            MISSING_FILE,
+        ):
             for path in output_dir.glob(pattern):
                 path.unlink()
 
 
-def _metrics_json(results: Sequence[BenchmarkResult]) -> bytes:
+def _metrics_json(results: Iterable[BenchmarkResult]) -> bytes:
     metrics = {f"{result.name}/{key}": value for result in results for key, value in result.metrics.items()}
     defined = {key: value if math.isfinite(value) else None for key, value in sorted(metrics.items())}
     return (json.dumps(defined, indent=2, allow_nan=False) + "\n").encode()
 
 
-def _missing_csv(results: Sequence[BenchmarkResult]) -> bytes:
-    """BENCHMARK, METHOD, FILE in the order of the results; empty where every method predicts every image."""
-    rows = [
-        (result.name, method, file) for result in results for method, files in result.missing.items() for file in files
-    ]
-    frame = pd.DataFrame(rows, columns=["benchmark", "method", "file"])
-    return frame.to_csv(index=False, lineterminator="\n").encode() if rows else b""
+def _csv(frame: pd.DataFrame) -> bytes:
+    return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode()
 
 
-def _shown_figure(result: BenchmarkResult, name: str, png: bytes) -> ShownFigure:
-    if not result.captions.get(name):
-        raise ValueError(f"figure {name!r} of {result.name} has no caption")
-    alt = f"{_title(result.name)}: {re.split(r'[.:;](?: |$)', result.captions[name])[0]}"  # of a caption what it is
-    width = float(result.figures[name].get_figwidth())
-    return ShownFigure(result.captions[name], alt, _data_uri(png, "png"), width)
+def _missing_rows(results: Iterable[BenchmarkResult]) -> list[tuple[str, str, str]]:
+    """Benchmark, method and file of each image that a method has no prediction for."""
+    return [(result.name, name, file) for result in results for name, files in result.missing.items() for file in files]
 
 
-def _table_files(name: str, tables: Sequence[ShownTable]) -> dict[Path, bytes]:
-    files: dict[Path, bytes] = {}
+def _competitors(result: BenchmarkResult) -> pd.DataFrame:
+    """The errors of each image without those of reference methods."""
+    return result.per_image[~result.per_image["method"].isin(result.references)]
+
+
+def _table_files(benchmark: str, tables: Iterable[ShownTable]) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
     for table in tables:
-        stem = _stem(name, table.title)
-        if (place := Path("tables") / f"{stem}.md") in files:
-            raise ValueError(f"two tables of {name} are called {table.title!r}")
-        files[place] = markdown(table).encode()
-        files[place.with_suffix(".tex")] = latex(table, stem.replace("_", ":")).encode()
+        stem = _stem(benchmark, table.title)
+        if f"tables/{stem}.md" in files:
+            raise ValueError(f"two tables of {benchmark} are called {table.title!r}")
+        files[f"tables/{stem}.md"] = markdown(table).encode()
+        files[f"tables/{stem}.tex"] = latex(table, stem.replace("_", ":")).encode()
     return files
 
 
-def _figure_files(name: str, images: Mapping[str, Mapping[str, bytes]]) -> dict[Path, bytes]:
-    return {
-        Path("figures") / f"{_stem(name, figure)}.{ending}": data
-        for figure, formats in images.items()
-        for ending, data in formats.items()
-    }
-
-
 def _stem(benchmark: str, part: str) -> str:
-    """BENCHMARK_PART as part of a file name; what names the benchmark already stays as it is."""
+    """BENCHMARK_PART as a file's stem; a part that begins with the benchmark stays as it is."""
     benchmark, part = slug(benchmark), slug(part)
     return part if part.startswith(benchmark) else f"{benchmark}_{part}"
 
 
-def _competitors(result: BenchmarkResult) -> pd.DataFrame:
-    """The errors of each image without those of floors and trivial predictors."""
-    return result.per_image[~result.per_image["method"].isin(result.references)]
-
-
-def _title(name: str) -> str:
-    known, _, part = name.partition("_")
+def _title(benchmark: str) -> str:
+    """The heading of a benchmark: "AFLW2000-3D", "Synthetic faces, attributes", "Feature space"."""
+    known, _, part = benchmark.partition("_")
     if known not in DATA_SETS:
-        return _words(name)
-    return f"{DATA_SETS[known]}, {_words(part).lower()}" if part else DATA_SETS[known]
+        return benchmark.replace("_", " ").capitalize()
+    return f"{DATA_SETS[known]}, {part.replace('_', ' ')}" if part else DATA_SETS[known]
 
 
-def _words(name: str) -> str:
-    return re.sub(r"[_-]+", " ", name).capitalize()
+def _figure_on_page(result: BenchmarkResult, name: str, png: bytes) -> dict[str, Any]:
+    """Caption, alternative text (the first words of the caption), image and width in inches."""
+    if not (caption := result.captions.get(name)):
+        raise ValueError(f"figure {name!r} of {result.name} has no caption")
+    alt = f"{_title(result.name)}: {re.split(r'[.:;](?: |$)', caption)[0]}"
+    return {
+        "caption": caption,
+        "alt": alt,
+        "image": _data_uri(png, "png"),
+        "width": result.figures[name].get_figwidth(),
+    }
 
 
-def picture_files(figure: Figure) -> dict[str, bytes]:
-    """A figure as PNG and PDF; without dates, so that equal figures are equal files."""
+def _image_files(figure: Figure) -> dict[str, bytes]:
+    """A figure as PNG and PDF, without dates, so that equal figures give equal files."""
     files = {}
     for ending, metadata in {"png": {"Software": None}, "pdf": {"CreationDate": None}}.items():
         stream = io.BytesIO()
@@ -212,44 +193,34 @@ def extremes_of(per_image: pd.DataFrame, pictures: Pictures | None, count: int =
     Args:
         per_image: of a `BenchmarkResult`. pictures: makes thumbnails. count: images of each kind.
     """
-    errors = error_columns(per_image)
-    if not errors or "method" not in per_image:
-        return []
     thumbnail = cache(lambda index: _thumbnail(pictures(index)) if pictures is not None else "")
-
-    def listed(rows: pd.DataFrame, error: str) -> tuple[Listed, ...]:
-        return tuple(
-            Listed(str(row["file"]), float(row[error]), thumbnail(int(row["index"]))) for _, row in rows.iterrows()
-        )
-
     extremes = []
     for method, rows in per_image.groupby("method", sort=False):
-        error = next((column for column in errors if rows[column].notna().any()), None)
-        if error is None:
+        errors = error_columns(rows.dropna(axis=1, how="all"))
+        if not errors:
             continue
-        ordered = rows.dropna(subset=[error]).sort_values([error, "index"], kind="stable")
+        error = errors[0]
+        ordered = rows.dropna(subset=error).sort_values([error, "index"], kind="stable")
         half = min(count, math.ceil(len(ordered) / 2))  # no image is among the worst and the best
-        worst = ordered.iloc[::-1].head(half)
-        best = ordered.head(min(half, len(ordered) - half))
-        extremes.append(Extremes(str(method), error, listed(worst, error), listed(best, error)))
+        worst, best = (
+            [Listed(str(row["file"]), float(row[error]), thumbnail(int(row["index"]))) for _, row in some.iterrows()]
+            for some in (ordered[::-1][:half], ordered[: min(half, len(ordered) - half)])
+        )
+        extremes.append(Extremes(str(method), error, worst, best))
     return extremes
 
 
 def _thumbnail(picture: UInt8[np.ndarray, "height width 3"]) -> str:
-    """A data URI of the picture, its longer side THUMBNAIL pixels."""
-    height, width = picture.shape[:2]
-    scale = THUMBNAIL / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    jpeg = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
-    return _data_uri(jpeg.tobytes(), "jpeg")
+    stream = io.BytesIO()
+    ImageOps.contain(Image.fromarray(picture), (THUMBNAIL, THUMBNAIL)).save(stream, "JPEG", quality=85)
+    return _data_uri(stream.getvalue(), "jpeg")
 
 
 def _data_uri(image: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
-def _page() -> jinja2.Template:
+def _page_template() -> jinja2.Template:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["slug"] = slug

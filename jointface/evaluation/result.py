@@ -1,4 +1,4 @@
-"""What a benchmark gives: numbers, tables, a row for each image, figures, and whose protocol it is."""
+"""What a benchmark returns: metrics, tables, the errors of each image, and figures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,27 +6,27 @@ from dataclasses import dataclass, field
 import pandas as pd
 from matplotlib.figure import Figure
 
-# Data sets as papers write them, by the name of their benchmark or label set.
+# Data sets as papers spell them, by the name of their benchmark or label set.
 DATA_SETS = {
     "aflw2000": "AFLW2000-3D", "florence": "MICC Florence", "celeba": "CelebA", "lfwa": "LFWA",
     "synthetic": "Synthetic faces",
 }  # fmt: skip
-MISSING_FILE = "missing.csv"  # of a report, lists what `BenchmarkResult.missing` holds
+MISSING_FILE = "missing.csv"  # the report's list of `BenchmarkResult.missing`
 
 
 @dataclass
 class Table:
-    """A table of a report: rows are methods (or attributes), columns are numbers.
+    """A table of a report. Rows are methods or attributes, columns are numbers.
 
-    title: short, with the data set. caption: what is measured, whose protocol it is, with its citation. frame: the
-    index names the rows; numbers stay numbers. decimals: shown. lower_is_better: of all columns; None where it is not
-    so simple. quoted: names of rows that are figures printed in papers, not measured here. reference: names of rows
-    that do not compete: the benchmark's floor, trivial predictors. unranked: names of rows over other images than the
-    rest. sort_by: the column that rows are sorted by; None takes `mean`, else the last one of numbers. marks: by row
-    (or column) what is written behind its name, such as "4 of 6" images. scope: one sentence on what the numbers are
-    over, where that is not the published data set.
+    The best number of a column is bold among the rows that compete: those that are not quoted, reference or unranked.
 
-    The best number of a column is bold among the measured rows that compete: neither quoted, reference nor unranked.
+    title: short, with the data set. caption: what is measured, by whose protocol, with its citation. frame: its index
+    names the rows. decimals: shown. lower_is_better: in all columns; None where columns differ. quoted: names of rows
+    that papers print and nobody measured here. reference: names of rows that do not compete, such as trivial
+    predictors. unranked: names of rows that cover other images than the rest. sort_by: the column that sorts the rows;
+    None takes `mean`, else the last column of numbers. marks: what follows the name of a row or column in brackets,
+    such as "4 of 6" images. scope: a sentence on the images behind the numbers, where they are not the published test
+    set.
     """
 
     title: str
@@ -44,16 +44,16 @@ class Table:
 
 @dataclass
 class BenchmarkResult:
-    """What one benchmark says of all methods.
+    """The result of one benchmark for all methods.
 
-    name: "aflw2000". metrics: flat, `method/metric[/part]` to a number. tables: see `Table`. per_image: a row for each
-    image and method: `file`, `index`, `method`, and a column for each error. figures: by file stem. notes: what was
-    left out or chosen, one sentence each. captions: of all figures, by the same names. missing: files of the images
-    that a method has no prediction for, by method.
+    name: "aflw2000". metrics: `method/metric[/part]` to a number. tables: see `Table`. per_image: a row for each image
+    and method with `file`, `index`, `method` and a column for each error. figures: by file stem. notes: a sentence on
+    each thing that was left out or chosen. captions: of all figures, by the same stems. missing: by method the files of
+    the images that it has no prediction for.
 
-    Beside the methods' numbers metrics hold how many images were judged, as `num_images` without a method, which a
-    benchmark sets where it is not the whole test set (images left out as broken do not count), and may add counts of
-    other things as `num_WHAT`, such as `num_subjects`. `method/num_images` is there for methods that lack some.
+    Metrics also hold counts without a method: `num_images` is how many images were evaluated (a benchmark sets it where
+    broken images were left out), `num_subjects` and the like are its own. A method that lacks predictions has a
+    `method/num_images`.
     """
 
     name: str
@@ -67,5 +67,5 @@ class BenchmarkResult:
 
     @property
     def references(self) -> set[str]:
-        """Methods that do not compete in any of the tables."""
+        """Methods that compete in none of the tables."""
         return {name for table in self.tables for name in table.reference}
