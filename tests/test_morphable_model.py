@@ -21,6 +21,7 @@ from jointface.geometry import (
     load_bfm_3ddfa,
     similarity,
 )
+from jointface.geometry.regions import PRNET_WEIGHTS
 from tests.data.bfm_3ddfa import data as bfm_data
 
 
@@ -121,7 +122,7 @@ def test_regions_are_where_their_names_say(model_name: str, request: pytest.Fixt
 
 
 def test_region_weights_are_prnets(tiny_model: MorphableModel) -> None:
-    weights = tiny_model.region_weights()
+    weights = tiny_model.region_weights(**PRNET_WEIGHTS)
     for region, weight in {LANDMARKS: 16, ORGANS: 4, FACE: 3, NECK: 0}.items():
         assert (weights[tiny_model.regions == region] == weight).all()
 

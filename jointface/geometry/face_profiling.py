@@ -1,7 +1,8 @@
-"""Turning photographed faces out of plane, in the spirit of 300W-LP's face profiling (Zhu et al., CVPR 2016).
+"""Rotates photographed faces out of plane, in the spirit of 300W-LP's face profiling (Zhu et al., CVPR 2016).
 
-The photo becomes a relief: pixels of the face take the depth of its fitted mesh, the background goes on from the
-face's outline. The relief is turned, near points hide far ones, and the photo is sampled where each point came from.
+The photo becomes a relief: pixels of the face take the depth of the fitted mesh, and the background continues the depth
+at the face's outline. The relief is rotated, near points hide far ones, and each pixel samples the photo where its
+point came from.
 """
 
 import torch
@@ -21,13 +22,12 @@ def turn_faces(
     landmarks68: Int[Tensor, "68"],
     rotation: Float[Tensor, "batch 3 3"],
 ) -> tuple[Float[Tensor, "batch channels size size"], Float[Tensor, "batch 3 4"]]:
-    """Photos and cameras of faces turned in crop space.
+    """Images and cameras of faces rotated in crop space.
 
-    The middle of the landmark box stays where it was in the crop and the box keeps its size, so that framing does not
-    change.
+    The box of the landmarks keeps its centre and size, so the framing does not change.
 
     Args:
-        images: crops, any range. camera: their cameras to crop space. vertices: the faces seen by those cameras.
+        images: crops, any range. camera: their cameras to crop space. vertices: the faces in crop space.
         landmarks68: vertices of the landmarks. rotation: in crop space (x right, y down, z towards the viewer).
     """
     size = images.shape[-1]
@@ -55,7 +55,7 @@ def turn_faces(
 
 
 def relief(vertices: Float[Tensor, "batch vertices 3"], size: int) -> Float[Tensor, "batch 1 size size"]:
-    """Depth of the front of the face at each pixel, continued into the background."""
+    """Depth of the front of the face at each pixel, continued over the background."""
     depth, seen = splat(vertices[..., 2:], vertices[..., :2], vertices[..., 2], size)
     return fill_holes(depth, seen)
 
@@ -66,11 +66,11 @@ def splat(
     depth: Float[Tensor, "batch points"],
     size: int,
 ) -> tuple[Float[Tensor, "batch channels size size"], Bool[Tensor, "batch 1 size size"]]:
-    """Values of the nearest points at each pixel, and which pixels have any; points within one pixel of depth of the
-    front are averaged."""
+    """Values of the nearest points at each pixel, and which pixels have any. Points at most a pixel behind the nearest
+    are averaged with it."""
     column, row = place.round().long().unbind(-1)
     inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)
-    pixel = torch.where(inside, row * size + column, size * size)  # one further pixel takes what lies outside
+    pixel = torch.where(inside, row * size + column, size * size)  # an extra pixel collects the rest
     front = depth.new_full((len(depth), size * size + 1), -torch.inf).scatter_reduce(1, pixel, depth, "amax")
     weight = (depth >= front.gather(1, pixel) - 1).to(depth.dtype)
     total = values.new_zeros(len(values), size * size + 1, values.shape[-1])
@@ -83,7 +83,7 @@ def splat(
 def fill_holes(
     image: Float[Tensor, "batch channels height width"], known: Bool[Tensor, "batch 1 height width"]
 ) -> Float[Tensor, "batch channels height width"]:
-    """Unknown pixels from the known ones around them, coarse to fine (pull-push, Gortler et al., SIGGRAPH 1996)."""
+    """Fills unknown pixels from their surroundings, coarse to fine (pull-push; Gortler et al., SIGGRAPH 1996)."""
     if image.shape[-1] == 1 or bool(known.all()):
         return image
     weight = known.to(image.dtype)
@@ -94,7 +94,7 @@ def fill_holes(
 
 
 def pixel_grid(size: int, device: torch.device) -> Float[Tensor, "1 pixels 2"]:
-    """(x, y) of every pixel of a crop, in reading order."""
+    """(x, y) of all pixels of a crop, in reading order."""
     along = torch.arange(size, dtype=torch.float32, device=device)
     return torch.stack(torch.meshgrid(along, along, indexing="xy"), dim=-1).flatten(0, 1)[None]
 
@@ -102,7 +102,7 @@ def pixel_grid(size: int, device: torch.device) -> Float[Tensor, "1 pixels 2"]:
 def _same_framing(
     moved: Float[Tensor, "batch 68 3"], original: Float[Tensor, "batch 68 3"]
 ) -> Float[Tensor, "batch 2 3"]:
-    """Scale and shift that bring the moved landmarks' box to the centre and mean side of the original's."""
+    """Scale and shift that give the moved landmarks' box the centre and mean side of the original box."""
 
     def box(points: Tensor) -> tuple[Tensor, Tensor]:
         low, high = points[..., :2].amin(1), points[..., :2].amax(1)

@@ -1,4 +1,4 @@
-"""Where a face lies in its image, and the crop around it: the same rule for every data set."""
+"""Where a face lies in its image, and the crop around it; all data sets share this rule."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-CROP_MARGIN = 1.58  # crop side over face box size; PRNet's framing of 300W-LP
+CROP_MARGIN = 1.58  # side of the crop / size of the face box, as PRNet frames 300W-LP
 
 
 class FaceBox(NamedTuple):
@@ -20,13 +20,11 @@ class FaceBox(NamedTuple):
 def face_box(landmarks: Float[Tensor, "68 *xyz"]) -> FaceBox:
     """Box of the 68 projected landmarks."""
     low, high = landmarks[:, :2].amin(0), landmarks[:, :2].amax(0)
-    (x, y), size = ((low + high) / 2).tolist(), (high - low).mean().item()
-    return FaceBox(x, y, size)
+    return FaceBox(*((low + high) / 2).tolist(), (high - low).mean().item())
 
 
 def similarity(scale: float, angle: float, shift: tuple[float, float], flip: bool, size: int) -> Float[Tensor, "2 3"]:
-    """Similarity of a size x size crop about its centre: flip, then scale and turn (radians, counter-clockwise on
-    screen), then shift (fractions of the crop)."""
+    """`similarities` for a single crop."""
     one = torch.tensor([[scale, angle, *shift]], dtype=torch.get_default_dtype())
     return similarities(one[:, 0], one[:, 1], one[:, 2:], torch.tensor([flip]), size)[0]
 
@@ -38,7 +36,8 @@ def similarities(
     flip: Bool[Tensor, "batch"],
     size: int,
 ) -> Float[Tensor, "batch 2 3"]:
-    """A batch of `similarity`."""
+    """Similarities of size x size crops about their centre: flip, then scale and rotate (radians, counter-clockwise on
+    screen), then shift (fractions of the crop)."""
     centre = (size - 1) / 2
     cos, sin, mirror = scale * angle.cos(), scale * angle.sin(), 1 - 2 * flip.to(scale.dtype)
     linear = torch.stack([mirror * cos, sin, -mirror * sin, cos], dim=1).unflatten(1, (2, 2))
@@ -47,14 +46,14 @@ def similarities(
 
 
 def crop_transform(box: FaceBox, size: int) -> Float[Tensor, "2 3"]:
-    """Similarity from image space to the size x size crop of side CROP_MARGIN x box size around the box's centre."""
+    """Similarity from image space to a size x size crop of CROP_MARGIN times the box's size, about the box's centre."""
     scale = size / (CROP_MARGIN * box.size)
     centre = (size - 1) / 2
     return torch.tensor([[scale, 0.0, centre - scale * box.x], [0.0, scale, centre - scale * box.y]])
 
 
 def compose(outer: Float[Tensor, "*#batch 2 3"], inner: Float[Tensor, "*#batch 2 3"]) -> Float[Tensor, "*#batch 2 3"]:
-    """outer after inner."""
+    """The similarity that applies `inner`, then `outer`."""
     linear = outer[..., :2]
     return torch.cat([linear @ inner[..., :2], linear @ inner[..., 2:] + outer[..., 2:]], dim=-1)
 
@@ -62,7 +61,7 @@ def compose(outer: Float[Tensor, "*#batch 2 3"], inner: Float[Tensor, "*#batch 2
 def warp_points(
     transform: Float[Tensor, "*batch 2 3"], points: Float[Tensor, "*batch points 3"]
 ) -> Float[Tensor, "*batch points 3"]:
-    """Points (x, y, z) under an image similarity; z takes its scale."""
+    """Points moved by an image similarity; z is scaled like x and y."""
     plane = points[..., :2] @ transform[..., :2].mT + transform[..., 2].unsqueeze(-2)
     scale = torch.linalg.det(transform[..., :2]).abs().sqrt()
     return torch.cat([plane, scale[..., None, None] * points[..., 2:]], dim=-1)

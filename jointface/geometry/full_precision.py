@@ -1,7 +1,9 @@
-"""Coordinates stay in float32, whatever precision the network runs in."""
+"""Which computations stay in float32 whatever precision the network runs in: those of coordinates.
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+In half precision a crop of 256 pixels has steps of a pixel, in TF32 of an eighth, and a model in micrometres overflows.
+"""
+
+from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -12,32 +14,28 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def full_precision(function: Function) -> Function:
-    """Keeps autocast and TF32 out of a function and gives it float32 tensors: in half precision a crop of 256 pixels
-    has steps of a pixel, in TF32 of an eighth, and a model in micrometres overflows. (In the backward pass matrix
-    products may take TF32: gradients bear it.)"""
+    """Runs a function without autocast and TF32 and casts its half-precision arguments to float32.
+
+    Matrix products of the backward pass may still use TF32, which is accurate enough for gradients.
+    """
 
     @wraps(function)
     def wrapper(*arguments: Any) -> Any:
         device = next(argument.device for argument in arguments if isinstance(argument, Tensor))
-        with torch.autocast(device.type, enabled=False), _no_tf32():
-            return function(*(_float32(argument) for argument in arguments))
+        matrices, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        set_float32_precision("highest", convolutions=False)
+        try:
+            with torch.autocast(device.type, enabled=False):
+                return function(*(_float32(argument) for argument in arguments))
+        finally:
+            set_float32_precision(matrices, convolutions)
 
     return wrapper  # type: ignore[return-value]
 
 
-@contextmanager
-def _no_tf32() -> Iterator[None]:
-    matrices, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    set_float32_precision("highest", convolutions=False)
-    try:
-        yield
-    finally:
-        set_float32_precision(matrices, convolutions)
-
-
 def set_float32_precision(matrices: str, convolutions: bool) -> None:
-    """Whether float32 products may take TF32 on GPUs that have it: matrix products, as
-    `torch.set_float32_matmul_precision` names it, and convolutions."""
+    """Sets the precision of float32 matrix products, as `torch.set_float32_matmul_precision` names it, and whether
+    convolutions may use TF32."""
     torch.set_float32_matmul_precision(matrices)
     torch.backends.cudnn.allow_tf32 = convolutions
 

@@ -1,4 +1,4 @@
-"""The linear face model (Blanz and Vetter, SIGGRAPH 1999) that all labels and predictions refer to."""
+"""The linear face model (Blanz and Vetter, SIGGRAPH 1999) to whose topology all labels and predictions refer."""
 
 import hashlib
 
@@ -12,7 +12,7 @@ from jointface.geometry.camera import apply_camera, is_mirrored
 from jointface.geometry.full_precision import full_precision
 from jointface.geometry.regions import FACE, LANDMARKS, NECK, ORGANS, face_regions
 
-# iBUG's 68 landmarks as they are named after a left-right flip.
+# The number of each of iBUG's 68 landmarks after a left-right flip.
 MIRROR68 = (
     *range(16, -1, -1),
     *range(26, 16, -1),
@@ -25,17 +25,20 @@ MIRROR68 = (
 
 
 class MorphableModel(nn.Module):
-    """v = mean + shape_basis a + expression_basis b, with everything that names its vertices.
+    """v = mean + shape_basis a + expression_basis b, with the topology of the mesh and the meaning of its vertices.
 
     Args:
-        name: what the model is called in checkpoints, e.g. "bfm_3ddfa".
+        name: identifies the model in checkpoints, e.g. "bfm_3ddfa".
         mean: (V, 3) mean face with neutral expression, in the model's own unit.
-        shape_basis: (V, 3, Ks) identity basis; expression_basis: (V, 3, Ke).
+        shape_basis: (V, 3, Ks) identity basis. expression_basis: (V, 3, Ke).
         triangles: (F, 3) vertex indices, counter-clockwise seen from outside.
         uv: (V, 2) texture coordinates in [0, 1], v upwards.
         landmarks68: (68,) vertex of each iBUG landmark.
-        mirror: (V,) vertex on the other side of the face of each vertex; it maps the landmarks as MIRROR68 does.
-        regions: (V,) NECK, FACE, ORGANS or LANDMARKS; computed from the mean face where left out.
+        mirror: (V,) counterpart of each vertex on the other side of the face; it pairs the landmarks as MIRROR68 does.
+        regions: (V,) NECK, FACE, ORGANS or LANDMARKS; by default found from the mean face.
+
+    Raises:
+        DataError: `mirror` does not pair the landmarks, or the landmarks coincide.
     """
 
     mean: Float[Tensor, "vertices 3"]
@@ -63,7 +66,7 @@ class MorphableModel(nn.Module):
         self.num_shape = shape_basis.shape[-1]
         self.num_expression = expression_basis.shape[-1]
         self.register_buffer("mean", mean.float())
-        # One matrix for both, coordinate by coordinate: a batch of faces is one product, its cameras another.
+        # Both bases in one matrix, coordinate first, so that a batch of faces is a single matrix product.
         basis = torch.cat([shape_basis, expression_basis], dim=-1).float()
         self.register_buffer("basis", basis.transpose(0, 1).contiguous())
         self.register_buffer("triangles", triangles.long())
@@ -78,34 +81,32 @@ class MorphableModel(nn.Module):
 
     @property
     def shape_basis(self) -> Float[Tensor, "vertices 3 shape"]:
-        """(V, 3, Ks) identity basis."""
+        """Identity basis."""
         return self.basis[..., : self.num_shape].transpose(0, 1)
 
     @property
     def expression_basis(self) -> Float[Tensor, "vertices 3 expression"]:
-        """(V, 3, Ke) expression basis."""
+        """Expression basis."""
         return self.basis[..., self.num_shape :].transpose(0, 1)
 
     @property
     def face_region(self) -> Bool[Tensor, "vertices"]:
-        """The vertices that dense errors are measured on: all but the neck."""
+        """The vertices on which dense errors are measured: all but the neck."""
         return self.regions != NECK
 
     def content_hash(self) -> str:
-        """SHA-256 over every buffer; with `num_shape` beside it, two models of one hash are the same model."""
+        """SHA-256 of all buffers. Two models are the same if this and `num_shape` agree."""
         digest = hashlib.sha256()
         for key, buffer in sorted(self.named_buffers()):
-            values = buffer.float() if buffer.is_floating_point() else buffer  # as they are made, whatever they became
+            values = buffer.float() if buffer.is_floating_point() else buffer  # also after a cast of the module
             digest.update(f"{key}{tuple(buffer.shape)}".encode())
             digest.update(values.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def region_weights(
-        self, landmarks: float = 16, organs: float = 4, face: float = 3, neck: float = 0
-    ) -> Float[Tensor, "vertices"]:
-        """W of L_shape for each vertex; the defaults are PRNet's (Feng et al., ECCV 2018)."""
-        table = torch.zeros(4, device=self.regions.device)
-        table[[LANDMARKS, ORGANS, FACE, NECK]] = table.new_tensor([landmarks, organs, face, neck])
+    def region_weights(self, landmarks: float, organs: float, face: float, neck: float) -> Float[Tensor, "vertices"]:
+        """W of L_shape for each vertex."""
+        by_region = {LANDMARKS: landmarks, ORGANS: organs, FACE: face, NECK: neck}
+        table = torch.tensor([float(by_region[region]) for region in range(4)], device=self.regions.device)
         return table[self.regions.long()]
 
     def forward(
@@ -123,8 +124,8 @@ class MorphableModel(nn.Module):
         expression_coefficients: Float[Tensor, "batch expression"],
         camera: Float[Tensor, "batch 3 4"],
     ) -> Float[Tensor, "batch vertices 3"]:
-        """Faces seen by their cameras. A mirroring camera shows the mirrored face: each vertex is then found where its
-        mirror vertex lands, so that a vertex keeps its meaning (the left eye of the picture is the left eye)."""
+        """Faces mapped by their cameras. Under a mirroring camera each vertex takes the place of its mirror vertex, so
+        that vertices keep their meaning: the eye on the left of the picture stays the right eye."""
         vertices = apply_camera(camera, self(shape_coefficients, expression_coefficients))
         return mirror_points(vertices, is_mirrored(camera), self.mirror)
 
@@ -132,8 +133,8 @@ class MorphableModel(nn.Module):
 def mirror_points(
     points: Float[Tensor, "batch points 3"], mirrored: Bool[Tensor, "batch"], mirror: Int[Tensor, "points"]
 ) -> Float[Tensor, "batch points 3"]:
-    """The points re-indexed by the mirror map in the mirrored faces of a batch."""
-    if not mirrored.is_cuda and not mirrored.any():  # a GPU would have to finish all work before it could say
+    """Re-indexes the points of those faces that are mirrored."""
+    if not mirrored.is_cuda and not mirrored.any():  # on a GPU the question would wait for all queued work
         return points
     return torch.where(mirrored[:, None, None], points[:, mirror], points)
 
@@ -143,15 +144,15 @@ def linear_faces(
     basis: Float[Tensor, "3 points coefficients"],
     coefficients: Float[Tensor, "batch coefficients"],
 ) -> Float[Tensor, "batch points 3"]:
-    """mean + basis c over any set of points, for a batch, as one matrix product."""
+    """mean + basis c for a batch, over any set of points, as one matrix product."""
     return torch.addmm(mean.mT.flatten(), coefficients, basis.flatten(0, 1).T).unflatten(-1, (3, -1)).mT
 
 
 def mirror_from_uv(uv: Float[Tensor, "vertices 2"], landmarks68: Int[Tensor, "68"]) -> Int[Tensor, "vertices"]:
     """Mirror map of a mesh whose UV layout is symmetric about u = 1/2: the vertex nearest to (1 - u, v).
 
-    Landmarks are paired by name. Where the mesh itself is symmetric the map is an involution; a vertex without a
-    partner (BFM 2009 has a few, at one corner of the mouth) takes the nearest.
+    Landmarks are paired by name. On a symmetric mesh the map is an involution; a vertex without a partner (BFM 2009 has
+    a few at one corner of the mouth) takes the nearest vertex.
     """
     coordinates = uv.double().cpu().numpy()
     mirror = KDTree(coordinates).query(coordinates * [-1, 1] + [1, 0])[1]

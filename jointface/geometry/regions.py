@@ -1,4 +1,4 @@
-"""Regions of a face mesh, found from its 68 landmarks; the shape loss weighs them (PRNet's 16 : 4 : 3 : 0)."""
+"""Regions of a face mesh, found from its 68 landmarks, and the weight W of each in L_shape."""
 
 import numpy as np
 import torch
@@ -9,18 +9,20 @@ from torch import Tensor
 from jointface.errors import DataError
 
 NECK, FACE, ORGANS, LANDMARKS = range(4)
+PRNET_WEIGHTS = {"landmarks": 16, "organs": 4, "face": 3, "neck": 0}  # W, from Feng et al., ECCV 2018
 
-JAW = slice(0, 17)
 CHIN = 8
 ORGAN_LANDMARKS = {"right eye": range(36, 42), "left eye": range(42, 48), "nose": range(27, 36), "mouth": range(48, 60)}
-ORGAN_MARGIN = 1.4  # the hull of an organ's landmarks, enlarged about its centre to hold the lids, wings and lips
+ORGAN_MARGIN = 1.4  # enlarges the hull of an organ's landmarks, so that it holds eyelids, nostrils and lips
 
 
 def face_regions(vertices: Float[Tensor, "vertices 3"], landmarks68: Int[Tensor, "68"]) -> UInt8[Tensor, "vertices"]:
     """Region of each vertex of a frontal mean face in model space: NECK, FACE, ORGANS or LANDMARKS.
 
-    Organs are the vertices inside the enlarged frontal outline of eyes, nose and mouth; the neck is what lies below
-    the jaw line as seen from the side.
+    ORGANS lie inside the enlarged frontal outline of eyes, nose or mouth, NECK below the jaw line in side view.
+
+    Raises:
+        DataError: the landmarks coincide.
     """
     points = vertices.double().cpu().numpy()
     marks = points[landmarks68.cpu().numpy()]
@@ -32,17 +34,15 @@ def face_regions(vertices: Float[Tensor, "vertices 3"], landmarks68: Int[Tensor,
         try:
             inside = Delaunay(outline).find_simplex(points[:, :2]) >= 0
         except QhullError as error:
-            raise DataError(
-                "the 68 landmarks of the morphable model fall together; its landmark indices are wrong"
-            ) from error
+            raise DataError("the morphable model's landmark indices are wrong: its 68 landmarks coincide") from error
         regions[inside & (regions == FACE)] = ORGANS
     regions[landmarks68.cpu().numpy()] = LANDMARKS
     return torch.from_numpy(regions)
 
 
 def _below_jaw(points: np.ndarray, marks: np.ndarray) -> np.ndarray:
-    """Seen from the side the jaw line runs from below the ear (landmarks 3, 13) to the chin; behind, it is level."""
-    jaw = marks[JAW]
+    """In side view the jaw line runs from below the ear (landmarks 3, 13) to the chin; behind the ear it is level."""
+    jaw = marks[:17]
     side = (jaw[: CHIN + 1] + jaw[: CHIN - 1 : -1])[3:] / 2
     order = np.argsort(side[:, 2])
     margin = 0.02 * np.ptp(marks[:, 1])

@@ -22,6 +22,8 @@ def describe(network: FaceNetwork, config: Mapping[str, Any]) -> dict[str, Any]:
     """The description of a network, in plain containers: its config, attribute names, label sets (attribute names and
     alpha by name), and the morphable model by name and content hash. The model's own tensors are among the weights."""
     config = dict(config)
+    if network.shape_decoder is not None:  # defaults too: a change of them must not pass unnoticed
+        config["shape_decoder"] = {**config["shape_decoder"], "region_weights": network.shape_decoder.region_weights}
     if isinstance(network.backbone, TransformersBackbone):
         config["backbone"] = network.backbone.plain_config()
     model = None if network.shape_decoder is None else network.shape_decoder.morphable_model

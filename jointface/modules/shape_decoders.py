@@ -1,11 +1,7 @@
-"""Shape decoders: features in, the dense face in crop space out.
-
-A decoder works on its own set of points, pixels of a UV position map or vertices, all in crop space divided by the
-crop's size. It says which points the labels ask for (`target`), how the loss weighs them (`weights`) and which
-vertices they stand for (`vertices`).
-"""
+"""Shape decoders: from features to the dense face in crop space."""
 
 from abc import ABC, abstractmethod
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -17,23 +13,34 @@ from jointface.geometry.framing import CROP_MARGIN
 from jointface.geometry.full_precision import full_precision
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.geometry.position_map import PositionMap, uv_to_pixels
+from jointface.geometry.regions import PRNET_WEIGHTS
 
 
 class ShapeDecoder(nn.Module, ABC):
-    """The interface of the shape decoders. `weights` holds W of L_shape for each point; `layers` is what `forward` runs
-    before it comes to coordinates."""
+    """Predicts the points S_l of L_shape, in crop space divided by the crop's size.
 
-    weights: Float[Tensor, "points"]
-    layers: nn.Module
+    Each decoder has its own set of points: the pixels of a UV position map, or the vertices.
 
-    def __init__(self, morphable_model: MorphableModel, image_size: int) -> None:
+    Args:
+        morphable_model: its topology is that of the predicted faces.
+        image_size: side of the crop in pixels.
+        region_weights: W by region where it differs from `PRNET_WEIGHTS`.
+    """
+
+    weights: Float[Tensor, "points"]  # W_l
+    layers: nn.Module  # the part before coordinates, which torch.compile and half precision may take
+
+    def __init__(
+        self, morphable_model: MorphableModel, image_size: int, region_weights: dict[str, float] | None
+    ) -> None:
         super().__init__()
         self.morphable_model = morphable_model
         self.image_size = image_size
+        self.region_weights = {**PRNET_WEIGHTS, **(region_weights or {})}
 
     @abstractmethod
     def forward(self, features: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch points 3"]:
-        """Predicted points."""
+        """The predicted points."""
 
     @abstractmethod
     def target(
@@ -42,15 +49,15 @@ class ShapeDecoder(nn.Module, ABC):
         expression_coefficients: Float[Tensor, "batch expression"],
         camera: Float[Tensor, "batch 3 4"],
     ) -> Float[Tensor, "batch points 3"]:
-        """The points that labels ask for, made on their device."""
+        """The points that the labels define."""
 
     @abstractmethod
     def vertices(self, points: Float[Tensor, "batch points 3"]) -> Float[Tensor, "batch vertices 3"]:
-        """The vertices that points stand for, in crop space, in pixels."""
+        """Vertices in crop space, in pixels, from points."""
 
 
 class Layers(nn.Sequential):
-    """A sequence with a forward of its own: torch.compile passes over that of torch."""
+    """nn.Sequential with its own forward, since torch.compile skips torch's."""
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self:
@@ -61,16 +68,17 @@ class Layers(nn.Sequential):
 class PositionMapDecoder(ShapeDecoder):
     """PRNet's decoder (Feng et al., ECCV 2018): transposed convolutions up to a UV position map.
 
-    Each doubling of the side is followed by further layers of the same width (two at the low resolutions, one at the
-    high ones); the last layers predict the offset of each point from the mean face in the middle of the crop.
+    Each doubling of the side is followed by two convolutions, from the fourth doubling on by one. The output is the
+    offset of each point from the mean face in the middle of the crop.
 
     Args:
         feature_shape: (channels, height, width) of the backbone's features.
-        morphable_model: model whose UV layout the map has.
-        image_size: side of the crop in pixels.
-        map_size: side of the map, a power of two times that of the features; None takes the crop's.
-        channels: width of the first layer (512 in PRNet); halved with every doubling, not below `min_channels`.
-        region_weights: W by region; see `MorphableModel.region_weights`.
+        morphable_model, image_size, region_weights: see `ShapeDecoder`.
+        map_size: side of the map, a power of two times that of the features; None takes `image_size`.
+        channels: width of the first layer (512 in PRNet). Each doubling halves it, down to `min_channels`.
+
+    Raises:
+        ConfigError: the features cannot be doubled to `map_size`.
     """
 
     mean_points: Float[Tensor, "points 3"]
@@ -85,7 +93,7 @@ class PositionMapDecoder(ShapeDecoder):
         min_channels: int = 16,
         region_weights: dict[str, float] | None = None,
     ) -> None:
-        super().__init__(morphable_model, image_size)
+        super().__init__(morphable_model, image_size, region_weights)
         map_size = map_size or image_size
         doublings = (map_size // feature_shape[1]).bit_length() - 1
         if feature_shape[1] != feature_shape[2] or feature_shape[1] << doublings != map_size:
@@ -101,16 +109,16 @@ class PositionMapDecoder(ShapeDecoder):
             nn.init.zeros_(parameter)
         mean_face = frontal_face(morphable_model, image_size) / image_size
         self.register_buffer("mean_points", self.position_map.sample(mean_face[None])[0], persistent=False)
-        self.register_buffer("weights", self._weights(region_weights or {}), persistent=False)
+        self.register_buffer("weights", self._weights(), persistent=False)
 
-    def _weights(self, region_weights: dict[str, float]) -> Float[Tensor, "points"]:
+    def _weights(self) -> Float[Tensor, "points"]:
         model, size = self.morphable_model, self.position_map.size
-        surface = model.region_weights(**{**region_weights, "landmarks": region_weights.get("organs", 4)})
+        surface = model.region_weights(**{**self.region_weights, "landmarks": self.region_weights["organs"]})
         weights = self.position_map.sample(surface[None, :, None])[0, :, 0]
-        # A landmark is a point: it weighs in the one pixel nearest to it, as in PRNet's mask.
+        # A landmark is a point, so only the pixel nearest to it gets its weight, as in PRNet's mask.
         column, row = uv_to_pixels(model.uv[model.landmarks68], size).round().long().T
         at_landmark = torch.isin(self.position_map.pixels, row * size + column)
-        return torch.where(at_landmark, model.region_weights(**region_weights)[model.landmarks68[0]], weights)
+        return torch.where(at_landmark, self.region_weights["landmarks"], weights)
 
     def forward(self, features: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch points 3"]:
         return self._points(self.layers(features))
@@ -130,42 +138,33 @@ class PositionMapDecoder(ShapeDecoder):
 def _upsampling_layers(
     channels_in: int, channels: int, min_channels: int, doublings: int
 ) -> tuple[list[nn.Module], int]:
-    layers = _convolution(channels_in, channels)
+    """The layers up to the map, and the number of channels that the last one gives."""
+    same_size = partial(nn.Conv2d, kernel_size=4, padding="same", bias=False)  # PRNet's transposed ones of stride 1
+    layers = _normalised(same_size(channels_in, channels))
     for doubling in range(doublings):
         narrower = max(channels // 2, min_channels)
-        layers += [
-            nn.ConvTranspose2d(channels, narrower, 4, 2, padding=1, bias=False),
-            nn.BatchNorm2d(narrower),
-            nn.ReLU(),
-        ]
+        layers += _normalised(nn.ConvTranspose2d(channels, narrower, 4, 2, padding=1, bias=False))
         for _ in range(2 if doubling < 3 else 1):
-            layers += _convolution(narrower, narrower)
+            layers += _normalised(same_size(narrower, narrower))
         channels = narrower
-    return [*layers, *_convolution(channels, channels)], channels
+    return [*layers, *_normalised(same_size(channels, channels))], channels
 
 
-def _convolution(channels_in: int, channels_out: int) -> list[nn.Module]:
-    # A transposed convolution of stride 1 is a convolution.
-    return [
-        nn.Conv2d(channels_in, channels_out, 4, padding="same", bias=False),
-        nn.BatchNorm2d(channels_out),
-        nn.ReLU(),
-    ]
+def _normalised(convolution: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
+    return [convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU()]
 
 
 class MorphableDecoder(ShapeDecoder):
-    """Regresses camera, identity and expression of the morphable model; the points are its vertices.
+    """Regresses camera, identity and expression coefficients of the morphable model; the points are its vertices.
 
-    The camera is a rotation (six numbers, Zhou et al., CVPR 2019), a scale and a shift. All outputs are offsets from
-    the mean face in the middle of the crop. A coefficient's unit moves the vertices by 1 % of the face's size in the
-    root mean square, so that all outputs have comparable effect.
+    The camera is a rotation (six numbers, Zhou et al., CVPR 2019), a scale and a shift. All outputs are relative to the
+    mean face in the middle of the crop. An output of 1 moves the vertices by 1 % of the face's size in the root mean
+    square, whichever coefficient it is of.
 
     Args:
         feature_shape: (channels, height, width) of the backbone's features.
-        morphable_model: the model.
-        image_size: side of the crop in pixels.
+        morphable_model, image_size, region_weights: see `ShapeDecoder`.
         hidden: width of the hidden layer.
-        region_weights: W by region; see `MorphableModel.region_weights`.
     """
 
     unit: Float[Tensor, "coefficients"]
@@ -180,7 +179,7 @@ class MorphableDecoder(ShapeDecoder):
         hidden: int = 512,
         region_weights: dict[str, float] | None = None,
     ) -> None:
-        super().__init__(morphable_model, image_size)
+        super().__init__(morphable_model, image_size, region_weights)
         model = morphable_model
         channels, height, width = feature_shape
         squeezed = max(1, hidden // (height * width))
@@ -196,13 +195,13 @@ class MorphableDecoder(ShapeDecoder):
         self.register_buffer("upright", torch.tensor([1.0, 0, 0, 0, 1, 0]), persistent=False)
         self.register_buffer("unit", 0.01 * face_size / displacement, persistent=False)
         self.register_buffer("frontal_camera", frontal_camera(model, image_size), persistent=False)
-        self.register_buffer("weights", model.region_weights(**(region_weights or {})), persistent=False)
+        self.register_buffer("weights", model.region_weights(**self.region_weights), persistent=False)
 
     def forward(self, features: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch points 3"]:
         return self._points(*self.coefficients(features))
 
     def coefficients(self, features: Float[Tensor, "batch channels height width"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Identity (batch, Ks), expression (batch, Ke) and camera (batch, 3, 4) in crop space."""
+        """Identity (B, Ks), expression (B, Ke) and camera (B, 3, 4) to crop space."""
         return self._coefficients(self.layers(features))
 
     @full_precision
@@ -228,7 +227,7 @@ class MorphableDecoder(ShapeDecoder):
 
 
 def frontal_camera(model: MorphableModel, image_size: int) -> Float[Tensor, "3 4"]:
-    """Camera that puts the mean face upright and frontal into the crop, framed as every crop is."""
+    """Camera that shows the mean face upright, frontal and framed like every crop."""
     landmarks = model.mean[model.landmarks68]
     low, high = landmarks.amin(0), landmarks.amax(0)
     scale = image_size / (CROP_MARGIN * (high - low)[:2].mean())
@@ -238,5 +237,5 @@ def frontal_camera(model: MorphableModel, image_size: int) -> Float[Tensor, "3 4
 
 
 def frontal_face(model: MorphableModel, image_size: int) -> Float[Tensor, "vertices 3"]:
-    """The mean face in the middle of the crop, in crop space: the trivial prediction that a decoder starts from."""
+    """The mean face in the middle of the crop, in pixels: what an untrained decoder predicts."""
     return center_depth(apply_camera(frontal_camera(model, image_size)[None], model.mean[None]))[0]
