@@ -2,27 +2,211 @@
 
 import sys
 from argparse import ArgumentParser
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
-from jointface.errors import JointFaceError
-from jointface.summary.tables import summarize, write_summary
+import numpy as np
+import pandas as pd
+
+from jointface.errors import ConfigError, JointFaceError
+from jointface.files import write_atomically
+from jointface.metrics.direction import better
+from jointface.running.finished_runs import FINISHED, Run, find_runs, is_naming_key
+
+# The mean test metrics that a summary shows by default, in this order.
+TEST_METRICS = ("nme_2d_68", "nme_3d_dense", "accuracy", "balanced_accuracy", "average_precision")
+NOTE = " `val/error` adds up the tasks' errors, so it compares runs of the same tasks and data alone."
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the runs below a folder came to. A setting is what runs have in common that differ in their seed alone.
+
+    settings: the keys that tell settings apart. groups: a row a setting, with `settings`, the number of `runs`, mean
+    and sample standard deviation of each metric (`METRIC`, `METRIC std`), and `kind`, the number of what it is
+    validated on. runs: a row a finished run, with `run`, `state`, `seed`, `settings`, metrics, `kind`. others: a row an
+    unfinished, failed or pruned run, with `how far` in place of the settings. The rows of a kind lie together, the best
+    by the first metric first.
+    """
+
+    folder: Path
+    settings: list[str]
+    metrics: list[str]
+    groups: pd.DataFrame
+    runs: pd.DataFrame
+    others: pd.DataFrame
+
+
+def summarize(folder: Path, wanted: Sequence[str] = ()) -> Summary:
+    """Reads and groups the runs below a folder; `wanted` as in `choose_metrics`.
+
+    Raises:
+        DataError: there is no run, or a run's file is damaged.
+        ConfigError: no run has a wanted metric.
+    """
+    found = find_runs(folder)
+    finished = [run for run in found if run.state == FINISHED]
+    metrics = choose_metrics(finished or found, wanted)
+    group = group_by_setting(finished)
+    settings = settings_of(finished, group)
+    runs = _run_rows(folder, finished, metrics).join(settings)
+    runs["kind"] = pd.factorize(pd.Series([run.validated_on for run in finished], dtype=str))[0]
+    by_group = runs.groupby(group)
+    mean, std = by_group[metrics].mean(skipna=False), by_group[metrics].std(skipna=False).add_suffix(" std")
+    groups = by_group.first()[[*settings, "kind"]].join([by_group.size().rename("runs"), mean, std])
+    others = _run_rows(folder, [run for run in found if run.state != FINISHED], metrics)
+    return Summary(folder, list(settings), metrics, _best_first(groups, metrics), _best_first(runs, metrics), others)
+
+
+def choose_metrics(runs: Sequence[Run], wanted: Sequence[str]) -> list[str]:
+    """The metrics that match the wanted names or patterns; by default `val/error` and the means of the tests.
+
+    Raises:
+        ConfigError: a wanted one is in no run.
+    """
+    known = list(dict.fromkeys(name for run in runs for name in run.metrics))
+    if wanted:
+        chosen = {pattern: [name for name in known if fnmatch(name, pattern)] for pattern in wanted}
+        if missing := [pattern for pattern, names in chosen.items() if not names]:
+            short = ", ".join(name for name in known if name.count("/") < 3)
+            raise ConfigError(f"no run has a metric {', '.join(missing)}; there are {short or 'none'}")
+        return list(dict.fromkeys(name for names in chosen.values() for name in names))
+    tests = {name: name.split("/", 2)[1:] for name in known if name.startswith("test/")}
+    shown = [name for name, (_, metric) in tests.items() if metric in TEST_METRICS]
+    shown.sort(key=lambda name: (tests[name][0], TEST_METRICS.index(tests[name][1])))
+    return [*(name for name in known if name == "val/error"), *shown]
+
+
+def group_by_setting(runs: Sequence[Run]) -> np.ndarray:
+    """The number of each run's group; runs of a group differ in `seed`, and keys that take its value, alone."""
+    configs = _configs(runs)
+    return pd.factorize(pd.Series(list(configs.itertuples(index=False, name=None)), dtype=object))[0]
+
+
+def settings_of(runs: Sequence[Run], group: np.ndarray) -> pd.DataFrame:
+    """The values that tell groups apart, a row a run.
+
+    The columns are the overrides that differ between groups and not within one. Where these do not tell all groups
+    apart, further keys of the config do, the shortest first.
+    """
+    configs, overrides = _configs(runs), pd.DataFrame([run.overrides for run in runs]).fillna("")
+    ignored = [key for key in overrides if is_naming_key(key.lstrip("+")) or key == "sweep" or _is_seed(key, runs)]
+    overrides = overrides.drop(columns=ignored)
+    constant_within = overrides.groupby(group).nunique().eq(1).all()
+    settings = overrides.loc[:, constant_within & overrides.nunique().gt(1)]
+    for key in sorted(configs, key=lambda key: (key.count("."), len(key), key)):
+        wider = pd.concat([settings, configs[[key]]], axis=1)
+        if _count_rows(wider) > _count_rows(settings):
+            settings = wider
+    return settings.map(_shorten)
+
+
+def _configs(runs: Sequence[Run]) -> pd.DataFrame:
+    configs = pd.DataFrame([run.config for run in runs]).fillna("")
+    return configs.drop(columns=[key for key in configs if _is_seed(key, runs)])
+
+
+def _is_seed(key: str, runs: Sequence[Run]) -> bool:
+    """Whether a key is `seed` or takes its value from it."""
+    return key.rsplit(".", 1)[-1] == "seed" and all(run.config.get(key, run.seed) == run.seed for run in runs)
+
+
+def _count_rows(frame: pd.DataFrame) -> int:
+    """The number of different rows."""
+    return len(set(frame.itertuples(index=False, name=None)))
+
+
+def _shorten(text: str) -> str:
+    """A number without digits that tell nothing."""
+    try:
+        if len(text) < 8 or text.isdigit():
+            return text
+        return f"{float(text):.0f}" if abs(float(text)) >= 1000 else f"{float(text):.4g}"
+    except ValueError:
+        return text
+
+
+def _run_rows(folder: Path, runs: Sequence[Run], metrics: Sequence[str]) -> pd.DataFrame:
+    rows = [(str(run.folder.relative_to(folder)), run.state, run.seed, run.note) for run in runs]
+    values = pd.DataFrame([run.metrics for run in runs]).reindex(columns=metrics).astype(float)
+    return pd.DataFrame(rows, columns=["run", "state", "seed", "how far"]).join(values)
+
+
+def _best_first(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    first = rows[metrics[0]] * _sign(metrics[0]) if metrics else pd.Series(0.0, rows.index)
+    order = pd.DataFrame({"kind": rows["kind"], "first": first}).sort_values(["kind", "first"], kind="stable")
+    return rows.loc[order.index].reset_index(drop=True)
+
+
+def _sign(metric: str) -> int:
+    """What makes low values the best ones."""
+    return 1 if better(metric) == "min" else -1
+
+
+def markdown(summary: Summary, best: int = 5) -> str:
+    """The groups, the `best` best runs of each kind, and the runs that are in no mean."""
+    groups, runs, others = summary.groups, summary.runs, summary.others
+    counts = [(others["state"].eq(state).sum(), state) for state in ("unfinished", "failed", "pruned")]
+    total = [f"{len(runs)} finished runs", *(f"{count} {state}" for count, state in counts if count)]
+    parts = [f"# {summary.folder}", ", ".join(total) + "."]
+    if len(groups):
+        note = NOTE if groups["kind"].nunique() > 1 and "val/error" in summary.metrics else ""
+        parts += ["## By setting", "Mean ± sample standard deviation over the seeds." + note]
+        cells = groups[[*summary.settings, "runs"]].assign(**{name: _means(groups, name) for name in summary.metrics})
+        parts += [_table(cells), "## The best runs"]
+        parts.append(_table(runs.groupby("kind").head(best)[["run", "seed", *summary.settings, *summary.metrics]]))
+    if len(others):
+        parts += ["## Not in the means", _table(others[["run", "state", "how far", *summary.metrics[:1]]])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _means(groups: pd.DataFrame, metric: str) -> list[str]:
+    """`mean ± deviation` of each group; the best is bold where groups can be compared, by a validation metric only
+    those of a kind."""
+    rank, kind = groups[metric] * _sign(metric), groups["kind"] if metric.startswith("val/") else groups["kind"] * 0
+    rivals = rank.groupby(kind)
+    is_best = (rank == rivals.transform("min")) & (rivals.transform("count") > 1)
+    std = groups[f"{metric} std"]
+    texts = _number(groups[metric]) + (" ± " + _number(std)).where(std.notna(), "")
+    return list(texts.where(~is_best, "**" + texts + "**"))
+
+
+def _number(values: pd.Series) -> pd.Series:
+    return values.map(lambda value: f"{value:.4f}" if np.isfinite(value) else "–")
+
+
+def _table(frame: pd.DataFrame) -> str:
+    texts = frame.apply(lambda column: _number(column) if column.dtype == float else column.astype(str))
+    lines = [list(frame), ["---"] * frame.shape[1], *texts.to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def write_summary(summary: Summary, folder: Path, best: int = 5) -> str:
+    """Writes `summary.md`, `summary.csv` (groups) and `summary_runs.csv` (runs) to a folder; returns the Markdown.
+
+    Raises:
+        DataError: it cannot be written to.
+    """
+    text = markdown(summary, best)
+    groups = summary.groups[[*summary.settings, "runs", *(f"{m}{of}" for m in summary.metrics for of in ("", " std"))]]
+    runs = pd.concat([summary.runs, summary.others])[["run", "state", "seed", *summary.settings, *summary.metrics]]
+    write_atomically(folder / "summary.md", text.encode())
+    for name, rows in {"summary.csv": groups, "summary_runs.csv": runs}.items():
+        write_atomically(folder / name, rows.to_csv(index=False).encode())
+    return text
 
 
 def main() -> None:
-    """Summarizes the runs below a folder; what goes wrong is said in one line, with exit code 1."""
+    """Summarizes the runs below a folder; what goes wrong is reported in one line, with exit code 1."""
     parser = ArgumentParser("python -m jointface.summarize", description=__doc__)
     parser.add_argument("folder", type=Path, help="holds the folders of runs, at any depth: of a multirun, of a study")
-    parser.add_argument(
-        "--metrics",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="of metrics.json, or patterns like 'test/*/nme_*'; the first one ranks; default: val/error and tests",
-    )
+    metrics_help = "of metrics.json, or patterns like 'test/*/nme_*'; the first one ranks; default: val/error and tests"
+    parser.add_argument("--metrics", nargs="+", default=[], metavar="NAME", help=metrics_help)
     parser.add_argument("--best", type=int, default=5, metavar="N", help="best runs to name, of each kind; default: 5")
-    parser.add_argument(
-        "--output", type=Path, help="for summary.md, summary.csv and summary_runs.csv; default: the folder itself"
-    )
+    output_help = "for summary.md, summary.csv and summary_runs.csv; default: the folder itself"
+    parser.add_argument("--output", type=Path, help=output_help)
     arguments = parser.parse_args()
     try:
         summary = summarize(arguments.folder, arguments.metrics)

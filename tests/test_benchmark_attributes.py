@@ -26,7 +26,7 @@ from jointface.evaluation.attribute_tables import TRIVIAL, attribute_tables, quo
 from jointface.evaluation.result import BenchmarkResult
 from jointface.evaluation.table_formats import latex, markdown, show
 from jointface.geometry import MorphableModel
-from jointface.metrics import AttributeMetrics
+from jointface.metrics.attribute_scores import AttributeMetrics
 from jointface.metrics.calibration import Reliability, reliability
 from jointface.modules import build_network
 from jointface.modules.network import FaceNetwork

@@ -12,7 +12,7 @@ from torch import Tensor
 from jointface.attributes import CELEBA, LabelSet
 from jointface.datamodules import W300LP, CelebA, CropTransform
 from jointface.geometry import MorphableModel
-from jointface.metrics import normalised_mean_error
+from jointface.metrics.nme import normalised_mean_error
 from jointface.modules import FixedWeights, JointFaceModule, attribute_loss, shape_loss
 from jointface.modules.joint_module import true_face
 from tests.test_modules import network_config

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from jointface.metrics import AttributeMetrics, FaceNME, normalised_mean_error
+from jointface.metrics.attribute_scores import AttributeMetrics
+from jointface.metrics.nme import FaceNME, normalised_mean_error
 
 
 def face(width: float, height: float, count: int = 1) -> torch.Tensor:

@@ -12,9 +12,8 @@ from omegaconf import OmegaConf
 
 from jointface import summarize as command
 from jointface.errors import ConfigError, DataError
-from jointface.summary.groups import lower_is_better
-from jointface.summary.runs import find_runs
-from jointface.summary.tables import markdown, summarize
+from jointface.running.finished_runs import find_runs
+from jointface.summarize import markdown, summarize
 
 
 def write_run(
@@ -166,17 +165,6 @@ def test_any_metric_can_be_asked_for_and_the_first_one_ranks(tmp_path: Path) -> 
     assert [row["test/faces/accuracy"] for row in rows] == ["**0.9000**", "0.8000"]  # higher is better
     with pytest.raises(ConfigError, match=r"no run has a metric test/faces/recall; there are .*test/faces/accuracy"):
         summarize(tmp_path, ["test/faces/recall"])
-
-
-@pytest.mark.parametrize(
-    ("metric", "lower"),
-    [
-        ("val/error", True), ("test/a/nme_2d_68", True), ("train/loss_shape", True), ("test/a/accuracy/Male", False),
-        ("test/florence/yaw_error", True), ("test/a/average_precision", False), ("val/a/broken_samples", True),
-    ],
-)  # fmt: skip
-def test_errors_are_better_low_and_everything_else_high(metric: str, lower: bool) -> None:
-    assert lower_is_better(metric) == lower
 
 
 def test_a_runs_own_subfolders_are_no_runs(tmp_path: Path) -> None:

@@ -1,1 +1,0 @@
-"""What many runs came to: found on disk, grouped over seeds, as tables."""
