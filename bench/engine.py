@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from jointface.command_line import CONF_DIR
 from jointface.datamodules import JointDataModule
-from jointface.datamodules.timed_loader import TimedLoader
+from jointface.datamodules.loading import TimedLoader
 from jointface.train import build_module, build_trainer, quiet_libraries
 
 WARM_UP, STEPS, REPEATS = 5, 25, 5

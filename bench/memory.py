@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from bench.start_up import ROWS, SPLITS
 from jointface.datamodules import CelebA, CropTransform
-from jointface.datamodules.broken import Batches, as_it_is
+from jointface.datamodules.loading import Batches, identity_collate
 from tests.data.celeba.data import celeba_attribute_file
 
 WORKERS, LINKS = 8, 30_000  # a file system allows so many links to a file
@@ -69,7 +69,7 @@ def private_bytes() -> int:
 def epoch(dataset: Dataset[Any]) -> tuple[int, int]:
     """Private memory of the workers after their first batches and at the end of the epoch."""
     loader = DataLoader(
-        dataset, batch_size=64, shuffle=True, num_workers=WORKERS, collate_fn=as_it_is, persistent_workers=True
+        dataset, batch_size=64, shuffle=True, num_workers=WORKERS, collate_fn=identity_collate, persistent_workers=True
     )
     first = 0
     for number, _ in enumerate(loader):

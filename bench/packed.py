@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 
 from jointface.command_line import CONF_DIR
 from jointface.datamodules import Augmentation, CropTransform, PackedFaces
-from jointface.datamodules.broken import Batches, as_it_is
+from jointface.datamodules.loading import Batches, identity_collate
 from jointface.datamodules.crop import warp
 from jointface.datamodules.crop_store import FORMAT, PackedWriter
 from jointface.datamodules.face_dataset import read_image
@@ -158,7 +158,7 @@ def loader(folder: Path, packing: Packing, encoded: list[bytes], augmentation: A
 
 def _loading(dataset: PackedFaces) -> Callable[[], float]:
     def task() -> float:
-        batches = iter(DataLoader(Batches(dataset), batch_size=BATCH, shuffle=True, num_workers=1, collate_fn=as_it_is))
+        batches = iter(DataLoader(Batches(dataset), batch_size=BATCH, shuffle=True, num_workers=1, collate_fn=identity_collate))
         next(batches)  # starting the worker is not the loader's speed
         start, images = time.perf_counter(), 0
         for batch in batches:

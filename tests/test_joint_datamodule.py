@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import CombinedLoader
 
 from jointface.datamodules import AFLW2000, W300LP, CelebA, FaceTurning, JointDataModule, Source
 from jointface.datamodules.augmentation import Augmentation
-from jointface.datamodules.broken import BrokenSamples
+from jointface.datamodules.broken_samples import BrokenSamples
 from jointface.errors import ConfigError, DataError
 from jointface.geometry import MorphableModel
 from tests.data.celeba import data as celeba_data

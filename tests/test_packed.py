@@ -34,7 +34,7 @@ from jointface.datamodules import (
     Source,
 )
 from jointface.datamodules import sample_check as preparation
-from jointface.datamodules.broken import Batches, as_it_is
+from jointface.datamodules.loading import Batches, identity_collate
 from jointface.datamodules.crop_store import PackedReader, PackedWriter
 from jointface.datamodules.packed import settings_of
 from jointface.datamodules.sample_check import prepare
@@ -123,7 +123,7 @@ def test_a_smaller_crop_may_be_cut_from_it_and_a_larger_may_not(packed: Path, ti
 def test_workers_read_it_beside_each_other_and_the_main_process(packed: Path) -> None:
     dataset = PackedFaces(packed / "300wlp", "train", CROP)
     first = dataset[0]["image"]  # the file is open here when workers are forked
-    loader = DataLoader(Batches(dataset), batch_size=4, num_workers=2, collate_fn=as_it_is)
+    loader = DataLoader(Batches(dataset), batch_size=4, num_workers=2, collate_fn=identity_collate)
     for _ in range(2):
         seen = torch.cat([batch["index"] for batch in loader])
         assert sorted(seen.tolist()) == list(range(len(dataset)))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jointface.datamodules.stream import EvaluationBatches, Share, TrainingStream, seed_of
+from jointface.datamodules.sampling import EvaluationBatches, Share, TrainingStream, seed_of
 
 SIZES = {"num_samples": st.integers(1, 30), "batch_size": st.integers(1, 8)}
 
@@ -32,9 +32,9 @@ def test_a_stream_that_begins_later_gives_the_same_batches(num_samples: int, bat
 def test_processes_share_the_batch_that_one_would_take(
     num_samples: int, batch_size: int, world_size: int, number: int
 ) -> None:
-    whole = TrainingStream("celeba", num_samples, batch_size * world_size, 3).draw(number)
+    whole = TrainingStream("celeba", num_samples, batch_size * world_size, 3).sample(number)
     parts = [
-        TrainingStream("celeba", num_samples, batch_size, 3, Share(rank, world_size)).draw(number)
+        TrainingStream("celeba", num_samples, batch_size, 3, Share(rank, world_size)).sample(number)
         for rank in range(world_size)
     ]
     assert [index for part in parts for index in part.indices] == whole.indices

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from jointface.attributes import positive_weight
 from jointface.command_line import CONF_DIR
 from jointface.datamodules import Augmentation, CropTransform, JointDataModule, Source, SyntheticFaces
-from jointface.datamodules.broken import Batches, as_it_is
+from jointface.datamodules.loading import Batches, identity_collate
 from jointface.datamodules.drawing import draw
 from jointface.errors import ConfigError, DataError
 from jointface.geometry.camera import is_mirrored
@@ -307,7 +307,7 @@ def test_two_streams_reach_the_joint_training_from_worker_processes(head: Head) 
 
 def test_workers_draw_what_this_process_draws() -> None:
     data = dataset(8)
-    loader = DataLoader(Batches(data), batch_size=4, num_workers=2, collate_fn=as_it_is, multiprocessing_context="fork")
+    loader = DataLoader(Batches(data), batch_size=4, num_workers=2, collate_fn=identity_collate, multiprocessing_context="fork")
     for number, batch in enumerate(loader):
         for row in range(4):
             item = data[4 * number + row]
@@ -398,10 +398,10 @@ def test_a_run_on_synthetic_faces_needs_no_data_and_leaves_metrics(tmp_path: Pat
 
 def test_the_device_draws_what_a_worker_draws() -> None:
     drawn, undrawn = dataset(4), dataset(4, draw_on="device")
-    loader = DataLoader(Batches(undrawn), batch_size=4, collate_fn=as_it_is, num_workers=1)
+    loader = DataLoader(Batches(undrawn), batch_size=4, collate_fn=identity_collate, num_workers=1)
     (batch,) = loader
     assert "image" not in batch
-    images = undrawn.draw(batch["undrawn"], torch.device("cpu"))
+    images = undrawn.draw(batch["scenes"], None, torch.device("cpu"))
     expected = torch.stack([drawn[index]["image"] for index in range(4)])
     assert (images.int() - expected.int()).abs().max() <= 1  # alone or in a batch: rounding
     torch.testing.assert_close(batch["camera"], torch.stack([drawn[index]["camera"] for index in range(4)]))
@@ -418,8 +418,8 @@ def test_sources_that_are_alike_are_drawn_together() -> None:
     drawn = draw(batch, sources, torch.device("cpu"))
     assert [len(images) for images in drawn] == [4, 2]
     for name, data in sources.items():
-        assert "undrawn" not in batch[name]
-        expected = data.draw(data.batch(range(2))["undrawn"], torch.device("cpu"))
+        assert "scenes" not in batch[name]
+        expected = data.draw(data.batch(range(2))["scenes"], None, torch.device("cpu"))
         assert (batch[name]["image"].int() - expected.int()).abs().max() <= 1, name
 
 

@@ -5,7 +5,7 @@ import sys
 
 STOPPED_IN_AN_EPOCH = """
 from torch.utils.data import DataLoader
-from jointface.datamodules.broken import start_worker
+from jointface.datamodules.loading import start_worker
 batches = iter(DataLoader(range(1000), num_workers=2, worker_init_fn=start_worker))
 next(batches)
 raise SystemExit(130)

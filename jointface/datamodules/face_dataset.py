@@ -106,6 +106,16 @@ class FaceDataset(Dataset[Item], ABC):
         """What there is of the whole data set, in all splits, beside what was published; empty if nothing was."""
         return []
 
+    def why_broken(self, index: int) -> str:
+        """Why a sample cannot be read. Workers can only pass tensors on, so the main process reads it once more."""
+        try:
+            self[index]
+        except DataError as error:
+            return str(error)
+        except Exception as error:
+            return f"{self.path(index)}: {type(error).__name__}: {' '.join(str(error).split())}"
+        return f"{self.path(index)}: could not be read the first time"
+
     def known_yaw(self) -> Float[np.ndarray, "samples"] | None:
         """Yaw of each sample in degrees, where the data set knows it without a camera among its labels."""
         return None

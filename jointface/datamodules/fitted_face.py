@@ -12,7 +12,7 @@ from torch import Tensor
 from jointface.datamodules.face_dataset import FaceSample, Item, read_image
 from jointface.datamodules.on_disk import ARCHIVES, file_names, require_folder
 from jointface.errors import ConfigError, DataError
-from jointface.geometry.bfm_parts import FACEWAREHOUSE
+from jointface.geometry.bfm import FACEWAREHOUSE
 from jointface.geometry.camera import apply_camera, camera_from_pose
 from jointface.geometry.framing import FaceBox, face_box
 from jointface.geometry.morphable_model import MorphableModel, linear_faces

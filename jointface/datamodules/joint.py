@@ -13,13 +13,13 @@ from torch.utils.data import DataLoader, Sampler
 
 from jointface.attributes import LabelSet
 from jointface.datamodules.augmentation import Augmentation
-from jointface.datamodules.broken import Batches, BrokenSamples, as_it_is, start_worker
+from jointface.datamodules.broken_samples import BrokenSamples
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.drawing import Ahead, draw
 from jointface.datamodules.face_dataset import FaceDataset
+from jointface.datamodules.loading import Batches, TimedLoader, identity_collate, start_worker
 from jointface.datamodules.packed import PackedFaces, settings_of
-from jointface.datamodules.stream import Draw, EvaluationBatches, Share, TrainingStream, seed_of
-from jointface.datamodules.timed_loader import TimedLoader
+from jointface.datamodules.sampling import BatchSample, EvaluationBatches, Share, TrainingStream, seed_of
 from jointface.datamodules.turning import FaceTurning
 from jointface.errors import ConfigError
 
@@ -179,13 +179,13 @@ class JointDataModule(LightningDataModule):
         # "max_size" gives None for a source that is through, so each sample is seen once.
         return CombinedLoader(loaders, "max_size")
 
-    def _loader(self, dataset: FaceDataset, batches: Sampler[Draw]) -> DataLoader[Any]:
+    def _loader(self, dataset: FaceDataset, batches: Sampler[BatchSample]) -> DataLoader[Any]:
         return DataLoader(
             Batches(dataset),
-            batch_sampler=batches,  # type: ignore[arg-type]  # a Draw instead of a list
+            batch_sampler=batches,  # type: ignore[arg-type]  # a BatchSample instead of a list
             num_workers=self.num_workers,
             pin_memory=self._feeds_a_gpu() if self.pin_memory is None else self.pin_memory,
-            collate_fn=as_it_is,
+            collate_fn=identity_collate,
             worker_init_fn=start_worker,
         )
 

@@ -17,11 +17,11 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from jointface.datamodules.broken import as_it_is, start_worker
 from jointface.datamodules.crop import CropTransform, warp
 from jointface.datamodules.crop_store import FORMAT, PackedReader, PackedWriter, columns_of
 from jointface.datamodules.description import SHEET_SIZE, Described, inventory_table, summary_table, write_description
 from jointface.datamodules.face_dataset import FaceDataset, move_labels
+from jointface.datamodules.loading import identity_collate, start_worker
 from jointface.datamodules.on_disk import require_writable
 from jointface.datamodules.packed import differences, fingerprint, settings_of
 from jointface.errors import ConfigError, DataError
@@ -230,7 +230,7 @@ def _chunks(
     what: str, data: FaceDataset, indices: Sequence[int], packing: Packing | None, num_workers: int
 ) -> Iterator[list[Read]]:
     loader = DataLoader(
-        _Samples(data, indices, packing), batch_size=CHUNK, num_workers=num_workers, collate_fn=as_it_is,
+        _Samples(data, indices, packing), batch_size=CHUNK, num_workers=num_workers, collate_fn=identity_collate,
         worker_init_fn=start_worker,
     )  # fmt: skip
     yield from track(loader, description=f"Reading {what}", total=len(loader))

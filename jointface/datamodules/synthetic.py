@@ -13,7 +13,6 @@ from torch import Tensor
 from jointface.attributes import positive_weight
 from jointface.datamodules.augmentation import change_colours
 from jointface.datamodules.crop import CropTransform
-from jointface.datamodules.drawing import UNDRAWN, Undrawn
 from jointface.datamodules.face_dataset import BROKEN, Batch, FaceDataset, FaceSample, Item, move_labels
 from jointface.errors import ConfigError
 from jointface.geometry.camera import crop_camera
@@ -23,6 +22,7 @@ from jointface.synthesis.measures import SYNTHETIC
 from jointface.synthesis.scenes import Scenes
 
 Labels = Literal["both", "shape", "attributes"]
+SCENES, COLOURS = "scenes", "colour_matrices"  # keys of a batch that is to be drawn on the device
 CHUNK = 8  # faces that a worker draws at once, which is faster than one by one and than many
 AT_ONCE = 128  # faces that a device draws at once, to bound the memory that it takes
 MARGIN = 0.125  # of a kept picture on every side, as a fraction of the crop
@@ -171,7 +171,8 @@ class SyntheticFaces(FaceDataset):
     def __getitem__(self, index: int) -> Item:
         if self._kept is not None:
             return super().__getitem__(index)
-        return {key: value[0] for key, value in self._draw([index]).items()}
+        batch = self._draw([index])
+        return {key: value if key == SCENES else value[0] for key, value in batch.items()}
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """As of any data set; faces that are not kept are drawn together, or will be on the device."""
@@ -201,9 +202,10 @@ class SyntheticFaces(FaceDataset):
         cameras = crop_camera(upright, transforms)
         if self.draw_on == "device":
             scenes = [self.factory.scene(face, camera, size) for face, camera in zip(faces, cameras, strict=True)]
-            augmentation = self.transform.augmentation
-            colours = augmentation.sample_colour_matrices(len(faces)) if augmentation else None
-            return batch | {UNDRAWN: Undrawn(Scenes.of(scenes), colours)}
+            batch[SCENES] = Scenes.of(scenes)
+            if self.transform.augmentation is not None:
+                batch[COLOURS] = self.transform.augmentation.sample_colour_matrices(len(faces))
+            return batch
         images = [
             self.factory.render(faces[start : start + CHUNK], cameras[start : start + CHUNK], size)
             for start in range(0, len(faces), CHUNK)
@@ -216,13 +218,14 @@ class SyntheticFaces(FaceDataset):
         """Data sets for which this is the same may be drawn together."""
         return (self.transform.size, self.compile_drawing, self.transform.augmentation is None, *self.settings.values())
 
-    def draw(self, undrawn: Undrawn, device: torch.device) -> UInt8[Tensor, "batch 3 size size"]:
-        """The images of a batch that holds scenes, drawn on a device."""
+    def draw(
+        self, scenes: Scenes, colours: Float[Tensor, "batch 3 4"] | None, device: torch.device
+    ) -> UInt8[Tensor, "batch 3 size size"]:
+        """The images of scenes, drawn on a device, their colours changed by a matrix each."""
         factory = shared_factory(**self.settings, device=str(device), compiled=self.compile_drawing)
-        undrawn = undrawn.on(device)
-        parts = [undrawn.part(start, start + AT_ONCE) for start in range(0, len(undrawn), AT_ONCE)]
-        images = torch.cat([factory.renderer.render(part.scenes, self.transform.size) for part in parts])
-        return images if undrawn.colours is None else change_colours(images, undrawn.colours)
+        parts = [scenes.part(start, start + AT_ONCE) for start in range(0, len(scenes), AT_ONCE)]
+        images = torch.cat([factory.renderer.render(part, self.transform.size) for part in parts])
+        return images if colours is None else change_colours(images, colours)
 
     def alpha(self) -> Float[Tensor, "attributes"]:
         """Negatives per positive of each attribute, estimated on the first SAMPLE faces."""

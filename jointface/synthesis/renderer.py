@@ -114,7 +114,7 @@ class Renderer:
             raise InputError(f"nothing to render: {len(scenes)} scenes of size {size}; both must be at least 1")
         scenes = scenes if isinstance(scenes, Scenes) else Scenes.of(scenes)
         present = self._always_there() if self.compiled else scenes.present
-        large, scenes = size * self.supersampling, scenes.on(self.device)
+        large, scenes = size * self.supersampling, scenes.to(self.device)
         geometry = self._geometry(scenes)
         normals = _outward_normals(geometry, scenes.mirrored)
         fragments = self._visible(geometry, normals, len(scenes), large)

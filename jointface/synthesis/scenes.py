@@ -106,8 +106,11 @@ class Scenes:
         cut = {name: getattr(self, name)[first:end] for name in (*ON_DEVICE, "mirrored")}
         return replace(self, **cut, worn=worn - worn.new_tensor([first, 0, 0, 0]))
 
-    def on(self, device: torch.device) -> "Scenes":
-        """The same on a device, but for what stays on the CPU. Copies from page-locked memory are not waited for."""
+    def to(self, device: torch.device) -> "Scenes":
+        """The same on a device, but for what stays on the CPU. Copies from page-locked memory are not waited for.
+
+        Lightning calls it when it moves a batch.
+        """
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in ON_DEVICE})
 
     def pin_memory(self) -> "Scenes":

@@ -1,7 +1,7 @@
-"""Which samples make up which mini-batch: functions of seed, source and batch number alone.
+"""Which samples make up which mini-batch: a function of seed, source and batch number alone.
 
-A training is resumed in the middle of an epoch by going on at a batch number, and takes the same samples in the same
-order on any number of processes.
+So a training that is resumed in the middle of an epoch takes the same samples in the same order, on any number of
+processes.
 """
 
 import zlib
@@ -14,8 +14,8 @@ from torch.utils.data import Sampler
 
 
 @dataclass(frozen=True)
-class Draw:
-    """One process's part of a mini-batch of a source: its samples, and the seed of all that is random in them."""
+class BatchSample:
+    """One process's part of a mini-batch of a source: its samples, and the seed of everything random in them."""
 
     indices: list[int]
     seed: int
@@ -23,7 +23,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Share:
-    """Which of the processes of a distributed run this one is."""
+    """Which process of a distributed run this is."""
 
     rank: int = 0
     world_size: int = 1
@@ -35,15 +35,15 @@ def seed_of(*parts: int | str) -> int:
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-class TrainingStream(Sampler[Draw]):
-    """The endless mini-batches of one source: shuffled anew whenever all its samples have been seen, always full.
+class TrainingStream(Sampler[BatchSample]):
+    """The endless mini-batches of one source, always full. The source is shuffled anew after each pass.
 
     Args:
-        source: name of the source, so that sources of one length are shuffled differently.
+        source: name of the source, so that sources of equal length are shuffled differently.
         num_samples: samples of the source.
         batch_size: samples of the source in one process's mini-batch.
         seed: of the run.
-        share: mini-batches of all processes together are consecutive in the shuffled order.
+        share: the mini-batches of all processes together are consecutive in the shuffled order.
         first: number of the mini-batch to begin with.
     """
 
@@ -54,20 +54,20 @@ class TrainingStream(Sampler[Draw]):
         self.seed, self.share, self.first = seed, share or Share(), first
         self._order: tuple[int, torch.Tensor] = (-1, torch.empty(0))  # of the epoch asked for last
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[BatchSample]:
         number = self.first
         while True:
-            yield self.draw(number)
+            yield self.sample(number)
             number += 1
 
-    def draw(self, number: int) -> Draw:
+    def sample(self, number: int) -> BatchSample:
         """Mini-batch `number`, counted from 0."""
         rank, world_size = self.share.rank, self.share.world_size
         start = (number * world_size + rank) * self.batch_size
-        indices = [self._at(position) for position in range(start, start + self.batch_size)]
-        return Draw(indices, seed_of(self.seed, self.source, number, rank))
+        indices = [self._index(position) for position in range(start, start + self.batch_size)]
+        return BatchSample(indices, seed_of(self.seed, self.source, number, rank))
 
-    def _at(self, position: int) -> int:
+    def _index(self, position: int) -> int:
         epoch, place = divmod(position, self.num_samples)
         if self._order[0] != epoch:
             generator = torch.Generator().manual_seed(seed_of(self.seed, self.source, epoch))
@@ -75,14 +75,14 @@ class TrainingStream(Sampler[Draw]):
         return int(self._order[1][place])
 
 
-class EvaluationBatches(Sampler[Draw]):
+class EvaluationBatches(Sampler[BatchSample]):
     """Each sample of one source once, in order, over all processes. Every process gets the same number of
-    mini-batches, as distributed modules ask for; the last ones may be short or empty.
+    mini-batches, as distributed modules require; the last ones may be short or empty.
 
     Args:
         num_samples: samples of the source.
         batch_size: samples of the source in one process's mini-batch.
-        share: mini-batches of all processes together are consecutive.
+        share: the mini-batches of all processes together are consecutive.
     """
 
     def __init__(self, num_samples: int, batch_size: int, share: Share | None = None) -> None:
@@ -91,8 +91,8 @@ class EvaluationBatches(Sampler[Draw]):
     def __len__(self) -> int:
         return -(-self.num_samples // (self.batch_size * self.share.world_size))
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[BatchSample]:
         for number in range(len(self)):
             start = (number * self.share.world_size + self.share.rank) * self.batch_size
             end = min(start + self.batch_size, self.num_samples)
-            yield Draw(list(range(start, end)), seed_of(number, self.share.rank))
+            yield BatchSample(list(range(start, end)), seed_of(number, self.share.rank))
