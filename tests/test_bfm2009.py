@@ -12,8 +12,8 @@ import torch
 from jointface.errors import DataError
 from jointface.files import write_atomically
 from jointface.geometry import MorphableModel, load_bfm_3ddfa
-from jointface.geometry.basis_files import write_bfm2009, write_bfm_3ddfa
 from jointface.geometry.bfm import load_bfm2009
+from jointface.geometry.bfm_writers import write_bfm2009, write_bfm_3ddfa
 
 COMPONENTS = (40, 10)  # of the tiny model
 

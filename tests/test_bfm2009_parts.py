@@ -12,9 +12,8 @@ import torch
 from jointface.datamodules import AFLW2000, W300LP, CropTransform
 from jointface.errors import ConfigError, DataError
 from jointface.geometry import MorphableModel
-from jointface.geometry.basis_files import write_bfm2009
-from jointface.geometry.bfm import load_bfm2009
-from jointface.geometry.bfm_parts import STRAY_UV, load_bfm2009_parts
+from jointface.geometry.bfm import STRAY_UV, load_bfm2009, load_bfm2009_parts
+from jointface.geometry.bfm_writers import write_bfm2009
 from tests.data.bfm2009_parts import data as parts_data
 from tests.test_bfm2009 import same
 

@@ -1,25 +1,27 @@
-"""Loaders of the Basel Face Model in the layouts that people have."""
+"""Loaders of the Basel Face Model 2009 in the three layouts that people have: 3DDFA's, face3d's, its published parts.
+
+All give vertices in micrometres, and the same object for the same arguments, so that data sets and network share one
+copy. Licence: non-commercial (Basel Face Model). Cite: Paysan, Knothe, Amberg, Romdhani, Vetter, "A 3D Face Model for
+Pose and Illumination Invariant Face Recognition", AVSS 2009.
+"""
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import torch
 
-from jointface.errors import DataError
-from jointface.geometry.bfm_files import (
-    assemble,
-    count_rows,
-    first_components,
-    landmark_vertices,
-    outward_triangles,
-    read_npy,
-    read_numbers,
-    read_variable,
-    require_numbers,
-)
-from jointface.geometry.morphable_model import MorphableModel
+from jointface.errors import ConfigError, DataError
+from jointface.geometry.array_files import checked_numbers, read_mat, read_mat_variable, read_npy, require_file
+from jointface.geometry.morphable_model import MorphableModel, mirror_from_uv
 
-# What to do where a file is not what it should be.
+Expression = Literal["3ddfa", "facewarehouse"]
+
+# The name of a model whose expression coefficients are not those that 300W-LP and AFLW2000-3D store.
+FACEWAREHOUSE = "bfm2009_facewarehouse"
+
+# Where each file comes from, for messages.
 FROM_3DDFA = "point paths.bfm_dir at the folder of the BFM basis that 3DDFA ships"
 FROM_FACE3D = (
     "morphable_model.path must name the BFM.mat that face3d's generate.m writes; the University of Basel's own "
@@ -30,81 +32,306 @@ NO_EXPRESSIONS = (
     "Model_Expression.mat: run it with that file, or use morphable_model=bfm2009_parts"
 )
 UV_OF_FACE3D = "face3d's generate.m writes it with BFM.mat, put both into one folder"
+FROM_BASEL = "get it from the University of Basel (faces.dmi.unibas.ch/bfm, registration) into morphable_model.folder"
+FROM_ZHU = "it is in 3DDFA.zip of the 3DDFA project page of Xiangyu Zhu, put it beside 01_MorphableModel.mat"
+FROM_GUO = "it is in CoarseData of github.com/Juyong/3DFace, put it beside 01_MorphableModel.mat"
+FROM_DENG = "it is in the folder BFM of github.com/sicxu/Deep3DFaceRecon_pytorch, put it beside 01_MorphableModel.mat"
+FROM_BAS = "it is in the folder util of github.com/anilbas/3DMMasSTN, put it beside 01_MorphableModel.mat"
+
+SHAPE, EXPRESSION_FILES = "01_MorphableModel.mat", {"3ddfa": "Model_Expression.mat", "facewarehouse": "Exp_Pca.bin"}
+
+# 1-based vertices of the trimmed mesh that BFM_UV.mat puts far from their neighbours, and the neighbours whose mean
+# they take instead, in this order: as face3d's generate.m does.
+TRIMMED = 53_215
+STRAY_UV = {10032: (10033, 10158), 10155: (10534, 10157, 10661), 10280: (10916, 10286)}
 
 
 @lru_cache(maxsize=4)
 def load_bfm_3ddfa(folder: str, shape_components: int = 40, expression_components: int = 10) -> MorphableModel:
-    """The BFM 2009 basis as 3DDFA ships it (Guo et al., 3DDFA), 53,215 vertices, in micrometres.
+    """The basis as 3DDFA ships it (Guo et al., github.com/cleardusk/3DDFA), 53,215 vertices.
 
     Folder: `u_shp.npy`, `u_exp.npy` (3V, 1) means, flat x0 y0 z0 x1 ...; `w_shp_sim.npy` (3V, 40), `w_exp_sim.npy`
     (3V, 10); `keypoints_sim.npy` (204,) flat indices of 68 landmarks; `tri.mat` tri (3, F), 1-based; `BFM_UV.mat`
-    UV (V, 2); `regions.npy` (V,) where `write_bfm_3ddfa` wrote it. The basis comes with the 3DDFA code
-    (github.com/cleardusk/3DDFA); licence: non-commercial (Basel Face Model). The same folder gives
-    the same object, so that data sets and network share one copy.
+    UV (V, 2); `regions.npy` (V,) where `write_bfm_3ddfa` wrote it.
 
     Raises:
         DataError: a file is missing, unreadable, or of another shape.
     """
     root = Path(folder)
-    mean_path, triangle_path = root / "u_shp.npy", root / "tri.mat"
+    mean_path, triangle_path, regions_path = root / "u_shp.npy", root / "tri.mat", root / "regions.npy"
     mean_shape = read_npy(mean_path, FROM_3DDFA)
-    rows = count_rows(str(mean_path), mean_shape)
+    rows = _count_rows(str(mean_path), mean_shape)
     mean = mean_shape + read_npy(root / "u_exp.npy", FROM_3DDFA, (rows, 1))
     shape_basis, expression_basis = (
-        first_components(str(root / name), read_npy(root / name, FROM_3DDFA), rows, components, "u_shp.npy")
+        _first_components(str(root / name), read_npy(root / name, FROM_3DDFA), rows, components, "u_shp.npy")
         for name, components in {"w_shp_sim.npy": shape_components, "w_exp_sim.npy": expression_components}.items()
     )
     keypoints = read_npy(root / "keypoints_sim.npy", FROM_3DDFA, (204,))
     if not 0 <= keypoints.min() <= keypoints.max() < rows:
         raise DataError(f"{root / 'keypoints_sim.npy'}: indices must lie in 0 ... {rows - 1}")
-    triangles = read_numbers(triangle_path, "tri", FROM_3DDFA)
-    uv = read_numbers(root / "BFM_UV.mat", "UV", FROM_3DDFA, (rows // 3, 2))
+    triangles = _outward_triangles(str(triangle_path), read_mat(triangle_path, "tri", FROM_3DDFA), rows // 3)
+    uv = read_mat(root / "BFM_UV.mat", "UV", FROM_3DDFA, (rows // 3, 2))
+    regions = read_npy(regions_path, FROM_3DDFA, (rows // 3,)) if regions_path.is_file() else None
     landmarks68 = keypoints[::3].astype(np.int64) // 3
-    triangles = outward_triangles(str(triangle_path), triangles, rows // 3)
-    own = root / "regions.npy"
-    regions = read_npy(own, FROM_3DDFA, (rows // 3,)).astype(np.uint8) if own.is_file() else None
-    return assemble("bfm_3ddfa", mean, shape_basis, expression_basis, triangles, uv, landmarks68, regions)
+    return _model("bfm_3ddfa", mean, shape_basis, expression_basis, triangles, uv, landmarks68, regions)
 
 
 @lru_cache(maxsize=4)
 def load_bfm2009(path: str, shape_components: int = 199, expression_components: int = 29) -> MorphableModel:
-    """The BFM 2009 basis as face3d writes it (Feng, github.com/YadiraF/face3d), 53,215 vertices, in micrometres.
+    """The basis as face3d writes it (Feng, github.com/YadiraF/face3d), 53,215 vertices.
 
     `BFM.mat` is what its `examples/Data/BFM/generate.m` leaves in `Out/`. It holds one struct `model`, of which are
     read: shapeMU (3V, 1) and expMU (3V, 1), means, flat x0 y0 z0 x1 ...; shapePC (3V, 199) and expPC (3V, 29);
-    tri (3, F) and kpt_ind (1, 68), vertices counted from 1. `BFM_UV.mat` with UV (V, 2) must lie beside it.
+    tri (3, F) and kpt_ind (1, 68), 1-based vertices. `BFM_UV.mat` with UV (V, 2) must lie beside it.
 
     Vertices and coefficients are those of `load_bfm_3ddfa` with all components: v = shapeMU + expMU + shapePC a +
     expPC b, where a and b are those of 300W-LP, not divided by their standard deviations shapeEV and expEV. Those, the
-    texture and tri_mouth, which closes the mouth, are not read. Licence: non-commercial (Basel Face Model). The same
-    path gives the same object.
+    texture and tri_mouth, which closes the mouth, are not read.
 
     Raises:
         DataError: a file or field is missing, unreadable, or of another shape.
     """
     file = Path(path)
-    uv_path = file.with_name("BFM_UV.mat")
-    fields = _struct(file)
-    mean_shape = fields["shapeMU"]
-    rows = count_rows(f"{path}: shapeMU", mean_shape)
-    mean = mean_shape + require_numbers(f"{path}: expMU", fields["expMU"], (rows, 1))
+    fields = _face3d_fields(file)
+    rows = _count_rows(f"{path}: shapeMU", fields["shapeMU"])
+    mean = fields["shapeMU"] + checked_numbers(f"{path}: expMU", fields["expMU"], (rows, 1))
     shape_basis, expression_basis = (
-        first_components(f"{path}: {name}", fields[name], rows, components, "shapeMU")
+        _first_components(f"{path}: {name}", fields[name], rows, components, "shapeMU")
         for name, components in {"shapePC": shape_components, "expPC": expression_components}.items()
     )
-    landmarks68 = landmark_vertices(f"{path}: kpt_ind", fields["kpt_ind"], rows // 3)
-    uv = read_numbers(uv_path, "UV", UV_OF_FACE3D, (rows // 3, 2))
-    triangles = outward_triangles(f"{path}: tri", fields["tri"], rows // 3)
-    return assemble("bfm2009", mean, shape_basis, expression_basis, triangles, uv, landmarks68)
+    landmarks68 = _zero_based(f"{path}: kpt_ind", fields["kpt_ind"], rows // 3, 68)
+    uv = read_mat(file.with_name("BFM_UV.mat"), "UV", UV_OF_FACE3D, (rows // 3, 2))
+    triangles = _outward_triangles(f"{path}: tri", fields["tri"], rows // 3)
+    return _model("bfm2009", mean, shape_basis, expression_basis, triangles, uv, landmarks68)
 
 
-def _struct(path: Path) -> dict[str, np.ndarray]:
-    """The numeric fields of face3d's struct `model` that are read."""
-    model = read_variable(path, "model", FROM_FACE3D)
+def _face3d_fields(path: Path) -> dict[str, np.ndarray]:
+    """The fields of face3d's struct `model` that are read."""
+    model = read_mat_variable(path, "model", FROM_FACE3D)
     if model.dtype.names is None or model.size != 1:
         raise DataError(f"{path}: 'model' is no struct; {FROM_FACE3D}")
     names = ("shapeMU", "shapePC", "expMU", "expPC", "tri", "kpt_ind")
     if missing := [name for name in names if name not in model.dtype.names]:
         how = NO_EXPRESSIONS if {"expMU", "expPC"} & set(missing) else FROM_FACE3D
         raise DataError(f"{path}: no field {', '.join(missing)} in 'model'; {how}")
-    return {name: require_numbers(f"{path}: {name}", model.ravel()[0][name]) for name in names}
+    return {name: checked_numbers(f"{path}: {name}", model.ravel()[0][name]) for name in names}
+
+
+@lru_cache(maxsize=4)
+def load_bfm2009_parts(
+    folder: str,
+    expression: Expression = "3ddfa",
+    shape_components: int = 199,
+    expression_components: int | None = None,
+) -> MorphableModel:
+    """The model with expressions, put together from its published parts. All indices in the files are 1-based.
+
+    For either choice of expressions the folder holds
+
+    - `01_MorphableModel.mat` (University of Basel): shapeMU (160470, 1), mean, flat x0 y0 z0 x1 ...; shapePC
+      (160470, 199), basis of unit length; tl (106466, 3), triangles. It has 53,490 vertices and no expressions;
+      expressions exist for 53,215 of them, `trimIndex` (53215, 1).
+    - `BFM_UV.mat` (Bas et al., 3DMMasSTN): UV (53490, 2), or (53215, 2) as face3d writes it.
+
+    With `expression="3ddfa"`, the files that face3d's generate.m merges into its BFM.mat (Zhu et al., CVPR 2016):
+
+    - `Model_Expression.mat`: mu_exp (159645, 1), w_exp (159645, 29).
+    - `model_info.mat`: trimIndex; tri (3, 105840), keypoints (1, 68), trimmed vertices.
+
+    The result equals `load_bfm2009` of that BFM.mat, and its coefficients are those of 300W-LP and AFLW2000-3D.
+
+    With `expression="facewarehouse"`, those of Deep3DFaceRecon (Deng et al., CVPRW 2019):
+
+    - `Exp_Pca.bin` (Guo et al., TPAMI 2018, from FaceWarehouse, Cao et al., TVCG 2014): little-endian int32 K = 79,
+      float32 mean (159645,), float32 basis (K, 159645).
+    - `std_exp.txt`: K standard deviations. They multiply the basis, so that a coefficient counts them.
+    - `BFM_exp_idx.mat`: trimIndex. `BFM_front_idx.mat`: idx (35709, 1), trimmed vertices of the face's front.
+      `facemodel_info.mat`: keypoints (1, 68), places in idx.
+
+    The mean of Exp_Pca.bin is left out, as in Deep3DFaceRecon: its neutral face is shapeMU. Such a model is a space to
+    predict in; it cannot read the fits of 300W-LP and AFLW2000-3D, which have the other expressions.
+
+    Args:
+        shape_components: at most 199. expression_components: at most 29 or 79; None takes all.
+
+    Raises:
+        ConfigError: expression is another word.
+        DataError: a file or field is missing, unreadable, or of another shape.
+    """
+    if expression not in EXPRESSION_FILES:
+        raise ConfigError(f"expression={expression!r} is unknown, known are {', '.join(EXPRESSION_FILES)}")
+    root = Path(folder)
+    _require_expressions(root, expression)
+    file, is_3ddfa = root / SHAPE, expression == "3ddfa"
+    shape_mean = read_mat(file, "shapeMU", FROM_BASEL)
+    rows = _count_rows(f"{file}: shapeMU", shape_mean)
+    trim = (
+        _read_indices(root / "model_info.mat", "trimIndex", FROM_ZHU, rows // 3)
+        if is_3ddfa
+        else _read_indices(root / "BFM_exp_idx.mat", "trimIndex", FROM_DENG, rows // 3)
+    )
+    shape_basis = read_mat(file, "shapePC", FROM_BASEL)
+    shape_basis = _first_components(f"{file}: shapePC", shape_basis, rows, shape_components, "shapeMU")
+    parts = _read_3ddfa_parts if is_3ddfa else _read_facewarehouse_parts
+    expression_mean, expression_basis, triangles, landmarks68 = parts(root, trim, rows // 3, expression_components)
+    return _model(
+        "bfm2009" if is_3ddfa else FACEWAREHOUSE,
+        _trimmed(shape_mean, trim) + expression_mean,
+        _trimmed(shape_basis, trim),
+        expression_basis,
+        triangles,
+        _read_uv(root / "BFM_UV.mat", rows // 3, trim),
+        landmarks68,
+    )
+
+
+def _require_expressions(root: Path, expression: Expression) -> None:
+    """Where the University of Basel's model is there without the expressions, says how to get them."""
+    if not (root / SHAPE).is_file() or (root / EXPRESSION_FILES[expression]).is_file():
+        return
+    for other, name in EXPRESSION_FILES.items():
+        if (root / name).is_file():
+            raise DataError(
+                f"no {EXPRESSION_FILES[expression]} in {root.resolve()}, but {name}: set "
+                f"morphable_model.expression={other}"
+            )
+    raise DataError(
+        f"{(root / SHAPE).resolve()} has no expressions: Model_Expression.mat supplies them ({FROM_ZHU}), or, with "
+        f"morphable_model.expression=facewarehouse, Exp_Pca.bin ({FROM_GUO})"
+    )
+
+
+Parts = tuple[np.ndarray | float, np.ndarray, np.ndarray, np.ndarray]
+"""Mean and basis of the expressions, triangles, landmarks, all over the trimmed vertices."""
+
+
+def _read_3ddfa_parts(root: Path, trim: np.ndarray, vertices: int, components: int | None) -> Parts:
+    file, info = root / EXPRESSION_FILES["3ddfa"], root / "model_info.mat"
+    mean = read_mat(file, "mu_exp", FROM_ZHU, (3 * len(trim), 1))
+    basis = _first_components(f"{file}: w_exp", read_mat(file, "w_exp", FROM_ZHU), len(mean), components, "mu_exp")
+    triangles = _outward_triangles(f"{info}: tri", read_mat(info, "tri", FROM_ZHU), len(trim))
+    return mean, basis, triangles, _read_indices(info, "keypoints", FROM_ZHU, len(trim), 68)
+
+
+def _read_facewarehouse_parts(root: Path, trim: np.ndarray, vertices: int, components: int | None) -> Parts:
+    file, deviation_file, shape_file = root / EXPRESSION_FILES["facewarehouse"], root / "std_exp.txt", root / SHAPE
+    basis, deviations = _read_exp_pca(file, len(trim)), _read_deviations(deviation_file)
+    if len(deviations) != basis.shape[1]:
+        raise DataError(
+            f"{deviation_file}: {len(deviations)} numbers for the {basis.shape[1]} components of {file.name}"
+        )
+    basis = _first_components(str(file), basis * deviations, len(basis), components, "trimIndex")
+    front = _read_indices(root / "BFM_front_idx.mat", "idx", FROM_DENG, len(trim))
+    landmarks68 = front[_read_indices(root / "facemodel_info.mat", "keypoints", FROM_DENG, len(front), 68)]
+    whole = _outward_triangles(f"{shape_file}: tl", read_mat(shape_file, "tl", FROM_BASEL).T, vertices)
+    new_row = np.full(vertices, -1)
+    new_row[trim] = np.arange(len(trim))
+    triangles = new_row[whole]
+    return 0.0, basis, triangles[(triangles >= 0).all(axis=1)], landmarks68
+
+
+def _read_exp_pca(path: Path, vertices: int) -> np.ndarray:
+    """The basis (3V, K) of `Exp_Pca.bin`."""
+    require_file(path, FROM_GUO)
+    components = int(np.fromfile(path, "<i4", count=1).sum())  # 0 where there are no four bytes
+    expected = 4 + 4 * 3 * vertices * (1 + components)
+    if components < 1 or path.stat().st_size != expected:
+        raise DataError(
+            f"{path}: {path.stat().st_size} bytes, where {components} components of {vertices} vertices take "
+            f"{expected}; the file is cut short or another one, get it again: {FROM_GUO}"
+        )
+    values = np.fromfile(path, "<f4", offset=4).reshape(1 + components, 3 * vertices)
+    return checked_numbers(str(path), values[1:].T)
+
+
+def _read_deviations(path: Path) -> np.ndarray:
+    require_file(path, FROM_DENG)
+    try:
+        return checked_numbers(str(path), np.loadtxt(path, dtype=np.float32, ndmin=1))
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path}: not a row of numbers ({error}); {FROM_DENG}") from error
+
+
+def _read_uv(path: Path, vertices: int, trim: np.ndarray) -> np.ndarray:
+    """(V, 2) of the trimmed vertices, from a file of either mesh; stray ones are put between their neighbours."""
+    uv = read_mat(path, "UV", FROM_BAS)
+    if uv.shape == (len(trim), 2):
+        return uv
+    if uv.shape != (vertices, 2):
+        raise DataError(f"{path}: UV: expected shape {(vertices, 2)} or {(len(trim), 2)}, found {uv.shape}")
+    uv = uv[trim]
+    if len(uv) == TRIMMED:
+        for stray, neighbours in STRAY_UV.items():
+            uv[stray - 1] = uv[np.array(neighbours) - 1].mean(axis=0)
+    return uv
+
+
+def _trimmed(rows: np.ndarray, trim: np.ndarray) -> np.ndarray:
+    """The rows (3V, ...) of the trimmed vertices."""
+    return rows.reshape(-1, 3, rows.shape[1])[trim].reshape(-1, rows.shape[1])
+
+
+def _model(
+    name: str,
+    mean: np.ndarray,
+    shape_basis: np.ndarray,
+    expression_basis: np.ndarray,
+    triangles: np.ndarray,
+    uv: np.ndarray,
+    landmarks68: np.ndarray,
+    regions: np.ndarray | None = None,
+) -> MorphableModel:
+    """From flat (3V, ...) means and bases, (F, 3) triangles, (V, 2) UV and (68,) vertices."""
+    uv_tensor, landmarks_tensor = torch.from_numpy(uv.astype(np.float32)), torch.from_numpy(landmarks68)
+    return MorphableModel(
+        name=name,
+        mean=torch.from_numpy(mean.reshape(-1, 3)),
+        shape_basis=torch.from_numpy(shape_basis).unflatten(0, (-1, 3)),
+        expression_basis=torch.from_numpy(expression_basis).unflatten(0, (-1, 3)),
+        triangles=torch.from_numpy(triangles),
+        uv=uv_tensor,
+        landmarks68=landmarks_tensor,
+        mirror=mirror_from_uv(uv_tensor, landmarks_tensor),
+        regions=torch.from_numpy(regions.astype(np.uint8)) if regions is not None else None,
+    )
+
+
+def _count_rows(what: str, mean: np.ndarray) -> int:
+    """3V of a mean (3V, 1)."""
+    if mean.ndim != 2 or mean.shape[0] % 3 or mean.shape[1] != 1:
+        raise DataError(f"{what}: expected shape (3 x vertices, 1), found {mean.shape}")
+    return len(mean)
+
+
+def _first_components(what: str, basis: np.ndarray, rows: int, components: int | None, mean: str) -> np.ndarray:
+    """The first components (None: all) of a basis (3V, K), which must match the mean of that name."""
+    components = components or basis.shape[-1]
+    if basis.ndim != 2 or len(basis) != rows or basis.shape[1] < components:
+        raise DataError(f"{what}: expected shape ({rows}, at least {components}) to match {mean}, found {basis.shape}")
+    return np.ascontiguousarray(basis[:, :components])
+
+
+def _outward_triangles(what: str, triangles: np.ndarray, vertices: int) -> np.ndarray:
+    """(F, 3) 0-based, counter-clockwise, of the files' (3, F) 1-based, clockwise."""
+    if triangles.ndim != 2 or triangles.shape[0] != 3 or not 1 <= triangles.min() <= triangles.max() <= vertices:
+        raise DataError(
+            f"{what}: expected 1-based vertex indices of shape (3, triangles), found {triangles.shape} with values "
+            f"{triangles.min()} ... {triangles.max()} for {vertices} vertices"
+        )
+    return triangles.T[:, ::-1].astype(np.int64) - 1
+
+
+def _read_indices(path: Path, name: str, source: str, limit: int, count: int | None = None) -> np.ndarray:
+    """`_zero_based` of a variable of a .mat file."""
+    return _zero_based(f"{path}: {name}", read_mat(path, name, source), limit, count)
+
+
+def _zero_based(what: str, indices: np.ndarray, limit: int, count: int | None = None) -> np.ndarray:
+    """(N,) 0-based of (N, 1) or (1, N) indices in 1 ... limit; N must be `count` where that is given."""
+    if count not in (None, indices.size) or not 1 <= indices.min() <= indices.max() <= limit:
+        number = f"{count} " if count else ""
+        raise DataError(
+            f"{what}: expected {number}vertex indices in 1 ... {limit}, found {indices.size} in "
+            f"{indices.min()} ... {indices.max()}"
+        )
+    return indices.ravel().astype(np.int64) - 1

@@ -1,16 +1,14 @@
-"""Writers of a morphable model in the layouts that the loaders of `bfm.py` and other tools read."""
+"""Writers of a morphable model in the Basel Face Model's layouts, for the loaders of `bfm.py` and for other tools."""
 
-import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import scipy.io
 from jaxtyping import Float
 from torch import Tensor
 
 from jointface.errors import DataError
 from jointface.files import write_atomically
+from jointface.geometry.array_files import mat_bytes, npy_bytes
 from jointface.geometry.morphable_model import MorphableModel
 
 NEUTRAL_TEXTURE = 128.0  # grey, of face3d's 0 ... 255
@@ -20,8 +18,8 @@ def write_bfm_3ddfa(folder: Path, model: MorphableModel) -> None:
     """Writes the seven files that `load_bfm_3ddfa(folder, model.num_shape, model.num_expression)` reads, and
     `regions.npy` with the region of each vertex, which 3DDFA does not know.
 
-    The model comes back with equal mean, basis, triangles, UV, landmarks and regions. Its mirror map is computed anew
-    from the UV layout. A folder that was loaded before in the same process still gives the model of then.
+    The loaded model has the same mean, basis, triangles, UV, landmarks and regions. Its mirror map is computed anew
+    from the UV layout. A folder that this process has loaded before still gives the model of then.
 
     Raises:
         DataError: a file cannot be written; each file is whole or as it was.
@@ -52,10 +50,8 @@ def write_bfm2009(
     The texture that face3d asks for is grey without variation; `tri_mouth` is empty. Otherwise as `write_bfm_3ddfa`.
 
     Args:
-        folder: where to.
-        model: what to write.
-        shape_sigma: (Ks,) standard deviation of each identity coefficient, which face3d's fitting weighs them by
-            (shapeEV); a morphable model does not hold them, and ones are written where they are left out.
+        shape_sigma: (Ks,) standard deviations of the identity coefficients (shapeEV), by which face3d's fitting weighs
+            them; None writes ones, as a morphable model does not hold them.
         expression_sigma: (Ke,) the same for the expression (expEV).
 
     Raises:
@@ -98,21 +94,6 @@ def _column(sigma: Float[Tensor, "components"] | None, components: int) -> Float
 
 
 def _matlab_triangles(model: MorphableModel) -> np.ndarray:
-    """(3, F) from 1, clockwise, as small as MATLAB's integers hold them."""
+    """(3, F) 1-based, clockwise, in MATLAB's smallest integers that hold them."""
     dtype = np.uint16 if len(model.mean) <= np.iinfo(np.uint16).max else np.uint32
     return (model.triangles.cpu().numpy()[:, ::-1].T + 1).astype(dtype)
-
-
-def npy_bytes(array: np.ndarray) -> bytes:
-    """The array as a .npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def mat_bytes(variables: dict[str, Any]) -> bytes:
-    """The variables as a MATLAB 5 file, compressed as MATLAB saves it; a dict becomes a struct."""
-    buffer = io.BytesIO()
-    scipy.io.savemat(buffer, variables, do_compression=True)
-    # The 116 bytes of text that head the file would hold the time: equal variables are to be equal bytes.
-    return b"MATLAB 5.0 MAT-file".ljust(116) + buffer.getvalue()[116:]
