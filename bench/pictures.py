@@ -11,7 +11,7 @@ import torch
 from jointface.geometry import MorphableModel, apply_camera, crop_camera, crop_transform, euler_to_rotation, face_box
 from jointface.geometry.rasteriser import visible_vertices
 from jointface.synthesis.faces import FaceFactory
-from jointface.viz.overlay import draw_mesh
+from jointface.viz.overlay import overlay_mesh
 
 SIZE = 176
 
@@ -32,7 +32,7 @@ def head(model: MorphableModel, size: int = 420) -> np.ndarray:
         box = face_box(apply_camera(camera[None], model.mean[None, model.landmarks68])[0])
         camera = crop_camera(camera, crop_transform(box._replace(size=130.0), size))
         vertices = apply_camera(camera[None], model.mean[None])
-        picture = draw_mesh(np.full((size, size, 3), 255, np.uint8), vertices[0].numpy(), model.triangles.numpy(), 1)
+        picture = overlay_mesh(np.full((size, size, 3), 255, np.uint8), vertices[0].numpy(), model.triangles.numpy(), 1)
         seen = visible_vertices(vertices, model.triangles, size, size, tolerance=3.0)[0, model.landmarks68]
         for (x, y), visible in zip(vertices[0, model.landmarks68, :2].tolist(), seen.tolist(), strict=True):
             cv2.circle(picture, (round(x), round(y)), 3, (220, 30, 30), -1 if visible else 1, cv2.LINE_AA)

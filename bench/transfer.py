@@ -21,7 +21,7 @@ from jointface.metrics.nme import normalised_mean_error
 from jointface.modules import load_model
 from jointface.modules.network import FaceNetwork
 from jointface.modules.shape_decoders import MorphableDecoder, frontal_face
-from jointface.viz.overlay import draw_landmarks, draw_mesh
+from jointface.viz.overlay import enlarge, overlay_landmarks, overlay_mesh
 
 
 @torch.no_grad()
@@ -83,10 +83,9 @@ def draw_photos(network: FaceNetwork, photos: list[str], path: Path) -> None:
         prediction = network(crop[None])
         picture, vertices = crop.movedim(0, -1).numpy(), prediction.vertices[0].numpy()
         model = decoder.morphable_model
-        extent = (-0.5, len(picture) - 0.5, len(picture) - 0.5, -0.5)
-        axes[0, column].imshow(picture, extent=extent)
-        axes[1, column].imshow(draw_mesh(picture, vertices, model.triangles.numpy()), extent=extent)
-        draw_landmarks(axes[1, column], vertices[model.landmarks68.numpy()])
+        axes[0, column].imshow(picture)
+        overlay = overlay_mesh(picture, vertices, model.triangles.numpy(), enlargement=3)
+        axes[1, column].imshow(overlay_landmarks(overlay, enlarge(vertices[model.landmarks68.numpy()], 3)))
         probability = calibrated_probability(prediction.logits[0], torch.tensor(labels["alpha"])).numpy()
         surest = [n for n in np.argsort(-probability) if probability[n] > 0.5][:9]
         text = "\n".join(f"{network.attributes[n]} {probability[n]:.2f}" for n in surest)

@@ -38,7 +38,7 @@ from jointface.evaluation.photo_names import folders_by_benchmark
 from jointface.evaluation.quick_look import shortened
 from jointface.evaluation.report import Pictures, write_report
 from jointface.evaluation.result import BenchmarkResult
-from jointface.evaluation.shape_extras import add_shape_figures
+from jointface.evaluation.shape_figures import add_shape_figures
 from jointface.evaluation.table_formats import print_results
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.modules.checkpoint import load_model
@@ -302,7 +302,7 @@ def _shape(benchmark: DictConfig, test: FaceDataset, judged: Judged, num_images:
     ]
     result = _judge_shape(benchmark, methods, test, model)
     require_comparable(result, judged.folders)
-    add_shape_figures(result, methods, test, model, benchmark.curves, benchmark.yaw)
+    add_shape_figures(result, methods, test, model, benchmark.curves)
     result.notes[:0] = [remark for folder in folders for remark in folder.remarks()]
     return result
 

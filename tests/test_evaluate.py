@@ -21,10 +21,10 @@ from jointface.command_line import CONF_DIR
 from jointface.datamodules import AFLW2000, CelebA, CropTransform
 from jointface.errors import CheckpointError, ConfigError, DataError, JointFaceError
 from jointface.evaluate import evaluate
-from jointface.evaluation import face_pictures
+from jointface.evaluation import shape_figures
 from jointface.evaluation.prediction_files import write_prediction
 from jointface.evaluation.quick_look import shortened
-from jointface.evaluation.shape_extras import errors_by_method
+from jointface.evaluation.shape_figures import errors_by_method
 from jointface.geometry import MorphableModel
 from jointface.train import train
 from tests.data.florence import data as florence_data
@@ -331,11 +331,11 @@ def test_the_heat_map_and_the_table_agree(
     """Both divide by the box of the data set's own landmarks."""
     means = {}
 
-    def note_means(model: MorphableModel, errors: dict[str, np.ndarray], label: str) -> Figure:
+    def note_means(_: np.ndarray, __: np.ndarray, errors: dict[str, np.ndarray], label: str) -> Figure:
         means.update({name: np.nanmean(values) for name, values in errors.items()})
         return Figure()
 
-    monkeypatch.setattr(face_pictures, "error_heat_map", note_means)
+    monkeypatch.setattr(shape_figures, "error_heat_map", note_means)
     metrics = evaluate(evaluation_config(tiny_data, tmp_path, "benchmark=aflw2000", f"checkpoint={checkpoint}"))
     assert means["joint"] == pytest.approx(100 * metrics["aflw2000/joint/nme_3d_dense"], rel=1e-4)
 

@@ -5,27 +5,31 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import move_data_to_device, rank_zero_only
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from jointface.attributes import calibrated_probability
 from jointface.datamodules.drawing import draw
-from jointface.datamodules.face_dataset import BROKEN, FaceDataset
+from jointface.datamodules.face_dataset import BROKEN, FaceDataset, evenly_spaced
 from jointface.modules.joint_module import JointFaceModule, true_face
-from jointface.viz.overlay import draw_landmarks, draw_mesh
+from jointface.viz.image_grid import captioned_row, image_grid
+from jointface.viz.overlay import enlarge, overlay_landmarks, overlay_mesh
+
+ENLARGEMENT = 3  # of crops under faces
 
 
 class ValidationFigures(Callback):
-    """Draws the same few validation faces of every source after each validation, as PNG files in `figures/`.
+    """Plots the same few faces of every source after each validation, and after the test, as PNG files in `figures/`.
 
-    `SPLIT_SOURCE_shape.png`: crop, predicted mesh and landmarks, and the true ones. `SPLIT_SOURCE_attributes.png`: for
-    each face the attributes that the network is surest of, right and wrong ones, with calibrated probabilities.
+    `SPLIT_SOURCE_shape.png`: the crop, then the predicted mesh and landmarks over it, then the true ones.
+    `SPLIT_SOURCE_attributes.png`: for each face the attributes that the network is surest of, right and wrong ones,
+    with calibrated probabilities.
 
     Args:
-        folder: the run's folder; pictures go to `figures/` in it.
+        folder: the run's folder.
         num_faces: faces of each source.
     """
 
@@ -36,13 +40,13 @@ class ValidationFigures(Callback):
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
-            self._draw(trainer, pl_module, "val")
+            self._write(trainer, pl_module, "val")
 
     @rank_zero_only
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._draw(trainer, pl_module, "test")
+        self._write(trainer, pl_module, "test")
 
-    def _draw(self, trainer: Trainer, module: Any, split: str) -> None:
+    def _write(self, trainer: Trainer, module: Any, split: str) -> None:
         assert isinstance(module, JointFaceModule)
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, dataset in trainer.datamodule.datasets[split].items():  # type: ignore[attr-defined]
@@ -53,15 +57,13 @@ class ValidationFigures(Callback):
             if prediction.vertices is not None and "camera" in batch:
                 shape_figure(module, batch, prediction.vertices).savefig(self.folder / f"{split}_{name}_shape.png")
             if prediction.logits is not None and name in module.teachers and "attributes" in batch:
-                attributes_figure(module, name, batch, prediction.logits).savefig(
-                    self.folder / f"{split}_{name}_attributes.png"
-                )
+                figure = attributes_figure(module, name, batch, prediction.logits)
+                figure.savefig(self.folder / f"{split}_{name}_attributes.png")
 
 
 def spread_faces(dataset: FaceDataset, count: int, device: torch.device) -> dict[str, Any] | None:
-    """A batch of evenly spread samples of the data set on a device, without the broken ones; None if all are broken."""
-    spread = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist()
-    batch = dataset.batch(spread)
+    """A batch of evenly spaced samples of a data set on a device, without broken ones; None if all are broken."""
+    batch = dataset.batch(evenly_spaced(len(dataset), count).tolist())
     batch.pop(BROKEN, None)
     if not batch:
         return None
@@ -72,7 +74,7 @@ def spread_faces(dataset: FaceDataset, count: int, device: torch.device) -> dict
 
 @torch.no_grad()
 def predict(module: JointFaceModule, images: Tensor) -> Any:
-    """The network's prediction in evaluation mode, which is left as it was."""
+    """The network's prediction in evaluation mode; its mode stays what it was."""
     training = module.network.training
     prediction = module.network.eval()(images)
     module.network.train(training)
@@ -80,74 +82,57 @@ def predict(module: JointFaceModule, images: Tensor) -> Any:
 
 
 def shape_figure(module: JointFaceModule, batch: dict[str, Tensor], vertices: Tensor) -> Figure:
-    """Rows: the crop, the predicted face over it, the true face over it; a column each face."""
-    decoder = module.network.shape_decoder
-    assert decoder is not None
-    model = decoder.morphable_model
-    true_landmarks, true_vertices = (part.cpu().numpy() for part in true_face(model, batch))
-    predicted = vertices.float().cpu().numpy()
-    triangles, landmarks68 = model.triangles.cpu().numpy(), model.landmarks68.cpu().numpy()
-    crops = batch["image"].permute(0, 2, 3, 1).cpu().numpy()
-    figure = Figure(figsize=(2 * len(crops), 6.2), layout="constrained", dpi=110)
-    axes = figure.subplots(3, len(crops), squeeze=False)
-    for column, crop in enumerate(crops):
-        faces = {
-            "crop": None,
-            "predicted": (predicted[column], predicted[column][landmarks68]),
-            "truth": (true_vertices[column], true_landmarks[column]),
-        }
-        for axis, (title, face) in zip(axes[:, column], faces.items(), strict=True):
-            axis.imshow(crop if face is None else draw_mesh(crop, face[0], triangles), extent=_pixel_extent(crop))
-            if face is not None:
-                draw_landmarks(axis, face[1])
-            if column == 0:
-                axis.set_title(title, loc="left", fontsize=9)
-            axis.set_axis_off()
-    return figure
+    """Rows: the crop, the predicted face over it, the true face over it. A column is a face."""
+    assert module.network.shape_decoder is not None
+    model = module.network.shape_decoder.morphable_model
+    triangles, crops = model.triangles.cpu().numpy(), _pictures(batch)
+
+    def over(vertices: Tensor, landmarks: Tensor) -> list[np.ndarray]:
+        meshes = [overlay_mesh(*face, triangles, ENLARGEMENT) for face in zip(crops, _array(vertices), strict=True)]
+        points = [enlarge(of_face, ENLARGEMENT) for of_face in _array(landmarks)]
+        return [overlay_landmarks(*face) for face in zip(meshes, points, strict=True)]
+
+    true_landmarks, true_vertices = true_face(model, batch)
+    rows = [
+        ("crop", crops),
+        ("predicted", over(vertices, vertices[:, model.landmarks68])),
+        ("truth", over(true_vertices, true_landmarks)),
+    ]
+    return image_grid(rows, horizontal=True)
 
 
 def attributes_figure(
     module: JointFaceModule, source: str, batch: dict[str, Tensor], logits: Tensor, count: int = 6
 ) -> Figure:
-    """Each face with its surest right attributes in green and its surest wrong ones in red."""
+    """Each face with its surest right attributes in green and its surest wrong ones in red, at most `count` of each."""
     teacher = module.teachers[source]
     positions, alpha = getattr(module, f"positions_{teacher}"), getattr(module, f"alpha_{teacher}")
-    probability = calibrated_probability(logits.float()[:, positions], alpha).cpu().numpy()
-    labels, mask = batch["attributes"].cpu().numpy() > 0.5, batch["attribute_mask"].cpu().numpy()
+    probability = _array(calibrated_probability(logits.float()[:, positions], alpha))
+    labels, mask = _array(batch["attributes"]) > 0.5, batch["attribute_mask"].cpu().numpy()
     names = np.array(module.label_sets[teacher].attributes)
-    crops = batch["image"].permute(0, 2, 3, 1).cpu().numpy()
-    figure = Figure(figsize=(2.3 * len(crops), 4.6), layout="constrained", dpi=110)
-    for column, axis in enumerate(figure.subplots(1, len(crops), squeeze=False)[0]):
-        axis.imshow(crops[column], extent=_pixel_extent(crops[column]))
-        axis.set_axis_off()
-        _list_attributes(
-            axis, names[mask[column]], probability[column][mask[column]], labels[column][mask[column]], count
-        )
-    return figure
+    captions = [
+        _surest(names[known], of_face[known], true[known], count)
+        for of_face, true, known in zip(probability, labels, mask, strict=True)
+    ]
+    return captioned_row(_pictures(batch), captions)
 
 
-def _list_attributes(axis: Axes, names: np.ndarray, probability: np.ndarray, labels: np.ndarray, count: int) -> None:
-    right = (probability > 0.5) == labels
-    sure = np.abs(probability - 0.5)
-    # Among the right ones those present say more than the many that are absent.
-    order = np.argsort(-(sure + labels))
-    chosen = [("tab:green", m) for m in order if right[m]][:count] + [
-        ("tab:red", m) for m in np.argsort(-sure) if not right[m]
-    ][:count]
-    for line, (colour, m) in enumerate(chosen):
-        sign = "" if probability[m] > 0.5 else "not "
-        chance = max(probability[m], 1 - probability[m])
-        axis.text(
-            0,
-            -0.04 - 0.085 * line,
-            f"{sign}{names[m]} {chance:.2f}",
-            transform=axis.transAxes,
-            color=colour,
-            fontsize=7,
-            va="top",
-        )
+def _surest(
+    names: np.ndarray, probability: Float[np.ndarray, "attributes"], labels: Bool[np.ndarray, "attributes"], count: int
+) -> list[tuple[str, str]]:
+    right, sure = (probability > 0.5) == labels, np.abs(probability - 0.5)
+    # Among the right attributes, the present ones say more than the many that are absent.
+    shown = [(m, "tab:green") for m in np.argsort(-(sure + labels)) if right[m]][:count]
+    shown += [(m, "tab:red") for m in np.argsort(-sure) if not right[m]][:count]
+    return [
+        (f"{'' if probability[m] > 0.5 else 'not '}{names[m]} {max(probability[m], 1 - probability[m]):.2f}", colour)
+        for m, colour in shown
+    ]
 
 
-def _pixel_extent(crop: np.ndarray) -> tuple[float, float, float, float]:
-    """Crop coordinates of the picture's edges, whatever its resolution."""
-    return (-0.5, crop.shape[1] - 0.5, crop.shape[0] - 0.5, -0.5)
+def _pictures(batch: dict[str, Tensor]) -> list[np.ndarray]:
+    return [*batch["image"].permute(0, 2, 3, 1).cpu().numpy()]
+
+
+def _array(values: Tensor) -> np.ndarray:
+    return values.float().cpu().numpy()

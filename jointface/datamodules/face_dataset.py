@@ -87,6 +87,10 @@ class FaceDataset(Dataset[Item], ABC):
         """The landmarks of a sample in image space, where its labels say or imply where they are."""
         return labels.get("landmarks68")
 
+    def image_surface(self, index: int) -> tuple[Float[Tensor, "vertices 3"], Int[Tensor, "triangles 3"]] | None:
+        """The true surface of a sample in image space, where it is known and its labels do not describe it."""
+        return None
+
     def plot(self, index: int) -> UInt8[np.ndarray, "height width 3"]:
         """The crop of a sample as the transform augments it, enlarged, with its landmarks and its attributes' names."""
         sample = self.read(index)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from jointface.datamodules.crop import CropTransform
@@ -131,6 +131,10 @@ class Florence(FaceDataset):
 
     def image_landmarks(self, index: int, labels: Item) -> Float[Tensor, "68 3"]:
         return apply_camera(self.view_camera(index)[None], self.landmarks68(index)[None])[0]
+
+    def image_surface(self, index: int) -> tuple[Float[Tensor, "vertices 3"], Int[Tensor, "triangles 3"]]:
+        scan = self.scan(index)
+        return apply_camera(self.view_camera(index)[None], scan.vertices[None])[0], scan.triangles
 
     def name(self, index: int) -> str:
         """subject_01_pitch-15_yaw+40, with the angles in whole degrees."""

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Float64
@@ -17,12 +16,10 @@ from jointface.evaluation.result import BenchmarkResult, Table
 from jointface.geometry.mesh import vertex_normals
 from jointface.metrics.alignment import move, refine_by_icp, surface_errors
 from jointface.metrics.pose import fit_similarity
-from jointface.viz.shape_figures import cumulative_errors, error_against_yaw
 
 log = logging.getLogger(__name__)
 
 OUTER_EYE_CORNERS = (36, 45)  # iBUG's 37 and 46, counted from 1
-CURVE_LIMIT = 10.0  # per cent of the interocular distance
 PROTOCOL = (
     "MICC Florence (Bagdanov et al., 2011), frontal scans rendered in the poses of VRN (Jackson et al., ICCV 2017), "
     "as PRNet's (Feng et al., ECCV 2018); view angles are relative to the scan. The predicted face is laid on the "
@@ -165,19 +162,7 @@ def _result(frame: pd.DataFrame, dataset: Florence) -> BenchmarkResult:
         by_view.index = pd.Index([f"pitch {pitch:+d}°, yaw {yaw:+d}°" for pitch, yaw in by_view.index], name="view")
         by_view.columns.name = None
         tables.append(Table(f"MICC Florence, {title} by view", f"{what}. {PROTOCOL}.", by_view, lower_is_better=None))
-    curves = {name: _of_all_views(shown, name, len(dataset)) for name in _names(shown)}
-    yaw = dataset.angles[:, 1].rad2deg().repeat(len(dataset.scans)).numpy()
-    label = "NME, % of the outer interocular distance"
-    figures = {
-        "florence_nme_curve": cumulative_errors(curves, CURVE_LIMIT, label),
-        "florence_nme_yaw": error_against_yaw(curves, yaw, label),
-    }
-    captions = {
-        "florence_nme_curve": f"Cumulative error distribution: the share of views below each error, of those that the "
-        f"method has a prediction for. {NME}.",
-        "florence_nme_yaw": f"NME of each view against its yaw, and its mean by yaw. {NME}.",
-    }
-    return BenchmarkResult("florence", _metrics(frame), tables, frame, figures, captions=captions)
+    return BenchmarkResult("florence", _metrics(frame), tables, frame)
 
 
 def _names(frame: pd.DataFrame) -> list[str]:
@@ -189,14 +174,6 @@ def _by_yaw(frame: pd.DataFrame, error: str) -> pd.DataFrame:
     by_yaw.columns = pd.Index([f"{yaw}°" for yaw in by_yaw.columns])
     all_views = frame.groupby("method")[error]
     return by_yaw.assign(mean=all_views.mean(), std=all_views.std(ddof=0))
-
-
-def _of_all_views(frame: pd.DataFrame, method: str, views: int) -> Float64[np.ndarray, "views"]:
-    """NME of each view, NaN where the method has no prediction."""
-    errors = np.full(views, np.nan)
-    rows = frame[frame["method"] == method]
-    errors[rows["index"]] = rows["nme"]
-    return errors
 
 
 def _metrics(frame: pd.DataFrame) -> dict[str, float]:

@@ -16,12 +16,17 @@ def normalised_mean_error(
     truth: Float[Tensor, "batch points dims"],
     landmarks: Float[Tensor, "batch 68 dims3"],
 ) -> Float[Tensor, "batch"]:
-    """Mean distance over the points of each face, divided by sqrt(width x height) of its ground-truth landmark box.
+    """Mean distance over the points of each face, divided by the size of its true landmark box (Zhu et al., CVPR 2016).
 
-    Zhu et al., CVPR 2016; the box is that of the projected landmarks, whatever `dims` the distance has.
+    The box is that of the projected landmarks, whether the points are in 2D or 3D.
     """
-    extent = landmarks[..., :2].amax(1) - landmarks[..., :2].amin(1)
-    return (predicted - truth).norm(dim=-1).mean(-1) / extent.prod(-1).sqrt()
+    return (predicted - truth).norm(dim=-1).mean(-1) / box_size(landmarks)
+
+
+def box_size(landmarks: Float[Tensor, "*batch 68 dims"]) -> Float[Tensor, "*batch"]:
+    """sqrt(width x height) of the box of the landmarks in the image."""
+    points = landmarks[..., :2]
+    return (points.amax(-2) - points.amin(-2)).prod(-1).sqrt()
 
 
 class FaceNME(Metric):

@@ -1,15 +1,12 @@
-"""Faces drawn over their crops."""
+"""Predicted and true faces over the images that they are seen in. Points are in pixels of the image."""
 
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
-import torch
 from jaxtyping import Float, Int, UInt8
-from matplotlib.axes import Axes
 
-from jointface.geometry.mesh import vertex_normals
-from jointface.geometry.rasteriser import interpolate, rasterise_meshes
+from jointface.viz.mesh_view import render_surface
 
 # iBUG's 68 landmarks as lines: jaw, brows, nose bridge, nose, eyes, lips.
 OUTLINES = (
@@ -41,31 +38,22 @@ def add_caption(
     return np.concatenate([image, strip])
 
 
-def draw_landmarks(axis: Axes, landmarks: Float[np.ndarray, "68 dims"]) -> None:
-    """The 68 landmarks as outlines, in the coordinates of the crop."""
-    for outline in OUTLINES:
-        axis.plot(*landmarks[list(outline), :2].T, color="gold", linewidth=0.8)
-    axis.plot(*landmarks[:, :2].T, ".", color="red", markersize=1.5)
-
-
-def draw_mesh(
-    crop: UInt8[np.ndarray, "size size 3"],
+def overlay_mesh(
+    image: UInt8[np.ndarray, "height width 3"],
     vertices: Float[np.ndarray, "vertices 3"],
     triangles: Int[np.ndarray, "triangles 3"],
     enlargement: int = 3,
-) -> UInt8[np.ndarray, "large large 3"]:
-    """The visible side of a mesh in crop space, shaded by its normals, over the enlarged crop."""
-    size = len(crop) * enlargement
-    canvas = cv2.resize(crop, (size, size), interpolation=cv2.INTER_LINEAR)
+) -> UInt8[np.ndarray, "large_height large_width 3"]:
+    """The visible side of a mesh, shaded, over the enlarged image; the plain image where a vertex is not finite."""
+    canvas = cv2.resize(image, None, fx=enlargement, fy=enlargement, interpolation=cv2.INTER_LINEAR)
     if not np.isfinite(vertices).all():
         return canvas  # a diverged network has nothing to show, but its run goes on
-    points = torch.from_numpy(vertices).float() * enlargement
-    points[:, :2] += (enlargement - 1) / 2  # pixel centres are at integers
-    mesh = torch.from_numpy(triangles)
-    normals = -vertex_normals(torch.from_numpy(vertices).double(), mesh).float()  # y down turns the winding around
-    fragments = rasterise_meshes(points[None], mesh, size, size)
-    facing = interpolate(fragments, mesh, normals)[0].numpy()
-    seen = (fragments.triangle[0] >= 0).numpy()
-    shade = (60 + 180 * np.clip(facing[seen] @ np.array([0.25, -0.35, 0.9]), 0, 1))[:, None] * [0.75, 0.85, 1.0]
+    seen, facing, _ = render_surface(enlarge(vertices, enlargement), triangles, *canvas.shape[:2])
+    shade = (60 + 180 * facing.clip(0, 1))[:, None] * [0.75, 0.85, 1.0]
     canvas[seen] = 0.3 * canvas[seen] + 0.7 * shade
     return canvas
+
+
+def enlarge(points: Float[np.ndarray, "points dims"], factor: float) -> Float[np.ndarray, "points dims"]:
+    """Points of an image in the pixels of the enlarged image, whose pixel centres are at integers too."""
+    return points * factor + np.array([(factor - 1) / 2, (factor - 1) / 2, 0], points.dtype)[: points.shape[1]]

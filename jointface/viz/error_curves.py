@@ -1,0 +1,84 @@
+"""Error curves for papers: the cumulative distribution of errors, and errors against yaw."""
+
+from collections.abc import Mapping
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+COLOURS = matplotlib.color_sequences["tab10"]
+LINES = ("-", "--", "-.", ":")
+YAW_LIMITS = (-60, -30, 30, 60)  # degrees, between the bins of AFLW2000-3D's papers
+
+
+def area_under_curve(errors: Float[np.ndarray, "images"], limit: float) -> float:
+    """Area under the cumulative error distribution from 0 to `limit`, as a fraction of the largest possible area.
+
+    This equals the mean of 1 - error / limit, with errors beyond the limit counted as 0. Images without a prediction,
+    whose error is NaN, are left out.
+    """
+    known = errors[~np.isnan(errors)]
+    return float(np.clip(1 - known / limit, 0, 1).mean()) if len(known) else float("nan")
+
+
+def cumulative_errors(errors: Mapping[str, Float[np.ndarray, "images"]], limit: float, label: str) -> Figure:
+    """Share of images below each error, one curve a method, the largest area under the curve first in the legend.
+
+    Args:
+        errors: of each image, by method; NaN, where a method has no prediction, is left out of its curve.
+        limit: largest error shown.
+        label: what the error is, with its unit.
+    """
+    figure = Figure(figsize=(5.6, 4.2), layout="constrained")
+    axis = figure.subplots()
+    areas = {name: area_under_curve(values, limit) for name, values in errors.items()}
+    styles = {name: _style(place) for place, name in enumerate(errors)}  # a method has one colour in all figures
+    for name in sorted(errors, key=lambda name: -areas[name]):
+        known = errors[name][~np.isnan(errors[name])]
+        few = "" if len(known) == len(errors[name]) else f", {len(known):,} of {len(errors[name]):,} images"
+        # Infinite errors lie beyond the limit too, but cannot be drawn.
+        axis.ecdf(known.clip(max=2 * limit), label=f"{name} ({100 * areas[name]:.1f}{few})", **styles[name])
+    axis.set(xlim=(0, limit), ylim=(0, 1), xlabel=label, ylabel="images below")
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
+    axis.grid(color="0.9")
+    axis.legend(title=f"method (AUC to {limit:g}, %)", fontsize=8, title_fontsize=8, loc="lower right")
+    return figure
+
+
+def error_against_yaw(
+    errors: Mapping[str, Float[np.ndarray, "images"]], yaw: Float[np.ndarray, "images"], label: str, width: float = 10.0
+) -> Figure:
+    """Each image's error against its yaw, and each method's mean in bins of yaw.
+
+    Args:
+        errors: of each image, by method; infinite and NaN errors are left out.
+        yaw: of each image, in degrees.
+        label: what the error is, with its unit.
+        width: of a bin, in degrees.
+    """
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axis = figure.subplots()
+    middles = (np.floor(np.clip(yaw, -90, 90 - 1e-6) / width) + 0.5) * width
+    highest = 0.0
+    for place, (name, values) in enumerate(errors.items()):
+        colour = _style(place)["color"]
+        finite = np.isfinite(values)
+        size = np.clip(2000 / max(len(yaw), 1), 2, 16)
+        axis.scatter(yaw[finite], values[finite], s=size, color=colour, alpha=0.25, linewidths=0, rasterized=True)
+        means = pd.Series(values[finite]).groupby(middles[finite]).mean()
+        axis.plot(means.index, means, "o-", color=colour, markersize=4, label=name)
+        if finite.any():
+            highest = max(highest, np.quantile(values[finite], 0.99), means.max())
+    for limit in YAW_LIMITS:
+        axis.axvline(limit, color="0.85", zorder=0)
+    axis.set(xlim=(-90, 90), ylim=(0, 1.1 * highest or 1), xlabel="yaw, degrees", ylabel=label)
+    axis.set_xticks(range(-90, 91, 30))
+    axis.legend(title=f"mean in bins of {width:g}°", fontsize=8, title_fontsize=8)
+    return figure
+
+
+def _style(place: int) -> dict[str, object]:
+    return {"color": COLOURS[place % len(COLOURS)], "linestyle": LINES[place // len(COLOURS) % len(LINES)]}
