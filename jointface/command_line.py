@@ -96,13 +96,13 @@ def end_quietly_behind_another_process() -> None:
 
 def _report(stop: RunStopped) -> int:
     """Says how a stopped run goes on; the exit code."""
-    from jointface.running.folder import command_to_go_on  # slow to import, and only a training stops so
+    from jointface.running.resuming import resume_command  # slow to import, and only a training stops so
 
     end_quietly_behind_another_process()
     print(stop, file=sys.stderr)
     of_study = any(word.startswith("callbacks.trial.number=") for word in HydraConfig.get().overrides.task)
     if stop.checkpoint.exists() and not of_study:  # a trial goes on with its study
-        print(f"to go on: {command_to_go_on(stop.checkpoint)}", file=sys.stderr)
+        print(f"to resume: {resume_command(stop.checkpoint)}", file=sys.stderr)
     return 128 + stop.signal
 
 

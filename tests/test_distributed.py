@@ -46,8 +46,8 @@ def runs(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     """The folders of a run on one and of one on two processes, with the same global batch."""
     folder = tmp_path_factory.mktemp("processes")
     same = [
-        "data/augmentation=none",
-        "data/turning=none",
+        "data.augmentation=null",
+        "data.turning=null",
         "model.attribute_classifier.dropout=0",
         "trainer.max_steps=6",
     ]

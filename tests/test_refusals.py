@@ -11,7 +11,7 @@ from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 
 from jointface.command_line import CONF_DIR, one_line
 from jointface.errors import CheckpointError, ConfigError, DataError, JointFaceError
-from jointface.train import build_trainer, require_sense, train
+from jointface.train import build_trainer, train, validate_config
 from tests.test_distributed import TWO as TWO_PROCESSES
 from tests.test_training import TINY, tiny_config
 
@@ -134,7 +134,7 @@ def test_batches_that_make_up_a_step_are_counted() -> None:
             "train",
             [*TINY, "experiment=joint_synthetic", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=8"],
         )
-    require_sense(config)
+    validate_config(config)
 
 
 @pytest.mark.parametrize(("started", "fits"), [("2", True), ("4", False)])

@@ -12,7 +12,8 @@ from omegaconf import DictConfig
 
 from jointface.command_line import CONF_DIR
 from jointface.errors import ConfigError
-from jointface.running.folder import RunFolder, checkpoint_to_go_on_from, claim, require_own_folder, write_config
+from jointface.running.folder import RunFolder, claim, require_own_folder, write_config
+from jointface.running.resuming import resolve_checkpoint
 
 THIS_YEAR = "${now:%Y}"  # a folder named by the time that any two runs share
 
@@ -82,14 +83,16 @@ def test_a_folder_that_cannot_be_made_is_one_line(override: str, tmp_path: Path)
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as end:
         folder_of(override)
-    assert str(end.value).startswith("error: no folder can be made at file/")
-    assert str(end.value).endswith("(Not a directory): set hydra.run.dir to one that may be written to")
+    assert str(end.value).startswith("error: cannot make the folder file/")
+    assert str(end.value).endswith("(Not a directory): set hydra.run.dir to a place that you may write to")
 
 
 @pytest.mark.parametrize("folder", ["file/sweep", "file/${now:%Y}"])
 def test_a_folder_of_a_sweep_that_cannot_be_made_is_one_line(folder: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SystemExit, match=r"^error: no folder .* set hydra\.sweep\.dir to one that may be written to$"):
+    with pytest.raises(
+        SystemExit, match=r"^error: cannot make the folder .* set hydra\.sweep\.dir to a place that you may write to$"
+    ):
         RunFolder().on_multirun_start(hydra_config(f"hydra.sweep.dir={folder}"))
 
 
@@ -109,9 +112,7 @@ def test_a_run_goes_on_in_its_folder(tmp_path: Path) -> None:
 
 def test_a_folder_with_a_run_is_refused_before_anything_in_it_changes(tmp_path: Path) -> None:
     run = finished_run(tmp_path / "run")
-    with pytest.raises(
-        SystemExit, match=r"error: there is a run in .*run already: choose another folder, or go on with"
-    ):
+    with pytest.raises(SystemExit, match=r"error: there is a run in .*run already: choose another folder, or resume"):
         folder_of(f"hydra.run.dir={run}")
     folder_of(f"hydra.run.dir={run}", "checkpoint=auto")
     folder_of(f"hydra.run.dir={run}", f"checkpoint={run}/checkpoints/best.ckpt")
@@ -131,10 +132,10 @@ def test_of_two_new_runs_one_gets_the_folder(tmp_path: Path) -> None:
 
 def test_auto_stands_for_the_runs_own_checkpoint_where_there_is_one(tmp_path: Path) -> None:
     run = finished_run(tmp_path / "run")
-    assert checkpoint_to_go_on_from(run, "auto") == str(run / "checkpoints" / "last.ckpt")
-    assert checkpoint_to_go_on_from(tmp_path / "new", "auto") is None
-    assert checkpoint_to_go_on_from(run, None) is None
-    assert checkpoint_to_go_on_from(run, "a.ckpt") == "a.ckpt"
+    assert resolve_checkpoint(run, "auto") == str(run / "checkpoints" / "last.ckpt")
+    assert resolve_checkpoint(tmp_path / "new", "auto") is None
+    assert resolve_checkpoint(run, None) is None
+    assert resolve_checkpoint(run, "a.ckpt") == "a.ckpt"
 
 
 @pytest.mark.slow

@@ -17,10 +17,10 @@ import pytest
 import torch
 from lightning import Callback, Trainer
 
-from jointface.callbacks import WholeCheckpoints
 from jointface.errors import CheckpointError, RunStopped
 from jointface.modules import load_model
 from jointface.running.stop_signals import StopSignals
+from jointface.running.whole_checkpoints import WholeCheckpoints
 from jointface.train import train
 from tests.test_training import TINY, tiny_config
 
@@ -210,7 +210,7 @@ class FullDisk(WholeCheckpoints):
 
 
 def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_before(tiny_data: Path, tmp_path: Path) -> None:
-    full = "trainer.plugins=[{_target_: tests.test_survival.FullDisk}]"
+    full = "+trainer.plugins=[{_target_: tests.test_survival.FullDisk}]"
     try:
         with pytest.raises(CheckpointError, match=r"last.ckpt could not be saved \(File too large\): make") as caught:
             train(tiny_config(tiny_data, tmp_path, *SIX, full))
@@ -271,10 +271,10 @@ def overrides_of(data: Path) -> list[str]:
     return ["experiment=joint_celeba_300wlp", *TINY[:-1], *SIX, f"paths.data_dir={data}", "name=tiny run"]
 
 
-def go_on(result: subprocess.CompletedProcess[str]) -> list[str]:
+def resume_words(result: subprocess.CompletedProcess[str]) -> list[str]:
     """The command that a stopped run names."""
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("to go on: ")]
-    python, *arguments = shlex.split(line.removeprefix("to go on: "))
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("to resume: ")]
+    python, *arguments = shlex.split(line.removeprefix("to resume: "))
     assert python == "python"
     return [sys.executable, *arguments]
 
@@ -288,7 +288,7 @@ def test_ctrl_c_ends_a_sweep_and_names_the_command_that_goes_on(tiny_data: Path,
     assert "Traceback" not in stopped.stderr
     (sweep,) = (tmp_path / "runs" / "tiny run").iterdir()
     assert sorted(path.name for path in sweep.iterdir() if path.is_dir()) == ["0"]  # the second job was not begun
-    without_signal = [word for word in go_on(stopped) if "SignalAt" not in word]
+    without_signal = [word for word in resume_words(stopped) if "SignalAt" not in word]
     result = command(tmp_path, *without_signal)
     assert result.returncode == 0, result.stderr
     assert saved(sweep / "0")["global_step"] == 6  # it went on in its folder
@@ -302,7 +302,7 @@ def test_ctrl_c_leaves_a_run_that_its_own_message_resumes(tiny_data: Path, tmp_p
     assert stopped.returncode == 143, stopped.stderr
     assert len(stopped.stderr.strip().splitlines()) == 3  # that it stops, where it stopped, how to go on
     (run,) = (tmp_path / "runs" / "tiny run").iterdir()
-    result = command(tmp_path, *[word for word in go_on(stopped) if "SignalAt" not in word])
+    result = command(tmp_path, *[word for word in resume_words(stopped) if "SignalAt" not in word])
     assert result.returncode == 0, result.stderr
     assert list((tmp_path / "runs" / "tiny run").iterdir()) == [run]
     assert saved(run)["global_step"] == 6
@@ -318,6 +318,6 @@ def test_all_processes_stop_when_one_is_asked_to(tiny_data: Path, tmp_path: Path
     assert stopped.stderr.count("stopped by SIGTERM after step 3") == 1
     (run,) = (tmp_path / "runs" / "tiny run").iterdir()
     assert saved(run)["global_step"] == 3
-    result = command(tmp_path, *[word for word in go_on(stopped) if "SignalAt" not in word])
+    result = command(tmp_path, *[word for word in resume_words(stopped) if "SignalAt" not in word])
     assert result.returncode == 0, result.stderr
     assert saved(run)["global_step"] == 6

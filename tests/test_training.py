@@ -256,7 +256,7 @@ def test_training_goes_on_from_a_checkpoint_of_the_same_model_only(run: Path, ti
             ConfigError,
             "source celeba labels nothing that the model predicts",
         ),
-        (["model/shape_decoder=none", "model/attribute_classifier=none"], ConfigError, "the model has no head"),
+        (["model.shape_decoder=null", "model.attribute_classifier=null"], ConfigError, "the model has no head"),
         (["~data.sources.celeba.splits.val"], ConfigError, "needs a val source that labels attributes"),
         (["image_size=72", "model/shape_decoder=position_map"], ConfigError, "is no power of two times"),
         (["paths.data_dir=nowhere"], DataError, "no folder .*nowhere: set paths.data_dir"),

@@ -1,0 +1,80 @@
+"""Checks of a training's config and data that can be made before step 1."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from jointface.datamodules import JointDataModule
+from jointface.errors import ConfigError, DataError
+
+
+def validate_config(config: DictConfig) -> None:
+    """Checks numbers, the validation interval, the profiler and the data folder.
+
+    Raises:
+        ConfigError: a value is out of its range, or the run would end without a validation.
+        DataError: a source needs `paths.data_dir`, and there is no such folder.
+    """
+    for key in ("seed", "image_size", "trainer.max_steps", "trainer.accumulate_grad_batches"):
+        value = OmegaConf.select(config, key)
+        if not isinstance(value, int) or (value < 1 and key != "seed"):
+            raise ConfigError(f"{key}={value}: expected a whole number{'' if key == 'seed' else ' above 0'}")
+    batches, interval = config.trainer.val_check_interval, steps_between_validations(config)
+    accumulated = config.trainer.accumulate_grad_batches
+    if interval is not None and interval * accumulated != batches:  # a checkpoint would hold half a step's gradients
+        raise ConfigError(
+            f"trainer.val_check_interval={batches} counts batches, and trainer.accumulate_grad_batches={accumulated} "
+            "of them make a step: the first must be a multiple of the second"
+        )
+    if interval is not None and interval > config.trainer.max_steps:
+        raise ConfigError(
+            f"trainer.max_steps={config.trainer.max_steps} with trainer.val_check_interval={batches}: a run must "
+            "validate before it ends, lower trainer.val_check_interval"
+        )
+    if config.trainer.limit_val_batches == 0:
+        raise ConfigError("trainer.limit_val_batches=0: a run must validate, set it to at least 1, or to null for all")
+    if isinstance(profiler := config.trainer.profiler, str):
+        raise ConfigError(f"trainer.profiler={profiler}: choose a profiler by trainer/profiler={profiler}")
+    folder = Path(config.paths.data_dir)
+    sources = [
+        source for source in config.data.sources.values() if not (config.data.packed_dir and source.get("packed"))
+    ]
+    roots = [source.dataset.get("root") for source in sources]
+    if any(root and Path(root).is_relative_to(folder) for root in roots) and not folder.is_dir():
+        raise DataError(f"no folder {folder.absolute()}: set paths.data_dir to the folder that holds the data sets")
+
+
+def validate_labels(config: DictConfig, datamodule: JointDataModule) -> None:
+    """Checks that each head has labels to learn from and to be validated on, and each training source a head to teach.
+
+    Raises:
+        ConfigError: one of them lacks its counterpart.
+    """
+    heads = {
+        "shape_decoder": ("the 3D face", datamodule.shape_sources),
+        "attribute_classifier": ("attributes", datamodule.label_sets),
+    }
+    present = {head: parts for head, parts in heads.items() if config.model[head]}
+    if not present:
+        raise ConfigError(
+            "the model has no head: leave out model.shape_decoder=null or model.attribute_classifier=null"
+        )
+    for head, (labels, sources) in present.items():
+        for stage in ("train", "val"):
+            if not sources(stage):
+                raise ConfigError(
+                    f"model.{head} needs a {stage} source that labels {labels}; the sources are "
+                    f"{', '.join(datamodule.datasets[stage]) or 'none'}: add one or set model.{head}=null"
+                )
+    taught = {name for _, sources in present.values() for name in sources("train")}
+    if useless := set(datamodule.datasets["train"]) - taught:
+        raise ConfigError(
+            f"source {', '.join(sorted(useless))} labels nothing that the model predicts: leave it out of data.sources "
+            "or add a head for it"
+        )
+
+
+def steps_between_validations(config: DictConfig) -> int | None:
+    """Optimiser steps, rounded down; None where the interval is a fraction of an epoch."""
+    batches = config.trainer.val_check_interval
+    return batches // config.trainer.accumulate_grad_batches if isinstance(batches, int) else None

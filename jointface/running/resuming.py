@@ -1,0 +1,77 @@
+"""Resuming a run: which checkpoint, whether it fits the config, and the command that does it."""
+
+import shlex
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from jointface.errors import ConfigError
+from jointface.modules import JointFaceModule
+from jointface.modules.checkpoint import read_checkpoint, require_training_state
+from jointface.running.checks import steps_between_validations
+
+AUTO = "auto"  # the value of `checkpoint` that means the run's own last.ckpt, if there is one
+LAST = Path("checkpoints") / "last.ckpt"
+TRAINING_WEIGHTS = (
+    "training_weights"  # key of a checkpoint whose `state_dict` is averaged: the weights that are trained
+)
+
+
+def resolve_checkpoint(folder: Path, checkpoint: str | None) -> str | None:
+    """The file that `checkpoint` means; None to start from the beginning."""
+    if checkpoint != AUTO:
+        return checkpoint
+    last = folder / LAST
+    return str(last) if last.is_file() else None
+
+
+def run_of(checkpoint: str | None) -> Path | None:
+    """The folder of the run whose `last.ckpt` this is; None for any other checkpoint."""
+    if checkpoint is None or Path(checkpoint).parts[-2:] != LAST.parts:
+        return None
+    run = Path(checkpoint).parents[1]
+    return run if (run / "config.yaml").is_file() else None
+
+
+def validate_checkpoint(config: DictConfig, module: JointFaceModule) -> int:
+    """Checks before the training, and in one line, that it can resume from the config's checkpoint.
+
+    Returns:
+        Optimiser steps that the checkpoint has behind it.
+
+    Raises:
+        CheckpointError: the file is missing, broken, or of another model.
+        ConfigError: the averaged weights would be lost, or no validation would be left.
+    """
+    checkpoint = read_checkpoint(config.checkpoint, wanted="last.ckpt")
+    require_training_state(checkpoint, config.checkpoint)
+    module.on_load_checkpoint(checkpoint)
+    if config.callbacks.get("ema", ...) is None and TRAINING_WEIGHTS in checkpoint:
+        raise ConfigError(
+            f"{config.checkpoint}: its run averages the weights, and this config does not: add callbacks/ema=default"
+        )
+    start, steps, interval = checkpoint["global_step"], config.trainer.max_steps, steps_between_validations(config)
+    elsewhere = Path(config.checkpoint).resolve().parents[1] != Path(config.paths.run_dir).resolve()
+    if elsewhere and interval and steps // interval <= start // interval:
+        raise ConfigError(
+            f"{config.checkpoint} is of step {start}, and trainer.max_steps={steps} with trainer.val_check_interval="
+            f"{config.trainer.val_check_interval} leaves no validation to come: raise trainer.max_steps"
+        )
+    return start
+
+
+def resume_command(checkpoint: Path) -> str:
+    """The command line that repeats this run's overrides and resumes from the checkpoint."""
+    hydra = HydraConfig.get()
+    words = ["python", "-m", f"jointface.{hydra.job.config_name}"]
+    for source in hydra.runtime.config_sources:
+        if source.provider == "command-line":
+            words += ["--config-dir", source.path]
+    words += [word for word in hydra.overrides.task if not word.startswith("checkpoint=")]
+    inside = checkpoint.is_relative_to(Path.cwd())
+    words.append(f"checkpoint={checkpoint.relative_to(Path.cwd()) if inside else checkpoint}")
+    if hydra.mode == RunMode.MULTIRUN:
+        words.append("hydra.mode=RUN")  # this job alone
+    return shlex.join(words)
