@@ -108,5 +108,5 @@ def _average_precision(logits: Tensor, target: Tensor) -> Float[Tensor, "attribu
         result[defined] = multilabel_average_precision(
             logits[:, defined], target[:, defined], int(defined.sum()), average=None, ignore_index=UNLABELLED,
             validate_args=False,
-        )  # fmt: skip
+        ).to(result)  # fmt: skip
     return result
