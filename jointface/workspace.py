@@ -1,28 +1,117 @@
 """Lays out a dashboard's panels on W&B: `python -m jointface.workspace run=RUN_FOLDER entity=NAME`."""
 
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from jointface.callbacks.dashboard_logger import logged_in
-from jointface.callbacks.dashboard_panels import read_sections, wandb_workspace
-from jointface.callbacks.recorded_run import read_run
 from jointface.command_line import entry_point
-from jointface.errors import ConfigError, JointFaceError
+from jointface.errors import ConfigError, DataError, JointFaceError
+
+STEP = "trainer/global_step"
+KINDS = ("lines", "media", "table", "curves", "histogram")
+Sections = Mapping[str, Sequence[Mapping[str, str]] | None]
+
+
+def build_workspace(entity: str, project: str, name: str, sections: Sections, logged: Iterable[str]) -> Any:
+    """A `wandb_workspaces.workspaces.Workspace`, not yet saved. Panels without a logged key are left out, and so are
+    sections without panels.
+
+    Args:
+        sections: by heading, panels {title, KIND: regular expression for whole keys}; None leaves a section out.
+
+    Raises:
+        ConfigError: a panel is malformed, or the package is not installed.
+    """
+    kinds = {heading: [_read_panel(panel) for panel in panels] for heading, panels in sections.items() if panels}
+    try:
+        from wandb_workspaces.workspaces import Section, Workspace, WorkspaceSettings
+    except ImportError as error:
+        raise ConfigError("a workspace needs the package wandb-workspaces: pip install 'jointface[wandb]'") from error
+    shown = [
+        Section(name=heading, panels=[view for panel in panels for view in _views(*panel, logged)], is_open=True)
+        for heading, panels in kinds.items()
+    ]
+    return Workspace(
+        entity=entity, project=project, name=name, sections=[section for section in shown if section.panels],
+        settings=WorkspaceSettings(x_axis=STEP),
+    )  # fmt: skip
+
+
+def _read_panel(panel: Mapping[str, str]) -> tuple[str, str, str]:
+    """Its kind, title and pattern."""
+    kinds = panel.keys() - {"title"}
+    if len(kinds) != 1 or not kinds <= set(KINDS):
+        raise ConfigError(f"panel {dict(panel)}: expected a title and one of {', '.join(KINDS)}")
+    (kind,) = kinds
+    try:
+        re.compile(panel[kind])
+    except re.error as error:
+        raise ConfigError(f"panel {dict(panel)}: {panel[kind]!r} is no regular expression: {error}") from error
+    return kind, panel.get("title", panel[kind]), panel[kind]
+
+
+def _views(kind: str, title: str, pattern: str, logged: Iterable[str]) -> list[Any]:
+    """W&B's panels for the logged keys: one with all lines, of the other kinds one for each key."""
+    from wandb_workspaces.reports import v2 as wr
+
+    from jointface.callbacks.dashboard import CURVES, CURVES_CHART  # slow to import
+
+    keys = sorted(key for key in logged if re.fullmatch(pattern, key))
+    match kind:
+        case "lines":
+            return [wr.LinePlot(title=title, x=STEP, metric_regex=f"^{pattern}$")] if keys else []
+        case "histogram":
+            return [wr.LinePlot(title=f"{title}: {key}", x=STEP, y=[key]) for key in keys]
+        case "media":
+            return [wr.MediaBrowser(title=f"{title}: {key}", media_keys=[key]) for key in keys]
+        case "table":
+            return [wr.WeavePanelSummaryTable(table_name=key) for key in keys]
+    return [
+        wr.CustomChart(
+            query={"summaryTable": {"tableKey": key}}, chart_name=CURVES_CHART, chart_fields=CURVES,
+            chart_strings={"title": f"{title}: {key.removesuffix('_table')}"},
+        )
+        for key in keys
+    ]  # fmt: skip
+
+
+def recorded_keys(run_dir: Path) -> list[str]:
+    """The keys that the last recording of W&B in a run's folder holds, uploaded or not.
+
+    Raises:
+        DataError: there is none, or W&B cannot read it.
+    """
+    files = run_dir.glob("wandb/*run-*/run-*.wandb")
+    recordings = sorted(files, key=lambda file: file.parent.name.removeprefix("offline-"))
+    if not recordings:
+        raise DataError(f"no recording of W&B in {run_dir.absolute()}/wandb: train with logger=wandb")
+    reader = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(recordings[-1])]
+    result = subprocess.run(reader, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise DataError(f"W&B cannot read {recordings[-1]}: {' '.join(result.stderr.split())}")
+    return list(json.loads(result.stdout)["summary"])
 
 
 @entry_point("workspace")
 def main(config: DictConfig) -> None:
     """Saves the sections of the config as a new view of a project."""
-    sections = read_sections(OmegaConf.to_container(config.sections, resolve=True))  # type: ignore[arg-type]
-    run = read_run(Path(config.run))
+    from jointface.running.wandb_logger import logged_in
+
+    sections: Any = OmegaConf.to_container(config.sections, resolve=True)
+    keys = recorded_keys(Path(config.run))
     if not logged_in():
         raise ConfigError("nobody is logged in to W&B: run `wandb login`")
     import wandb
 
     try:
         entity = str(config.entity or wandb.Api().default_entity)
-        wandb_workspace(entity, config.project, config.name, sections, run.keys()).save_as_new_view()  # says where
+        build_workspace(entity, config.project, config.name, sections, keys).save_as_new_view()  # prints where it is
     except JointFaceError:
         raise
     except Exception as error:  # of the network, the account or the server

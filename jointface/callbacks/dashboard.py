@@ -1,29 +1,49 @@
-"""What a dashboard shows beside curves, logged when it is there to be seen."""
+"""What Weights & Biases shows beside curves: tables, pictures, meshes and statistics of the data."""
 
+import math
+from collections.abc import Iterable, Mapping
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+import pandas as pd
+import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
+from jaxtyping import Int
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
-from trimesh import Trimesh
+from lightning_utilities.core.imports import lazy_import
+from torch import Tensor
 
-from jointface.callbacks import dashboard_media as media
-from jointface.callbacks.dashboard_logger import DashboardLogger
-from jointface.callbacks.label_census import LabelCensus
+from jointface.callbacks.figures import predict, spread_faces
+from jointface.datamodules.face_dataset import FaceDataset
+from jointface.geometry.camera import pose_from_camera
+from jointface.metrics.attribute_scores import AttributeMetrics
+from jointface.metrics.precision_recall import gathered_samples, precision_recall_table
 from jointface.modules.joint_module import JointFaceModule
+from jointface.running.wandb_logger import DashboardLogger
+from jointface.viz.face_mesh import face_mesh
+
+wandb = lazy_import("wandb")  # an extra, which other runs do without
+
+CURVES_CHART = "wandb/area-under-curve/v0"  # the layout of W&B's own precision-recall curves
+CURVES = {"x": "recall", "y": "precision", "class": "attribute"}
+SCORES = ("accuracy", "balanced_accuracy", "f1", "average_precision")
+YAW_EDGES = np.arange(-90, 91, 10)  # degrees
+
+Samples = tuple[tuple[str, ...], Tensor, Tensor, Tensor]  # attributes; logits, labels and mask (samples, attributes)
 
 
 class Dashboard(Callback):
-    """Fills the run of a `DashboardLogger`; without one it does nothing. Keys, with the split and the source:
+    """Adds media to the run of a `DashboardLogger`; without one it does nothing. Keys, with the split and the source:
 
     `tables/val/celeba`: prevalence and scores of each attribute. `curves/val/celeba`: precision over recall.
-    `faces/val/w300lp/shape`, `faces/val/celeba/attributes`: the pictures of `ValidationFigures`, which has to come
-    before it. `meshes/val/w300lp`: predicted faces as glTF. All at every validation, and of the test.
+    `faces/val/w300lp/shape`, `faces/val/celeba/attributes`: the pictures of `ValidationFigures`, which must precede it.
+    `meshes/val/w300lp`: predicted faces as glTF. All at every validation, and in the test.
 
     `data/train/celeba/attributes`, `data/train/w300lp/yaw`: prevalence and yaw in the batches up to the first
     validation, in a distributed run in those of its first process; of val and test in all batches.
@@ -31,35 +51,19 @@ class Dashboard(Callback):
     The config is the resolved one, with `num_samples`, `overrides` and `jointface_version`.
 
     Args:
-        folder: the run's folder, which holds config.yaml and figures/.
         num_meshes: predicted faces of each source as meshes; 0 for none.
     """
 
-    def __init__(self, folder: str, num_meshes: int = 2) -> None:
-        self.folder, self.num_meshes = Path(folder), num_meshes
+    def __init__(self, num_meshes: int = 2) -> None:
+        self.num_meshes = num_meshes
         self.census = {stage: LabelCensus() for stage in ("train", "val", "test")}
-        self._counted: set[str] = set()  # stages whose census is complete
-        self._judged: dict[str, media.JudgedAttributes] = {}  # of the last evaluation, as are the meshes
-        self._meshes: dict[str, list[Trimesh]] = {}
+        self._reported: set[str] = set()  # stages whose census is logged
+        self._samples: dict[str, Samples] = {}  # of the attributes in this evaluation, by SPLIT/SOURCE
 
     @rank_zero_only
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs the config."""
         if logger := _dashboard(trainer):
-            config = self._config(trainer)
-            logger.attempt("the config", lambda: logger.experiment.config.update(config, allow_val_change=True))
-
-    def _config(self, trainer: Trainer) -> dict[str, Any]:
-        path = self.folder / "config.yaml"
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        return (yaml.safe_load(path.read_text()) if path.is_file() else {}) | {
-            "num_samples": {
-                stage: {name: data.num_samples(stage, name) for name in sources}
-                for stage, sources in data.datasets.items()
-            },
-            "overrides": list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else [],
-            "jointface_version": version("jointface"),
-        }
+            logger.attempt("the config", lambda: logger.log_hyperparams(_config(trainer)))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -67,71 +71,176 @@ class Dashboard(Callback):
         self._count(trainer, "train", batch)
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *loader: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *indices: int
     ) -> None:
         if not trainer.sanity_checking:
             self._count(trainer, "val", batch)
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *loader: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *indices: int
     ) -> None:
         self._count(trainer, "test", batch)
 
     @rank_zero_only
     def _count(self, trainer: Trainer, stage: str, batch: Any) -> None:
         logger = _dashboard(trainer)
-        if logger and stage not in self._counted:
+        if logger and stage not in self._reported:
             logger.attempt("statistics of the data", lambda: self.census[stage].add(batch))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking:
-            self._collect(trainer, pl_module, "val")
+        """Keeps the samples of the attribute metrics, which are reset before `on_validation_end`."""
+        if _dashboard(trainer) and not trainer.sanity_checking:
+            self._samples = attribute_samples(pl_module, "val")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._collect(trainer, pl_module, "test")
-
-    def _collect(self, trainer: Trainer, module: Any, split: str) -> None:
-        """Takes what will be gone when the evaluation has ended: its metrics' samples, and averaged weights."""
-        assert isinstance(module, JointFaceModule)
-        if logger := _dashboard(trainer):
-            self._judged = media.judged_attributes(module.metrics, split)
-            logger.attempt("3D meshes", lambda: self._predict(trainer, module, split))
-
-    @rank_zero_only
-    def _predict(self, trainer: Trainer, module: JointFaceModule, split: str) -> None:
-        if self.num_meshes and module.network.shape_decoder is not None:
-            data = trainer.datamodule  # type: ignore[attr-defined]
-            datasets = {name: data.datasets[split][name] for name in sorted(data.shape_sources(split))}
-            self._meshes = media.predicted_meshes(module, datasets, self.num_meshes)
+        """As `on_validation_epoch_end`."""
+        if _dashboard(trainer):
+            self._samples = attribute_samples(pl_module, "test")
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs what the validation gave."""
         if not trainer.sanity_checking:
-            self._show(trainer, "val")
+            self._show(trainer, pl_module, "val")
 
     @rank_zero_only
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs what the test gave."""
-        self._show(trainer, "test")
+        self._show(trainer, pl_module, "test")
 
-    def _show(self, trainer: Trainer, split: str) -> None:
+    def _show(self, trainer: Trainer, module: Any, split: str) -> None:
         if not (logger := _dashboard(trainer)):
             return
-        datasets = trainer.datamodule.datasets  # type: ignore[attr-defined]
+        data, figures = trainer.datamodule, Path(trainer.default_root_dir) / "figures"  # type: ignore[attr-defined]
+        shapes = {name: data.datasets[split][name] for name in sorted(data.shape_sources(split))}
+        uncounted = {f"statistics of the {stage} data": stage for stage in {"train", split} - self._reported}
         with TemporaryDirectory() as folder:
-            parts = {
-                "pictures": partial(media.pictures, self.folder / "figures", split, datasets[split]),
-                "3D meshes": partial(media.mesh_files, Path(folder), split, self._meshes),
-                "tables of attributes": partial(media.attribute_tables, self._judged, trainer.callback_metrics),
-                "precision-recall curves": partial(media.attribute_curves, self._judged),
-            }
-            for what, make in parts.items():
-                logger.log_media(what, make)
-        for stage in {"train", split} - self._counted:
-            statistics = partial(media.data_statistics, stage, self.census[stage], datasets.get(stage, {}))
-            if logger.log_media("statistics of the data", statistics):
-                self._counted.add(stage)
+            succeeded = logger.log_media({
+                "pictures": partial(pictures, figures, split, data.datasets[split]),
+                "3D meshes": partial(meshes, Path(folder), split, module, shapes, self.num_meshes),
+                "tables of attributes": partial(attribute_tables, self._samples, trainer.callback_metrics),
+                "precision-recall curves": partial(attribute_curves, self._samples),
+            } | {
+                what: partial(self.census[stage].media, stage, data.datasets.get(stage, {}))
+                for what, stage in uncounted.items()
+            })  # fmt: skip
+        self._reported |= {uncounted[what] for what in succeeded if what in uncounted}
+
+
+class LabelCensus:
+    """Counts the labels of batches {source: batch} on their device: as the network sees them, flipped, turned, and
+    again each time that a sample returns."""
+
+    def __init__(self) -> None:
+        self.attributes: dict[str, Int[Tensor, "2 attributes"]] = {}  # positives, labelled
+        self.yaw: dict[str, Int[Tensor, "bins"]] = {}  # faces between YAW_EDGES
+
+    def add(self, batch: Mapping[str, Mapping[str, Any]]) -> None:
+        """Counts a batch."""
+        for source, part in batch.items():
+            if "attributes" in part:
+                mask = part["attribute_mask"]
+                counts = torch.stack([((part["attributes"] > 0.5) & mask).sum(0), mask.sum(0)])
+                self.attributes[source] = self.attributes.get(source, 0) + counts
+            if "camera" in part:
+                yaw = pose_from_camera(part["camera"].float(), 1.0)[:, 1].rad2deg()  # no matter how high the image is
+                bins = ((yaw + 90) / 180 * (len(YAW_EDGES) - 1)).long().clamp(0, len(YAW_EDGES) - 2)
+                self.yaw[source] = self.yaw.get(source, 0) + torch.bincount(bins, minlength=len(YAW_EDGES) - 1)
+
+    def prevalence(self, source: str, names: Iterable[str]) -> pd.DataFrame:
+        """Columns attribute, labelled, positives, prevalence."""
+        positives, labelled = self.attributes[source].cpu().numpy()
+        table = pd.DataFrame({"attribute": names, "labelled": labelled, "positives": positives})
+        return table.assign(prevalence=positives / np.maximum(labelled, 1))
+
+    def media(self, stage: str, datasets: Mapping[str, FaceDataset]) -> dict[str, Any]:
+        """`data/STAGE/SOURCE/attributes`, a table, and `data/STAGE/SOURCE/yaw`, a histogram in degrees."""
+        label_sets = {name: datasets[name].label_set for name in self.attributes}
+        tables = {name: self.prevalence(name, labels.attributes) for name, labels in label_sets.items() if labels}
+        return {
+            f"data/{stage}/{name}/attributes": wandb.Table(dataframe=table.round(4)) for name, table in tables.items()
+        } | {
+            f"data/{stage}/{name}/yaw": wandb.Histogram(np_histogram=(faces.cpu().numpy(), YAW_EDGES))
+            for name, faces in self.yaw.items()
+        }
+
+
+def attribute_samples(module: Any, split: str) -> dict[str, Samples]:
+    """The samples of a split's attribute metrics so far, of all processes and on the CPU, by `SPLIT/SOURCE`. Every
+    process has to call it."""
+    assert isinstance(module, JointFaceModule)
+    samples = {
+        key.removesuffix("/attributes"): (metric.attributes, *gathered_samples(metric))
+        for key, metric in module.metrics.items()
+        if isinstance(metric, AttributeMetrics) and key.startswith(f"{split}/") and "/trivial/" not in key
+    }
+    return {key: of for key, of in samples.items() if len(of[1])}
+
+
+def attribute_tables(samples: Mapping[str, Samples], logged: Mapping[str, Tensor]) -> dict[str, Any]:
+    """`tables/SPLIT/SOURCE`."""
+    return {f"tables/{key}": wandb.Table(dataframe=attribute_table(key, of, logged)) for key, of in samples.items()}
+
+
+def attribute_table(prefix: str, samples: Samples, logged: Mapping[str, Tensor]) -> pd.DataFrame:
+    """Columns attribute, labelled, prevalence and SCORES, which are taken from the logged `PREFIX/SCORE/ATTRIBUTE` and
+    NaN where undefined. The best balanced accuracy comes first."""
+    attributes, _, labels, mask = samples
+    labelled, positives = mask.sum(0), ((labels > 0.5) & mask).sum(0)
+    prevalence = positives / labelled.clamp(min=1)
+    table = pd.DataFrame({"attribute": attributes, "labelled": labelled, "prevalence": prevalence})
+    for score in SCORES:
+        table[score] = [float(logged.get(f"{prefix}/{score}/{name}", math.nan)) for name in attributes]
+    return table.sort_values("balanced_accuracy", ascending=False, kind="stable", ignore_index=True).round(4)
+
+
+def attribute_curves(samples: Mapping[str, Samples]) -> dict[str, Any]:
+    """`curves/SPLIT/SOURCE`: precision over recall."""
+    curves = {}
+    for key, of in samples.items():
+        table = wandb.Table(dataframe=precision_recall_table(*of).round(4))
+        strings = {"title": f"{key}: precision over recall", "x-axis-title": "recall", "y-axis-title": "precision"}
+        curves[f"curves/{key}"] = wandb.plot_table(CURVES_CHART, table, CURVES, strings)
+    return curves
+
+
+def pictures(folder: Path, split: str, sources: Iterable[str]) -> dict[str, Any]:
+    """`faces/SPLIT/SOURCE/shape` and `.../attributes`: the pictures that `ValidationFigures` wrote to a folder."""
+    kinds = [(name, kind) for name in sources for kind in ("shape", "attributes")]
+    paths = {f"faces/{split}/{name}/{kind}": folder / f"{split}_{name}_{kind}.png" for name, kind in kinds}
+    return {key: wandb.Image(str(path)) for key, path in paths.items() if path.is_file()}
+
+
+def meshes(
+    folder: Path, split: str, module: JointFaceModule, datasets: Mapping[str, FaceDataset], count: int
+) -> dict[str, Any]:
+    """`meshes/SPLIT/SOURCE`: predicted faces of evenly spaced samples, as glTF files in a folder, of which W&B makes
+    copies. Predictions that are not finite are left out."""
+    if not count or module.network.shape_decoder is None:
+        return {}
+    triangles = module.network.shape_decoder.morphable_model.triangles.cpu().numpy()
+    media: dict[str, list[Any]] = {}
+    for name, dataset in datasets.items():
+        batch = spread_faces(dataset, count, module.device)
+        if batch is None:
+            continue
+        faces = predict(module, batch["image"]).vertices.float().cpu().numpy()
+        crops = batch["image"].permute(0, 2, 3, 1).cpu().numpy()
+        for number, (crop, face) in enumerate(zip(crops, faces, strict=True)):
+            if np.isfinite(face).all():
+                path = str(folder / f"{name}_{number}.glb")
+                face_mesh(crop, face, triangles).export(path)
+                media.setdefault(f"meshes/{split}/{name}", []).append(wandb.Object3D(path, caption=f"face {number}"))
+    return media
+
+
+def _config(trainer: Trainer) -> dict[str, Any]:
+    path, data = Path(trainer.default_root_dir) / "config.yaml", trainer.datamodule  # type: ignore[attr-defined]
+    return (yaml.safe_load(path.read_text()) if path.is_file() else {}) | {
+        "num_samples": {
+            stage: {name: data.num_samples(stage, name) for name in sources} for stage, sources in data.datasets.items()
+        },
+        "overrides": list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else [],
+        "jointface_version": version("jointface"),
+    }
 
 
 def _dashboard(trainer: Trainer) -> DashboardLogger | None:

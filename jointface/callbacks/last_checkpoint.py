@@ -10,9 +10,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from jointface.callbacks.checkpoint_io import remove_leftovers
 from jointface.errors import RunStopped
 from jointface.running.stop_signals import StopSignals
+from jointface.running.whole_checkpoints import remove_leftovers
 
 
 class LastCheckpoint(Checkpoint):

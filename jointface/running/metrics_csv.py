@@ -1,0 +1,49 @@
+"""metrics.csv: the values of a run over its steps."""
+
+from pathlib import Path
+
+import pandas as pd
+from lightning.pytorch.loggers.csv_logs import CSVLogger, ExperimentWriter
+from lightning.pytorch.utilities import rank_zero_only
+
+from jointface.files import write_atomically
+
+
+class MetricsCSV(CSVLogger):
+    """Lightning's logger to metrics.csv, which can keep the rows of a run that is resumed; Lightning's deletes them.
+
+    Args:
+        save_dir: the run's folder.
+    """
+
+    def __init__(self, save_dir: str) -> None:
+        super().__init__(save_dir, name="", version="")
+
+    @rank_zero_only
+    def resume_at_step(self, step: int) -> None:
+        """Keeps the rows before `step`; those from there on are logged again."""
+        path = Path(self.log_dir) / ExperimentWriter.NAME_METRICS_FILE
+        if path.is_file():
+            rows = pd.read_csv(path, dtype=str, keep_default_na=False, on_bad_lines="skip")
+            steps = pd.to_numeric(rows["step"], errors="coerce")  # the last row is cut short where the run was killed
+            _write(path, rows[steps < step])
+            self._experiment = _ResumedWriter(self.log_dir)
+
+
+class _ResumedWriter(ExperimentWriter):
+    """A writer that goes on with the file."""
+
+    def __init__(self, log_dir: str) -> None:
+        super().__init__(log_dir)
+        self.metrics_keys = list(pd.read_csv(self.metrics_file_path, nrows=0))
+
+    def _check_log_dir_exists(self) -> None:
+        """Does not delete the file."""
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        rows = pd.read_csv(self.metrics_file_path, dtype=str, keep_default_na=False)
+        _write(Path(self.metrics_file_path), rows.reindex(columns=fieldnames))
+
+
+def _write(path: Path, rows: pd.DataFrame) -> None:
+    write_atomically(path, rows.to_csv(index=False, lineterminator="\r\n").encode())  # as Lightning writes it

@@ -1,0 +1,264 @@
+"""The run on Weights & Biases: where it goes, what it is called, and that it never ends a training."""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.utilities import rank_zero_only
+from lightning_utilities.core.imports import lazy_import
+from omegaconf import OmegaConf
+
+from jointface.errors import ConfigError, TrialPruned
+from jointface.metrics.direction import HIGHER_IS_BETTER, better
+
+wandb = lazy_import("wandb")  # an extra, which other runs do without
+log = logging.getLogger(__name__)
+
+MODES = ("online", "offline", "disabled", "dryrun")  # the last is an older name of offline
+STEP = "trainer/global_step"  # the x axis of everything; Lightning's name for it
+LONGEST_NAME = 128  # characters that W&B accepts
+LONG_WAIT = 5.0  # seconds; only an attempt that waits for a server takes longer
+
+
+class DashboardLogger(WandbLogger):
+    """Lightning's logger for Weights & Biases, without questions and without power over the training.
+
+    Without a login it records offline and says so. A later failure is logged once, and the training goes on. A run that
+    continues in its folder continues on W&B. The summary of each metric holds its last and its best value.
+
+    Args:
+        name: of the run; the jobs of a sweep are named by their overrides instead.
+        save_dir: gets `wandb/`, with what is recorded offline.
+        group: None takes the name of the sweep's folder.
+        tags: added to the choices of experiment, scale and sweep.
+        mode: "online", "offline" or "disabled". None takes WANDB_MODE; without it, online if logged in, else offline.
+        id: of an earlier run to continue.
+        log_model: the best checkpoint as an artifact: True at the end, "all" whenever there is a better one.
+        init_timeout, finish_timeout: seconds to wait for W&B at the start and at the end.
+        where: `project` and `entity`.
+
+    Raises:
+        ConfigError: wandb is not installed, a setting is unknown, or the mode is online without a login.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        save_dir: str,
+        group: str | None = None,
+        tags: Sequence[str] = (),
+        mode: str | None = None,
+        id: str | None = None,
+        log_model: Any = False,
+        init_timeout: float = 60,
+        finish_timeout: float = 300,
+        **where: Any,
+    ) -> None:
+        asked, source = (mode, "logger.wandb.mode") if mode else (os.environ.get("WANDB_MODE"), "WANDB_MODE")
+        if asked and asked not in MODES:
+            raise ConfigError(f"{source}={asked} is unknown, known are {', '.join(MODES)}")
+        if log_model not in (True, False, "all"):
+            raise ConfigError(f"logger.wandb.log_model={log_model} is unknown, known are true, false and all")
+        checkout = Path(__file__).parents[2]
+        try:
+            settings = wandb.Settings(
+                git_root=str(checkout) if (checkout / ".git").exists() else None,
+                init_timeout=init_timeout,
+                finish_timeout=finish_timeout,
+                max_end_of_run_history_metrics=0,  # the results are printed already
+                max_end_of_run_summary_metrics=0,
+            )
+        except ImportError as error:
+            raise ConfigError("logger=wandb needs the package wandb: pip install 'jointface[wandb]'") from error
+        super().__init__(
+            name=job_name(name), save_dir=save_dir, group=group or _sweep_name(), tags=[*_choices(), *tags],
+            id=id or earlier_run(Path(save_dir)), job_type="train", log_model=log_model, settings=settings, **where,
+        )  # fmt: skip
+        del self._wandb_init["anonymous"]  # W&B no longer has it, and warns about it
+        self._must_be_online = asked == "online"
+        self._failed: set[str] = set()  # what has failed and was logged
+        self._lost = False  # whether W&B's process on this machine has ended
+        self._defined: set[str] = set()
+        self._step: int | None = None  # of the last metrics
+        self._wandb_init["mode"] = self._choose_mode(asked)
+
+    @rank_zero_only
+    def _choose_mode(self, asked: str | None) -> str:
+        mode: str = asked or wandb.setup().settings.mode  # `wandb offline` and `wandb online` set it for a folder
+        if mode in ("offline", "dryrun", "disabled") or logged_in():
+            return mode
+        if self._must_be_online:
+            raise ConfigError(
+                "W&B is to be online, but nobody is logged in: run `wandb login`, set WANDB_API_KEY, or set "
+                "logger.wandb.mode=offline to record now and upload later"
+            )
+        self._warn_offline("Nobody is logged in to W&B (`wandb login`)")
+        log.info("WANDB_MODE=offline chooses this without the warning")
+        return "offline"
+
+    def _warn_offline(self, reason: str) -> None:
+        upload = f"wandb sync {self.save_dir}/wandb/offline-run-*"
+        log.warning("%s: the run is recorded offline, to be uploaded with `%s`", reason, upload)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The run, which the first call starts.
+
+        Raises:
+            ConfigError: W&B cannot be reached, and the mode was set to online.
+        """
+        try:
+            return super().experiment
+        except wandb.errors.Error as error:
+            reason = f"W&B cannot be reached: {str(error).splitlines()[0]}"
+            if self._must_be_online:
+                raise ConfigError(
+                    f"{reason}; try again, or set logger.wandb.mode=offline to record now and upload later"
+                ) from error
+            self._warn_offline(reason)
+            self._wandb_init["mode"] = "offline"
+            return super().experiment
+
+    def attempt(self, what: str, action: Callable[[], Any]) -> bool:
+        """Runs an action for the dashboard; returns whether it succeeded. The first failure of each `what` is logged;
+        the training goes on."""
+        if self._lost:
+            return False
+        try:
+            action()
+            return True
+        except Exception as error:  # whatever goes wrong with a dashboard, the training is worth more
+            self._lost = isinstance(error, ConnectionError)
+            if what not in self._failed:
+                self._failed.add(what)
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                without = " without the dashboard" if self._lost else ""
+                log.warning("W&B: logging %s failed (%s); the training goes on%s", what, reason, without)
+            return False
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Logs values over the step."""
+        self.attempt("metrics", lambda: self._log(metrics, step))
+
+    def _log(self, metrics: Mapping[str, Any], step: int | None) -> None:
+        for name in metrics.keys() - self._defined:
+            best = better(name)
+            # Single attributes are shown in a table: as hundreds of panels they would hide the rest.
+            hidden = bool(HIGHER_IS_BETTER & set(name.split("/")[:-1]))
+            summary = f"{best},last" if best else None
+            self.experiment.define_metric(name, step_metric=STEP, summary=summary, hidden=hidden)
+            self._defined.add(name)
+        super().log_metrics(metrics, step)
+        self._step = step
+
+    @rank_zero_only
+    def log_media(self, parts: Mapping[str, Callable[[], Mapping[str, Any]]]) -> list[str]:
+        """Logs pictures, tables and meshes at the step of the last metrics; returns the names of the parts that
+        succeeded.
+
+        For a table W&B asks its server and waits. After a wait without an answer the rest of the parts is left out.
+
+        Args:
+            parts: by name, what makes the media by key.
+        """
+        succeeded = []
+        for what, make in parts.items():
+            start = time.monotonic()
+            if self.attempt(what, lambda make=make: self._log_made(make())):
+                succeeded.append(what)
+            elif time.monotonic() - start > LONG_WAIT:
+                break
+        return succeeded
+
+    def _log_made(self, media: Mapping[str, Any]) -> None:
+        if media:
+            WandbLogger.log_metrics(self, media, self._step)
+
+    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
+        """Uploads the checkpoint now, or remembers it for the end, as `log_model` says."""
+        self.attempt("the checkpoint", lambda: WandbLogger.after_save_checkpoint(self, checkpoint_callback))
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Logs the best checkpoint. The run stays open, as a test may follow."""
+        self.attempt("the checkpoint", lambda: WandbLogger.finalize(self, status))
+
+
+@contextmanager
+def finished_dashboards() -> Iterator[None]:
+    """Ends W&B's run with the block, as failed if the block raises. The jobs of a sweep share a process, and W&B would
+    add the next job to a run that has not ended."""
+    failed = True
+    try:
+        yield
+        failed = False
+    except TrialPruned:
+        failed = False  # given up on purpose
+        raise
+    finally:
+        if "wandb" in sys.modules and wandb.run is not None:
+            try:
+                wandb.run.finish(exit_code=int(failed))
+            except Exception as error:
+                log.warning("W&B: ending the run failed (%s)", type(error).__name__)
+
+
+def job_name(name: str) -> str:
+    """For a job of a sweep the overrides that its other jobs may have with other values; else `name`."""
+    if _sweep_name() is None:
+        return name
+    hydra = HydraConfig.get()
+    record = Path(hydra.sweep.dir) / "multirun.yaml"
+    sweep = OmegaConf.load(record).hydra if record.is_file() else hydra  # not every sweeper leaves a record
+    params = [f"{key}={value}" for key, value in (sweep.sweeper.get("params") or {}).items()]
+    given = OverridesParser.create().parse_overrides([*params, *sweep.overrides.task])
+    shared = {override.get_key_element() for override in given if not override.is_sweep_override()}
+    ignored = {"callbacks.trial.number", "checkpoint"} | shared
+    own = [override for override in hydra.overrides.task if override.partition("=")[0] not in ignored]
+    return (",".join(own) or name)[:LONGEST_NAME]
+
+
+def earlier_run(folder: Path) -> str | None:
+    """The id of the last run that W&B recorded in a folder; None if there is none."""
+    recorded = sorted(path.name.removeprefix("offline-") for path in (folder / "wandb").glob("*run-*-*"))
+    return recorded[-1].rpartition("-")[2] if recorded else None
+
+
+def logged_in() -> bool:
+    """Whether there are credentials for W&B, from `wandb login` or the environment. Asks nobody.
+
+    Raises:
+        ConfigError: the credentials are malformed.
+    """
+    try:
+        return bool(wandb.login(prompt=False, verify=False))
+    except wandb.errors.AuthenticationError as error:
+        raise ConfigError(
+            f"W&B: {' '.join(str(error).split())}: run `wandb login` again, or set logger.wandb.mode=offline"
+        ) from error
+
+
+def _sweep_name() -> str | None:
+    """The name of the sweep's folder; None if this run is no job of a sweep."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None
+    return Path(HydraConfig.get().sweep.dir).name
+
+
+def _choices() -> list[str]:
+    """The experiment, scale and sweep that the command chose."""
+    made = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    return [made[group] for group in ("experiment", "scale", "sweep") if made.get(group)]
