@@ -1,4 +1,4 @@
-"""The config folder, and what turns an entry point's errors into one line."""
+"""The command line: where its config is, and how errors and signals end it in one line."""
 
 import logging
 import os
@@ -27,40 +27,39 @@ CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.paren
 # For hydra.help.template: ${command_help:CONFIG_NAME}.
 OmegaConf.register_new_resolver("command_help", lambda config_name: command_help(config_name, CONF_DIR), replace=True)
 
-# What the library and Hydra raise on purpose, at mistakes in a config or in data.
+# Raised on purpose, at mistakes in a config or in data.
 EXPECTED_ERRORS: tuple[type[Exception], ...] = (JointFaceError, HydraException, OmegaConfBaseException)
 
 
 def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
-    """Makes a command line of a function of the composed config: `conf/CONFIG_NAME.yaml` plus the user's overrides.
+    """Turns a function of the composed config, `conf/CONFIG_NAME.yaml` plus the user's overrides, into a command.
 
-    Errors that the library or Hydra raise on purpose end the program with one line and exit code 1;
-    HYDRA_FULL_ERROR=1 shows where they came from. A signal ends it with 128 + its number, as is the custom, and a run
-    that can go on says how.
+    Expected errors end the program with one line and exit code 1; HYDRA_FULL_ERROR=1 shows their traceback. A signal
+    ends it with exit code 128 + its number, after the command that resumes the run.
     """
     expected = () if os.environ.get("HYDRA_FULL_ERROR") == "1" else EXPECTED_ERRORS
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         def job(config: DictConfig) -> Any:
-            # For Hydra alone, not for the processes that a distributed run starts.
+            # Set for Hydra alone, not for the processes that a distributed run starts.
             full_error = os.environ.pop("HYDRA_FULL_ERROR", None) if expected else None
             try:
                 return task(config)
-            except RunStopped as stop:  # of a sweep as well: its other jobs are not begun
+            except RunStopped as stop:  # ends a sweep as well, before its other jobs
                 sys.exit(_report(stop))
             except KeyboardInterrupt:
                 remove_unused_folder()
                 raise
             except TrialPruned:
-                end_quietly_behind_another_process()
+                leave_message_to_first_process()
                 raise
             except expected as error:
                 if isinstance(error, DivergedError):
-                    end_quietly_behind_another_process()
+                    leave_message_to_first_process()
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     log.error(one_line(error))
                     remove_unused_folder()
-                    raise  # what becomes of the other jobs is up to the sweeper
+                    raise  # the sweeper decides about the other jobs
                 remove_unused_folder()
                 sys.exit(one_line(error))
             finally:
@@ -82,35 +81,35 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
     return decorate
 
 
-def end_quietly_behind_another_process() -> None:
-    """Where all processes of a distributed run end at one point the first one says why; the others go with exit code 0.
+def leave_message_to_first_process() -> None:
+    """Ends every process of a distributed run but the first with exit code 0: the first one says what happened.
 
-    After any other code Lightning kills the first one, and a sweep with it. What Lightning starts is no sweep itself;
-    where several processes run a sweep side by side, each of them goes on to the next job.
+    After any other exit code Lightning kills the first process, and a sweep with it. Where several processes run a
+    sweep side by side, each of them continues with the next job.
     """
-    from lightning.pytorch.utilities import rank_zero_only  # slow to import, and a training has it already
+    from lightning.pytorch.utilities import rank_zero_only  # slow to import; a training has it already
 
     if rank_zero_only.rank and HydraConfig.get().mode == RunMode.RUN:  # type: ignore[attr-defined]
         sys.exit(0)
 
 
 def _report(stop: RunStopped) -> int:
-    """Says how a stopped run goes on; the exit code."""
-    from jointface.running.resuming import resume_command  # slow to import, and only a training stops so
+    """Says how to resume a stopped run; the exit code."""
+    from jointface.running.resuming import resume_command  # slow to import; a training has it already
 
-    end_quietly_behind_another_process()
+    leave_message_to_first_process()
     print(stop, file=sys.stderr)
     of_study = any(word.startswith("callbacks.trial.number=") for word in HydraConfig.get().overrides.task)
-    if stop.checkpoint.exists() and not of_study:  # a trial goes on with its study
+    if stop.checkpoint.exists() and not of_study:  # a study resumes its trials itself
         print(f"to resume: {resume_command(stop.checkpoint)}", file=sys.stderr)
     return 128 + stop.signal
 
 
 def remove_unused_folder() -> None:
-    """What Hydra left in the folder of a run that was refused before it began, or that was to leave nothing."""
+    """Removes what Hydra left of a run that was refused before it began, or that keeps no files."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     if HydraConfig.get().output_subdir is None or (folder / "config.yaml").exists():
-        return  # the user's folder, or of a run that had begun
+        return  # the user's folder, or that of a run that had begun
     logging.shutdown()
     for leftover in [*(folder / ".hydra").glob("*.yaml"), *folder.glob("*.log")]:
         leftover.unlink()
@@ -120,13 +119,13 @@ def remove_unused_folder() -> None:
             empty.rmdir()
 
 
-# Lines of Hydra's messages that say nothing about the mistake, or advise against finding it.
+# Lines of Hydra's messages that say nothing about the mistake.
 _NOISE = ("full_key:", "object_type=", "reference_type=", "To append to your config", "Config search path", "provider=")
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, without what Hydra and OmegaConf add."""
-    # Hydra wraps what a class raises while it is built.
+    """An error's message, without what Hydra and OmegaConf add."""
+    # Hydra wraps errors that are raised while it builds an object.
     while isinstance(error.__cause__, JointFaceError) and not isinstance(error, JointFaceError):
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

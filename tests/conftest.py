@@ -10,8 +10,7 @@ import tests.typecheck  # noqa: F401  (the hook below names it)
 
 # The shapes in the annotations check themselves while the tests run.
 install_import_hook("jointface", "tests.typecheck.check")
-
-import torch  # noqa: E402
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run side by side, as do the commands they start
 
 from jointface.datamodules import CropTransform, SyntheticFaces  # noqa: E402
 from jointface.geometry import MorphableModel, load_bfm_3ddfa  # noqa: E402
@@ -22,8 +21,6 @@ from tests.data.bfm_3ddfa import data as bfm_data  # noqa: E402
 from tests.data.celeba import data as celeba_data  # noqa: E402
 from tests.data.lfwa import data as lfwa_data  # noqa: E402
 from tests.data.w300lp import data as w300lp_data  # noqa: E402
-
-torch.set_num_threads(1)  # the tests themselves run in parallel
 
 REAL_DATA = Path(os.environ.get("JOINTFACE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

@@ -108,13 +108,13 @@ def test_a_checkpoint_of_another_training_says_what_differs(
 
 def test_hints_name_the_checkpoint_to_go_on_from(last: Path, tiny_data: Path, tmp_path: Path) -> None:
     assert str(refused(tiny_data, tmp_path, f"checkpoint={last.parents[1]}")).endswith("give " + str(last))
-    assert str(refused(tiny_data, tmp_path, "checkpoint=no.ckpt")).endswith("its own in checkpoints/last.ckpt")
+    assert str(refused(tiny_data, tmp_path, "checkpoint=no.ckpt")).endswith("its own to checkpoints/last.ckpt")
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["trainer.accumulate_grad_batches=3", "trainer.val_check_interval=4"], "must be a multiple of that"),
+        (["trainer.accumulate_grad_batches=3", "trainer.val_check_interval=4"], "the first must be a multiple of the second"),
         (["trainer.accumulate_grad_batches=2", "trainer.val_check_interval=10"], "a run must validate before it ends"),
         (["trainer.limit_val_batches=0"], "a run must validate, set it to at least 1"),
     ],

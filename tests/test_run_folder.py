@@ -90,9 +90,8 @@ def test_a_folder_that_cannot_be_made_is_one_line(override: str, tmp_path: Path)
 @pytest.mark.parametrize("folder", ["file/sweep", "file/${now:%Y}"])
 def test_a_folder_of_a_sweep_that_cannot_be_made_is_one_line(folder: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(
-        SystemExit, match=r"^error: cannot make the folder .* set hydra\.sweep\.dir to a place that you may write to$"
-    ):
+    said = r"^error: cannot make the folder .* set hydra\.sweep\.dir to a place that you may write to$"
+    with pytest.raises(SystemExit, match=said):
         RunFolder().on_multirun_start(hydra_config(f"hydra.sweep.dir={folder}"))
 
 

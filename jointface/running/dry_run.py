@@ -1,4 +1,4 @@
-"""What a run would be: its config, the size of its model, its data and mini-batches."""
+"""`dry_run=true`: the config of a run, the size of its model, its data and mini-batches."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ from jointface.modules.network import FaceNetwork
 
 @dataclass(frozen=True)
 class PartSize:
-    """Size of a part of the network. flops: floating-point operations for one image, an addition and a multiplication
-    counted as two, of matrix products and convolutions alone, as torch counts them."""
+    """Size of a part of the network. flops: additions plus multiplications for one image, in matrix products and
+    convolutions alone, as torch counts them."""
 
     parameters: int
     flops: int
 
 
 def describe_run(config: DictConfig, datamodule: JointDataModule, network: FaceNetwork, world_size: int = 1) -> None:
-    """Prints the resolved config, and the tables of the model and the data."""
+    """Prints the resolved config and tables of the model and the data."""
     console = Console()
     print(OmegaConf.to_yaml(config))
     console.print(model_table(network))
@@ -34,7 +34,7 @@ def describe_run(config: DictConfig, datamodule: JointDataModule, network: FaceN
 
 @torch.no_grad()
 def part_sizes(network: FaceNetwork) -> dict[str, PartSize]:
-    """Size of each part of the network, heads that it lacks left out."""
+    """Size of each part that the network has."""
     training = network.training
     network.eval()
     image = torch.zeros(1, 3, network.image_size, network.image_size, dtype=torch.uint8, device=network.mean.device)
@@ -67,8 +67,8 @@ def model_table(network: FaceNetwork) -> Table:
 
 
 def data_table(datamodule: JointDataModule, world_size: int = 1) -> Table:
-    """Each source with what it labels, its samples by stage, its part of a mini-batch of all processes together, and
-    the mini-batches in which all its training samples are seen once."""
+    """A row for each source: what it labels, its samples by stage, its share of the mini-batch of all processes, and
+    the steps that one pass over its training samples takes."""
     table = Table(title="Data, in samples")
     for title in ("source", "labels", *STAGES, "batch", "steps a pass"):
         table.add_column(title, justify="left" if title in ("source", "labels") else "right")

@@ -9,21 +9,21 @@ from torch.profiler import profile, schedule
 
 log = logging.getLogger(__name__)
 
-STEP = "run_training_batch"  # Lightning's name for an optimiser step on a batch that is there
+STEP = "run_training_batch"  # Lightning's name for one training step, without loading its batch
 
 
 class OperatorProfiler(Profiler):
-    """PyTorch's profiler on consecutive training steps, from which it leaves a table, and a trace for ui.perfetto.dev.
+    """PyTorch's profiler over consecutive training steps; writes a table, and a trace for ui.perfetto.dev.
 
-    Lightning's own keeps the last validation in its table, and not the training.
+    The table of Lightning's own profiler is of the last validation, not of the training.
 
     Args:
         dirpath: folder for `fit-FILENAME.txt` and `FILENAME-trace.json.gz`.
         filename: as above.
-        wait: steps that pass unmeasured before, while memory and kernels settle.
+        wait: steps before the measured ones, while memory and kernels settle.
         active: steps that are measured.
-        row_limit: operators in the table, those that take longest themselves; on a GPU, by the time there.
-        trace: leave the trace as well.
+        row_limit: operators in the table, by their own time on the GPU if there is one, else on the CPU.
+        trace: write the trace as well.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class OperatorProfiler(Profiler):
         self.table = ""
         self._profile: profile | None = None
         self._done = False
-        self._steps = 0  # since the first that was waited for
+        self._steps = 0  # since profiling began
 
     def start(self, action_name: str) -> None:
         """Begins with the first training step."""
@@ -89,6 +89,6 @@ class OperatorProfiler(Profiler):
         self.table = ""
 
     def teardown(self, stage: str | None) -> None:
-        """Ends what a training that was stopped left open."""
+        """Ends the profile of a training that was stopped."""
         self._end()
         super().teardown(stage)

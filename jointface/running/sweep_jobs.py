@@ -1,7 +1,7 @@
-"""Distributed jobs of a sweep: each gets processes of its own.
+"""Distributed jobs of a sweep: each starts processes of its own.
 
 Lightning starts the other processes of a distributed run by repeating the command line, which in a sweep is that of the
-whole sweep, and leaves behind environment variables and a process group that the next job would take for its own.
+whole sweep. It also leaves behind environment variables and a process group, which the next job would take for its own.
 """
 
 import os
@@ -18,7 +18,7 @@ from omegaconf import DictConfig, read_write
 
 @contextmanager
 def one_job() -> Iterator[None]:
-    """While inside, the command line is that of this job of a sweep alone; nothing of its processes stays behind."""
+    """Inside, the command line is that of this job alone; afterwards nothing of its processes is left."""
     argv, environment = sys.argv, dict(os.environ)
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         sys.argv = [argv[0], *job_arguments()]
@@ -36,8 +36,7 @@ def job_arguments() -> list[str]:
     """The arguments that make this job of a sweep a run of its own."""
     hydra = HydraConfig.get()
     with read_write(cast(DictConfig, hydra.run)):
-        hydra.run.dir = hydra.runtime.output_dir  # Lightning gives it to the processes that it starts
-    folders = [
-        f"--config-dir={source.path}" for source in hydra.runtime.config_sources if source.provider == "command-line"
-    ]
+        hydra.run.dir = hydra.runtime.output_dir  # Lightning passes it to the processes that it starts
+    sources = hydra.runtime.config_sources
+    folders = [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
     return [*folders, *hydra.overrides.task, "hydra.mode=RUN"]
