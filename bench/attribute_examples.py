@@ -18,10 +18,7 @@ def main(path: str) -> None:
     factory = FaceFactory(supersampling=2)
     faces = [face for index in range(FACES) if _frontal(face := factory.face("train", index))]
     looks = [face.appearance for face in faces]
-    measured = factory.ruler.look_at(
-        torch.stack([face.shape for face in faces]), torch.stack([face.expression for face in faces]), looks
-    )
-    scores = factory.ruler.scores(measured)
+    scores = factory.scores(faces)
     scores += 1e-3 * torch.rand(scores.shape, generator=torch.Generator().manual_seed(0))  # ties fall anywhere
     bare = torch.tensor([look.hat < 0 and (look.glasses < 0 or not look.sunglasses) for look in looks])
     rows = -(-len(SYNTHETIC) // COLUMNS)

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from jointface.attributes import CELEBA
 from jointface.datamodules.celeba import read_attributes
@@ -21,11 +20,7 @@ def main(data: str | None) -> None:
     """Prints one row an attribute, as the table of docs/attributes.md has them."""
     factory = FaceFactory()
     faces = [factory.face("train", index) for index in range(FACES)]
-    looks = [face.appearance for face in faces]
-    measured = factory.ruler.look_at(
-        torch.stack([face.shape for face in faces]), torch.stack([face.expression for face in faces]), looks
-    )
-    scores = factory.ruler.scores(measured)
+    scores = factory.scores(faces)
     celeba = np.full(len(CELEBA), np.nan)
     if data is not None:
         celeba = (read_attributes(Path(data) / "celeba" / "list_attr_celeba.txt")[1] > 0).mean(0)

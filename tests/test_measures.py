@@ -13,7 +13,7 @@ from jointface.attributes import CELEBA
 from jointface.synthesis.appearance import Appearance
 from jointface.synthesis.faces import FaceFactory, SyntheticFace
 from jointface.synthesis.measures import ANCESTRIES, MEASURES, SYNTHETIC, UNLABELLED
-from jointface.synthesis.people import Person, blend_weights
+from jointface.synthesis.people import Person, identity_coefficients
 
 FACES = 600
 # Shares of CelebA's 202,599 photos that have the attribute (list_attr_celeba.txt).
@@ -61,15 +61,13 @@ class Scales:
         look: Mapping[str, object] | None = None,
     ) -> dict[str, float]:
         head = self.factory.head
-        weights = blend_weights([person], head.variations, head.phenotype_mask, head.change_labels)
-        shape = weights @ head.identity_of_blendshapes + head.identity_offset
         actions = torch.zeros(1, head.model.num_expression)
         for action, strength in (expression or {}).items():
             for side in ("Left", "Right") if action.endswith("Both") else ("",):
                 actions[0, head.expression_labels.index(action.removesuffix("Both") + side)] = strength
         appearance = replace(self.look, **(look or {}))  # type: ignore[arg-type]
-        face = self.factory.ruler.look_at(shape, actions, [appearance])
-        return dict(zip(SYNTHETIC.attributes, self.factory.ruler.scores(face)[0].tolist(), strict=True))
+        scores = self.factory.ruler.scores(identity_coefficients(head, [person]), actions, [appearance])
+        return dict(zip(SYNTHETIC.attributes, scores[0].tolist(), strict=True))
 
 
 @pytest.fixture(scope="module")

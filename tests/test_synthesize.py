@@ -1,12 +1,15 @@
 """Synthetic faces on disk: what the loaders read is what the direct source gives."""
 
-import csv
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
+import pandas
 import pytest
 import torch
 
@@ -15,58 +18,52 @@ from jointface.datamodules import W300LP, CelebA, CropTransform, SyntheticFaces
 from jointface.errors import ConfigError, DataError
 from jointface.geometry import load_bfm_3ddfa
 from jointface.geometry.bfm import load_bfm2009
-from jointface.synthesis.export import export
-from jointface.synthesis.faces import FaceFactory, shared_factory
-from jointface.synthesis.layouts import CelebAFolder
+from jointface.synthesis.export import Plan, export
+from jointface.synthesis.faces import FaceFactory
 from jointface.synthesis.measures import SYNTHETIC
+from jointface.synthesize import main
 
-FACES = 20
-SIZE = 96
-
-
-@pytest.fixture(scope="module")
-def factory() -> FaceFactory:
-    return shared_factory(seed=0, images_per_person=1, max_yaw=90.0, assets_dir=None, backgrounds_dir=None,
-                          supersampling=1, cache_dir=None)  # fmt: skip
+FACES, SIZE = 20, 96
+QUICK: dict[str, Any] = {"layouts": ["celeba"], "num_workers": 0}
 
 
 @pytest.fixture(scope="module")
 def folder(factory: FaceFactory, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export")
-    export(factory, {"seed": 0}, folder, FACES, extension=".png", num_workers=0)
+    export(factory, {"seed": 0}, folder, Plan(FACES, extension=".png", num_workers=0))
     return folder
 
 
-def test_celeba_loader_reads_the_direct_sources_labels_and_crops(folder: Path) -> None:
+def test_celeba_loader_reads_the_labels_and_crops_of_the_direct_source(folder: Path) -> None:
     transform = CropTransform(SIZE)
     for split, count in (("train", 16), ("val", 2), ("test", 2)):
         files = CelebA(folder / "celeba", split, transform)
         direct = SyntheticFaces(split, transform, num_faces=count)
         assert len(files) == count
-        for read, drawn in zip(files, direct, strict=True):  # type: ignore[call-overload]
+        for read, rendered in zip(files, direct, strict=True):  # type: ignore[call-overload]
             labels = dict(zip(CELEBA.attributes, read["attributes"].tolist(), strict=True))
-            for name, value in zip(SYNTHETIC.attributes, drawn["attributes"].tolist(), strict=True):
+            for name, value in zip(SYNTHETIC.attributes, rendered["attributes"].tolist(), strict=True):
                 assert labels.get(name, value) == value
-            difference = (read["image"].int() - drawn["image"].int()).abs().float()
-            assert difference.mean() < 6  # grey levels: drawn at 136 pixels and reduced, or drawn at 96
+            difference = (read["image"].int() - rendered["image"].int()).abs().float()
+            assert difference.mean() < 6  # grey levels: rendered at 136 pixels and reduced, or rendered at 96
 
 
-def test_300wlp_loader_reads_the_direct_sources_shape(folder: Path, factory: FaceFactory) -> None:
+def test_300wlp_loader_reads_the_shape_of_the_direct_source(folder: Path, factory: FaceFactory) -> None:
     model = factory.head.model
     basis = load_bfm_3ddfa(str(folder / "bfm_3ddfa"), model.num_shape, model.num_expression)
     assert basis.content_hash() == model.content_hash()
     transform = CropTransform(SIZE)
     files = W300LP(folder / "300W_LP", "train", transform, basis, ["Synthetic_train"], 0)
     direct = SyntheticFaces("train", transform, num_faces=16)
-    for read, drawn in zip(files, direct, strict=True):  # type: ignore[call-overload]
+    for read, rendered in zip(files, direct, strict=True):  # type: ignore[call-overload]
         for key in ("shape_coefficients", "expression_coefficients"):
-            torch.testing.assert_close(read[key], drawn[key], rtol=0, atol=0)
-        read_face, drawn_face = (
+            torch.testing.assert_close(read[key], rendered[key], rtol=0, atol=0)
+        read_face, rendered_face = (
             model.project(*(item[key][None] for key in ("shape_coefficients", "expression_coefficients", "camera")))
-            for item in (read, drawn)
+            for item in (read, rendered)
         )
-        assert (read_face - drawn_face)[..., :2].abs().max() < 0.05  # pixels of 96
-        assert (read["image"].int() - drawn["image"].int()).abs().float().mean() < 8
+        assert (read_face - rendered_face)[..., :2].abs().max() < 0.05  # pixels of 96
+        assert (read["image"].int() - rendered["image"].int()).abs().float().mean() < 8
 
 
 def test_face3d_reads_the_same_head(folder: Path, factory: FaceFactory) -> None:
@@ -76,46 +73,60 @@ def test_face3d_reads_the_same_head(folder: Path, factory: FaceFactory) -> None:
     torch.testing.assert_close(face3d.basis, model.basis)
 
 
-def test_manifest_names_every_face(folder: Path) -> None:
-    with (folder / "manifest.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["name"] for row in rows] == [f"{number:06d}" for number in range(1, FACES + 1)]
-    assert len({row["identity"] for row in rows}) == FACES
-    assert all(abs(float(row["yaw"])) <= 90 for row in rows)
+def test_the_manifest_has_a_row_for_each_face(folder: Path, factory: FaceFactory) -> None:
+    rows = pandas.read_csv(folder / "manifest.csv", dtype={"name": str})
+    assert list(rows["name"]) == [f"{number:06d}" for number in range(1, FACES + 1)]
+    assert list(rows["split"]) == ["train"] * 16 + ["val"] * 2 + ["test"] * 2
+    assert list(rows["index"]) == [*range(16), 0, 1, 0, 1]
+    assert rows["identity"].nunique() == FACES
+    assert (rows["yaw"].abs() <= 90).all()
+    attributes = factory.attributes([factory.face("train", index) for index in range(16)])
+    assert (rows[list(SYNTHETIC.attributes)].to_numpy()[:16] == attributes.numpy()).all()
     assert (folder / "contact_sheet.png").stat().st_size > 50_000
 
 
-def test_another_call_goes_on_where_the_first_stopped(
-    factory: FaceFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_png_holds_every_rendered_pixel(folder: Path, factory: FaceFactory) -> None:
+    face = factory.face("train", 3)
+    side = 1.58 * 86.2  # of the crop around the face box of aligned CelebA, whose centre is (88.9, 139.8)
+    to_image = torch.diag(torch.tensor([side, side, side]))
+    camera = to_image @ face.camera + torch.tensor([[0, 0, 0, 20 + 88.9], [0, 0, 0, 139.8], [0, 0, 0, 0]])
+    rendered = factory.render([face], camera[None], 218)[0, :, :, 20:198].movedim(0, -1).numpy()
+    read = cv2.imread(str(folder / "celeba" / "img_align_celeba" / "000004.png"), cv2.IMREAD_COLOR_RGB)
+    assert np.abs(read.astype(int) - rendered.astype(int)).mean() < 0.05  # alone or in a batch: rounding
+
+
+# A folder that holds faces already
+
+
+def test_a_repeated_call_writes_what_is_missing_and_keeps_the_rest(factory: FaceFactory, tmp_path: Path) -> None:
+    export(factory, {"seed": 0}, tmp_path, Plan(9, **QUICK))
+    first, *others = sorted((tmp_path / "celeba" / "img_align_celeba").iterdir())
+    first.unlink()
+    before = {image: image.stat().st_mtime_ns for image in others}
+    export(factory, {"seed": 0}, tmp_path, Plan(9, **QUICK))
+    assert cv2.imread(str(first)).shape == (218, 178, 3)
+    assert {image: image.stat().st_mtime_ns for image in others} == before
+
+
+@pytest.mark.parametrize(("seed", "faces", "named"), [(1, 3, "seed"), (0, 5, "num_faces")])
+def test_other_settings_or_numbers_are_refused(
+    factory: FaceFactory, tmp_path: Path, seed: int, faces: int, named: str
 ) -> None:
-    export(factory, {"seed": 0}, tmp_path, 9, layouts=["celeba"], num_workers=0)
-    images = sorted((tmp_path / "celeba" / "img_align_celeba").iterdir())
-    images[0].unlink()
-    before = {image: image.stat().st_mtime_ns for image in images[1:]}
-    written: list[str] = []
-    write = CelebAFolder.write_image
-    monkeypatch.setattr(
-        CelebAFolder, "write_image", lambda self, name, image: (written.append(name), write(self, name, image))
-    )
-    export(factory, {"seed": 0}, tmp_path, 9, layouts=["celeba"], num_workers=0)
-    assert written == ["000001"]
-    assert {image: image.stat().st_mtime_ns for image in images[1:]} == before
-
-
-def test_a_folder_keeps_to_its_settings(factory: FaceFactory, tmp_path: Path) -> None:
-    export(factory, {"seed": 0}, tmp_path, 3, layouts=["celeba"], num_workers=0)
-    with pytest.raises(ConfigError, match=r"other settings .seed.*another output_dir"):
-        export(factory, {"seed": 1}, tmp_path, 3, layouts=["celeba"], num_workers=0)
-
-
-def test_a_folder_keeps_to_its_number_of_faces(factory: FaceFactory, tmp_path: Path) -> None:
     """Another number would shift the splits under files that are there."""
-    export(factory, {"seed": 0}, tmp_path, 3, layouts=["celeba"], num_workers=0)
-    with pytest.raises(ConfigError, match=r"other settings .num_faces"):
-        export(factory, {"seed": 0}, tmp_path, 5, layouts=["celeba"], num_workers=0)
+    export(factory, {"seed": 0}, tmp_path, Plan(3, **QUICK))
+    with pytest.raises(ConfigError, match=rf"other settings \({named}\): choose another output_dir"):
+        export(factory, {"seed": seed}, tmp_path, Plan(faces, **QUICK))
 
 
-def test_a_call_that_came_to_nothing_leaves_nothing(
+def test_unreadable_settings_and_a_file_in_the_way_are_named(factory: FaceFactory, tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(DataError, match=r"settings.json: not readable .*choose another output_dir"):
+        export(factory, {}, tmp_path, Plan(3, **QUICK))
+    with pytest.raises(ConfigError, match=r"settings.json is a file: choose a folder"):
+        export(factory, {}, tmp_path / "settings.json", Plan(3, **QUICK))
+
+
+def test_a_call_that_wrote_no_face_leaves_nothing(
     factory: FaceFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
@@ -123,7 +134,7 @@ def test_a_call_that_came_to_nothing_leaves_nothing(
 
     monkeypatch.setattr(FaceFactory, "render", broken)
     with pytest.raises(DataError, match="a broken photo"):
-        export(factory, {"seed": 0}, tmp_path / "out", 3, num_workers=0)
+        export(factory, {"seed": 0}, tmp_path / "out", Plan(3, num_workers=0))
     assert not (tmp_path / "out").exists()
 
 
@@ -138,44 +149,65 @@ def test_a_full_disk_leaves_no_half_file(factory: FaceFactory, tmp_path: Path, m
 
     monkeypatch.setattr(os, "replace", full_after_five)
     with pytest.raises(DataError, match="No space left"):
-        export(factory, {"seed": 0}, tmp_path, 12, layouts=["celeba"], num_workers=0)
+        export(factory, {"seed": 0}, tmp_path, Plan(12, **QUICK))
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
-    assert len(files) == 5
-    assert {file.suffix for file in files} == {".jpg", ".json"}
+    assert sorted(file.suffix for file in files) == [".jpg"] * 4 + [".json"]
+
+
+# Bad input
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("values", "message"),
     [
-        (["num_faces=0", "output_dir=OUT"], "num_faces=0: expected a whole number of at least 1"),
-        (["num_faces=-3", "output_dir=OUT"], "num_faces=-3: expected a whole number"),
-        (["num_faces=3", "output_dir=/proc/nowhere"], "/proc/nowhere"),
-        (["num_faces=abc", "output_dir=OUT"], "num_faces=abc: expected a whole number"),
-        (["num_faces=3", "output_dir=OUT", "quality=1000"], "quality=1000: expected a whole number from 1 to 100"),
-        (["num_faces=3", "output_dir=OUT", "layouts=[lfw]"], "known are celeba, 300wlp"),
-        (["num_faces=3", "output_dir=OUT", "synthesis.backgrounds_dir=OUT/none"], "background"),
+        ({"num_faces": 0}, "num_faces=0: expected a whole number of at least 1"),
+        ({"num_faces": -3}, "num_faces=-3: expected a whole number of at least 1"),
+        ({"num_workers": -1}, "num_workers=-1: expected a whole number of at least 0"),
+        ({"quality": 1000}, "quality=1000: expected a whole number from 1 to 100"),
+        ({"val_fraction": 1.0}, "val_fraction=1.0: expected a number from 0 to below 1"),
+        ({"test_fraction": -0.1}, "test_fraction=-0.1: expected a number from 0 to below 1"),
+        ({"val_fraction": 0.5, "test_fraction": 0.5}, "val_fraction=0.5 and test_fraction=0.5 leave no face"),
+        ({"layouts": ["lfw"]}, r"layouts=\['lfw'\]: known are celeba, 300wlp"),
+        ({"layouts": []}, r"layouts=\[\]: known are celeba, 300wlp"),
+        ({"extension": ".gif"}, "extension=.gif: known are .jpg, .png"),
+    ],
+)
+def test_values_out_of_range_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Plan(**{"num_faces": 3, **values})
+
+
+def test_a_folder_that_cannot_be_made_is_named(factory: FaceFactory) -> None:
+    with pytest.raises(DataError, match=r"cannot write /proc/nowhere/settings.json"):
+        export(factory, {}, Path("/proc/nowhere"), Plan(3, **QUICK))
+
+
+# The command
+
+
+def test_the_command_writes_the_faces_of_its_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["num_faces=2", "output_dir=out", "layouts=[celeba]", "num_workers=0", "synthesis.max_yaw=20"]
+    monkeypatch.setattr(sys, "argv", ["synthesize", *arguments])
+    main()
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert settings["num_faces"] == 2
+    assert settings["max_yaw"] == 20
+    assert "cache_dir" not in settings
+    assert len(list((tmp_path / "out" / "celeba" / "img_align_celeba").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["num_faces=abc", "output_dir=out"], "num_faces=abc: expected a whole number of at least 1"),
         (["num_faces=3"], "output_dir"),
     ],
 )
-def test_bad_input_ends_with_one_line(tmp_path: Path, overrides: list[str], message: str) -> None:
-    out = tmp_path / "out"
-    arguments = [override.replace("OUT", str(out)) for override in overrides]
-    process = subprocess.run(
-        [sys.executable, "-m", "jointface.synthesize", *arguments], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert process.returncode == 1
-    assert process.stderr.strip().count("\n") == 0
-    assert message in process.stderr
-    assert not out.exists()
-
-
-def test_png_export_is_what_was_drawn(folder: Path, factory: FaceFactory) -> None:
-    import cv2
-
-    from jointface.synthesis.export import ALIGNED_BOX, _in_picture
-
-    face = factory.face("train", 3)
-    camera = _in_picture(face, ALIGNED_BOX._replace(x=ALIGNED_BOX.x + 20))
-    drawn = factory.render([face], camera[None], 218)[0, :, :, 20:198].movedim(0, -1).numpy()
-    read = cv2.imread(str(folder / "celeba" / "img_align_celeba" / "000004.png"), cv2.IMREAD_COLOR_RGB)
-    assert np.abs(read.astype(int) - drawn.astype(int)).mean() < 0.05  # alone or in a batch: rounding
+def test_the_command_ends_with_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+    line = [sys.executable, "-m", "jointface.synthesize", *arguments]
+    finished = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert finished.returncode == 1
+    assert finished.stderr.strip().count("\n") == 0
+    assert message in finished.stderr
+    assert not list(tmp_path.iterdir())

@@ -17,10 +17,9 @@ from jointface.errors import ConfigError, DataError, InputError
 from jointface.geometry.camera import apply_camera, pose_from_camera
 from jointface.geometry.rasteriser import visible_vertices
 from jointface.synthesis.appearance import Lights
-from jointface.synthesis.earrings import Earrings
 from jointface.synthesis.faces import SPLITS, FaceFactory, SyntheticFace
 from jointface.synthesis.head import Head
-from jointface.synthesis.makehuman import Proxy
+from jointface.synthesis.proxy import Proxy
 from jointface.synthesis.renderer import Renderer
 from jointface.synthesis.scenes import Scene
 from jointface.synthesis.solids import ellipsoid, join
@@ -83,11 +82,11 @@ def test_a_landmark_is_painted_where_its_label_says(factory: FaceFactory, head: 
     """Balls on the landmarks are drawn like earrings: the picture changes there, and nowhere else."""
     size, radius = 256, 1.5
     renderer = copy.copy(factory.renderer)
-    renderer.wardrobe = replace(factory.wardrobe, earrings=(Earrings("dots", dots(head, radius)),))
+    renderer.wardrobe = replace(factory.wardrobe, earrings=(dots(head, radius),))
     plain, dotted, labels, scales, posed = [], [], [], [], []
     for index in range(3):
         face = factory.face("train", 100 + index)
-        face = replace(face, camera=factory._framed(face.shape, face.expression, turned(yaw, index)), lights=EVEN,
+        face = replace(face, camera=factory.framed_camera(face.shape, face.expression, turned(yaw, index)), lights=EVEN,
                        appearance=replace(face.appearance, hair=-1, hat=-1, glasses=-1, earrings=-1))  # fmt: skip
         picture = scene(factory, face, size)
         plain.append(picture)
@@ -282,7 +281,7 @@ def test_pictures_have_the_size_that_was_asked_for(factory: FaceFactory, size: i
 def test_a_face_is_lit_from_where_the_light_is(factory: FaceFactory) -> None:
     face = factory.face("train", 3)
     look = replace(face.appearance, hair=-1, hat=-1, glasses=-1, stubble=0.0, beard=0.0)
-    face = replace(face, appearance=look, camera=factory._framed(face.shape, face.expression, torch.zeros(3)))
+    face = replace(face, appearance=look, camera=factory.framed_camera(face.shape, face.expression, torch.zeros(3)))
     halves = []
     for side in (-1.0, 1.0):
         lights = Lights((0.2,) * 3, (0.2,) * 3, ((side, 0.0, 0.3), (0.0, 0.0, 1.0)), ((0.7,) * 3, (0.0,) * 3))
@@ -294,7 +293,7 @@ def test_a_face_is_lit_from_where_the_light_is(factory: FaceFactory) -> None:
 
 def test_skin_and_hair_have_the_colours_that_were_drawn(factory: FaceFactory) -> None:
     face = factory.face("train", 3)
-    face = replace(face, lights=EVEN, camera=factory._framed(face.shape, face.expression, torch.zeros(3)))
+    face = replace(face, lights=EVEN, camera=factory.framed_camera(face.shape, face.expression, torch.zeros(3)))
     means = []
     for skin in ((0.95, 0.85, 0.8), (0.3, 0.2, 0.14)):
         look = replace(face.appearance, skin=skin, hat=-1, glasses=-1, stubble=0.0, beard=0.0, blush=0.0)

@@ -1,16 +1,22 @@
-"""How a person looks in a picture: skin, hair, make-up, what is worn, light and view. Everything is drawn at random,
-with the habits that go together."""
+"""Samples how a person looks in a picture: skin, hair, make-up, what is worn, lights and view.
 
+What goes together in life goes together here: hair colour with ancestry and age, make-up and cuts with sex.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from jointface.synthesis.people import OLD, YOUNG_ADULT, Person
 from jointface.synthesis.wardrobe import Wardrobe
 
 Colour = tuple[float, float, float]  # sRGB, 0 ... 1
 
-# Skin from the palest to the darkest.
+# From the palest to the darkest.
 SKIN_TONES: tuple[Colour, ...] = (
     (0.96, 0.85, 0.79), (0.92, 0.76, 0.67), (0.86, 0.66, 0.54), (0.78, 0.56, 0.42), (0.62, 0.42, 0.29),
     (0.45, 0.29, 0.20), (0.30, 0.19, 0.13),
@@ -30,15 +36,20 @@ IRISES: tuple[Colour, ...] = (
     (0.20, 0.12, 0.07), (0.30, 0.18, 0.09), (0.38, 0.26, 0.13), (0.36, 0.35, 0.20), (0.30, 0.42, 0.46),
     (0.28, 0.40, 0.58), (0.40, 0.46, 0.50),
 )  # fmt: skip
+LIP = (0.62, 0.28, 0.26)  # what skin turns to on the lips
+LIPSTICKS = ((0.72, 0.14, 0.18), (0.62, 0.2, 0.25), (0.8, 0.35, 0.4), (0.75, 0.4, 0.38), (0.5, 0.13, 0.2))
+EYE_SHADOWS = ((0.25, 0.17, 0.15), (0.35, 0.22, 0.18), (0.2, 0.2, 0.24), (0.4, 0.25, 0.32), (0.22, 0.28, 0.38))
+FRAMES = ((0.05, 0.05, 0.05), (0.2, 0.12, 0.07), (0.55, 0.5, 0.42), (0.35, 0.35, 0.38), (0.4, 0.1, 0.1))
+METALS = ((0.85, 0.7, 0.35), (0.8, 0.8, 0.82), (0.9, 0.9, 0.88), (0.25, 0.3, 0.5))
 
 
 @dataclass(frozen=True)
 class Appearance:
-    """What is drawn. Strengths are 0 ... 1, colours sRGB 0 ... 1, lengths millimetres on the mean head."""
+    """How a face is drawn. Strengths are 0 ... 1, colours sRGB 0 ... 1, lengths millimetres on the mean head."""
 
     # skin
     skin: Colour
-    tone: float  # place in SKIN_TONES
+    tone: float  # position in SKIN_TONES
     mottling: float
     freckles: float
     flush: float
@@ -84,8 +95,7 @@ class Appearance:
     metal: Colour
     clothes: Colour
     collar: float  # height of the neckline
-
-    # MakeHuman's assets, where they are used: rows, -1 without
+    # MakeHuman's assets: rows, -1 without
     asset_skin: int = -1
     asset_brows: int = -1
     asset_lashes: int = -1
@@ -104,7 +114,6 @@ def sample_appearance(rng: np.random.Generator, person: Person, wardrobe: Wardro
     heavy = made_up and rng.random() < 0.8
     facial = _facial_hair(rng, female)
     style = _hair_style(rng, female, years, wardrobe)
-    lip_natural = _mix(_skin_colour(tone), (0.62, 0.28, 0.26), 0.55)
     lipstick = float(rng.uniform(0.55, 1.0)) if made_up and rng.random() < 0.95 else 0.0
     hat = int(rng.integers(len(wardrobe.hats))) if rng.random() < 0.075 else -1
     glasses = int(rng.integers(len(wardrobe.glasses))) if rng.random() < 0.05 + 0.08 * years else -1
@@ -121,19 +130,18 @@ def sample_appearance(rng: np.random.Generator, person: Person, wardrobe: Wardro
         eye_bags=_clip(rng.beta(1.3, 3) * (0.5 if heavy else 1.1) + 0.4 * years, 0, 1),
         wrinkles=_clip(1.5 * years + rng.normal(0, 0.1) - 0.15, 0, 1) * (0.75 if heavy else 1),
         shine=float(rng.uniform(0.1, 1.0)),
-        lip=_vary(rng, _lipstick(rng) if lipstick else lip_natural, 0.03),
+        lip=_vary(rng, _choose(rng, LIPSTICKS) if lipstick else _mix(_skin_colour(tone), LIP, 0.55), 0.03),
         lipstick=lipstick,
         blush=float(rng.uniform(0.35, 1.0)) if made_up and rng.random() < 0.17 else 0.0,
         eye_shadow=float(rng.uniform(0.4, 1.0)) if heavy else float(rng.uniform(0, 0.35)) if made_up else 0.0,
-        shadow_colour=_choose(rng, [(0.25, 0.17, 0.15), (0.35, 0.22, 0.18), (0.2, 0.2, 0.24), (0.4, 0.25, 0.32),
-                                    (0.22, 0.28, 0.38)]),
+        shadow_colour=_choose(rng, EYE_SHADOWS),
         liner=float(rng.uniform(0.6, 1.0)) if heavy else float(rng.uniform(0.1, 0.5)) if made_up else 0.0,
         brow_colour=dark_hair,
         brow_thickness=_clip(rng.normal(2.9 if female else 4.2, 0.7 if female else 0.9), 1.3, 7),
         brow_density=_clip(rng.normal(0.65, 0.16), 0.2, 1),
         brow_arch=_clip(rng.normal(2.0 if female else 0.1, 1.2), -2, 5),
         lashes=float(rng.uniform(0.6, 1.0)) if female else float(rng.uniform(0.2, 0.55)),
-        iris=_vary(rng, IRISES[_iris(rng, caucasian)], 0.03),
+        iris=_vary(rng, _choose(rng, IRISES if rng.random() < 0.7 * caucasian else IRISES[:2]), 0.03),
         pupil=float(rng.uniform(0.28, 0.5)),
         hair=style,
         bangs=cut is not None and cut.bangs,
@@ -147,22 +155,17 @@ def sample_appearance(rng: np.random.Generator, person: Person, wardrobe: Wardro
         hat_colour=_random_colour(rng),
         glasses=glasses,
         sunglasses=bool(rng.random() < 0.35),
-        frame_colour=_choose(rng, [(0.05, 0.05, 0.05), (0.2, 0.12, 0.07), (0.55, 0.5, 0.42), (0.35, 0.35, 0.38),
-                                   (0.4, 0.1, 0.1)]),
+        frame_colour=_choose(rng, FRAMES),
         earrings=int(rng.integers(len(wardrobe.earrings))) if rng.random() < (0.36 if female else 0.02) else -1,
-        metal=_choose(rng, [(0.85, 0.7, 0.35), (0.8, 0.8, 0.82), (0.9, 0.9, 0.88), (0.25, 0.3, 0.5)]),
+        metal=_choose(rng, METALS),
         clothes=_random_colour(rng),
         collar=float(rng.uniform(-190, -105)),
-        stubble=facial["stubble"],
-        moustache=facial["moustache"],
-        goatee=facial["goatee"],
-        beard=facial["beard"],
-        sideburns=facial["sideburns"],
-    )  # fmt: skip
+        **facial,
+    )
 
 
 def _hair_kind(rng: np.random.Generator, years: float, caucasian: float) -> str:
-    """Colour: grey comes with age, fair hair with European ancestry; some hair is dyed."""
+    """Key of HAIR_COLOURS: grey comes with age, fair hair with European ancestry; some hair is dyed."""
     if rng.random() < _clip(2.4 * (years - 0.35), 0, 0.95):
         return "white" if rng.random() < years * 0.5 else "gray"
     if rng.random() < 0.85 * caucasian + 0.08:
@@ -174,33 +177,35 @@ def _hair_kind(rng: np.random.Generator, years: float, caucasian: float) -> str:
 def _hair_style(rng: np.random.Generator, female: bool, years: float, wardrobe: Wardrobe) -> int:
     if not female and rng.random() < 0.03 + 0.12 * years:
         return -1
-    weights = np.array([style.feminine if female else style.masculine for style in wardrobe.hair])
-    thinning = np.array([style.receding for style in wardrobe.hair])
-    weights = weights * np.where(thinning, 0.25 + 3.5 * years, 1.0)
+    thinning = 0.25 + 3.5 * years
+    weights = np.array([
+        (style.feminine if female else style.masculine) * (thinning if style.receding else 1.0)
+        for style in wardrobe.hair
+    ])  # fmt: skip
     return int(rng.choice(len(weights), p=weights / weights.sum()))
 
 
+# Kinds of facial hair: probability, range of the stubble, and what is grown.
+BEARDS: tuple[tuple[float, tuple[float, float], tuple[str, ...]], ...] = (
+    (0.6, (0, 0.25), ()),
+    (0.25, (0.45, 1.0), ()),
+    (0.01, (0.1, 0.5), ("moustache",)),
+    (0.045, (0.1, 0.5), ("moustache", "goatee")),
+    (0.055, (0.1, 0.5), ("moustache", "goatee", "beard", "sideburns")),
+    (0.04, (0.1, 0.5), ("goatee",)),
+)
+
+
 def _facial_hair(rng: np.random.Generator, female: bool) -> dict[str, float]:
-    bare = {"stubble": 0.0, "moustache": 0.0, "goatee": 0.0, "beard": 0.0, "sideburns": 0.0}
+    """Strengths of stubble, moustache, goatee, beard and sideburns."""
+    strengths = dict.fromkeys(("stubble", "moustache", "goatee", "beard", "sideburns"), 0.0)
     if female:
-        return bare
-    kind = rng.choice(6, p=[0.6, 0.25, 0.01, 0.045, 0.055, 0.04])
+        return strengths
+    probability, stubble, parts = zip(*BEARDS, strict=True)
+    kind = int(rng.choice(len(BEARDS), p=probability))
     strong = float(rng.uniform(0.65, 1.0))
-    sideburns = float(rng.uniform(0.6, 1)) if rng.random() < 0.1 else 0.0
-    if kind == 1:
-        return {**bare, "stubble": float(rng.uniform(0.45, 1.0)), "sideburns": sideburns}
-    parts = {0: (), 2: ("moustache",), 3: ("moustache", "goatee"), 4: ("moustache", "goatee", "beard", "sideburns"),
-             5: ("goatee",)}[int(kind)]  # fmt: skip
-    stubble = float(rng.uniform(0, 0.25)) if kind == 0 else float(rng.uniform(0.1, 0.5))
-    return {**bare, "sideburns": sideburns, **dict.fromkeys(parts, strong), "stubble": stubble}
-
-
-def _lipstick(rng: np.random.Generator) -> Colour:
-    return _choose(rng, [(0.72, 0.14, 0.18), (0.62, 0.2, 0.25), (0.8, 0.35, 0.4), (0.75, 0.4, 0.38), (0.5, 0.13, 0.2)])
-
-
-def _iris(rng: np.random.Generator, caucasian: float) -> int:
-    return int(rng.integers(len(IRISES))) if rng.random() < 0.7 * caucasian else int(rng.integers(2))
+    strengths["sideburns"] = float(rng.uniform(0.6, 1)) if rng.random() < 0.1 else 0.0
+    return strengths | dict.fromkeys(parts[kind], strong) | {"stubble": float(rng.uniform(*stubble[kind]))}
 
 
 def _skin_colour(tone: float) -> Colour:
@@ -222,7 +227,7 @@ def _random_colour(rng: np.random.Generator) -> Colour:
     return tuple(float(np.clip(grey + rng.normal(0, 0.15), 0.02, 0.95)) for _ in range(3))  # type: ignore[return-value]
 
 
-def _choose(rng: np.random.Generator, options: list[Colour]) -> Colour:
+def _choose(rng: np.random.Generator, options: Sequence[Colour]) -> Colour:
     return options[int(rng.integers(len(options)))]
 
 
@@ -232,7 +237,7 @@ def _clip(value: float, low: float, high: float) -> float:
 
 @dataclass(frozen=True)
 class Lights:
-    """Sky and ground colour of the surrounding light, and lights from directions (x right, y up, z to the viewer)."""
+    """Colours of sky and ground around the head, and of lights from directions (x right, y up, z to the viewer)."""
 
     sky: Colour
     ground: Colour
@@ -241,7 +246,7 @@ class Lights:
 
 
 def sample_lights(rng: np.random.Generator) -> Lights:
-    """A key light from above, mostly before the face, a fill light from elsewhere, and tinted surroundings."""
+    """A key light from above, mostly in front of the face, a fill light from anywhere, and tinted surroundings."""
     warmth = rng.normal(0, 0.07)
     surrounding = rng.uniform(0.3, 0.75)
 
@@ -262,21 +267,10 @@ def sample_lights(rng: np.random.Generator) -> Lights:
     )
 
 
-@dataclass(frozen=True)
-class View:
-    """Head pose in radians, in 300W-LP's convention."""
-
-    pitch: float
-    yaw: float
-    roll: float
-
-
-def sample_view(rng: np.random.Generator, max_yaw: float = 90.0) -> View:
-    """Mostly frontal, one in four turned up to `max_yaw` degrees to either side."""
+def sample_view(rng: np.random.Generator, max_yaw: float = 90.0) -> Float[Tensor, "3"]:
+    """Pitch, yaw and roll of the head in radians, in 300W-LP's convention: mostly frontal, 3 in 10 with any yaw up to
+    `max_yaw` degrees."""
     limit = np.radians(max_yaw)
     yaw = rng.uniform(-limit, limit) if rng.random() < 0.3 else rng.normal(0, 0.3)
-    return View(
-        pitch=float(np.clip(rng.normal(0, 0.16), -0.6, 0.6)),
-        yaw=float(np.clip(yaw, -limit, limit)),
-        roll=float(np.clip(rng.normal(0, 0.12), -0.5, 0.5)),
-    )
+    pitch, roll = rng.normal(0, 0.16), rng.normal(0, 0.12)
+    return torch.tensor([_clip(pitch, -0.6, 0.6), _clip(yaw, -limit, limit), _clip(roll, -0.5, 0.5)])

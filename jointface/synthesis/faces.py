@@ -1,4 +1,4 @@
-"""Face number i of a seed: who it is, how it looks, from where it is seen. Always the same, wherever it is drawn."""
+"""Samples face number i of a seed: person, appearance, lights and view. The same everywhere."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,21 +20,21 @@ from jointface.synthesis.asset_wardrobe import FaceAssets, load_asset_wardrobe, 
 from jointface.synthesis.backgrounds import background_photos, photo_background, random_background
 from jointface.synthesis.head import load_head
 from jointface.synthesis.measures import Ruler
-from jointface.synthesis.people import Person, blend_weights, sample_expression, sample_person
+from jointface.synthesis.people import Person, identity_coefficients, sample_expression, sample_person
 from jointface.synthesis.renderer import Renderer
 from jointface.synthesis.scenes import Scene
 from jointface.synthesis.wardrobe import load_wardrobe
 
 SPLITS = {"train": 0, "val": 1, "test": 2}
-BACKGROUND_EXTENT, BACKGROUND_SIZE = 3, 80  # crops along the side of what is painted behind a face, and its pixels
+BACKGROUND_EXTENT, BACKGROUND_SIZE = 3, 80  # side of the canvas behind a face: in crops, and in pixels where painted
 
 
 @dataclass(frozen=True)
 class SyntheticFace:
-    """A face before it is drawn.
+    """A face before it is rendered.
 
     identity: number of the person, unique over the splits of a seed. camera: (3, 4) from model space to a crop of side
-    1, framed as every crop is. background, noise: seeds.
+    1, framed like every crop. background, noise: seeds.
     """
 
     identity: int
@@ -49,7 +49,7 @@ class SyntheticFace:
 
 
 class FaceFactory:
-    """Makes and draws synthetic faces.
+    """Samples and renders synthetic faces.
 
         factory = FaceFactory(seed=0)
         faces = [factory.face("train", index) for index in range(8)]
@@ -58,17 +58,17 @@ class FaceFactory:
 
     Args:
         seed: other seeds give other people.
-        images_per_person: pictures of each person, in which expression, light, view and what is worn differ.
+        images_per_person: pictures of each person; expression, lights, view and what is worn differ.
         max_yaw: largest turn of the head to either side, degrees.
-        assets_dir: folder of MakeHuman's system assets to use for skin, hair, brows, lashes and teeth; None draws all
+        assets_dir: folder of MakeHuman's system assets for skin, hair, brows, lashes and teeth; None makes all of these
             procedurally.
-        backgrounds_dir: folder of photos to put behind the faces; None draws scenery.
+        backgrounds_dir: folder of photos to put behind the faces; None paints scenery.
         supersampling: each pixel is the mean of this many by this many.
         device: where to render. compiled: see `Renderer`.
         cache_dir: folder of the built head; None takes the user's cache.
 
     Raises:
-        ConfigError: a number is out of its range. DataError: a folder is not what it should be.
+        ConfigError: a number is out of its range. DataError: a folder is missing, empty or broken.
     """
 
     def __init__(
@@ -101,59 +101,63 @@ class FaceFactory:
         self.ruler = Ruler(self.head)
         self.renderer = Renderer(self.head, self.wardrobe, self.assets, supersampling, device, compiled)
         model = self.head.model
-        self._marks = model.mean[model.landmarks68], model.basis[:, model.landmarks68].contiguous()
+        self._landmarks68 = model.mean[model.landmarks68], model.basis[:, model.landmarks68].contiguous()
 
     def face(self, split: str, index: int) -> SyntheticFace:
         """Face number `index` of a split ("train", "val" or "test"); no person is in two splits."""
         if split not in SPLITS or index < 0:
             raise InputError(f"no face {index} of split {split!r}: splits are {', '.join(SPLITS)}, faces count from 0")
         number, image = divmod(index, self.images_per_person)
-        rng = np.random.default_rng([self.seed, SPLITS[split], number])
+        stream = (self.seed, SPLITS[split], number)
+        rng = np.random.default_rng(stream)
         person = sample_person(rng, self.head.change_labels)
         appearance = sample_appearance(rng, person, self.wardrobe)
         noise = float(rng.uniform(0, 1000))
         if self.assets is not None:
-            # Not [..., number, 0], which would be the stream of [..., number] again.
-            own = np.random.default_rng([self.seed, SPLITS[split], number, 0, 1])
-            appearance = with_assets(own, person, appearance, self.assets)
-        rng = np.random.default_rng([self.seed, SPLITS[split], number, 1 + image])
-        if image:  # another day: what is worn changes
-            other = sample_appearance(rng, person, self.wardrobe)
-            if appearance.hair < 0 or self.wardrobe.hair[appearance.hair].fits_under_hat:
-                appearance = replace(appearance, hat=other.hat, hat_colour=other.hat_colour)
-            appearance = replace(
-                appearance, glasses=other.glasses, sunglasses=other.sunglasses, frame_colour=other.frame_colour,
-                clothes=other.clothes, collar=other.collar, earrings=other.earrings,
-            )  # fmt: skip
-        weights = blend_weights([person], self.head.variations, self.head.phenotype_mask, self.head.change_labels)
-        shape = (weights @ self.head.identity_of_blendshapes + self.head.identity_offset)[0]
+            # (*stream, 0) would give the numbers of `stream` again.
+            appearance = with_assets(np.random.default_rng((*stream, 0, 1)), person, appearance, self.assets)
+        rng = np.random.default_rng((*stream, 1 + image))
+        if image:
+            appearance = self._redressed(appearance, sample_appearance(rng, person, self.wardrobe))
+        shape = identity_coefficients(self.head, [person])[0]
         expression = sample_expression(rng, self.head.expression_labels)
-        view = sample_view(rng, self.max_yaw)
         return SyntheticFace(
             identity=3 * number + SPLITS[split],
             person=person,
             shape=shape,
             expression=expression,
-            camera=self._framed(shape, expression, torch.tensor([view.pitch, view.yaw, view.roll])),
+            camera=self.framed_camera(shape, expression, sample_view(rng, self.max_yaw)),
             appearance=appearance,
             lights=sample_lights(rng),
             background=int(rng.integers(2**31)),
             noise=noise,
         )
 
-    def _framed(self, shape: Tensor, expression: Tensor, angles: Float[Tensor, "3"]) -> Float[Tensor, "3 4"]:
-        """Camera with this head pose, so that the landmark box is framed as in every data set."""
+    def _redressed(self, look: Appearance, other: Appearance) -> Appearance:
+        """The look with what the other one wears: the same person on another day."""
+        worn = ["glasses", "sunglasses", "frame_colour", "clothes", "collar", "earrings"]
+        if look.hair < 0 or self.wardrobe.hair[look.hair].fits_under_hat:
+            worn += ["hat", "hat_colour"]
+        return replace(look, **{name: getattr(other, name) for name in worn})
+
+    def framed_camera(
+        self, shape: Float[Tensor, "shape"], expression: Float[Tensor, "expression"], angles: Float[Tensor, "3"]
+    ) -> Float[Tensor, "3 4"]:
+        """Camera to a crop of side 1 that frames the landmark box as in every data set.
+
+        Args:
+            angles: pitch, yaw and roll of the head, radians.
+        """
         y_down = torch.tensor([1.0, -1.0, 1.0])
         camera = torch.cat([y_down[:, None] * euler_to_rotation(angles), torch.zeros(3, 1)], dim=1)
-        landmarks = linear_faces(*self._marks, torch.cat([shape, expression])[None])
+        landmarks = linear_faces(*self._landmarks68, torch.cat([shape, expression])[None])
         box = face_box(apply_camera(camera[None], landmarks)[0])
-        # A crop of side 1 has its only pixel's centre at (0, 0).
-        return crop_camera(camera, crop_transform(box, 1))
+        return crop_camera(camera, crop_transform(box, 1))  # the centre of that crop's only pixel is (0, 0)
 
     def landmarks68(self, face: SyntheticFace, camera: Float[Tensor, "3 4"]) -> Float[Tensor, "68 3"]:
-        """The 68 landmarks as this camera sees them; of one face, since a product over a batch rounds with its size."""
+        """The 68 landmarks seen by this camera. One face at a time, as a product over a batch rounds with its size."""
         coefficients = torch.cat([face.shape, face.expression])[None]
-        return apply_camera(camera[None], linear_faces(*self._marks, coefficients))[0]
+        return apply_camera(camera[None], linear_faces(*self._landmarks68, coefficients))[0]
 
     def crop_camera(self, face: SyntheticFace, size: int) -> Float[Tensor, "3 4"]:
         """Camera from model space to the framed crop of size x size pixels."""
@@ -163,45 +167,41 @@ class FaceFactory:
     def render(
         self, faces: Sequence[SyntheticFace], cameras: Float[Tensor, "batch 3 4"], size: int
     ) -> UInt8[Tensor, "batch 3 size size"]:
-        """RGB pictures of the faces as these cameras see them."""
-        scenes = [self.scene(face, camera, size) for face, camera in zip(faces, cameras, strict=True)]
-        return self.renderer.render(scenes, size)
+        """RGB pictures of the faces seen by these cameras."""
+        return self.renderer.render([self.scene(*pair, size) for pair in zip(faces, cameras, strict=True)], size)
 
     def scene(self, face: SyntheticFace, camera: Float[Tensor, "3 4"], size: int) -> Scene:
-        """What the renderer needs to draw the face as this camera sees it."""
+        """What the renderer needs to draw the face seen by this camera."""
         background = self._background(face, camera, size)
-        return Scene(
-            face.shape, face.expression, camera, face.appearance, face.lights, background, face.noise
-        )  # fmt: skip
+        return Scene(face.shape, face.expression, camera, face.appearance, face.lights, background, face.noise)
 
     def _background(self, face: SyntheticFace, camera: Float[Tensor, "3 4"], size: int) -> Float[Tensor, "3 size size"]:
-        """What stands behind the face, which is in its place however the picture is framed."""
+        """The background, which stays in place behind the face however the picture is framed."""
         rng = np.random.default_rng(face.background)
         if self.backgrounds_dir is not None:
             canvas = photo_background(rng, BACKGROUND_EXTENT * size, self.backgrounds_dir)
         else:
             canvas = random_background(rng, BACKGROUND_SIZE)
-        # From the crop of side 1 to the picture, and from there to the canvas around that crop.
-        unit = face.camera[:2, :3]  # two rows of a rotation, scaled: the transpose is all but its inverse
+        # From the crop of side 1 to the picture, and from the canvas around that crop to the crop.
+        unit = face.camera[:2, :3]  # two rows of a scaled rotation, so the scaled transpose is the inverse
         linear = camera[:2, :3] @ unit.T / unit[0].square().sum()
         to_picture = torch.cat([linear, (camera[:2, 3] - linear @ face.camera[:2, 3])[:, None]], dim=1)
         pixels = canvas.shape[0] / BACKGROUND_EXTENT
         from_canvas = similarity(1 / pixels, 0.0, (0.0, 0.0), False, 1)
         from_canvas[:, 2] = -(canvas.shape[0] - 1) / 2 / pixels
-        warped = cv2.warpAffine(
-            canvas, compose(to_picture, from_canvas).numpy(), (size, size), borderMode=cv2.BORDER_REFLECT_101
-        )
+        warp = compose(to_picture, from_canvas).numpy()
+        warped = cv2.warpAffine(canvas, warp, (size, size), borderMode=cv2.BORDER_REFLECT_101)
         return torch.from_numpy(warped).movedim(-1, 0).contiguous()
 
+    def scores(self, faces: Sequence[SyntheticFace]) -> Float[Tensor, "batch attributes"]:
+        """Each attribute's measured score minus its threshold, in the order of `measures.SYNTHETIC`."""
+        shape, expression = (torch.stack(part) for part in zip(*((f.shape, f.expression) for f in faces), strict=True))
+        return self.ruler.scores(shape, expression, [face.appearance for face in faces])
+
     def attributes(self, faces: Sequence[SyntheticFace]) -> Bool[Tensor, "batch attributes"]:
-        """Measured attributes, in the order of `measures.SYNTHETIC`."""
-        return self.ruler.attributes(self.ruler.look_at(
-            torch.stack([face.shape for face in faces]), torch.stack([face.expression for face in faces]),
-            [face.appearance for face in faces],
-        ))  # fmt: skip
+        """Which attributes are present, in the order of `measures.SYNTHETIC`."""
+        return self.scores(faces) > 0
 
 
-@lru_cache(maxsize=4)
-def shared_factory(**settings: object) -> FaceFactory:
-    """One factory for all data sets of a process with the same settings, as its renderer holds the textures."""
-    return FaceFactory(**settings)  # type: ignore[arg-type]
+# One factory for all data sets of a process with the same settings, as its renderer holds the textures.
+shared_factory = lru_cache(maxsize=4)(FaceFactory)

@@ -1,37 +1,39 @@
-"""Attributes of a synthetic face, measured: on its geometry where the attribute is one of shape, on what was drawn
-where it is one of looks. docs/attributes.md has the definitions, thresholds and prevalences."""
+"""Attributes of synthetic faces, measured on their geometry or their appearance, never read off a slider.
+
+docs/attributes.md lists definitions, thresholds and prevalences.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from jointface.attributes import CELEBA, LabelSet
 from jointface.geometry.morphable_model import linear_faces
 from jointface.synthesis.appearance import Appearance
 from jointface.synthesis.head import BODY, SKIN, Head
-from jointface.synthesis.people import Person, blend_weights
+from jointface.synthesis.people import Person, identity_coefficients
 
-UNLABELLED = {"Attractive", "Blurry", "Wearing_Necklace", "Wearing_Necktie"}  # CelebA's that synthetic faces do without
+UNLABELLED = {"Attractive", "Blurry", "Wearing_Necklace", "Wearing_Necktie"}  # of CelebA's 40
 ANCESTRIES = ("Asian", "Black", "White")
 SYNTHETIC = LabelSet("synthetic", (*(name for name in CELEBA.attributes if name not in UNLABELLED), *ANCESTRIES))
 
 
 @dataclass(frozen=True)
 class Face:
-    """What the measures look at, for B faces.
+    """What attributes are measured on, for B faces.
 
-    neutral, posed: (B, 68, 3) landmarks without and with the expression, model space, mm. wing, cheek, throat: further
-    points of the neutral face (cheek: also posed). axes: (B,) place between female (0) and male (1), young (0) and old
-    (1), and how much of each ancestry, on the geometry alone. looks: what was drawn.
+    neutral, posed: (B, 68, 3) landmarks without and with the expression, model space, mm. wing, throat: further points
+    of the neutral face; posed_cheek: one of the posed face. axes: (B,) position between the average female (0) and
+    male (1) head, young (0) and old (1), without (0) and with (1) each ancestry, by the geometry alone.
     """
 
     neutral: Float[Tensor, "batch 68 3"]
     posed: Float[Tensor, "batch 68 3"]
     wing: Float[Tensor, "batch 3"]
-    cheek: Float[Tensor, "batch 3"]
     posed_cheek: Float[Tensor, "batch 3"]
     throat: Float[Tensor, "batch points 3"]
     axes: dict[str, Float[Tensor, "batch"]]
@@ -57,7 +59,7 @@ def _distance(points: Float[Tensor, "batch 68 3"], a: int, b: int) -> Float[Tens
 
 
 def big_nose(face: Face) -> Tensor:
-    """Width of the nose at its wings and its length from root to base, and how far it stands out, over the face's."""
+    """Width of the nose at its wings over the width of the face, plus length and depth over its height."""
     width = 2 * face.wing[:, 0].abs() / face.width
     length = _distance(face.neutral, 27, 33) / face.height
     depth = (face.neutral[:, 30, 2] - face.wing[:, 2]) / face.height
@@ -65,12 +67,12 @@ def big_nose(face: Face) -> Tensor:
 
 
 def pointy_nose(face: Face) -> Tensor:
-    """How far the tip stands out before the wings, relative to the nose's width."""
+    """How far the tip stands out in front of the wings, over the nose's width."""
     return (face.neutral[:, 30, 2] - face.wing[:, 2]) / (2 * face.wing[:, 0].abs())
 
 
 def narrow_eyes(face: Face) -> Tensor:
-    """Width of the eyes over the height of their opening, as they are in the picture."""
+    """Width of the eyes over the height of their opening, with the expression."""
     eyes = face.posed
     opening = sum(_distance(eyes, a, b) for a, b in ((37, 41), (38, 40), (43, 47), (44, 46))) / 4
     return (_distance(eyes, 36, 39) + _distance(eyes, 42, 45)) / 2 / opening
@@ -84,8 +86,8 @@ def big_lips(face: Face) -> Tensor:
 
 
 def high_cheekbones(face: Face) -> Tensor:
-    """How far the cheek stands out in the picture from the line between the outer corner of the eye and the corner of
-    the mouth at rest, so that a smile counts, which lifts it; relative to the face."""
+    """How far the cheek stands out from the line between the outer corner of the eye and the corner of the mouth at
+    rest, over the height of the face. A smile lifts the cheek and so counts, as for CelebA's annotators."""
     eye, mouth = face.neutral[:, 45], face.neutral[:, 54]
     middle = (eye + mouth) / 2
     outwards = face.posed_cheek - middle
@@ -93,20 +95,20 @@ def high_cheekbones(face: Face) -> Tensor:
 
 
 def oval_face(face: Face) -> Tensor:
-    """Long outline that narrows evenly towards the chin."""
+    """A long outline that narrows evenly towards a small chin."""
     jaw, chin = _distance(face.neutral, 4, 12) / face.width, _distance(face.neutral, 6, 10) / face.width
     evenness = (jaw - (1 + chin) / 2).abs()
     return face.height / face.width - 1.5 * evenness - 0.8 * chin
 
 
 def chubby(face: Face) -> Tensor:
-    """Width of the lower face over its height, and a full throat."""
+    """Width of the lower face over the height of the face, plus a full throat."""
     jaw = (_distance(face.neutral, 4, 12) + _distance(face.neutral, 5, 11) + _distance(face.neutral, 6, 10)) / 3
     return jaw / face.height + 0.8 * double_chin(face)
 
 
 def double_chin(face: Face) -> Tensor:
-    """How far the underside of the chin hangs down, relative to the face."""
+    """How far the underside of the chin hangs below it, over the height of the face."""
     return (face.neutral[:, 8, 1] - face.throat[:, :, 1].mean(1)) / face.height
 
 
@@ -116,14 +118,14 @@ def mouth_open(face: Face) -> Tensor:
 
 
 def smiling(face: Face) -> Tensor:
-    """How far the corners of the mouth are pulled up and outwards from where they rest."""
+    """How far the corners of the mouth are pulled up and outwards from rest, over the height of the face."""
     moved = (face.posed - face.neutral)[:, [48, 54]]
     outwards = moved[..., 0] * moved.new_tensor([-1.0, 1.0])
     return (moved[..., 1] + 0.7 * outwards).mean(1) / face.height
 
 
 def arched_eyebrows(face: Face) -> Tensor:
-    """Height of the brow's arch, of the bone in the picture and of the brow as it is drawn, over its length."""
+    """Height of the brow's peak above its ends over its length: of the posed bone, and of the brow drawn on it."""
     heights = []
     for inner, peak, outer in ((21, 19, 17), (22, 24, 26)):
         base = (face.posed[:, inner, 1] + face.posed[:, outer, 1]) / 2
@@ -132,7 +134,7 @@ def arched_eyebrows(face: Face) -> Tensor:
 
 
 def male(face: Face) -> Tensor:
-    """Place between the average female (0) and male (1) head, plus half of the facial hair, minus half the lipstick."""
+    """Position between the average female (0) and male (1) head, plus half the facial hair, minus half the lipstick."""
     hair = face.drawn(lambda look: max(look.stubble, look.moustache, look.goatee, look.beard))
     return face.axes["male"] + 0.5 * hair - 0.5 * face.drawn(lambda look: look.lipstick)
 
@@ -150,16 +152,15 @@ def _no_beard(look: Appearance) -> bool:
     return max(look.moustache, look.goatee, look.beard, look.sideburns) < 0.3 and look.stubble < 0.35
 
 
-@dataclass(frozen=True)
-class Measure:
-    """An attribute is there where its score is above the threshold."""
+class Measure(NamedTuple):
+    """An attribute is present where its score exceeds the threshold."""
 
     score: Callable[[Face], Tensor]
     threshold: float = 0.5
 
 
 def drawn(value: Callable[[Appearance], float], threshold: float = 0.5) -> Measure:
-    """A measure of what was drawn."""
+    """A measure of the appearance."""
     return Measure(lambda face: face.drawn(value), threshold)
 
 
@@ -207,44 +208,30 @@ MEASURES: dict[str, Measure] = {
 
 
 class Ruler:
-    """Measures faces of one head.
-
-    Args:
-        head: the head that shape and expression coefficients refer to.
-    """
+    """Measures faces of one head."""
 
     def __init__(self, head: Head) -> None:
         model = head.model
         marks = model.mean[model.landmarks68]
         skin = head.triangles[(head.material == SKIN) | (head.material == BODY)].unique()
-        self.rows = torch.cat([model.landmarks68, _wing(head.mean, skin, marks), _cheek(head.mean, skin, marks),
-                               _throat(head.mean, skin, marks)])  # fmt: skip
-        self.mean, self.basis = head.mean[self.rows], head.basis[:, self.rows].contiguous()
+        rows = torch.cat([model.landmarks68, *(find(head.mean, skin, marks) for find in (_wing, _cheek, _throat))])
+        self.mean, self.basis = head.mean[rows], head.basis[:, rows].contiguous()
         self.num_shape = model.num_shape
         self.axes = _axes(head)
 
-    def look_at(
+    def scores(
         self,
         shape: Float[Tensor, "batch shape"],
         expression: Float[Tensor, "batch expression"],
         looks: Sequence[Appearance],
-    ) -> Face:
-        """The faces with these coefficients and appearances."""
+    ) -> Float[Tensor, "batch attributes"]:
+        """Each attribute's score minus its threshold, in the order of SYNTHETIC; an attribute is present above 0."""
         posed = linear_faces(self.mean, self.basis, torch.cat([shape, expression], dim=1))
         neutral = linear_faces(self.mean, self.basis[..., : self.num_shape], shape)
         axes = {name: shape @ direction + offset for name, (direction, offset) in self.axes.items()}
-        return Face(neutral[:, :68], posed[:, :68], neutral[:, 68], neutral[:, 69], posed[:, 69], neutral[:, 70:],
-                    axes, looks)  # fmt: skip
-
-    def scores(self, face: Face) -> Float[Tensor, "batch attributes"]:
-        """Each attribute's score less its threshold, in the order of SYNTHETIC."""
-        return torch.stack(
-            [MEASURES[name].score(face) - MEASURES[name].threshold for name in SYNTHETIC.attributes], dim=1
-        )
-
-    def attributes(self, face: Face) -> Bool[Tensor, "batch attributes"]:
-        """Which attributes are there, in the order of SYNTHETIC."""
-        return self.scores(face) > 0
+        face = Face(neutral[:, :68], posed[:, :68], neutral[:, 68], posed[:, 69], neutral[:, 70:], axes, looks)
+        measures = [MEASURES[name] for name in SYNTHETIC.attributes]
+        return torch.stack([measure.score(face) - measure.threshold for measure in measures], dim=1)
 
 
 def _wing(mean: Tensor, skin: Int[Tensor, "skin"], marks: Tensor) -> Int[Tensor, "1"]:
@@ -263,23 +250,22 @@ def _cheek(mean: Tensor, skin: Int[Tensor, "skin"], marks: Tensor) -> Int[Tensor
 
 
 def _throat(mean: Tensor, skin: Int[Tensor, "skin"], marks: Tensor) -> Int[Tensor, "points"]:
-    """The underside of the chin: what lies behind and below it, about the middle."""
+    """The underside of the chin: points behind and below it, near the middle."""
     place, chin = mean[skin], marks[8]
     below = (place[:, 0].abs() < 16) & (place[:, 1] < chin[1] + 8) & (place[:, 1] > chin[1] - 30)
     return skin[below & (place[:, 2] < chin[2] - 18) & (place[:, 2] > chin[2] - 55)]
 
 
 def _axes(head: Head) -> dict[str, tuple[Float[Tensor, "shape"], float]]:
-    """Linear measures of the geometry: 0 for the average face of one kind, 1 for that of the other.
+    """(direction, offset) of linear measures that are 0 for the average face of one kind and 1 for that of another.
 
-    The direction is that of Fisher's discriminant; identity coefficients are uncorrelated over people with unit
-    variance, so it is the difference of the two means.
+    The direction is Fisher's discriminant: as identity coefficients are uncorrelated over people with unit variance,
+    it is the difference of the two means.
     """
 
-    def average(gender: float = 0.5, age: float = 0.72, ancestry: tuple[float, float, float] = (1, 1, 1)) -> Tensor:
-        person = Person(gender, age, 0.5, 0.5, tuple(share / sum(ancestry) for share in ancestry), {})  # type: ignore[arg-type]
-        weights = blend_weights([person], head.variations, head.phenotype_mask, head.change_labels)
-        return (weights @ head.identity_of_blendshapes + head.identity_offset)[0]
+    def average(gender: float = 0.5, age: float = 0.72, ancestry: tuple[int, int, int] = (1, 1, 1)) -> Tensor:
+        african, asian, caucasian = (share / sum(ancestry) for share in ancestry)
+        return identity_coefficients(head, [Person(gender, age, 0.5, 0.5, (african, asian, caucasian), {})])[0]
 
     ends = {
         "male": (average(gender=1), average(gender=0)),

