@@ -62,7 +62,7 @@ def test_device_and_worker_change_colours_alike() -> None:
         assert np.abs(by_worker.astype(int) - expected.permute(1, 2, 0).numpy().astype(int)).max() <= 1
 
 
-def test_draws_stay_within_their_limits() -> None:
+def test_samples_stay_within_their_limits() -> None:
     torch.manual_seed(0)
     augmentation = Augmentation(rotation=20, scale=0.2, shift=0.1, flip=0.5, brightness=0.25)
     similarities = augmentation.sample_similarities(2000, 100)
@@ -84,12 +84,22 @@ def test_draws_stay_within_their_limits() -> None:
 
 def test_each_transform_keeps_its_own_chance() -> None:
     torch.manual_seed(0)
-    augmentation = Augmentation(photometric=[albumentations.InvertImg(p=0.25)])
+    augmentation = Augmentation(extra=[albumentations.InvertImg(p=0.25)])
     used = [len(change.transforms) for change in augmentation.sample_colour_changes(2000)]
     assert np.mean(used) == pytest.approx(0.25, abs=0.04)
     crops = np.zeros((2000, 4, 4, 3), np.uint8)
     changed = CropTransform(4, augmentation).change_colours(crops)
     assert (changed.amax((1, 2, 3)) == 255).float().mean().item() == pytest.approx(0.25, abs=0.04)
+
+
+def test_degradations_are_as_frequent_as_asked_and_exclude_each_other() -> None:
+    torch.manual_seed(0)
+    augmentation = Augmentation(blur=0.1, noise=0.1, compression=0.2, occlusion=0.25)
+    one_of, dropout = augmentation.photometric
+    used = [change.transforms for change in augmentation.sample_colour_changes(2000)]
+    for transform, chance in ((one_of, 0.4), (dropout, 0.25)):
+        assert np.mean([transform in transforms for transforms in used]) == pytest.approx(chance, abs=0.04)
+    assert one_of.transforms_ps == pytest.approx([0.25, 0.25, 0.5])
 
 
 def test_grey_crops_are_as_frequent_as_asked() -> None:
@@ -114,7 +124,15 @@ def test_a_crop_that_is_turned_finds_its_pixels() -> None:
     assert not math.isclose(transform[0, 1].item(), 0, abs_tol=1e-3)
 
 
-@pytest.mark.parametrize("changes", [{"flip": 1.5}, {"brightness": -0.1}, {"grey": 2}])
-def test_odd_numbers_are_refused(changes: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=f"data.augmentation: .*{next(iter(changes))}.* must lie in 0 ... 1"):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"flip": 1.5}, "flip"),
+        ({"brightness": -0.1}, "brightness"),
+        ({"occlusion": 2}, "occlusion"),
+        ({"blur": 0.6, "noise": 0.6}, r"blur \+ noise \+ compression"),
+    ],
+)
+def test_a_number_out_of_range_is_refused(changes: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"data.augmentation: .*{message}.* must lie in 0 ... 1"):
         Augmentation(**changes)

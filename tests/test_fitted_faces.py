@@ -71,7 +71,7 @@ class OneDot(AFLW2000):
 def shipped_augmentation() -> Augmentation:
     """That of the config, without what hides the dot."""
     config = OmegaConf.load(CONF_DIR / "data" / "augmentation" / "default.yaml")
-    config.photometric = [part for part in config.photometric if "CoarseDropout" not in part["_target_"]]
+    config.occlusion = 0
     return instantiate(config, _convert_="all")
 
 

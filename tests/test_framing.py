@@ -101,7 +101,7 @@ def test_augmentation_follows_the_random_state() -> None:
     image = np.random.default_rng(0).integers(0, 255, (100, 100, 3), np.uint8)
     import albumentations
 
-    crop = CropTransform(64, Augmentation(20, 0.1, 0.1, 0.5, photometric=[albumentations.ColorJitter(p=1)]))
+    crop = CropTransform(64, Augmentation(20, 0.1, 0.1, 0.5, extra=[albumentations.ColorJitter(p=1)]))
     results = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)

@@ -200,7 +200,7 @@ def test_a_flip_swaps_left_and_right(head: Head, keep_in_memory: bool) -> None:
 def test_colours_change_where_they_are_to() -> None:
     import albumentations
 
-    dark = Augmentation(photometric=[albumentations.RandomBrightnessContrast(
+    dark = Augmentation(extra=[albumentations.RandomBrightnessContrast(
         brightness_limit=(-0.5, -0.5), contrast_limit=(0, 0), p=1)])  # fmt: skip
     plain, changed = dataset(), dataset(augmentation=dark)
     for index in range(3):
@@ -282,15 +282,15 @@ def test_two_streams_reach_the_joint_training_from_worker_processes(head: Head) 
 
     module = JointDataModule(
         {
-            "attributes": Source(source(labels="attributes", keep_in_memory=True), {"train": "train"}, 4),
-            "shape": Source(source(labels="shape", first=8), {"train": "train"}, 2),
+            "synthetic_attributes": Source(source(labels="attributes", keep_in_memory=True), {"train": "train"}, 4),
+            "synthetic_shape": Source(source(labels="shape", first=8), {"train": "train"}, 2),
         },
         SIZE, augmentation=STRONG, num_workers=2,
     )  # fmt: skip
     module.setup("fit")
-    assert module.label_sets() == {"attributes": SYNTHETIC}
-    assert module.shape_sources() == {"shape"}
-    identities: dict[str, set[int]] = {"attributes": set(), "shape": set()}
+    assert module.label_sets() == {"synthetic_attributes": SYNTHETIC}
+    assert module.shape_sources() == {"synthetic_shape"}
+    identities: dict[str, set[int]] = {name: set() for name in module.sources}
     for batch, _, _ in islice(module.train_dataloader(), 4):
         for name, part in batch.items():
             assert "broken" not in part
@@ -307,7 +307,9 @@ def test_two_streams_reach_the_joint_training_from_worker_processes(head: Head) 
 
 def test_workers_draw_what_this_process_draws() -> None:
     data = dataset(8)
-    loader = DataLoader(Batches(data), batch_size=4, num_workers=2, collate_fn=identity_collate, multiprocessing_context="fork")
+    loader = DataLoader(
+        Batches(data), batch_size=4, num_workers=2, collate_fn=identity_collate, multiprocessing_context="fork"
+    )
     for number, batch in enumerate(loader):
         for row in range(4):
             item = data[4 * number + row]
@@ -346,7 +348,7 @@ def test_the_experiment_builds_two_streams_that_share_nobody(tmp_path: Path) -> 
     module.setup("fit")
     module.setup("test")
     train_data, test_data = module.datasets["train"], module.datasets["test"]
-    assert set(train_data) == set(module.datasets["val"]) == {"attributes", "shape"}
+    assert set(train_data) == set(module.datasets["val"]) == {"synthetic_attributes", "synthetic_shape"}
     assert set(test_data) == {"synthetic"}
     assert test_data["synthetic"].label_set == SYNTHETIC
     assert test_data["synthetic"].has_shape
@@ -426,7 +428,7 @@ def test_sources_that_are_alike_are_drawn_together() -> None:
 def test_a_run_may_draw_on_the_device(tmp_path: Path) -> None:
     streams = [
         override
-        for name in ("attributes", "shape")
+        for name in ("synthetic_attributes", "synthetic_shape")
         for override in (
             f"data.sources.{name}.dataset.draw_on=device",
             f"data.sources.{name}.dataset.keep_in_memory=false",

@@ -1,5 +1,5 @@
 """How training crops vary: one similarity moves everything, one matrix changes the colours, albumentations does the
-rest. Drawn for a whole batch at once from torch's random state."""
+rest. All is sampled for a whole batch at once from torch's random state."""
 
 import copy
 import math
@@ -24,8 +24,7 @@ GREY = 127.5  # contrast changes about it
 
 @dataclass
 class ColourChange:
-    """What happens to the colours of one crop: a (3, 4) matrix on (R, G, B, 1), None where nothing; then transforms of
-    albumentations."""
+    """What changes the colours of one crop: a (3, 4) matrix on (R, G, B, 1) or None, then albumentations transforms."""
 
     matrix: Float32[np.ndarray, "3 4"] | None
     transforms: list[Any]
@@ -49,7 +48,10 @@ class Augmentation:
         brightness, contrast, saturation: largest change to either side, as a fraction; contrast about mid-grey.
         hue: largest turn of the hues to either side, as a fraction of the circle.
         grey: probability of a black-and-white crop.
-        photometric: albumentations transforms that leave every pixel in its place, each applied with its own p.
+        blur, noise, compression: probabilities that a crop is blurred, noisy or compressed as JPEG; at most one of
+            them happens, so their sum must not exceed 1.
+        occlusion: probability that one or two rectangles are blacked out.
+        extra: further albumentations transforms that leave every pixel in its place, each applied with its own p.
 
     Raises:
         ConfigError: a number is out of its range.
@@ -66,18 +68,26 @@ class Augmentation:
         saturation: float = 0.0,
         hue: float = 0.0,
         grey: float = 0.0,
-        photometric: list[Any] | None = None,
+        blur: float = 0.0,
+        noise: float = 0.0,
+        compression: float = 0.0,
+        occlusion: float = 0.0,
+        extra: list[Any] | None = None,
     ) -> None:
-        shares = {"scale": scale, "shift": shift, "flip": flip, "brightness": brightness, "contrast": contrast}
-        shares |= {"saturation": saturation, "hue": hue, "grey": grey}
+        shares = {
+            "scale": scale, "shift": shift, "flip": flip, "brightness": brightness, "contrast": contrast,
+            "saturation": saturation, "hue": hue, "grey": grey, "blur": blur, "noise": noise,
+            "compression": compression, "blur + noise + compression": blur + noise + compression,
+            "occlusion": occlusion,
+        }  # fmt: skip
         if odd := {name: value for name, value in shares.items() if not 0 <= value <= 1}:
             raise ConfigError(f"data.augmentation: {odd} must lie in 0 ... 1")
         self.rotation, self.scale, self.shift, self.flip = rotation, scale, shift, flip
         self.brightness, self.contrast, self.saturation, self.hue = brightness, contrast, saturation, hue
         self.grey = grey
         self.changes_colours = any((brightness, contrast, saturation, hue, grey))
-        # The chance is drawn here for a batch at once; a transform that is called is applied.
-        self.photometric = copy.deepcopy(list(photometric or []))
+        # The chances are sampled here for a batch at once; a transform that is called is applied.
+        self.photometric = [*_degradations(blur, noise, compression, occlusion), *copy.deepcopy(list(extra or []))]
         self.chances = torch.tensor([transform.p for transform in self.photometric])
         for transform in self.photometric:
             transform.p = 1.0
@@ -114,6 +124,27 @@ class Augmentation:
             ColourChange(matrix, [t for t, used in zip(self.photometric, row, strict=True) if used])
             for matrix, row in zip(matrices, chosen, strict=True)
         ]
+
+
+def _degradations(blur: float, noise: float, compression: float, occlusion: float) -> list[Any]:
+    """The transforms of albumentations behind the probabilities of `Augmentation`."""
+    if not any((blur, noise, compression, occlusion)):
+        return []
+    import albumentations  # which takes a second that others need not wait for
+
+    transforms: list[Any] = []
+    if some := blur + noise + compression:
+        one_of = [
+            albumentations.GaussianBlur(blur_limit=(3, 5), p=blur),
+            # Noise of the brightness alone is three times as fast as of each channel.
+            albumentations.GaussNoise(std_range=(0.02, 0.08), per_channel=False, p=noise),
+            albumentations.ImageCompression(quality_range=(30, 90), p=compression),
+        ]
+        transforms.append(albumentations.OneOf(one_of, p=some))
+    if occlusion:
+        sides = {"hole_height_range": (0.1, 0.3), "hole_width_range": (0.1, 0.3)}
+        transforms.append(albumentations.CoarseDropout(num_holes_range=(1, 2), **sides, p=occlusion))
+    return transforms
 
 
 def colour_matrices(

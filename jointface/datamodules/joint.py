@@ -100,7 +100,7 @@ class JointDataModule(LightningDataModule):
         if max_train_samples is not None and max_train_samples < 1:
             raise ConfigError(f"data.max_train_samples={max_train_samples}: must be at least 1, or null")
         for name, source in self.sources.items():
-            if "train" in source.splits and source.batch_size < 1:
+            if source.splits.get("train") and source.batch_size < 1:
                 raise ConfigError(f"data.sources.{name}.batch_size={source.batch_size}: must be at least 1")
             if unknown := set(source.splits) - set(STAGES):
                 raise ConfigError(
@@ -115,7 +115,7 @@ class JointDataModule(LightningDataModule):
                 self.datasets[part] = {
                     name: self._open(name, source, part)
                     for name, source in self.sources.items()
-                    if part in source.splits
+                    if source.splits.get(part)
                 }
 
     def _open(self, name: str, source: Source, stage: Stage) -> FaceDataset:

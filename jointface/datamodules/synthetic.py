@@ -1,10 +1,11 @@
 """Synthetic faces: CC0, unlimited, with exact 3D shape and measured attributes."""
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, UInt8
@@ -17,7 +18,7 @@ from jointface.datamodules.face_dataset import BROKEN, Batch, FaceDataset, FaceS
 from jointface.errors import ConfigError
 from jointface.geometry.camera import crop_camera
 from jointface.geometry.framing import CROP_MARGIN, FaceBox
-from jointface.synthesis.faces import SPLITS, SyntheticFace, shared_factory
+from jointface.synthesis.faces import SPLITS, FaceFactory, SyntheticFace, shared_factory
 from jointface.synthesis.measures import SYNTHETIC
 from jointface.synthesis.scenes import Scenes
 
@@ -26,6 +27,11 @@ SCENES, COLOURS = "scenes", "colour_matrices"  # keys of a batch that is to be d
 CHUNK = 8  # faces that a worker draws at once, which is faster than one by one and than many
 AT_ONCE = 128  # faces that a device draws at once, to bound the memory that it takes
 MARGIN = 0.125  # of a kept picture on every side, as a fraction of the crop
+FACTORY_DEFAULTS = {  # whole, so that equal settings share one factory however they are given
+    name: parameter.default
+    for name, parameter in inspect.signature(FaceFactory).parameters.items()
+    if name not in ("device", "compiled")
+}
 SAMPLE = 1000  # faces that the attributes' frequencies are estimated on
 
 
@@ -70,13 +76,7 @@ class SyntheticFaces(FaceDataset):
         draw_on: Literal["worker", "device"] = "worker",
         compile_drawing: bool = False,
         first: int = 0,
-        seed: int = 0,
-        images_per_person: int = 1,
-        max_yaw: float = 90.0,
-        assets_dir: str | None = None,
-        backgrounds_dir: str | None = None,
-        supersampling: int = 1,
-        cache_dir: str | None = None,
+        synthesis: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(split, transform)
         num_faces = num_faces if isinstance(num_faces, int) else num_faces[split]
@@ -91,10 +91,7 @@ class SyntheticFaces(FaceDataset):
             raise ConfigError("synthetic faces: draw_on=device keeps nothing, set keep_in_memory=false with it")
         self.draw_on, self.compile_drawing = draw_on, compile_drawing
         self.split, self.num_faces, self.first, self.labels = split, num_faces, first, labels
-        self.settings = {
-            "seed": seed, "images_per_person": images_per_person, "max_yaw": max_yaw, "assets_dir": assets_dir,
-            "backgrounds_dir": backgrounds_dir, "supersampling": supersampling, "cache_dir": cache_dir,
-        }  # fmt: skip
+        self.settings = {**FACTORY_DEFAULTS, **(synthesis or {})}
         self.factory = shared_factory(**self.settings)
         self.label_set = SYNTHETIC if labels != "shape" else None  # type: ignore[misc]
         self.has_shape = labels != "attributes"  # type: ignore[misc]
