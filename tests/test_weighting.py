@@ -207,7 +207,7 @@ def test_pcgrad_projects_on_shared_parameters_alone() -> None:
     assert problem.p.grad is not None
     torch.testing.assert_close(problem.p.grad, torch.tensor([1.0, 2.0]))
     assert (problem.a.grad, problem.b.grad) == (3, 2)  # as ever: p_1 and p_2 - p_1
-    assert problem.unused.grad is None
+    assert problem.unused.grad == 0
 
 
 def test_pcgrad_weighs_first() -> None:

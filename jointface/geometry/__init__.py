@@ -1,4 +1,4 @@
-"""Face geometry in the conventions of docs/conventions.md: tensors in, tensors out."""
+"""Face geometry in the conventions of docs/conventions.md: functions of tensors."""
 
 from jointface.geometry.bfm import load_bfm_3ddfa
 from jointface.geometry.camera import (
@@ -16,29 +16,3 @@ from jointface.geometry.framing import FaceBox, crop_transform, face_box, simila
 from jointface.geometry.morphable_model import MIRROR68, MorphableModel
 from jointface.geometry.position_map import PositionMap
 from jointface.geometry.regions import FACE, LANDMARKS, NECK, ORGANS, face_regions
-
-__all__ = [
-    "FACE",
-    "LANDMARKS",
-    "MIRROR68",
-    "NECK",
-    "ORGANS",
-    "FaceBox",
-    "MorphableModel",
-    "PositionMap",
-    "apply_camera",
-    "camera_from_pose",
-    "center_depth",
-    "crop_camera",
-    "crop_transform",
-    "euler_to_rotation",
-    "face_box",
-    "face_regions",
-    "is_mirrored",
-    "load_bfm_3ddfa",
-    "pose_from_camera",
-    "rotation_6d_to_matrix",
-    "rotation_to_euler",
-    "similarity",
-    "warp_points",
-]

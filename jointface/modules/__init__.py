@@ -9,23 +9,3 @@ from jointface.modules.network import FaceNetwork, build_network
 from jointface.modules.schedule import warmup_cosine
 from jointface.modules.shape_decoders import MorphableDecoder, PositionMapDecoder, ShapeDecoder
 from jointface.modules.weighting import DynamicWeightAverage, FixedWeights, PCGrad, UncertaintyWeights
-
-__all__ = [
-    "AttributeClassifier",
-    "DynamicWeightAverage",
-    "FaceNetwork",
-    "FixedWeights",
-    "JointFaceModule",
-    "MorphableDecoder",
-    "PCGrad",
-    "PRNetEncoder",
-    "PositionMapDecoder",
-    "ShapeDecoder",
-    "TransformersBackbone",
-    "UncertaintyWeights",
-    "attribute_loss",
-    "build_network",
-    "load_model",
-    "shape_loss",
-    "warmup_cosine",
-]

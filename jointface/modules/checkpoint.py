@@ -1,57 +1,58 @@
-"""Self-contained checkpoints: what it takes to rebuild the network, beside its weights."""
+"""Self-contained checkpoints: the weights, and a description from which `load_model` rebuilds their network."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import get_class
-from torch import nn
+from torch import Tensor, nn
 
 from jointface.errors import CheckpointError, JointFaceError
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.modules.backbones import TransformersBackbone
 from jointface.modules.network import FaceNetwork, build_network
 
-KEY = "jointface"  # where a Lightning checkpoint keeps the description
-FORMAT = 1  # raised when older code can no longer read new checkpoints
-MODEL_PREFIX = "shape_decoder.morphable_model."
+KEY = "jointface"  # where a Lightning checkpoint holds the description
+FORMAT = 1  # of the description; to be raised when older code can no longer read new checkpoints
 
 
 def describe(network: FaceNetwork, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The description of a network, in plain containers: its config, attribute names, label sets (attribute names and
-    alpha by name), and the morphable model by name and content hash. The model's own tensors are among the weights."""
-    config = dict(config)
-    if network.shape_decoder is not None:  # defaults too: a change of them must not pass unnoticed
-        config["shape_decoder"] = {**config["shape_decoder"], "region_weights": network.shape_decoder.region_weights}
+    """The description of a network in plain containers.
+
+    It holds the network's config, its attribute names, label sets and alpha, and the name and content hash of the
+    morphable model, whose tensors are among the weights.
+    """
+    config, morphable_model = dict(config), None
     if isinstance(network.backbone, TransformersBackbone):
         config["backbone"] = network.backbone.plain_config()
-    model = None if network.shape_decoder is None else network.shape_decoder.morphable_model
+    if (decoder := network.shape_decoder) is not None:
+        config["shape_decoder"] = {**config["shape_decoder"], "region_weights": decoder.region_weights}
+        model = decoder.morphable_model
+        morphable_model = {"name": model.name, "sha256": model.content_hash(), "num_shape": model.num_shape}
     return {
         "format": FORMAT,
         "network": config,
         "attributes": list(network.attributes),
         "label_sets": network.label_sets,
-        "morphable_model": None
-        if model is None
-        else {"name": model.name, "sha256": model.content_hash(), "num_shape": model.num_shape},
+        "morphable_model": morphable_model,
     }
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> FaceNetwork:
-    """Rebuilds the network of a training checkpoint from that file alone, in evaluation mode.
+    """Rebuilds the network of a checkpoint from that file alone, in evaluation mode.
 
-    Nothing is unpickled, and only classes of jointface are built. `network.label_sets` holds, for each label set it was
-    trained on, `attributes` and `alpha`, which calibrates their logits.
+    Nothing is unpickled, and only classes of jointface are built. `network.label_sets` holds `attributes` and `alpha`,
+    which calibrates their logits, of each label set the network was trained on.
 
     Raises:
         CheckpointError: the file is missing, damaged, no checkpoint of jointface, or from a newer version.
     """
     checkpoint = read_checkpoint(path)
-    description, weights = checkpoint[KEY], network_weights(checkpoint)
+    description, weights = checkpoint[KEY], _part(checkpoint["state_dict"], "network.")
     try:
         refuse_foreign_targets(description["network"], path)
-        model = _morphable_model(description["morphable_model"], weights)
+        model = _morphable_model(description["morphable_model"], _part(weights, "shape_decoder.morphable_model."))
         network = build_network(description["network"], description["attributes"], model)
         network.load_state_dict(weights)
     except CheckpointError:
@@ -66,10 +67,11 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> FaceNetw
 
 
 def read_checkpoint(path: str | Path, wanted: str = "best.ckpt") -> dict[str, Any]:
-    """A checkpoint's content, read without unpickling and checked to be one of jointface's.
+    """The content of a checkpoint, read without unpickling.
 
     Args:
-        wanted: which of a run's checkpoints the caller should give.
+        path: the file.
+        wanted: the checkpoint that error messages suggest where `path` is the folder of a run.
 
     Raises:
         CheckpointError: the file is missing, damaged, no checkpoint of jointface, or from a newer version.
@@ -77,7 +79,7 @@ def read_checkpoint(path: str | Path, wanted: str = "best.ckpt") -> dict[str, An
     if (inside := Path(path) / "checkpoints" / wanted).is_file():
         raise CheckpointError(f"{path}: the folder of a run, not a checkpoint; give {inside}")
     if not Path(path).is_file():
-        raise CheckpointError(f"no checkpoint at {Path(path).absolute()}: a run leaves its own in checkpoints/{wanted}")
+        raise CheckpointError(f"no checkpoint at {Path(path).absolute()}; a run keeps its own in checkpoints/{wanted}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many unrelated types on a damaged or foreign file
@@ -95,83 +97,17 @@ def read_checkpoint(path: str | Path, wanted: str = "best.ckpt") -> dict[str, An
     return checkpoint
 
 
-def require_same_model(checkpoint: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Refuses to go on training from another model's checkpoint, and says what differs."""
-    found = checkpoint.get(KEY, {})
-    differences = _attribute_differences(found, expected)
-    for part in ("network", "morphable_model"):
-        differences += _differences(part, found.get(part), expected[part])
-    if not differences:
-        return
-    more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
-    raise CheckpointError(
-        f"the checkpoint holds another model than the config: {'; '.join(differences[:3])}{more}. Repeat the overrides "
-        "of its run, which are in .hydra/overrides.yaml there, or train from the start"
-    )
-
-
-def _attribute_differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    there, here = found.get("attributes", []), expected["attributes"]
-    if there == here:
-        return []
-    only = {"in the checkpoint": set(there) - set(here), "in the config": set(here) - set(there)}
-    listing = [f"only {where} {_some(sorted(names))}" for where, names in only.items() if names]
-    return [
-        f"it has {len(there)} attributes ({_label_sets(found)}), the config {len(here)} ({_label_sets(expected)}), "
-        + (", ".join(listing) or "in another order")
-    ]
-
-
-def _label_sets(description: Mapping[str, Any]) -> str:
-    names = sorted({labels["label_set"] for labels in description.get("label_sets", {}).values()})
-    return "of " + " and ".join(names) if names else "of no label set"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _differences(key: str, found: Any, expected: Any) -> list[str]:
-    """Where two descriptions differ, key by key, with both values."""
-    if isinstance(found, Mapping) and isinstance(expected, Mapping):
-        keys = sorted({*found, *expected})
-        return [part for k in keys for part in _differences(f"{key}.{k}", found.get(k), expected.get(k))]
-    if found == expected:
-        return []
-    there, here = (_brief(value) for value in (found, expected))
-    return [f"{key} is {there} in the checkpoint and {here} in the config"]
-
-
-def _brief(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def require_training_state(checkpoint: Mapping[str, Any], path: str | Path) -> None:
-    """Refuses to go on training from a file of weights alone."""
-    missing = [key for key in ("optimizer_states", "lr_schedulers", "loops", "global_step") if key not in checkpoint]
-    if missing:
-        raise CheckpointError(
-            f"{path}: holds no state of a training ({', '.join(missing)} missing), only a model; give the last.ckpt of "
-            "a run"
-        )
-
-
-def network_weights(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The network's part of the LightningModule's weights."""
-    prefix = "network."
-    return {key[len(prefix) :]: value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)}
-
-
 def refuse_foreign_targets(config: Mapping[str, Any], path: str | Path) -> None:
-    """A checkpoint is data: it may ask for network parts of this package, and for no other code and no download."""
+    """Refuses a network config that would run code from outside this package, or download anything.
+
+    Raises:
+        CheckpointError: it would.
+    """
     for part in (config["backbone"], config["shape_decoder"], config["attribute_classifier"]):
         if part is None:
             continue
         if not _is_network_part(str(part["_target_"])):
-            raise CheckpointError(
-                f"{path}: asks to build {part['_target_']}, which is no part of a jointface network; refused"
-            )
+            raise CheckpointError(f"{path}: asks to build {part['_target_']}, which is not from jointface; refused")
         if part.get("pretrained") is not None:
             raise CheckpointError(f"{path}: asks to load {part['pretrained']} from elsewhere; refused")
 
@@ -186,17 +122,76 @@ def _is_network_part(target: str) -> bool:
     return issubclass(part, nn.Module) and part.__module__.startswith("jointface.")
 
 
-def _morphable_model(
-    description: Mapping[str, Any] | None, weights: Mapping[str, torch.Tensor]
-) -> MorphableModel | None:
+def _morphable_model(description: Mapping[str, Any] | None, tensors: dict[str, Tensor]) -> MorphableModel | None:
     if description is None:
         return None
-    tensors = {key[len(MODEL_PREFIX) :]: value for key, value in weights.items() if key.startswith(MODEL_PREFIX)}
-    basis = tensors.pop("basis").transpose(0, 1)
-    shape_basis, expression_basis = basis.tensor_split([description["num_shape"]], dim=-1)
+    shape_basis, expression_basis = (
+        tensors.pop("basis").transpose(0, 1).tensor_split([description["num_shape"]], dim=-1)
+    )
     model = MorphableModel(description["name"], shape_basis=shape_basis, expression_basis=expression_basis, **tensors)
     if model.content_hash() != description["sha256"]:
         raise CheckpointError(
             f"the morphable model {description['name']} in the checkpoint does not match its own hash"
         )
     return model
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def require_training_state(checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Refuses to resume from a file that holds the weights alone."""
+    missing = [key for key in ("optimizer_states", "lr_schedulers", "loops", "global_step") if key not in checkpoint]
+    if missing:
+        raise CheckpointError(
+            f"{path}: holds no state of a training ({', '.join(missing)} missing), only a model; give the last.ckpt of "
+            "a run"
+        )
+
+
+def require_same_model(checkpoint: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Refuses to resume from the checkpoint of another model, and names the first differences.
+
+    Args:
+        checkpoint: what was read. expected: the description of the config's model.
+    """
+    found = checkpoint.get(KEY, {})
+    differences = _attribute_differences(found, expected)
+    for key in ("network", "morphable_model"):
+        differences += _differences(key, found.get(key), expected[key])
+    if differences:
+        raise CheckpointError(
+            f"the checkpoint holds another model than the config: {_first(differences, '; ')}. Repeat the overrides of "
+            "its run, which are in .hydra/overrides.yaml there, or train from the start"
+        )
+
+
+def _attribute_differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    def of(description: Mapping[str, Any]) -> str:
+        names = {labels["label_set"] for labels in description.get("label_sets", {}).values()}
+        return f"(of {' and '.join(sorted(names)) or 'no label set'})"
+
+    there, here = found.get("attributes", []), expected["attributes"]
+    if there == here:
+        return []
+    sides = {"checkpoint": {*there} - {*here}, "config": {*here} - {*there}}
+    only = [f"only in the {side} {_first(sorted(names))}" for side, names in sides.items() if names]
+    how = ", ".join(only) or "in another order"
+    return [f"it has {len(there)} attributes {of(found)}, the config {len(here)} {of(expected)}, {how}"]
+
+
+def _differences(key: str, found: Any, expected: Any) -> list[str]:
+    """Where two descriptions differ, key by key, with both values."""
+    if isinstance(found, Mapping) and isinstance(expected, Mapping):
+        keys = sorted({*found, *expected})
+        return [part for k in keys for part in _differences(f"{key}.{k}", found.get(k), expected.get(k))]
+    if found == expected:
+        return []
+    there, here = (text if len(text := str(value)) <= 60 else f"{text[:57]}..." for value in (found, expected))
+    return [f"{key} is {there} in the checkpoint and {here} in the config"]
+
+
+def _first(items: Sequence[str], separator: str = ", ") -> str:
+    more = [f"and {len(items) - 3} more"] if len(items) > 3 else []
+    return separator.join([*items[:3], *more])

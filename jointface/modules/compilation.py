@@ -8,54 +8,37 @@ from typing import Any
 
 import torch
 import torch._functorch.config
-from torch import nn
 
 from jointface.errors import ConfigError
 from jointface.modules.network import FaceNetwork
 
-MODES = ("default", "max-autotune-no-cudagraphs")
+MODES = ("default", "max-autotune-no-cudagraphs")  # CUDA graphs need batches of one size; broken samples are left out
 
 
 def compile_layers(network: FaceNetwork, mode: str = "default", backend: str | Callable[..., Any] = "inductor") -> None:
-    """Compiles backbone, decoder layers and attribute classifier in place, at their first use.
+    """Compiles backbone, decoder layers and attribute classifier in place, on their first use.
 
-    Geometry stays as it is, in float32 and out of the compiled graphs. The parts are compiled one by one, as a batch
-    can leave any head without rows. The first change of the number of rows compiles a part once more, for any number
-    from two up; later changes do not. Names of parameters, and so checkpoints, stay the same.
+    Geometry stays outside, in float32. The parts are compiled one by one, since a batch may have no rows for a head.
+    The first change of the number of rows compiles a part again, for any number from two up. Parameters keep their
+    names.
 
     Args:
-        mode: one of `MODES`. Those with CUDA graphs are left out: they need batches of one size, and broken samples are
-            left out of a batch.
+        mode: one of `MODES`.
         backend: of torch.compile.
-
-    Raises:
-        ConfigError: the mode is unknown.
     """
-    require_mode(mode)
-    # The tasks' gradients are taken one by one from a graph that is kept; donated buffers allow one pass only.
+    # The tasks' gradients are taken one by one from a graph that is kept; donated buffers would allow only one pass.
     torch._functorch.config.donated_buffer = False
-    for layers in compiled_parts(network):
-        layers.compile(mode=mode, backend=backend)
-
-
-def require_mode(mode: str) -> None:
-    """Refuses a mode that is not one of `MODES`, with a ConfigError."""
-    if mode not in MODES:
-        raise ConfigError(f"model.compile_mode={mode} is unknown, known are {', '.join(MODES)}")
-
-
-def compiled_parts(network: FaceNetwork) -> list[nn.Module]:
-    """The parts that are compiled."""
     decoder, classifier = network.shape_decoder, network.attribute_classifier
-    parts = [network.backbone, None if decoder is None else decoder.layers, classifier]
-    return [part for part in parts if part is not None]
+    for layers in (network.backbone, None if decoder is None else decoder.layers, classifier):
+        if layers is not None:
+            layers.compile(mode=mode, backend=backend)
 
 
 def require_compiler(device: torch.device, key: str = "model.compile") -> None:
-    """torch.compile writes C++ for the processor, and needs a C compiler for GPUs.
+    """Looks for the compiler that torch.compile needs: of C++ for processors, of C for GPUs.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none; it names the config's `key`.
     """
     if device.type == "cpu":
         compilers = [os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")]

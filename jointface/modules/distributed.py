@@ -1,4 +1,4 @@
-"""What the processes of a distributed training know together. A single process pays nothing for it."""
+"""Sums and means over the processes of a distributed training; a single process pays nothing for them."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ def is_distributed() -> bool:
 
 
 def mean_over_processes(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The values' mean over all processes, without a graph; every process must ask for it at the same point."""
+    """The values' mean over all processes, without a graph. All processes have to call it at the same point."""
     values = values.detach()
     if not is_distributed():
         return values
@@ -24,14 +24,12 @@ def mean_over_processes(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shap
 
 
 def samples_per_process(counts: Sequence[int], device: torch.device) -> list[Tensor] | list[int]:
-    """For each of several counts of samples their mean over the processes, at least that of one sample in all.
+    """The mean over the processes of each count, which stands for at least one sample in all of them.
 
-    Processes can hold different numbers of labelled samples, as broken ones are left out. A sum over a process's own
-    samples divided by this is what averages, over the processes, to the mean over the samples of all of them; and so do
-    its gradients, which distributed training averages.
+    Processes may hold different numbers of labelled samples, as broken ones are left out. If each divides the sum over
+    its own samples by this, then the mean over the processes, of losses as of gradients, is that over all samples.
     """
     if not is_distributed():
         return [max(count, 1) for count in counts]
-    total = torch.tensor(counts, dtype=torch.float32, device=device)
-    dist.all_reduce(total)
-    return list((total.clamp(min=1) / dist.get_world_size()).unbind())
+    means = mean_over_processes(torch.tensor(counts, dtype=torch.float32, device=device))
+    return list(means.clamp(min=1 / dist.get_world_size()).unbind())

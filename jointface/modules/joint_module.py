@@ -1,8 +1,8 @@
-"""The joint training: one backbone pass over the mixed batch, each sample teaching what it is labelled for."""
+"""The joint training: one backbone pass over a mixed batch, in which each sample trains the heads it has labels for."""
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torchmetrics import Metric
 
 from jointface.attributes import LabelSet, Vocabulary
 from jointface.errors import CheckpointError, ConfigError
@@ -21,7 +20,8 @@ from jointface.metrics.attribute_scores import AttributeMetrics
 from jointface.metrics.nme import FaceNME
 from jointface.modules import checkpoint as checkpoints
 from jointface.modules import optimizer_state
-from jointface.modules.compilation import compile_layers, require_compiler, require_mode
+from jointface.modules.attribute_classifier import AttributeClassifier
+from jointface.modules.compilation import MODES, compile_layers, require_compiler
 from jointface.modules.distributed import is_distributed, mean_over_processes, samples_per_process
 from jointface.modules.losses import attribute_loss, shape_loss
 from jointface.modules.network import build_network
@@ -29,25 +29,26 @@ from jointface.modules.shape_decoders import ShapeDecoder, frontal_face
 from jointface.modules.task_gradients import gradient_statistics, require_whole_gradients
 from jointface.modules.weighting import FixedWeights, PCGrad
 
-Batch = dict[str, dict[str, Tensor]]  # {source name: batch of the data contract}
+Part = dict[str, Tensor]  # the samples of one source, by the keys of the data contract
+Batch = dict[str, Part]  # by source
 
 
 class JointFaceModule(LightningModule):
-    """Trains a `FaceNetwork` on batches {source: batch} with any mixture of labels.
+    """Trains a `FaceNetwork` on batches {source: part} with any mixture of labels.
 
     Args:
-        network: plain config of the network, see `build_network`; it travels in the checkpoint.
-        loss: how the tasks' losses become one.
+        network: plain config of the network, see `build_network`; checkpoints hold it.
+        loss: combines the losses of the tasks.
         optimizer: makes the optimiser from parameter groups.
-        scheduler: makes a step-wise schedule from the optimiser and the number of steps; None keeps the rate.
+        scheduler: makes a step-wise schedule from the optimiser and the number of steps; None: a constant rate.
         label_sets: of the training sources that label attributes, by source.
-        alpha: negatives per positive of each of them, by source.
-        morphable_model: what shape labels and predictions refer to; None without a shape decoder.
-        log_gradients_every_n_steps: steps between measurements of the tasks' gradients on the backbone; 0 for never.
-        compile_mode: of torch.compile, see `compile_layers`; None trains without.
+        alpha: negatives per positive of each attribute, by source.
+        morphable_model: defines shape labels and predictions; None without a shape decoder.
+        log_gradients_every_n_steps: interval at which the tasks' gradients on the backbone are measured; 0: never.
+        compile_mode: of torch.compile, see `compile_layers`; None: no compilation.
 
     Raises:
-        ConfigError: the network's parts do not fit together, or a number or mode is not one.
+        ConfigError: the network's parts do not fit together, or a setting is out of range.
     """
 
     def __init__(
@@ -65,8 +66,8 @@ class JointFaceModule(LightningModule):
         super().__init__()
         if log_gradients_every_n_steps < 0:
             raise ConfigError(f"model.log_gradients_every_n_steps={log_gradients_every_n_steps}: must be at least 0")
-        if compile_mode is not None:
-            require_mode(compile_mode)
+        if compile_mode not in (None, *MODES):
+            raise ConfigError(f"model.compile_mode={compile_mode} is unknown, known are {', '.join(MODES)}")
         self.weighting, self.make_optimizer, self.make_scheduler = loss, optimizer, scheduler
         self.log_gradients_every_n_steps, self.compile_mode = log_gradients_every_n_steps, compile_mode
         self.label_sets = dict(label_sets)
@@ -81,173 +82,61 @@ class JointFaceModule(LightningModule):
         for name, labels in label_sets.items():
             self.register_buffer(f"alpha_{name}", alpha[name].float(), persistent=False)
             self.register_buffer(f"positions_{name}", self.vocabulary.positions(labels), persistent=False)
-        self.metrics = nn.ModuleDict()
-        self.teachers: dict[str, str] = {}  # for each source with attributes, the training source of its label set
-        self.pending: tuple[Tensor, dict[str, Tensor]] | None = None  # total and losses on their way to `backward`
-        self.shared: list[Parameter] = []  # the trained parameters of the backbone
-        self.own: list[Parameter] = []  # all others
+        self.metrics: Any = nn.ModuleDict()  # by split/source[/trivial]/task
+        self.teachers: dict[str, str] = {}  # the training source whose alpha calibrates each evaluated source
+        self.shared: list[Parameter] = []  # trained parameters of the backbone
+        self.own: list[Parameter] = []  # all other trained parameters
+        # Lightning passes only the total loss from `training_step` to `backward`, and scaled at that. What it was made
+        # of waits here: the total and the losses of the tasks.
+        self.in_flight: tuple[Tensor, dict[str, Tensor]] | None = None
 
-    # One mixed batch
-
-    def losses(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """`shape` and `attributes` losses of a mixed batch; zero where no sample carries the label.
-
-        In a distributed training the mean over the processes of each is the loss of all their samples together.
-        """
-        counts = [sum(len(part["image"]) for part in batch.values() if key in part) for key in ("camera", "attributes")]
-        of_shape, of_attributes = samples_per_process(counts, self.device)
-        features, rows = self._features(batch)
-        losses = {
-            "shape": self._shape_loss(features, rows, batch, of_shape),
-            "attributes": self._attribute_loss(features, rows, batch, of_attributes),
-        }
-        return {name: loss for name, loss in losses.items() if loss is not None}
-
-    def _features(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """One backbone pass over all images, and the rows of it that each source fills."""
-        counts = [len(part["image"]) for part in batch.values()]
-        rows = torch.arange(sum(counts), device=self.device).split(counts)
-        size = self.network.image_size
-        nothing = torch.empty(0, 3, size, size, dtype=torch.uint8, device=self.device)
-        features = self.network.features(torch.cat([nothing, *(part["image"] for part in batch.values())]))
-        return features, dict(zip(batch, rows, strict=True))
-
-    def _shape_loss(
-        self, features: Tensor, rows: dict[str, Tensor], batch: Batch, samples: Tensor | int
-    ) -> Tensor | None:
-        decoder = self.network.shape_decoder
-        if decoder is None:
-            return None
-        labelled = [name for name, part in batch.items() if "camera" in part]
-        if not labelled:
-            return _zero_loss(features, decoder)
-        keys = ("shape_coefficients", "expression_coefficients", "camera")
-        predicted = decoder(features[torch.cat([rows[name] for name in labelled])])
-        target = decoder.target(*(torch.cat([batch[name][key] for name in labelled]) for key in keys))
-        return shape_loss(predicted, target, decoder.weights, samples)
-
-    def _attribute_loss(
-        self, features: Tensor, rows: dict[str, Tensor], batch: Batch, samples: Tensor | int
-    ) -> Tensor | None:
-        classifier = self.network.attribute_classifier
-        if classifier is None:
-            return None
-        labelled = [name for name, part in batch.items() if "attributes" in part]
-        if not labelled:
-            return _zero_loss(features, classifier)
-        logits = classifier(features[torch.cat([rows[name] for name in labelled])]).float()
-        labels, mask, alpha = (
-            torch.cat(columns) for columns in zip(*(self._in_vocabulary(n, batch[n]) for n in labelled), strict=True)
-        )
-        return attribute_loss(logits, labels, mask, alpha, samples)
-
-    def _in_vocabulary(self, source: str, part: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Labels, mask and alpha of a source's samples, laid out in the union vocabulary."""
-        positions = getattr(self, f"positions_{source}")
-        shape = (len(part["attributes"]), len(self.vocabulary))
-
-        def spread(values: Tensor) -> Tensor:
-            return values.new_zeros(shape).index_copy(1, positions, values)
-
-        alpha = getattr(self, f"alpha_{source}").expand(len(part["attributes"]), -1)
-        return spread(part["attributes"]), spread(part["attribute_mask"]), spread(alpha)
-
-    # Lightning's steps
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        if not batch and not is_distributed():  # of several processes none may leave the others waiting
-            return None
-        losses = self.losses(batch)
-        together = mean_over_processes(torch.stack(list(losses.values()))).unbind()
-        means = dict(zip(losses, together, strict=True))
-        self.weighting.observe(means, self.global_step)
-        total = self.weighting(losses, means)
-        self.log_dict({f"train/loss_{name}": loss for name, loss in means.items()}, prog_bar=True, batch_size=1)
-        self.log("train/loss", mean_over_processes(total), batch_size=1)
-        if self.weighting.varies:
-            weights = self.weighting.weights()
-            self.log_dict({f"train/weight_{name}": weights[name] for name in losses}, batch_size=1)
-        self.pending = total, losses
-        return total
-
-    def on_before_backward(self, loss: Tensor) -> None:
-        """Now and then measures what each task asks of the backbone."""
-        assert self.pending is not None
-        total, losses = self.pending
-        every = self.log_gradients_every_n_steps
-        if every and (self.global_step + 1) % every == 0 and len(losses) > 1:
-            statistics = gradient_statistics(loss, total, losses, self.shared)
-            self.log_dict({f"train/{name}": value for name, value in statistics.items()}, batch_size=1)
-
-    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """The weighting's way from the loss to the gradients."""
-        assert self.pending is not None
-        _, losses = self.pending
-        self.pending = None
-        self.weighting.backward(loss, losses, self.shared, self.own)
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        self.weighting.end_step()
+    # Configuration
 
     def setup(self, stage: str) -> None:
-        """Makes the metrics of the sources that the stage evaluates; the test also scores the trivial predictors.
+        """Prepares the training, and the metrics of the splits that the stage evaluates.
 
         Raises:
             ConfigError: the trainer cannot train in the way that the config asks for.
         """
         if stage == "fit":
-            self._prepare_training()
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        for split in {"fit": ["val"], "validate": ["val"], "test": ["test"]}.get(stage, []):
-            self.teachers |= self._teachers(data.label_sets(split))
-            for name in data.datasets[split]:
-                for predictor in ("", "trivial/") if split == "test" else ("",):
-                    if self.network.shape_decoder is not None and name in data.shape_sources(split):
-                        self.metrics[f"{split}/{name}/{predictor}shape"] = FaceNME()
-                    if self.network.attribute_classifier is not None and name in self.teachers:
-                        teacher = self.teachers[name]
-                        attributes, alpha = self.label_sets[teacher].attributes, getattr(self, f"alpha_{teacher}").cpu()
-                        self.metrics[f"{split}/{name}/{predictor}attributes"] = AttributeMetrics(attributes, alpha)
-        # The statistics of batch norm are all that distributed training has to exchange: other buffers are constants,
-        # or follow from losses that are those of all processes.
+            self._configure_training()
+        if (split := {"fit": "val", "validate": "val", "test": "test"}.get(stage)) is not None:
+            self._configure_metrics(split)
+        # Distributed training only has to exchange the statistics of batch norm. All other buffers are constants, or
+        # follow from losses averaged over the processes. DDP has no public setting for this.
         statistics = {"running_mean", "running_var", "num_batches_tracked"}
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
             self, [name for name, _ in self.named_buffers() if name.rsplit(".", 1)[-1] not in statistics]
         )
 
-    def _prepare_training(self) -> None:
-        trained = {id(parameter): parameter for parameter in self.parameters() if parameter.requires_grad}
-        backbone = {id(parameter) for parameter in self.network.backbone.parameters()}
-        self.shared = [parameter for key, parameter in trained.items() if key in backbone]
-        self.own = [parameter for key, parameter in trained.items() if key not in backbone]
+    def _configure_training(self) -> None:
+        backbone = set(self.network.backbone.parameters())
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        self.shared = [parameter for parameter in trained if parameter in backbone]
+        self.own = [parameter for parameter in trained if parameter not in backbone]
         if isinstance(self.weighting, PCGrad) or self.log_gradients_every_n_steps:
             require_whole_gradients(self.trainer.strategy)
         if self.compile_mode is not None:
             require_compiler(self.trainer.strategy.root_device)
             compile_layers(self.network, self.compile_mode)
 
-    def _teachers(self, label_sets: Mapping[str, LabelSet]) -> dict[str, str]:
-        """For each source the training source that its attributes were learned from: itself, or one that labels the
-        same ones."""
-        teachers = {}
-        for name, labels in label_sets.items():
-            same = [name] if name in self.label_sets else [n for n, known in self.label_sets.items() if known == labels]
-            teachers.update({name: same[0]} if same else {})
-        return teachers
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate("val", batch)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate("test", batch)
-
-    def on_validation_epoch_end(self) -> None:
-        self._log_metrics("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._log_metrics("test")
+    def _configure_metrics(self, split: str) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        for name, labels in data.label_sets(split).items():
+            same = [source for source, known in self.label_sets.items() if known == labels]
+            if name in self.label_sets or same:
+                self.teachers[name] = name if name in self.label_sets else same[0]
+        for name in data.datasets[split]:
+            for prefix in [f"{split}/{name}"] + [f"{split}/{name}/trivial"] * (split == "test"):
+                if self.network.shape_decoder is not None and name in data.shape_sources(split):
+                    self.metrics[f"{prefix}/shape"] = FaceNME()
+                if self.network.attribute_classifier is not None and name in self.teachers:
+                    teacher = self.teachers[name]
+                    attributes, alpha = self.label_sets[teacher].attributes, getattr(self, f"alpha_{teacher}").cpu()
+                    self.metrics[f"{prefix}/attributes"] = AttributeMetrics(attributes, alpha)
 
     def configure_optimizers(self) -> Any:
+        """Matrices and convolutions have weight decay; biases, normalisations and loss weights have none."""
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = self.make_optimizer(
             [
@@ -260,69 +149,176 @@ class JointFaceModule(LightningModule):
         schedule = self.make_scheduler(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    # Evaluation
+    # Losses
+
+    def losses(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """L_shape and L_attr of a mixed batch, for the heads that the network has; zero if no sample has the label.
+
+        In distributed training the mean of each over the processes is the loss of all their samples together.
+        """
+        shape, attributes = (
+            {name: part for name, part in batch.items() if key in part} for key in ("camera", "attributes")
+        )
+        counts = [sum(len(part["image"]) for part in parts.values()) for parts in (shape, attributes)]
+        of_shape, of_attributes = samples_per_process(counts, self.device)
+        features, of_source = self._features(batch)
+        losses = {}
+        if (decoder := self.network.shape_decoder) is not None:
+            labelled = [of_source[name] for name in shape]
+            losses["shape"] = (
+                self._shape_loss(decoder, torch.cat(labelled), shape, of_shape)
+                if labelled
+                else _zero_loss(features, decoder)
+            )
+        if (classifier := self.network.attribute_classifier) is not None:
+            labelled = [of_source[name] for name in attributes]
+            losses["attributes"] = (
+                self._attribute_loss(classifier, torch.cat(labelled), attributes, of_attributes)
+                if labelled
+                else _zero_loss(features, classifier)
+            )
+        return losses
+
+    def _features(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The features of one backbone pass over all images, and each source's part of them."""
+        size = self.network.image_size
+        none = torch.empty(0, 3, size, size, dtype=torch.uint8, device=self.device)
+        features = self.network.features(torch.cat([none, *(part["image"] for part in batch.values())]))
+        counts = [len(part["image"]) for part in batch.values()]
+        return features, dict(zip(batch, features.split(counts), strict=True)) if counts else {}
+
+    def _shape_loss(self, decoder: ShapeDecoder, features: Tensor, batch: Batch, samples: Tensor | int) -> Tensor:
+        keys = ("shape_coefficients", "expression_coefficients", "camera")
+        target = decoder.target(*(torch.cat([part[key] for part in batch.values()]) for key in keys))
+        return shape_loss(decoder(features), target, decoder.weights, samples)
+
+    def _attribute_loss(
+        self, classifier: AttributeClassifier, features: Tensor, batch: Batch, samples: Tensor | int
+    ) -> Tensor:
+        in_vocabulary = [self._in_vocabulary(name, part) for name, part in batch.items()]
+        labels, mask, alpha = (torch.cat(columns) for columns in zip(*in_vocabulary, strict=True))
+        return attribute_loss(classifier(features).float(), labels, mask, alpha, samples)
+
+    def _in_vocabulary(self, source: str, part: Part) -> tuple[Tensor, Tensor, Tensor]:
+        """Labels, mask and alpha of a source's samples, spread over the union vocabulary."""
+        labels, positions = part["attributes"], getattr(self, f"positions_{source}")
+        alpha = getattr(self, f"alpha_{source}").expand_as(labels)
+        spread = [
+            values.new_zeros(len(labels), len(self.vocabulary)).index_copy(1, positions, values)
+            for values in (labels, part["attribute_mask"], alpha)
+        ]
+        return spread[0], spread[1], spread[2]
+
+    # Training step
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        if not batch and not is_distributed():  # other processes would wait for one that left a step out
+            return None
+        losses = self.losses(batch)
+        means = dict(zip(losses, mean_over_processes(torch.stack(list(losses.values()))).unbind(), strict=True))
+        self.weighting.observe(means, self.global_step)
+        total = self.weighting(losses, means)
+        self.log_dict({f"train/loss_{task}": mean for task, mean in means.items()}, prog_bar=True, batch_size=1)
+        self.log("train/loss", mean_over_processes(total), batch_size=1)
+        if self.weighting.varies:
+            weights = self.weighting.weights()
+            self.log_dict({f"train/weight_{task}": weights[task] for task in losses}, batch_size=1)
+        self.in_flight = total, losses
+        return total
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Measures the gradient of each task on the backbone, every `log_gradients_every_n_steps`."""
+        assert self.in_flight is not None
+        total, losses = self.in_flight
+        every = self.log_gradients_every_n_steps
+        if every and (self.global_step + 1) % every == 0 and len(losses) > 1:
+            statistics = gradient_statistics(loss, total, losses, self.shared)
+            self.log_dict({f"train/{name}": value for name, value in statistics.items()}, batch_size=1)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Leaves it to the weighting to compute the gradients."""
+        assert self.in_flight is not None
+        (_, losses), self.in_flight = self.in_flight, None
+        self.weighting.backward(loss, losses, self.shared, self.own)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        self.weighting.end_step()
+
+    # Evaluation step
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate("test", batch)
 
     def _evaluate(self, split: str, batch: Batch) -> None:
         if not batch:
             return
-        features, rows = self._features(batch)
+        _, of_source = self._features(batch)
         for name, part in batch.items():
-            decoder, classifier = self.network.shape_decoder, self.network.attribute_classifier
-            if decoder is not None and f"{split}/{name}/shape" in self.metrics:
-                self._measure_shape(f"{split}/{name}", decoder, features[rows[name]], part)
-            if classifier is not None and f"{split}/{name}/attributes" in self.metrics:
-                logits = classifier(features[rows[name]]).float()[:, getattr(self, f"positions_{self.teachers[name]}")]
-                self._measure_attributes(f"{split}/{name}", logits, part)
+            prefix, features = f"{split}/{name}", of_source[name]
+            if f"{prefix}/shape" in self.metrics:
+                self._measure_shape(prefix, features, part)
+            if f"{prefix}/attributes" in self.metrics:
+                self._measure_attributes(prefix, features, part, self.teachers[name])
 
-    def _measure_shape(self, prefix: str, decoder: ShapeDecoder, features: Tensor, part: dict[str, Tensor]) -> None:
+    def _measure_shape(self, prefix: str, features: Tensor, part: Part) -> None:
+        decoder, size = self.network.shape_decoder, self.network.image_size
+        assert decoder is not None
         model = decoder.morphable_model
         landmarks, vertices = true_face(model, part)
-        yaw = pose_from_camera(part["camera"], self.network.image_size)[:, 1].rad2deg()
-        predictions = {"": decoder.vertices(decoder(features))}
+        yaw = pose_from_camera(part["camera"], size)[:, 1].rad2deg()
+        predictions = {"shape": decoder.vertices(decoder(features))}
         if f"{prefix}/trivial/shape" in self.metrics:
-            predictions["trivial/"] = frontal_face(model, self.network.image_size).expand_as(vertices)
+            predictions["trivial/shape"] = frontal_face(model, size).expand_as(vertices)
         face = model.face_region
-        for predictor, predicted in predictions.items():
-            metric = cast(FaceNME, self.metrics[f"{prefix}/{predictor}shape"])
-            metric.update(predicted[:, model.landmarks68], landmarks, predicted[:, face], vertices[:, face], yaw)
+        for key, predicted in predictions.items():
+            of_prediction = predicted[:, model.landmarks68], landmarks, predicted[:, face], vertices[:, face], yaw
+            self.metrics[f"{prefix}/{key}"].update(*of_prediction)
 
-    def _measure_attributes(self, prefix: str, logits: Tensor, part: dict[str, Tensor]) -> None:
-        predictions = {"": logits}
+    def _measure_attributes(self, prefix: str, features: Tensor, part: Part, teacher: str) -> None:
+        assert self.network.attribute_classifier is not None
+        logits = self.network.attribute_classifier(features).float()[:, getattr(self, f"positions_{teacher}")]
+        predictions = {"attributes": logits}
         if f"{prefix}/trivial/attributes" in self.metrics:
-            predictions["trivial/"] = torch.zeros_like(logits)  # calibrated: the majority class
-        for predictor, predicted in predictions.items():
-            metric = cast(AttributeMetrics, self.metrics[f"{prefix}/{predictor}attributes"])
-            metric.update(predicted, part["attributes"], part["attribute_mask"])
+            predictions["trivial/attributes"] = torch.zeros_like(logits)  # calibrated: the majority class
+        for key, predicted in predictions.items():
+            self.metrics[f"{prefix}/{key}"].update(predicted, part["attributes"], part["attribute_mask"])
 
-    def _log_metrics(self, split: str) -> None:
-        """Logs `split/source/metric`, and `val/error`, which chooses the best checkpoint: the sum of the tasks' errors,
-        mean NME of the 68 landmarks in 2D and mean 1 - balanced accuracy."""
-        errors: dict[str, list[Tensor]] = {}
-        for key, metric in cast(dict[str, Metric], self.metrics).items():
-            prefix, task = key.rsplit("/", 1)
+    def on_validation_epoch_end(self) -> None:
+        """Also logs `val/error`, which selects the best checkpoint: mean NME of the 68 landmarks in 2D, plus mean of
+        1 - balanced accuracy, each over its sources."""
+        results = self._log_metrics("val")
+        nme = [values["nme_2d_68"] for values in results if "nme_2d_68" in values]
+        wrong = [1 - values["balanced_accuracy"] for values in results if "balanced_accuracy" in values]
+        means = [torch.stack(errors).mean() for errors in (nme, wrong) if errors]
+        self.log("val/error", sum(means, torch.zeros((), device=self.device)), prog_bar=True)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    def _log_metrics(self, split: str) -> list[dict[str, Tensor]]:
+        """Logs all metrics of a split, of trivial predictors only the means over attributes; returns what it logged."""
+        results = []
+        for key, metric in self.metrics.items():
+            prefix = key.rsplit("/", 1)[0]
             if not key.startswith(f"{split}/"):
                 continue
-            cast(FaceNME | AttributeMetrics, metric).update_empty()  # in gathering over the processes
+            metric.update_empty()  # a process that saw no sample has to join the others
             values = metric.compute()
             metric.reset()
-            if not values:
-                continue
-            if prefix.endswith("trivial"):
+            if prefix.endswith("/trivial"):
                 values = {name: value for name, value in values.items() if "/" not in name}
-            elif task == "shape":
-                errors.setdefault(task, []).append(values["nme_2d_68"])
-            elif "balanced_accuracy" in values:  # undefined where no attribute shows both classes
-                errors.setdefault(task, []).append(1 - values["balanced_accuracy"])
             self.log_dict({f"{prefix}/{name}": value for name, value in values.items()})
-        if split == "val":
-            means = [torch.stack(task).mean() for task in errors.values()]
-            self.log("val/error", sum(means, torch.zeros((), device=self.device)), prog_bar=True)
+            results.append(values)
+        return results
 
-    # Checkpoints
+    # Checkpoint
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """See `checkpoints.describe`; made once, as it hashes the whole morphable model."""
+        """See `checkpoint.describe`; cached, since it hashes the morphable model."""
         return checkpoints.describe(self.network, self.network_config)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -330,24 +326,26 @@ class JointFaceModule(LightningModule):
         checkpoint[optimizer_state.KEY] = optimizer_state.describe(self.make_optimizer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoints.require_same_model(checkpoint, self.description)
-        self._require_same_weighting(checkpoint)
-        if "optimizer_states" in checkpoint:
-            optimizer_state.adopt_settings(checkpoint, self.make_optimizer, self.make_scheduler is not None)
+        """Checks that the checkpoint is of this model, and gives its optimiser the settings of the config.
 
-    def _require_same_weighting(self, checkpoint: dict[str, Any]) -> None:
+        Raises:
+            CheckpointError: it is of another model, weighting or optimiser.
+        """
+        checkpoints.require_same_model(checkpoint, self.description)
         found = {key for key in checkpoint["state_dict"] if key.startswith("weighting.")}
         if found != {f"weighting.{key}" for key in self.weighting.state_dict()}:
             raise CheckpointError(
                 "the checkpoint was trained with another choice of model/loss than the config's: repeat the overrides "
                 "of its run, which are in .hydra/overrides.yaml there, or train from the start"
             )
+        if "optimizer_states" in checkpoint:
+            optimizer_state.adopt_settings(checkpoint, self.make_optimizer, self.make_scheduler is not None)
 
 
 def _zero_loss(features: Tensor, head: nn.Module) -> Tensor:
-    """Zero that the backbone and every parameter of an unused head take part in, as distributed training asks for.
+    """Zero, computed from the backbone and every parameter of an unused head, as distributed training requires.
 
-    With batch norm over all processes the head runs, on no row: other processes may have some, and wait for this one.
+    With synchronised batch norm the head runs on no row, since processes with labelled samples wait for this one.
     """
     parts = [part[:0] for part in (features, *head.parameters())]
     if any(isinstance(part, nn.SyncBatchNorm) for part in head.modules()):
@@ -355,10 +353,10 @@ def _zero_loss(features: Tensor, head: nn.Module) -> Tensor:
     return torch.stack([part.sum().float() for part in parts]).sum()
 
 
-def true_face(model: MorphableModel, part: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def true_face(model: MorphableModel, part: Part) -> tuple[Tensor, Tensor]:
     """Ground-truth landmarks (B, 68, 3) and vertices (B, V, 3) in crop space, z relative to the mean of the vertices.
 
-    Landmarks that the data set brings itself take precedence over those rebuilt from the coefficients.
+    The data set's own landmarks, if any, take precedence over those rebuilt from the coefficients.
     """
     vertices = model.project(part["shape_coefficients"], part["expression_coefficients"], part["camera"])
     landmarks = part.get("landmarks68", vertices[:, model.landmarks68])

@@ -1,4 +1,8 @@
-"""L_shape and L_attr of Weng et al., ICPR 2020 (docs/method.md), both means over the samples that carry the label."""
+"""L_shape and L_attr of Weng et al., ICPR 2020 (docs/method.md), as means over the samples that carry the label.
+
+`samples` is the number to divide by if it is not that of the samples given, see `samples_per_process`. A batch without
+samples has a loss of zero.
+"""
 
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -11,11 +15,7 @@ def shape_loss(
     weights: Float[Tensor, "points"],
     samples: Float[Tensor, ""] | int | None = None,
 ) -> Float[Tensor, ""]:
-    """L_shape = (1/N) sum_l W_l ||S_l - S^_l||^2 over the N points of the face, averaged over the samples.
-
-    Points are in crop space divided by the crop's size. No sample gives zero. `samples` is the number to divide by
-    where it is not that of the samples given, see `samples_per_process`.
-    """
+    """L_shape = (1/N) sum_l W_l ||S_l - S^_l||^2 over the N points of the face, in crop space divided by its size."""
     squared_distance = (predicted - target).square().sum(-1)
     return (squared_distance * weights).sum() / (_number(samples, predicted) * len(weights))
 
@@ -28,9 +28,7 @@ def attribute_loss(
     samples: Float[Tensor, ""] | int | None = None,
 ) -> Float[Tensor, ""]:
     """L_attr = -sum_m [alpha_m A_m log A^_m + (1 - A_m) log(1 - A^_m)] over the labelled attributes of each sample,
-    with A^ = sigmoid(logit) and the alpha of the sample's own label set, averaged over the samples. No sample gives
-    zero. `samples` as in `shape_loss`.
-    """
+    with A^ = sigmoid(logit) and the alpha of the sample's own label set."""
     # -log sigmoid(z) = softplus(-z) and -log(1 - sigmoid(z)) = softplus(z) stay finite at any logit.
     cross_entropy = alpha * labels * F.softplus(-logits) + (1 - labels) * F.softplus(logits)
     return (cross_entropy * mask).sum() / _number(samples, logits)

@@ -1,4 +1,4 @@
-"""An optimiser that goes on from a checkpoint: with the state that it had, and the settings that the config has now."""
+"""Resuming an optimiser: its state comes from the checkpoint, its settings from the config."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,12 +8,11 @@ from torch.optim import Optimizer
 
 from jointface.errors import CheckpointError
 
-KEY = "optimizer"  # where a checkpoint keeps what the config said of it
-RATES = ("lr", "initial_lr")  # of a parameter group: where the schedule is, and what it starts from
+KEY = "optimizer"  # where a checkpoint holds the optimiser's class and settings in the config
 
 
 def describe(make_optimizer: Callable[..., Optimizer]) -> dict[str, Any]:
-    """Class and settings of what `make_optimizer` makes, in plain containers."""
+    """Class and settings of the optimisers that `make_optimizer` makes, in plain containers."""
     example = make_optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))]}])
     return {"class": f"{type(example).__module__}.{type(example).__qualname__}", "settings": dict(example.defaults)}
 
@@ -21,16 +20,15 @@ def describe(make_optimizer: Callable[..., Optimizer]) -> dict[str, Any]:
 def adopt_settings(
     checkpoint: dict[str, Any], make_optimizer: Callable[..., Optimizer], scheduled: bool = True
 ) -> None:
-    """Gives the checkpoint's optimiser the settings in which the config differs from that of its run.
+    """Gives the checkpoint's optimiser those settings that have changed in the config since its run.
 
-    A schedule goes on where it was, on the way of the new learning rate. A new weight decay is that of the first group,
-    since biases and normalisations, which follow, have none. A checkpoint that does not say what its config was keeps
-    what it has.
+    A schedule keeps its place and continues in proportion to the new learning rate. A new weight decay is for the first
+    group alone, since biases and normalisations have none. Checkpoints without a description stay as they are.
 
     Args:
         checkpoint: changed in place.
         make_optimizer: makes the config's optimiser from parameter groups.
-        scheduled: whether the config has a schedule; without one the rate is the config's, wherever a schedule left it.
+        scheduled: whether the config has a schedule; without one the learning rate becomes the config's.
 
     Raises:
         CheckpointError: the checkpoint is of another class of optimiser.
@@ -44,26 +42,24 @@ def adopt_settings(
             "as it was, or train from the start"
         )
     changed = {key: value for key, value in now["settings"].items() if value != was["settings"].get(key)}
-    before, rate = was["settings"].get("lr"), changed.pop("lr", None)
+    old, new = was["settings"].get("lr"), changed.pop("lr", None)
+
+    def in_proportion(rates: list[float]) -> list[float]:
+        return rates if new is None else [rate * (new / old) if old else new for rate in rates]
+
     for state in checkpoint["optimizer_states"]:
         for number, group in enumerate(state["param_groups"]):
             group.update({key: value for key, value in changed.items() if key != "weight_decay" or number == 0})
+            rates = [key for key in ("lr", "initial_lr") if key in group]
+            group.update(zip(rates, in_proportion([group[key] for key in rates]), strict=True))
             if not scheduled:
                 group["lr"] = now["settings"].get("lr", group["lr"])
-            elif rate is not None:
-                group.update({key: _rescaled(group[key], before, rate) for key in RATES if key in group})
-    if rate is not None:
-        for schedule in _schedules(checkpoint["lr_schedulers"]):
-            for key in {"_last_lr", "base_lrs"} & {*schedule}:
-                schedule[key] = [_rescaled(value, before, rate) for value in schedule[key]]
+    for schedule in _schedules(checkpoint["lr_schedulers"]):
+        schedule.update({key: in_proportion(schedule[key]) for key in ("_last_lr", "base_lrs") if key in schedule})
 
 
 def _schedules(states: list[Any]) -> Iterator[dict[str, Any]]:
-    """States of schedules, and of those that they are made of."""
+    """The states of schedules, and of the schedules they are composed of."""
     for state in states:
         yield state
         yield from _schedules([part for part in state.get("_schedulers", []) if isinstance(part, dict)])
-
-
-def _rescaled(value: float, before: float, rate: float) -> float:
-    return value * (rate / before) if before else rate

@@ -1,4 +1,4 @@
-"""What each task asks of the parameters that the tasks share."""
+"""The gradient of each task on the parameters that the tasks share."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,32 +11,31 @@ from torch.nn import Parameter
 from jointface.errors import ConfigError
 from jointface.modules.distributed import mean_over_processes
 
-Gradients = tuple[Tensor | None, ...]  # one for each parameter; None where the task does not reach it
-
 
 def task_gradients(
     loss: Float[Tensor, ""], losses: Mapping[str, Tensor], parameters: Sequence[Parameter], keep_graph: bool
-) -> list[Gradients]:
-    """The gradient of `loss` by `parameters`, task by task.
+) -> list[tuple[Tensor, ...]]:
+    """The gradients of `loss`, separately through each task's loss; zero for parameters that the task does not reach.
 
     Args:
-        loss: made of the tasks' losses. Its derivative by a task's loss is all that this was multiplied with on the way
-            (a weight, a gradient scaler's factor, the accumulation of batches), so that is in the gradients too.
-        losses: of the tasks, before that.
-        keep_graph: whether `loss` is differentiated once more afterwards.
+        loss: made of `losses`. They contain all factors on the way to it: weights, gradient scaler, accumulation.
+        losses: of the tasks.
+        parameters: what to differentiate by.
+        keep_graph: whether `loss` will be differentiated again.
     """
     weights = torch.autograd.grad(loss, list(losses.values()), retain_graph=True)
-    pairs = list(zip(losses.values(), weights, strict=True))
+    tasks = list(zip(losses.values(), weights, strict=True))
     return [
-        torch.autograd.grad(task, parameters, weight, retain_graph=keep_graph or number < len(pairs), allow_unused=True)
-        for number, (task, weight) in enumerate(pairs, start=1)
+        torch.autograd.grad(
+            task, parameters, weight, retain_graph=keep_graph or number < len(tasks), materialize_grads=True
+        )
+        for number, (task, weight) in enumerate(tasks, start=1)
     ]
 
 
-def flatten(gradients: Gradients, parameters: Sequence[Parameter]) -> Float[Tensor, "numbers"]:
-    """The gradients one after the other; zeros where the task does not reach a parameter."""
-    pairs = zip(gradients, parameters, strict=True)
-    return torch.cat([(torch.zeros_like(p) if gradient is None else gradient).flatten() for gradient, p in pairs])
+def flatten(tensors: Sequence[Tensor]) -> Float[Tensor, "numbers"]:
+    """The tensors as one vector."""
+    return torch.cat([tensor.flatten() for tensor in tensors])
 
 
 def unflatten(vector: Float[Tensor, "numbers"], parameters: Sequence[Parameter]) -> list[Tensor]:
@@ -48,28 +47,27 @@ def unflatten(vector: Float[Tensor, "numbers"], parameters: Sequence[Parameter])
 def gradient_statistics(
     loss: Float[Tensor, ""], total: Float[Tensor, ""], losses: Mapping[str, Tensor], shared: Sequence[Parameter]
 ) -> dict[str, Float[Tensor, ""]]:
-    """Norms of the tasks' weighted gradients on the shared parameters, and the cosine between the first two tasks.
+    """Norms of the tasks' weighted gradients on the shared parameters, and the cosine between those of two tasks.
 
-    `gradient_norm_TASK` and `gradient_cosine`: of the gradients averaged over all processes, before clipping, in the
-    units of `total`, which `loss` is a multiple of. The cosine is NaN where a task has no sample. The graph is kept. It
-    costs a backward pass through each task.
+    They are of gradients averaged over all processes, before clipping, in the units of `total`, of which `loss` is a
+    multiple. The cosine is NaN if a task has no sample. This costs a backward pass for each task and keeps the graph.
+
+    Returns:
+        `gradient_norm_TASK` and `gradient_cosine`.
     """
     (scale,) = torch.autograd.grad(loss, total, retain_graph=True)
-    gradients = torch.stack([flatten(task, shared) for task in task_gradients(loss, losses, shared, keep_graph=True)])
+    gradients = torch.stack([flatten(task) for task in task_gradients(loss, losses, shared, keep_graph=True)])
     gradients = mean_over_processes(gradients) / scale
     norms = gradients.norm(dim=1)
     statistics = {f"gradient_norm_{name}": norm for name, norm in zip(losses, norms, strict=True)}
-    if len(gradients) > 1:
-        statistics["gradient_cosine"] = gradients[0] @ gradients[1] / (norms[0] * norms[1])
-    return statistics
+    return {**statistics, "gradient_cosine": gradients[0] @ gradients[1] / norms.prod()}
 
 
 def require_whole_gradients(strategy: Strategy) -> None:
-    """Tasks can be differentiated one by one only where each process holds whole parameters, and the graph may be
-    passed more than once.
+    """Differentiating the tasks one by one needs whole parameters in each process, and several passes over the graph.
 
     Raises:
-        ConfigError: the strategy cuts parameters into pieces, or takes the graph to be always the same.
+        ConfigError: the strategy shards parameters, or expects the same graph in every pass.
     """
     plain = type(strategy) in (SingleDeviceStrategy, DDPStrategy)
     if not plain or (isinstance(strategy, DDPStrategy) and strategy._ddp_kwargs.get("static_graph")):

@@ -1,13 +1,11 @@
-"""How the tasks' losses become one: fixed weights, learned ones, weights that follow the losses, or gradients that make
-way for each other (docs/method.md, "Weighing the tasks").
+"""How the losses of the tasks are combined: fixed weights, learned ones, ones that follow the losses, or projected
+gradients (docs/method.md, "Weighing the tasks").
 
-Each class starts from fixed weights, since L_shape and L_attr are of different units: without them the first would not
-be felt.
+All start from fixed weights, since L_shape and L_attr have different units.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import reduce
 from typing import Any
 
 import torch
@@ -20,20 +18,17 @@ from jointface.modules.distributed import mean_over_processes
 from jointface.modules.task_gradients import flatten, task_gradients, unflatten
 
 TASKS = ("shape", "attributes")
-Losses = Mapping[str, Float[Tensor, ""]]  # by task; a task that the network has no head for is left out
+Losses = Mapping[str, Float[Tensor, ""]]  # by task, for the heads that the network has
 
 
 class FixedWeights(nn.Module):
     """L = shape L_shape + attributes L_attr.
 
-    Args:
-        shape, attributes: the weights, at least zero.
-
     Raises:
-        ConfigError: a weight is negative or no number.
+        ConfigError: a weight is negative or not finite.
     """
 
-    varies = False  # whether the weights change during a training, and are worth a curve
+    varies = False  # whether the weights change during a training and should be logged
 
     def __init__(self, shape: float, attributes: float) -> None:
         super().__init__()
@@ -43,45 +38,43 @@ class FixedWeights(nn.Module):
                 raise ConfigError(f"model.loss.{task}={weight}: expected a number of at least 0")
 
     def observe(self, means: Losses, step: int) -> None:
-        """Takes note of a batch's losses before they are weighed.
+        """Records the losses of a batch before they are weighed.
 
         Args:
-            means: over all processes, without a graph; exactly zero for a task that no sample of the batch is labelled
-                for.
-            step: optimiser steps done before.
+            means: over all processes, without a graph; exactly zero if no sample is labelled for the task.
+            step: number of optimiser steps so far.
         """
 
     def weights(self) -> dict[str, Tensor | float]:
-        """What each task's loss is multiplied with now."""
+        """The current factor of each task's loss."""
         return dict(self.fixed)
 
     def forward(self, losses: Losses, means: Losses) -> Float[Tensor, ""]:
-        """The one loss. `means` as in `observe`."""
+        """The total loss; `means` as in `observe`."""
         weights = self.weights()
         return torch.stack([weights[task] * loss for task, loss in losses.items()]).sum()
 
     def backward(
         self, loss: Float[Tensor, ""], losses: Losses, shared: Sequence[Parameter], own: Sequence[Parameter]
     ) -> None:
-        """Adds the gradients of `loss` to the parameters'.
+        """Accumulates gradients in the parameters.
 
         Args:
-            loss: what `forward` gave, perhaps scaled.
-            losses: what it was made of.
+            loss: the result of `forward`, possibly scaled. losses: its arguments.
             shared, own: the parameters that the tasks share, and all others.
         """
         loss.backward()
 
     def end_step(self) -> None:
-        """Called when the gradients of an optimiser step are complete."""
+        """To be called when all gradients of an optimiser step are accumulated."""
 
 
 class UncertaintyWeights(FixedWeights):
-    """Weights learned with the network, from each task's homoscedastic uncertainty (Kendall, Gal, Cipolla, CVPR 2018).
+    """Weights learned with the network, from the tasks' homoscedastic uncertainty (Kendall et al., CVPR 2018).
 
-    L = 1/(2 sigma_1^2) shape L_shape + 1/sigma_2^2 attributes L_attr + log sigma_1 + log sigma_2, as there for a
-    regression and a classification, with s = log sigma^2 as the parameters, which start at zero. A batch without
-    samples of a task says nothing of its sigma, so the task's logarithm is left out there too.
+    L = 1/(2 sigma_1^2) shape L_shape + 1/sigma_2^2 attributes L_attr + log sigma_1 + log sigma_2, their formula for a
+    regression and a classification. The parameters are log sigma^2, which start at zero. A batch without samples of a
+    task leaves out the task's logarithm too.
     """
 
     varies = True
@@ -105,23 +98,21 @@ class DynamicWeightAverage(FixedWeights):
     """The task whose loss falls more slowly weighs more (DWA; Liu, Johns and Davison, CVPR 2019).
 
     lambda_k(t) = K exp(w_k(t-1) / T) / sum_i exp(w_i(t-1) / T) with w_k(t-1) = L_k(t-1) / L_k(t-2), on top of the fixed
-    weights. L_k(t) is the task's mean loss over window t of the training, where the paper has epochs; a window in which
-    no sample is labelled for a task repeats its last mean, and a loss that is not finite does not count. Over the first
-    two windows lambda is 1.
+    weights; 1 in the first two windows. L_k(t) is the task's mean loss over window t, where the paper has epochs. It
+    ignores losses that are not finite, and stays the same over a window without labelled samples.
 
     Args:
-        shape, attributes: the fixed weights.
-        window: optimiser steps of a window.
+        window: length of a window in optimiser steps.
         temperature: T; the larger, the more even the weights.
 
     Raises:
-        ConfigError: a number is out of range.
+        ConfigError: a setting is out of range.
     """
 
     varies = True
-    sums: Float[Tensor, "2"]  # of the losses in the window so far
-    batches: Float[Tensor, "2"]  # with a labelled sample, in the window so far
-    means: Float[Tensor, "2 2"]  # L(t-1) and L(t-2), zero where unknown
+    sums: Float[Tensor, "2"]  # of the losses in this window
+    batches: Float[Tensor, "2"]  # that had a labelled sample, in this window
+    means: Float[Tensor, "2 2"]  # L(t-1) and L(t-2); zero: unknown
     factors: Float[Tensor, "2"]  # lambda
 
     def __init__(self, shape: float, attributes: float, window: int = 500, temperature: float = 2.0) -> None:
@@ -131,11 +122,11 @@ class DynamicWeightAverage(FixedWeights):
                 f"model.loss.window={window} and model.loss.temperature={temperature}: must be at least 1 and above 0"
             )
         self.window, self.temperature = window, temperature
-        self.number = 0  # of the window
-        self.register_buffer("sums", torch.zeros(len(TASKS)))
-        self.register_buffer("batches", torch.zeros(len(TASKS)))
-        self.register_buffer("means", torch.zeros(2, len(TASKS)))
-        self.register_buffer("factors", torch.ones(len(TASKS)))
+        self.number = 0  # t, the number of this window
+        self.register_buffer("sums", torch.zeros(2))
+        self.register_buffer("batches", torch.zeros(2))
+        self.register_buffer("means", torch.zeros(2, 2))
+        self.register_buffer("factors", torch.ones(2))
 
     def observe(self, means: Losses, step: int) -> None:
         if step // self.window > self.number:
@@ -160,7 +151,7 @@ class DynamicWeightAverage(FixedWeights):
         return {task: self.fixed[task] * factor for task, factor in zip(TASKS, self.factors, strict=True)}
 
     def get_extra_state(self) -> dict[str, Any]:
-        """For checkpoints, beside the buffers."""
+        """What a checkpoint holds beside the buffers."""
         return {"number": self.number}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -168,12 +159,10 @@ class DynamicWeightAverage(FixedWeights):
 
 
 class PCGrad(FixedWeights):
-    """Fixed weights; on the shared parameters each task's gradient gives way where it works against another's (Yu et
-    al., NeurIPS 2020).
+    """Fixed weights, and projection of conflicting gradients on the shared parameters (Yu et al., NeurIPS 2020).
 
-    The parameters that one task alone has are trained as ever. All gradients are those of the whole batch of an
-    optimiser step, over all processes and accumulated batches. It costs a second backward pass through the shared part,
-    and room for two gradients of it.
+    It projects the gradients of the whole batch of an optimiser step, over all processes and accumulated batches. This
+    costs a second backward pass through the shared parameters, and memory for two more gradients of them.
     """
 
     def __init__(self, shape: float, attributes: float) -> None:
@@ -181,35 +170,27 @@ class PCGrad(FixedWeights):
         self.end_step()
 
     def end_step(self) -> None:
-        self.accumulated: Tensor | None = None  # the tasks' gradients over the batches of this optimiser step so far
-        self.applied: Tensor | None = None  # what the shared parameters got for them
+        self.accumulated: Tensor | None = None  # the tasks' gradients over the batches of this optimiser step
+        self.applied: Tensor | None = None  # their projection, which the shared parameters have already
 
     def backward(
         self, loss: Float[Tensor, ""], losses: Losses, shared: Sequence[Parameter], own: Sequence[Parameter]
     ) -> None:
-        parameters = [*shared, *own]
-        tasks = task_gradients(loss, losses, parameters, keep_graph=False)
-        together = torch.stack([flatten(task[: len(shared)], shared) for task in tasks])
-        projected = unflatten(self._increment(mean_over_processes(together)), shared)
-        columns = [[gradient for gradient in column if gradient is not None] for column in zip(*tasks, strict=True)]
-        summed = [reduce(torch.add, column) if column else None for column in columns[len(shared) :]]
-        reached = [i for i, column in enumerate(columns) if column]
-        gradients = [*projected, *summed]
-        # Through autograd rather than into .grad: this way the hooks of distributed training run.
-        torch.autograd.backward([parameters[i] for i in reached], [gradients[i] for i in reached])
-
-    def _increment(self, gradients: Float[Tensor, "tasks numbers"]) -> Float[Tensor, "numbers"]:
-        """What to add to the shared gradient so that it becomes the projection of all batches of the step so far."""
-        self.accumulated = gradients if self.accumulated is None else self.accumulated + gradients
+        tasks = task_gradients(loss, losses, [*shared, *own], keep_graph=False)
+        on_shared = mean_over_processes(torch.stack([flatten(task[: len(shared)]) for task in tasks]))
+        on_own = [sum(gradients) for gradients in zip(*(task[len(shared) :] for task in tasks), strict=True)]
+        self.accumulated = on_shared if self.accumulated is None else self.accumulated + on_shared
         before, self.applied = self.applied, project_conflicting(self.accumulated)
-        return self.applied if before is None else self.applied - before
+        increment = self.applied if before is None else self.applied - before
+        # autograd.backward instead of assigning .grad, so that the hooks of distributed training run
+        torch.autograd.backward([*shared, *own], [*unflatten(increment, shared), *on_own])
 
 
 def project_conflicting(gradients: Float[Tensor, "tasks numbers"]) -> Float[Tensor, "numbers"]:
-    """The sum of the tasks' gradients, each without the part that points against another's original one.
+    """The sum of the tasks' gradients, each without its part against the original gradients of the others.
 
-    g_i <- g_i - (g_i . g_j / ||g_j||^2) g_j where g_i . g_j < 0: algorithm 1 of Yu et al. Its random order of the
-    others is no matter with two tasks.
+    g_i <- g_i - (g_i . g_j / ||g_j||^2) g_j where g_i . g_j < 0: algorithm 1 of Yu et al. The order of the others,
+    which is random there, does not matter with two tasks.
     """
     total = torch.zeros_like(gradients[0])
     for i, gradient in enumerate(gradients):

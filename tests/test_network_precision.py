@@ -15,7 +15,7 @@ from jointface.geometry.position_map import PositionMap
 from jointface.metrics.attribute_scores import AttributeMetrics
 from jointface.metrics.nme import FaceNME
 from jointface.modules import build_network
-from jointface.modules.precision import apply_precision
+from jointface.modules.network_precision import apply_precision
 from tests.test_joint_module import Batch, make_module
 from tests.test_joint_module import batch as batch  # the fixture
 from tests.test_modules import labels, network_config

@@ -1,4 +1,5 @@
-"""The precision that a run asks for: applied where it can be had, refused where it cannot."""
+"""Which precision the network runs in: the one that the config asks for, or a refusal. Coordinates stay in float32, see
+`full_precision`."""
 
 from lightning import Trainer
 
@@ -10,25 +11,23 @@ FLOAT32_PRECISIONS = ("highest", "high", "medium")
 
 
 def apply_precision(trainer: Trainer, precision: str | int, float32_matmul_precision: str) -> None:
-    """Takes TF32 for the network's float32 products where the config allows it. Geometry never does, see
-    `full_precision`.
+    """Checks the trainer's precision, and sets that of the network's float32 products.
 
     Args:
         trainer: made with `precision`.
-        precision: as the config says it, `trainer.precision`.
-        float32_matmul_precision: "highest" for float32 in matrix products and convolutions; "high" and "medium", in
-            torch.set_float32_matmul_precision's sense, allow TF32 in both.
+        precision: `trainer.precision` of the config.
+        float32_matmul_precision: as torch.set_float32_matmul_precision names it; here "high" and "medium" allow TF32 in
+            convolutions too.
 
     Raises:
-        ConfigError: the precision would put coordinates into half precision, is not to be had on the device, or has no
-            such name.
+        ConfigError: coordinates would be in half precision, the device lacks the precision, or the name is unknown.
     """
     if trainer.precision not in PRECISIONS:
         raise ConfigError(
             f"trainer.precision={precision}: coordinates need float32 weights and buffers, set one of "
             f"{', '.join(PRECISIONS)}"
         )
-    if str(precision).startswith("16") and trainer.precision != "16-mixed":  # Lightning would go on with another
+    if str(precision).startswith("16") and trainer.precision != "16-mixed":  # Lightning would go on in another one
         raise ConfigError(f"trainer.precision={precision} needs a GPU: set trainer.precision=bf16-mixed or 32-true")
     if float32_matmul_precision not in FLOAT32_PRECISIONS:
         raise ConfigError(
