@@ -10,13 +10,12 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from jointface.command_help import command_help
-from jointface.errors import DivergedError, JointFaceError, RunStopped, TrialPruned
+from jointface.errors import DivergedError, RunStopped, TrialPruned
+from jointface.running.expected_errors import EXPECTED_ERRORS, one_line
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +25,6 @@ CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.paren
 
 # For hydra.help.template: ${command_help:CONFIG_NAME}.
 OmegaConf.register_new_resolver("command_help", lambda config_name: command_help(config_name, CONF_DIR), replace=True)
-
-# Raised on purpose, at mistakes in a config or in data.
-EXPECTED_ERRORS: tuple[type[Exception], ...] = (JointFaceError, HydraException, OmegaConfBaseException)
 
 
 def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -117,16 +113,3 @@ def remove_unused_folder() -> None:
     for empty in (folder / ".hydra", folder, *above):
         if empty.is_dir() and not any(empty.iterdir()):
             empty.rmdir()
-
-
-# Lines of Hydra's messages that say nothing about the mistake.
-_NOISE = ("full_key:", "object_type=", "reference_type=", "To append to your config", "Config search path", "provider=")
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message, without what Hydra and OmegaConf add."""
-    # Hydra wraps errors that are raised while it builds an object.
-    while isinstance(error.__cause__, JointFaceError) and not isinstance(error, JointFaceError):
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return "error: " + " ".join(line for line in lines if not line.startswith(_NOISE))

@@ -9,8 +9,9 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 
-from jointface.command_line import CONF_DIR, one_line
+from jointface.command_line import CONF_DIR
 from jointface.errors import CheckpointError, ConfigError, DataError, JointFaceError
+from jointface.running.expected_errors import one_line
 from jointface.train import build_trainer, train, validate_config
 from tests.test_distributed import TWO as TWO_PROCESSES
 from tests.test_training import TINY, tiny_config
@@ -114,7 +115,10 @@ def test_hints_name_the_checkpoint_to_go_on_from(last: Path, tiny_data: Path, tm
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["trainer.accumulate_grad_batches=3", "trainer.val_check_interval=4"], "the first must be a multiple of the second"),
+        (
+            ["trainer.accumulate_grad_batches=3", "trainer.val_check_interval=4"],
+            "the first must be a multiple of the second",
+        ),
         (["trainer.accumulate_grad_batches=2", "trainer.val_check_interval=10"], "a run must validate before it ends"),
         (["trainer.limit_val_batches=0"], "a run must validate, set it to at least 1"),
     ],

@@ -18,9 +18,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from jointface.command_line import EXPECTED_ERRORS, one_line
 from jointface.errors import ConfigError, TrialPruned
 from jointface.files import write_atomically
+from jointface.running.expected_errors import EXPECTED_ERRORS, one_line
 from jointface.running.search_space import SearchSpace
 
 TABLE = "trials.csv"  # in the sweep's folder

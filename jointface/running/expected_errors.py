@@ -1,0 +1,21 @@
+"""Errors that a user can do something about, told in one line."""
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from jointface.errors import JointFaceError
+
+# Raised on purpose, at mistakes in a config or in data.
+EXPECTED_ERRORS: tuple[type[Exception], ...] = (JointFaceError, HydraException, OmegaConfBaseException)
+
+# Lines of Hydra's messages that say nothing about the mistake.
+_NOISE = ("full_key:", "object_type=", "reference_type=", "To append to your config", "Config search path", "provider=")
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message, without what Hydra and OmegaConf add."""
+    # Hydra wraps errors that are raised while it builds an object.
+    while isinstance(error.__cause__, JointFaceError) and not isinstance(error, JointFaceError):
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return "error: " + " ".join(line for line in lines if not line.startswith(_NOISE))
