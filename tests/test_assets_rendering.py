@@ -61,7 +61,8 @@ def test_the_face_is_as_bright_as_the_skin_says(dressed: FaceFactory) -> None:
 
 
 def test_hair_is_measured(dressed: FaceFactory) -> None:
-    hair = {style.name: style for style in dressed.wardrobe.hair if style.proxy.name.startswith("makehuman")}
+    assets = [style for style in dressed.wardrobe.hair if style.proxy.name.startswith("makehuman")]
+    hair = {style.proxy.name.split("_", 3)[-1]: style for style in assets}
     assert {name for name, style in hair.items() if style.bangs} == {"bob01", "bob02", "braid01", "short03"}
     lengths = {name: style.length for name, style in hair.items()}
     assert {name for name, length in lengths.items() if length == "long"} == {"braid01", "long01"}
@@ -70,7 +71,7 @@ def test_hair_is_measured(dressed: FaceFactory) -> None:
         middle = style.proxy.uv[style.proxy.triangles].mean(dim=1)
         column, row = (middle[:, 0] * 256).long().clamp(max=255), ((1 - middle[:, 1]) * 256).long().clamp(max=255)
         texel = style.proxy.texture[row, column].float()
-        assert 115 < texel[texel[:, 3] >= 128, 0].mean() < 190, style.name
+        assert 115 < texel[texel[:, 3] >= 128, 0].mean() < 190, style.proxy.name
 
 
 def test_attributes_of_hair_are_as_frequent_as_without_assets(dressed: FaceFactory) -> None:

@@ -16,14 +16,15 @@ from torch import Tensor
 from jointface.geometry.position_map import PositionMap
 from jointface.geometry.rasteriser import Cutout, interpolate, rasterise
 from jointface.synthesis.appearance import Appearance, Colour
-from jointface.synthesis.binding import bind
 from jointface.synthesis.face_fields import NAMES, SIZE, FaceFields, brow_place, laid_out
 from jointface.synthesis.hair_styles import GREY, HOLD, HairStyle, Length, Wave
 from jointface.synthesis.head import BODY, CAVITY, SKIN, Head
-from jointface.synthesis.makehuman import MakeHumanAssets, Proxy, Skin, read_assets
+from jointface.synthesis.makehuman import MakeHumanAssets, Skin, read_assets
 from jointface.synthesis.noise import smoothstep
 from jointface.synthesis.people import OLD, YOUNG_ADULT, Person
+from jointface.synthesis.proxy import Proxy, bind
 from jointface.synthesis.skull import ARC, CENTRE, Skull, place
+from jointface.synthesis.solids import Solid
 from jointface.synthesis.wardrobe import Wardrobe
 
 READ, TEXTURE = 512, 256  # texels a side: as read, for skins and brows; of what proxies are drawn with
@@ -299,7 +300,7 @@ def asset_hair(head: Head, skull: Skull, row: int, proxy: Proxy) -> HairStyle:
     measured = _measure_hair(head, skull, worn)
     wave, feminine, masculine = KNOWN.get(proxy.name, ("straight", *PLAUSIBLE[measured.length]))
     share = ONE_EYED if measured.hides_eye else 1.0
-    return HairStyle(proxy.name, worn, measured.bangs, wave, measured.length, False, share * feminine,
+    return HairStyle(worn, measured.bangs, wave, measured.length, False, share * feminine,
                      share * masculine, measured.fits_under_hat)  # fmt: skip
 
 
@@ -342,9 +343,8 @@ def _bound_to_skull(head: Head, skull: Skull, proxy: Proxy) -> Proxy:
     kept = _subset(proxy, high[proxy.triangles].all(dim=1))
     points = kept.fit(head.mean[None])[0].double().numpy()
     roots, _ = _roots(skull, points)
-    return bind(points, head, roots).proxy(
-        kept.name, kept.triangles.numpy(), kept.uv.numpy().clip(0, 1), kept.texture.numpy()
-    )
+    mesh = Solid(points, kept.triangles.numpy())
+    return bind(head, kept.name, mesh, kept.uv.numpy().clip(0, 1), kept.texture.numpy(), roots)
 
 
 def _roots(

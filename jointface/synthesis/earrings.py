@@ -1,58 +1,42 @@
 """Earrings, which hang at the lobes of both ears."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
+import torch
+from jaxtyping import Int
 
-from jointface.synthesis.binding import EAR_SIDE, bind_together
-from jointface.synthesis.eyewear import plain
 from jointface.synthesis.head import SKIN, Head
-from jointface.synthesis.makehuman import Proxy
+from jointface.synthesis.proxy import EAR_SIDE, Proxy, bind_rigidly
 from jointface.synthesis.solids import Solid, ellipsoid, join, tube
 
-GREY = 204  # luminance of metal
+LUMINANCE = 204  # of metal
 HOLE = np.array([3.5, 3.0, 2.0])  # mm from the lowest points of the right ear to where earrings sit
-LOBE_ROWS = 3  # lowest points of an ear that an earring follows
+LOBE_ROWS = 3  # lowest points of an ear, which an earring follows
 
 
-@dataclass(frozen=True)
-class Earrings:
-    """Earrings for both ears, grey, luminance 204 of 255, to be coloured."""
-
-    name: str
-    proxy: Proxy
-
-
-def earrings(head: Head) -> tuple[Earrings, ...]:
-    """All earrings, made on the mean head."""
-    kinds = {"stud": _stud(), "hoop": _hoop(11, 1.2), "large_hoop": _hoop(19, 1.4), "drop": _drop()}
-    return tuple(Earrings(name, _pair(name, solid, head)) for name, solid in kinds.items())
+def earrings(head: Head) -> tuple[Proxy, ...]:
+    """All pairs of earrings, made on the mean head: grey, luminance 204 of 255, to be coloured."""
+    kinds = {"stud": ellipsoid((3.6, 3.6, 3.6)), "hoop": _hoop(11, 1.2), "large_hoop": _hoop(19, 1.4), "drop": _drop()}
+    return tuple(_pair(name, solid, head) for name, solid in kinds.items())
 
 
 def _pair(name: str, solid: Solid, head: Head) -> Proxy:
-    """On both ears; the solid's origin is on the right lobe, mid-height, outside."""
-    right = _lobe(head)
-    hole = head.mean[right].double().numpy().mean(axis=0) + HOLE
-    left = head.model.mirror[right].numpy()
-    sides = [solid.moved(hole), solid.moved(hole).mirrored()]
-    bound = [bind_together(side.points, lobe, head) for side, lobe in zip(sides, (right, left), strict=True)]
-    both, points = join(sides), len(solid.points)
-    # One proxy for both: scale is the same, the rest stands one side after the other.
-    binding = bind_together(both.points, right, head)
-    for whole, parts in zip(binding[:3], zip(*bound, strict=True), strict=False):
-        whole[:points], whole[points:] = parts[0], parts[1]
-    return binding.proxy(name, both.triangles, np.full((2 * points, 2), 0.5), plain(GREY))
+    """One on each ear; the solid's origin is on the right lobe, mid-height, outside."""
+    lobe = _lobe(head)
+    solid = solid.moved(head.mean[lobe].double().numpy().mean(axis=0) + HOLE)
+    right = bind_rigidly(head, name, solid, LUMINANCE, lobe)
+    left = bind_rigidly(head, name, solid.mirrored(), LUMINANCE, head.model.mirror[lobe].numpy())
+    names = ("corners", "weights", "offsets", "uv")
+    both = {name: torch.cat([getattr(right, name), getattr(left, name)]) for name in names}
+    return replace(right, **both, triangles=torch.cat([right.triangles, left.triangles + len(solid.points)]))
 
 
-def _lobe(head: Head) -> np.ndarray:
+def _lobe(head: Head) -> Int[np.ndarray, "3"]:
     """Rows of the lowest points of the right ear."""
     skin = head.triangles[head.material == SKIN].unique()
     ear = skin[(head.mean[skin, 0] > EAR_SIDE) & (skin < len(head.model.mirror))]
     return ear[head.mean[ear, 1].argsort()[:LOBE_ROWS]].numpy()
-
-
-def _stud() -> Solid:
-    return ellipsoid((3.6, 3.6, 3.6))
 
 
 def _hoop(radius: float, wire: float) -> Solid:

@@ -1,37 +1,35 @@
-"""Hair cuts: one sheet around the skull for all of them, cut out by the alpha of its texture.
+"""Hair cuts: each is a sheet around the skull, cut out by the alpha of its texture.
 
 The sheet is the grid of `synthesis.skull` at some distance from the skin; hair that hangs leaves the skull where that
-is widest. A cut says how thick it is where, and between which heights it grows.
+is widest. A cut says how thick the hair is where, and between which heights it grows.
 """
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
-from scipy.interpolate import PchipInterpolator
+from jaxtyping import Bool, Float, UInt8
 from scipy.ndimage import distance_transform_edt
 
-from jointface.synthesis.binding import bind
 from jointface.synthesis.head import Head
-from jointface.synthesis.makehuman import Proxy
 from jointface.synthesis.noise import smoothstep, value_noise
-from jointface.synthesis.skull import ARC, CENTRE, Skull, elevation, grid_triangles, place, sample
+from jointface.synthesis.proxy import Proxy, bind
+from jointface.synthesis.skull import ARC, CENTRE, Heights, Skull, elevation, height_at, place, sample
+from jointface.synthesis.solids import Solid, ellipsoid, grey_texture, grid, join
 
-TEXTURE = 256  # texels a side; the rows also sample the form
+TEXTURE = 256  # texels along each side; the form is sampled at them too
 ROWS, COLUMNS = 44, 72  # of the sheet, in cells
 LEAST = 2.0  # mm between hair and skin
 GREY, CONTRAST = 153, 0.17  # mean luminance of the strands, and their spread relative to it
 MARGIN = 14.0  # mm of the sheet below the lowest hair, for frayed ends
 FALL = ARC - 25  # mm along the path: from here on hair may hang
-HOLD = 0.15  # hair that hangs follows the skull, and only by this share of its height the neck
+HOLD = 0.15  # share of its height by which hanging hair follows the neck; otherwise it follows the skull
 
 SWAY = {"straight": 0.0, "wavy": 2.5, "curly": 2.0}  # degrees: how far waves swing the edge of the hair
 
 Wave = Literal["straight", "wavy", "curly"]
 Length = Literal["short", "medium", "long"]
 Flow = Literal["crown", "back", "part"]
-Heights = dict[int, float]
 
 
 @dataclass(frozen=True)
@@ -39,13 +37,12 @@ class HairStyle:
     """A hair cut.
 
     Attributes:
-        proxy: its mesh and strands in grey, mean luminance 153 of 255, to be coloured.
-        bangs: hair hides the forehead. receding: the forehead goes up to where hair has gone.
-        feminine, masculine: how plausible it is for women and for men, 0 ... 1.
+        proxy: its mesh, and strands in grey, mean luminance 153 of 255, to be coloured.
+        bangs: hair hides the forehead. receding: the forehead is higher, as hair has gone.
+        feminine, masculine: how plausible the cut is for women and for men, 0 ... 1.
         fits_under_hat: thinner than the hats are above the rim.
     """
 
-    name: str
     proxy: Proxy
     bangs: bool
     wave: Wave
@@ -58,12 +55,13 @@ class HairStyle:
 
 @dataclass(frozen=True)
 class _Cut:
-    """How a cut is made. Angles in degrees from the front, the same on both sides, heights and lengths in mm.
+    """How a cut is made. Heights and lengths are in mm.
 
-    low, high: height between which hair grows, by azimuth. top, sides, back: thickness; quiff: more above the forehead.
-    root: from the edge inwards the thickness grows over this length. over_ears: it covers them.
-    fall: hair hangs; cling: how far it comes in again, mm for each mm down. flare: share by which its ends stand out.
+    low, high: heights between which hair grows. top, sides, back: thickness; quiff: more of it above the forehead.
+    root: length over which the thickness grows from the edge inwards. over_ears: covers the ears.
+    fall: hair hangs; cling: how far it comes in again, mm for each mm down; flare: share by which its ends stand out.
     ripple: depth of waves or curls. fray: of the ends. flow: where strands come from. part: x of the parting.
+    bun: with a knot behind the crown. The others are those of `HairStyle`.
     """
 
     name: str
@@ -102,7 +100,7 @@ CROWN: Heights = {0: 20, 55: 50, 64: 64, 75: 84, 100: 98, 140: 104, 180: 106}
 
 
 def _long(end: float) -> Heights:
-    """Over the ears and down to a height; it falls from the parting to both sides of the face."""
+    """Over the ears and down to a height, from the parting to both sides of the face."""
     return {0: 120, 15: 117, 30: 109, 42: 94, 50: 72, 56: 40, 60: end, 180: end}
 
 
@@ -141,7 +139,7 @@ CUTS = (
 def hair_styles(head: Head, skull: Skull) -> tuple[HairStyle, ...]:
     """All cuts, made on the mean head."""
     return tuple(
-        HairStyle(cut.name, _proxy(cut, head, skull), cut.bangs, cut.wave, cut.length, cut.receding, cut.feminine,
+        HairStyle(_proxy(cut, head, skull), cut.bangs, cut.wave, cut.length, cut.receding, cut.feminine,
                   cut.masculine, cut.fits_under_hat)
         for cut in CUTS
     )  # fmt: skip
@@ -149,16 +147,14 @@ def hair_styles(head: Head, skull: Skull) -> tuple[HairStyle, ...]:
 
 def _proxy(cut: _Cut, head: Head, skull: Skull) -> Proxy:
     form = _Form(cut, skull)
-    uv, triangles = _kept_cells(form.alpha)
+    uv, mesh = _kept_cells(form)
     path, azimuth = (1 - uv[:, 1]) * form.end, uv[:, 0] * 360 - 180
-    points = place(path, azimuth, sample(form.radius, (1 - uv[:, 1]) * TEXTURE - 0.5, uv[:, 0]))
     root = np.minimum(path, ARC) + (path - np.minimum(path, ARC)) * (HOLD if cut.fall else 1)
     roots = place(root, azimuth, skull.radius(root, azimuth, over_ears=False))
     if cut.bun:
-        knot, knot_uv, knot_triangles = _bun()
-        triangles = np.concatenate([triangles, knot_triangles + len(points)])
-        points, roots, uv = (np.concatenate(pair) for pair in ((points, knot), (roots, knot), (uv, knot_uv)))
-    return bind(points, head, roots).proxy(cut.name, triangles, uv, form.texture())
+        knot, knot_uv = _bun()
+        mesh, roots, uv = join([mesh, knot]), np.concatenate([roots, knot.points]), np.concatenate([uv, knot_uv])
+    return bind(head, cut.name, mesh, uv, form.texture(), roots)
 
 
 class _Form:
@@ -188,7 +184,7 @@ class _Form:
         azimuth = np.abs(self.azimuth - shift) + sway
         ends = self._fray() * strands + value_noise(self.u, self.v, (TEXTURE, TEXTURE), 9)
         ends = ends * np.cos(elevation(self.path))  # near the crown a little height is a long way
-        return (height > _line(self.cut.low, azimuth) + ends) & (height < _line(self.cut.high, azimuth) - ends)
+        return (height > height_at(self.cut.low, azimuth) + ends) & (height < height_at(self.cut.high, azimuth) - ends)
 
     def _fray(self) -> Float[np.ndarray, "1 columns"]:
         """mm; hair that grows from the line of the forehead begins evenly, bangs end there."""
@@ -247,8 +243,7 @@ class _Form:
         sheen = 0.1 * np.exp(-(((self.path - 95) / 22) ** 2))
         light = GREY * (1 + CONTRAST * light) * (1 + sheen) * (1 - 0.45 * self._parting())
         light *= GREY / light[self.alpha].mean()
-        grey = np.rint(light.clip(30, 255)).astype(np.uint8)
-        return np.stack([grey, grey, grey, np.where(self.alpha, 255, 0).astype(np.uint8)], axis=-1)
+        return grey_texture(light.clip(30, 255), self.alpha)
 
     def _strands(self) -> Float[np.ndarray, "rows columns"]:
         if self.cut.wave == "curly":
@@ -289,33 +284,25 @@ def _around_segment(
     return np.sign(x) * (50 * around + front - z.clip(back, front))
 
 
-def _line(heights: Heights, azimuth: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    """A height between its knots; azimuth in degrees, without its sign."""
-    knots = sorted(heights.items())
-    return PchipInterpolator(*zip(*knots, strict=True))(np.clip(azimuth, 0, 180))
-
-
-def _kept_cells(
-    alpha: Bool[np.ndarray, "rows columns"],
-) -> tuple[Float[np.ndarray, "points 2"], Int[np.ndarray, "triangles 3"]]:
-    """The cells of the sheet in which something is seen: texture coordinates of their points, and triangles."""
+def _kept_cells(form: _Form) -> tuple[Float[np.ndarray, "points 2"], Solid]:
+    """The cells of the sheet in which something is seen, with the texture coordinates of their points."""
     columns, rows = np.meshgrid(np.linspace(0, 1, COLUMNS + 1), np.linspace(0, 1, ROWS + 1))
     uv = np.stack([columns.ravel(), 1 - rows.ravel()], axis=1)
     texel = [np.linspace(0, TEXTURE, cells + 1).astype(int) for cells in (ROWS, COLUMNS)]
-    seen = np.logical_or.reduceat(np.logical_or.reduceat(alpha, texel[0][:-1], axis=0), texel[1][:-1], axis=1)
+    seen = np.logical_or.reduceat(np.logical_or.reduceat(form.alpha, texel[0][:-1], axis=0), texel[1][:-1], axis=1)
     # A cell may show half a texel of its neighbours.
     around = np.pad(seen, 1)
     seen = around[1:-1, 1:-1] | around[:-2, 1:-1] | around[2:, 1:-1] | around[1:-1, :-2] | around[1:-1, 2:]
-    triangles = grid_triangles(ROWS + 1, COLUMNS + 1)[np.repeat(seen.ravel(), 2)]
-    kept, triangles = np.unique(triangles, return_inverse=True)
-    return uv[kept], triangles.reshape(-1, 3)
+    radius = sample(form.radius, (1 - uv[:, 1]) * TEXTURE - 0.5, uv[:, 0])
+    points = place((1 - uv[:, 1]) * form.end, uv[:, 0] * 360 - 180, radius)
+    sheet = grid(points.reshape(ROWS + 1, COLUMNS + 1, 3))
+    kept, triangles = np.unique(sheet.triangles[np.repeat(seen.ravel(), 2)], return_inverse=True)
+    return uv[kept], Solid(sheet.points[kept], triangles.reshape(-1, 3))
 
 
-def _bun() -> tuple[Float[np.ndarray, "points 3"], Float[np.ndarray, "points 2"], Int[np.ndarray, "triangles 3"]]:
+def _bun() -> tuple[Solid, Float[np.ndarray, "points 2"]]:
     """A knot behind the crown, with the texture of the crown."""
     rows, columns = 10, 16
     around, down = np.meshgrid(np.linspace(-np.pi, np.pi, columns + 1), np.linspace(0, np.pi, rows + 1))
-    ball = np.stack([np.sin(down) * np.sin(around), np.cos(down), np.sin(down) * np.cos(around)], axis=-1)
     uv = np.stack([around / (2 * np.pi) + 0.5, 0.98 - 0.16 * down / np.pi], axis=-1)
-    points = ball * [30, 27, 26] + [0, 118, -187]
-    return points.reshape(-1, 3), uv.reshape(-1, 2), grid_triangles(rows + 1, columns + 1)
+    return ellipsoid((30, 27, 26), rows, columns).moved(np.array([0.0, 118.0, -187.0])), uv.reshape(-1, 2)

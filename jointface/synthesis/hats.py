@@ -6,21 +6,19 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from scipy.interpolate import PchipInterpolator
 
-from jointface.synthesis.binding import bind
-from jointface.synthesis.hair_styles import Heights
 from jointface.synthesis.head import Head
-from jointface.synthesis.makehuman import Proxy
 from jointface.synthesis.noise import smoothstep, value_noise
-from jointface.synthesis.skull import ARC, CENTRE, Skull, elevation, grid_triangles, place, sample_height
+from jointface.synthesis.proxy import Proxy, bind
+from jointface.synthesis.skull import ARC, CENTRE, Heights, Skull, elevation, height, height_at, place
+from jointface.synthesis.solids import Solid, grey_texture, grid
 
-TEXTURE = 256  # texels a side
+TEXTURE = 256  # texels along each side
 DOME, BRIM, COLUMNS = 28, 6, 72  # cells of the grid
 CUFF = 0.78  # share of the dome's rows above a cuff or a ribbon
 GREY = 153  # mean luminance of the cloth
 GAP = 3.0  # mm between hat and hair
-LOOSE = 30.0  # mm below the rim over which hair gets out of the hat
+LOOSE = 30.0  # mm below the rim over which hair comes out of the hat
 
 Cloth = Literal["knit", "panels", "felt"]
 
@@ -30,18 +28,17 @@ class Hat:
     """A hat.
 
     Attributes:
-        proxy: its mesh and cloth in grey, mean luminance 153 of 255, to be coloured.
-        rim: (360,) mm on the mean head by whole degrees of azimuth from -180: hair above it is under the hat.
+        proxy: its mesh, and cloth in grey, mean luminance 153 of 255, to be coloured.
+        rim: (360,) height in mm on the mean head, by whole degrees of azimuth from -180; hair above is under the hat.
         room: mm between skull and hat at the rim.
     """
 
-    name: str
     proxy: Proxy
     rim: Float[np.ndarray, "360"]
     room: float
 
     def press(self, hair: Proxy, head: Head) -> Proxy:
-        """The hair as it lies under this hat: nearer to the skin wherever it would come out of the hat."""
+        """The hair under this hat: pressed towards the skin wherever it would come through."""
         roots = (head.mean[hair.corners] * hair.weights[..., None]).sum(dim=1)
         points = (roots + hair.offsets).double().numpy()
         azimuth = np.degrees(np.arctan2(points[:, 0], points[:, 2] - CENTRE[2]))
@@ -54,10 +51,10 @@ class Hat:
 
 @dataclass(frozen=True)
 class _Pattern:
-    """How a hat is made. rim: height in mm by degrees from the front, the same on both sides; brim: width, likewise.
+    """How a hat is made. Lengths are in mm.
 
-    room: mm to the skull at the rim, top: at the crown; bulge: more half way. cuff: how much thicker its rim is.
-    ahead: a visor, which goes forward and not outward. droop: mm down for each mm out.
+    rim: its height. room: distance to the skull at the rim, top: at the crown, bulge: more of it half way.
+    cuff: how much thicker the rim is. brim: its width; ahead: it is a visor; droop: mm down for each mm out.
     """
 
     name: str
@@ -85,48 +82,46 @@ PATTERNS = (
 
 def hats(head: Head, skull: Skull) -> tuple[Hat, ...]:
     """All hats, made on the mean head."""
-    return tuple(Hat(p.name, _proxy(p, head, skull), _line(p.rim, np.arange(-180.0, 180.0)), p.room) for p in PATTERNS)
+    return tuple(Hat(_proxy(p, head, skull), _around(p.rim, np.arange(-180.0, 180.0)), p.room) for p in PATTERNS)
 
 
 def _proxy(pattern: _Pattern, head: Head, skull: Skull) -> Proxy:
     azimuth = np.linspace(-180, 180, COLUMNS + 1)
     dome, under = _dome(pattern, azimuth, skull)
-    grid = np.concatenate([dome, _brim(pattern, azimuth, dome[-1])])
+    mesh = grid(np.concatenate([dome, _brim(pattern, azimuth, dome[-1])]))
     # The brim is stiff: all of it follows the rim.
     roots = np.concatenate([under, np.broadcast_to(under[-1], (BRIM, *under[-1].shape))])
     v = np.concatenate([np.linspace(1, 0.25, DOME + 1), np.linspace(0.25, 0, BRIM + 1)[1:]])
     uv = np.stack(np.meshgrid(np.linspace(0, 1, COLUMNS + 1), v), axis=-1)
-    points, triangles = grid.reshape(-1, 3), grid_triangles(len(grid), COLUMNS + 1)
-    triangles = triangles[_area(points[triangles]) > 1e-3]  # where there is no brim
-    return bind(points, head, roots.reshape(-1, 3)).proxy(
-        pattern.name, triangles, uv.reshape(-1, 2), _texture(pattern.cloth)
-    )
+    a, b, c = np.moveaxis(mesh.points[mesh.triangles], 1, 0)
+    has_area = np.linalg.norm(np.cross(b - a, c - a), axis=1) > 2e-3  # others are where there is no brim
+    mesh = Solid(mesh.points, mesh.triangles[has_area])
+    return bind(head, pattern.name, mesh, uv.reshape(-1, 2), _texture(pattern.cloth), roots.reshape(-1, 3))
 
 
 def _dome(
     pattern: _Pattern, azimuth: Float[np.ndarray, "columns"], skull: Skull
 ) -> tuple[Float[np.ndarray, "rows columns 3"], Float[np.ndarray, "rows columns 3"]]:
-    """Its points, and those of the skull below them."""
+    """Points of the dome, and those of the skull below them."""
     down = np.linspace(0, 1, DOME + 1)[:, None]
-    path = down * _path(_line(pattern.rim, azimuth), azimuth, skull)
+    path = down * _path(_around(pattern.rim, azimuth), azimuth, skull)
     up = np.sin(elevation(path))
     thickness = pattern.room + (pattern.top - pattern.room) * up**2 + pattern.bulge * 4 * up**2 * (1 - up**2)
     thickness = thickness + pattern.cuff * smoothstep((down - CUFF) * 30)
     skin = skull.radius(path, azimuth, over_ears=False)
-    # Over the ears it is drawn tight: the cloth holds them down.
+    # Over the ears the cloth is tight: it holds them down.
     outside = np.maximum(skin + thickness, skull.radius(path, azimuth, pattern.over_ears) + 2)
     return place(path, azimuth, outside), place(path, azimuth, skin)
 
 
 def _path(
-    height: Float[np.ndarray, "columns"], azimuth: Float[np.ndarray, "columns"], skull: Skull
+    y: Float[np.ndarray, "columns"], azimuth: Float[np.ndarray, "columns"], skull: Skull
 ) -> Float[np.ndarray, "columns"]:
     """Where on the path the skull has this height."""
     steps = np.arange(0, ARC + 130, 2.0)
-    heights = CENTRE[1] + sample_height(steps, skull.radius(steps[:, None], azimuth, over_ears=False))
-    return np.array(
-        [np.interp(-h, -column, steps) for h, column in zip(height, np.minimum.accumulate(heights).T, strict=True)]
-    )
+    heights = CENTRE[1] + height(steps, skull.radius(steps[:, None], azimuth, over_ears=False))
+    columns = np.minimum.accumulate(heights).T
+    return np.array([np.interp(-wanted, -column, steps) for wanted, column in zip(y, columns, strict=True)])
 
 
 def _brim(
@@ -137,7 +132,7 @@ def _brim(
     if pattern.ahead:  # flatter in front than the forehead is round, its corners bent down
         out = np.stack([0.35 * out[:, 0], -0.5 * out[:, 0] ** 2, np.ones_like(around)], axis=-1)
     out[:, 1] -= pattern.droop
-    width = np.linspace(0, 1, BRIM + 1)[1:, None] * _line(pattern.brim, azimuth)
+    width = np.linspace(0, 1, BRIM + 1)[1:, None] * _around(pattern.brim, azimuth)
     return rim + out * width[..., None]
 
 
@@ -154,14 +149,8 @@ def _texture(cloth: Cloth) -> UInt8[np.ndarray, "rows columns 4"]:
     else:
         light = light * np.where((v > CUFF * 0.75) & (v < 0.75), 0.45, 1)
     light = GREY * light / light.mean()
-    grey = np.rint(np.broadcast_to(light, (TEXTURE, TEXTURE)).clip(0, 255)).astype(np.uint8)
-    return np.stack([grey, grey, grey, np.full_like(grey, 255)], axis=-1)
+    return grey_texture(np.broadcast_to(light, (TEXTURE, TEXTURE)).clip(0, 255))
 
 
-def _line(values: Heights, azimuth: Float[np.ndarray, "columns"]) -> Float[np.ndarray, "columns"]:
-    return PchipInterpolator(*zip(*sorted(values.items()), strict=True))(np.abs(azimuth))
-
-
-def _area(corners: Float[np.ndarray, "triangles 3 3"]) -> Float[np.ndarray, "triangles"]:
-    a, b, c = np.moveaxis(corners, 1, 0)
-    return np.linalg.norm(np.cross(b - a, c - a), axis=1) / 2
+def _around(values: Heights, azimuth: Float[np.ndarray, "columns"]) -> Float[np.ndarray, "columns"]:
+    return height_at(values, np.abs(azimuth))

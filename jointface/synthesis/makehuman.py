@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from jointface.errors import DataError
+from jointface.synthesis.proxy import Proxy
 
 log = logging.getLogger(__name__)
 
@@ -48,45 +49,6 @@ class Skin:
     ancestry: str
     gender: str
     texture: UInt8[Tensor, "rows columns 3"]
-
-
-@dataclass(frozen=True)
-class Proxy:
-    """A mesh that follows a head: each of its points is a weighted sum of three of the head's, plus an offset that
-    grows with the head.
-
-    Attributes:
-        name: of the file, e.g. `bob01`
-        corners: rows of the head's points
-        weights: of the corners; they sum to 1, single ones may be negative
-        offsets: x to the left of the head, y up, z to the front; decimetres on the head that the proxy was made on
-        scale_points: for x, y, z the two of the head's points whose distance along that axis measures the scale
-        scale_reference: that distance in decimetres on the head that the proxy was made on
-        triangles: counter-clockwise from outside; hair, brows and lashes are sheets to be seen from both sides
-        uv: of the texture, u to the right, v up, in 0 ... 1
-        texture: RGBA; the first row is at v = 1. Where alpha is 0 the colour means nothing.
-    """
-
-    name: str
-    corners: Int[Tensor, "points 3"]
-    weights: Float[Tensor, "points 3"]
-    offsets: Float[Tensor, "points 3"]
-    scale_points: Int[Tensor, "3 2"]
-    scale_reference: Float[Tensor, "3"]
-    triangles: Int[Tensor, "triangles 3"]
-    uv: Float[Tensor, "points 2"]
-    texture: UInt8[Tensor, "rows columns 4"]
-
-    def fit(self, points: Float[Tensor, "batch base 3"]) -> Float[Tensor, "batch points 3"]:
-        """The proxy's points on heads, in the heads' unit.
-
-        Args:
-            points: of the heads, in any unit; x to the left of the head, y up, z to the front
-        """
-        ends = points[:, self.scale_points, torch.arange(3, device=points.device)[:, None]]  # (batch, axis, end)
-        scale = (ends[..., 0] - ends[..., 1]).abs() / self.scale_reference
-        surface = (points[:, self.corners] * self.weights[..., None]).sum(dim=2)
-        return surface + scale[:, None] * self.offsets
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,7 @@
-"""Draws people: all visible points of a batch of pictures are found at once, coloured by what they are made of, and
-lit."""
+"""Renders scenes: finds all visible points of a batch of pictures at once, colours them by material and lights them."""
 
-from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -20,8 +18,8 @@ from jointface.synthesis.asset_wardrobe import BROW_LEFT, BROW_STEP, BROW_TOP, R
 from jointface.synthesis.face_fields import layout_pixel, make_fields
 from jointface.synthesis.head import BODY, CAVITY, EYE, LASHES, SKIN, TEETH, Head
 from jointface.synthesis.lashes import lash_texture, lash_uv
-from jointface.synthesis.makehuman import Proxy
-from jointface.synthesis.mesh_store import Dressed, MeshStore, Piece
+from jointface.synthesis.mesh_store import MeshStore
+from jointface.synthesis.proxy import Proxy
 from jointface.synthesis.scenes import (
     CLOTH,
     FRAME,
@@ -38,14 +36,13 @@ from jointface.synthesis.scenes import (
 from jointface.synthesis.wardrobe import Wardrobe
 
 LASH_TEXTURE = 0  # row of the textures
-REPLACED = {PROXY_LASHES: LASHES, PROXY_TEETH: TEETH}  # what is left out of a head that wears another
+REPLACED = {PROXY_LASHES: LASHES, PROXY_TEETH: TEETH}  # part of the head that a worn piece stands in for
 
 
-@dataclass
-class _Geometry:
+class _Geometry(NamedTuple):
     """The meshes of all pictures: the heads one after the other, then what they wear."""
 
-    points: Tensor  # in their pictures' pixels
+    points: Tensor  # in pixels of their pictures
     triangles: Tensor
     image: Tensor  # of each triangle
     material: Tensor  # of each triangle
@@ -59,12 +56,10 @@ class Renderer:
     """Renders scenes of one head.
 
     Args:
-        head: the head. wardrobe: its hair, hats, glasses and earrings.
-        assets: MakeHuman's skins, brows, lashes and teeth, where the appearances refer to them.
+        wardrobe: hair, hats, glasses and earrings of this head.
+        assets: MakeHuman's skins, brows, lashes and teeth, if appearances refer to them.
         supersampling: each pixel is the mean of this many by this many.
-        device: where to render.
-        compiled: fuse what is done to each pixel with torch.compile: it takes its time at first, and is about twice as
-            fast then on a GPU.
+        compiled: fuse the work on each pixel with torch.compile: slow at first, then about twice as fast on a GPU.
     """
 
     def __init__(
@@ -77,13 +72,14 @@ class Renderer:
         compiled: bool = False,
     ) -> None:
         self.head, self.wardrobe, self.assets = head, wardrobe, assets
-        self.compiled = compiled
+        self.supersampling, self.device = supersampling, torch.device(device)
+        # Compiled code serves every batch if it expects all that could be in a scene.
+        unpainted = {"brow_painted", "skin_painted"} if assets is None else set()
+        self._always_present = set(WIDTHS) - unpainted if compiled else None
         shaders: list[Callable[..., Any]] = [self._skin, materials.neck_and_clothes, illuminate]
         if compiled:
             shaders = [torch.compile(shader, dynamic=True) for shader in shaders]
         self._on_skin, self._neck, self._lit = shaders
-        self.supersampling = supersampling
-        self.device = torch.device(device)
         fields = make_fields(head)
         self.fields = fields.to(self.device)
         uv = torch.zeros(len(head.mean), 2)
@@ -113,24 +109,21 @@ class Renderer:
         if not len(scenes) or size < 1:
             raise InputError(f"nothing to render: {len(scenes)} scenes of size {size}; both must be at least 1")
         scenes = scenes if isinstance(scenes, Scenes) else Scenes.of(scenes)
-        present = self._always_there() if self.compiled else scenes.present
         large, scenes = size * self.supersampling, scenes.to(self.device)
         geometry = self._geometry(scenes)
         normals = _outward_normals(geometry, scenes.mirrored)
         fragments = self._visible(geometry, normals, len(scenes), large)
         background = scenes.backgrounds.transpose(0, 1).contiguous().float() / 255
-        image = materials.linear(_enlarged(background, large))
-        self._shade(image, fragments, geometry, normals, scenes, present)
+        if background.shape[-1] != large:
+            background = torch.nn.functional.interpolate(background, size=(large, large), mode="bilinear")
+        image = materials.linear(background)
+        self._shade(image, fragments, geometry, normals, scenes)
         if self.supersampling > 1:
             image = torch.nn.functional.avg_pool2d(image, self.supersampling)
         return to_bytes(materials.srgb(image)).transpose(0, 1)
 
-    def _always_there(self) -> set[str]:
-        """All that could be in a scene, so that compiled code serves every batch."""
-        return set(WIDTHS) - ({"brow_painted", "skin_painted"} if self.assets is None else set())
-
     def proxy(self, material: int, row: int, hat: int) -> Proxy:
-        """What a scene's row of `worn` stands for."""
+        """The mesh that a row of `Scenes.worn` stands for."""
         worn, assets = self.wardrobe, self.assets
         if material == HAIR:
             return self._hair(row, hat)
@@ -139,7 +132,7 @@ class Renderer:
         if material in (FRAME, LENS):
             return worn.glasses[row].frame if material == FRAME else worn.glasses[row].lenses
         if material == METAL:
-            return worn.earrings[row].proxy
+            return worn.earrings[row]
         if assets is None:
             raise InputError("a scene wears one of MakeHuman's assets, and the renderer has none: set assets_dir")
         return assets.lashes[row] if material == PROXY_LASHES else assets.teeth[row]
@@ -155,43 +148,54 @@ class Renderer:
     def _geometry(self, scenes: Scenes) -> _Geometry:
         heads = welded_heads(self._mean, self._basis, scenes.shape, scenes.expression, self._weld)
         batch, count = heads.shape[:2]
-        worn = scenes.worn.tolist()
         pieces = [
-            Piece(picture, material, self._store.row(self.proxy(material, row, hat)))
-            for picture, material, row, hat in worn
+            (picture, material, self._store.row(self.proxy(material, row, hat)))
+            for picture, material, row, hat in scenes.worn.tolist()
         ]
-        dressed = self._store.dress(pieces, heads)
-        places = torch.cat([apply_camera(scenes.cameras, heads).flatten(0, 1), _seen(dressed, scenes.cameras)])
-        head = torch.arange(batch, dtype=torch.int32, device=self.device)
-        own = torch.arange(batch * count, len(places), device=self.device)
-        of_heads = [
-            (self._triangles + count * head[:, None, None]).flatten(0, 1),
-            head.repeat_interleave(len(self._triangles)),
-            self._material.repeat(batch),
-            self._texture.repeat(batch),
-        ]
-        if replaced := [(picture, REPLACED[material]) for picture, material, *_ in worn if material in REPLACED]:
-            shown = torch.ones(batch, max(REPLACED.values()) + 1, dtype=torch.bool)
-            shown[tuple(torch.tensor(replaced).T)] = False
-            kept = shown.to(self.device)[:, self._material.long().clamp(max=shown.shape[1] - 1)].flatten()
-            of_heads = [part[kept] for part in of_heads]
-        of_worn = (
-            dressed.triangles + batch * count, dressed.triangle_picture, dressed.material, dressed.texture,
-        )  # fmt: skip
-        triangles, image, material, texture = (torch.cat(pair) for pair in zip(of_heads, of_worn, strict=True))
+        dressed = self._store.dress(torch.tensor(pieces, dtype=torch.int64).view(-1, 3), heads)
+        linear, shift = scenes.cameras.index_select(0, dressed.picture).split([3, 1], dim=2)
+        worn_points = (linear * dressed.points[:, None]).sum(dim=2) + shift[..., 0]
+        points = torch.cat([apply_camera(scenes.cameras, heads).flatten(0, 1), worn_points])
+        worn_triangles = dressed.triangles + batch * count
+        of_worn = (worn_triangles, dressed.triangle_picture, dressed.material, dressed.texture)
+        triangles, image, material, texture = (
+            torch.cat(pair) for pair in zip(self._head_triangles(scenes, count), of_worn, strict=True)
+        )
+        first = count * torch.arange(batch, dtype=torch.int32, device=self.device)  # point of each head
         return _Geometry(
-            points=places,
+            points=points,
             triangles=triangles,
             image=image,
             material=material,
             texture=texture,
             uv=torch.cat([self._uv.repeat(batch, 1), dressed.uv]),
             canonical=torch.cat([self._mean.repeat(batch, 1), dressed.points]),
-            weld=torch.cat([(self._weld + count * head[:, None]).flatten(), own]),
+            weld=torch.cat([
+                (self._weld + first[:, None]).flatten(),
+                torch.arange(batch * count, len(points), device=self.device),
+            ]),
+        )  # fmt: skip
+
+    def _head_triangles(self, scenes: Scenes, count: int) -> tuple[Tensor, ...]:
+        """Triangles, image, material and texture of the heads of `count` points, without the parts replaced by assets."""
+        batch = len(scenes)
+        head = torch.arange(batch, dtype=torch.int32, device=self.device)
+        parts = (
+            (self._triangles + count * head[:, None, None]).flatten(0, 1),
+            head.repeat_interleave(len(self._triangles)),
+            self._material.repeat(batch),
+            self._texture.repeat(batch),
         )
+        replaced = [(picture, REPLACED[kind]) for picture, kind, *_ in scenes.worn.tolist() if kind in REPLACED]
+        if not replaced:
+            return parts
+        shown = torch.ones(batch, max(REPLACED.values()) + 1, dtype=torch.bool)
+        shown[tuple(torch.tensor(replaced).T)] = False
+        kept = shown.to(self.device)[:, self._material.long().clamp(max=shown.shape[1] - 1)].flatten()
+        return tuple(part[kept] for part in parts)
 
     def _visible(self, geometry: _Geometry, normals: Float[Tensor, "triangles 3"], batch: int, size: int) -> Fragments:
-        """What each pixel shows. Of the head's closed surface only what faces the viewer is drawn, which is faster."""
+        """What each pixel shows. Back faces of the head's closed surface are left out, which is faster."""
         kept = ((normals[:, 2] > 0) | _two_sided(geometry.material)).nonzero()[:, 0]
         cutout = Cutout(geometry.uv, geometry.texture.index_select(0, kept), self._store.alpha)
         points = geometry.points * self.supersampling + (self.supersampling - 1) / 2
@@ -209,9 +213,8 @@ class Renderer:
         geometry: _Geometry,
         of_triangle: Float[Tensor, "triangles 3"],
         scenes: Scenes,
-        present: Set[str],
     ) -> None:
-        """Colours the covered pixels of the picture, in place. `present`: see `Scenes.present`."""
+        """Colours the covered pixels of the pictures, in place."""
         seen = fragments.triangle.flatten().ge(0).nonzero()[:, 0]
         triangle = fragments.triangle.flatten().index_select(0, seen).long()
         weights = fragments.barycentric.flatten(0, 2).index_select(0, seen)
@@ -225,7 +228,7 @@ class Renderer:
         picture = geometry.image.index_select(0, triangle).long()
         normal = materials.unit(normal)
         material = geometry.material.index_select(0, triangle)
-        table = scenes.look_table()
+        table, present = scenes.look_table(), self._always_present or scenes.present
         colour = torch.empty(3, len(seen), device=self.device)
         shine = torch.empty(len(seen), device=self.device)
         by_kind = material.argsort()
@@ -289,7 +292,7 @@ class Renderer:
         return materials.skin(field, base, look)
 
     def _brow(self, field: dict[str, Tensor], look: materials.Look) -> Float[Tensor, "points"]:
-        """Coverage of asset brows, 0 ... 1."""
+        """Coverage by brows of MakeHuman's assets, 0 ... 1."""
         _, height, width = self._brows.shape
         column = ((field["x"] - BROW_LEFT) / BROW_STEP).long()
         row = ((BROW_TOP - field["y"]) / BROW_STEP).long()
@@ -311,12 +314,6 @@ def welded_heads(
     return linear_faces(mean, basis, torch.cat([shape, expression], dim=1)).index_select(1, weld)
 
 
-def _seen(dressed: Dressed, cameras: Float[Tensor, "batch 3 4"]) -> Float[Tensor, "points 3"]:
-    """The points of what is worn in their pictures."""
-    linear, shift = cameras.index_select(0, dressed.picture).split([3, 1], dim=2)
-    return (linear * dressed.points[:, None]).sum(dim=2) + shift[..., 0]
-
-
 def _outward_normals(geometry: _Geometry, mirrored: Bool[Tensor, "batch"]) -> Float[Tensor, "triangles 3"]:
     """Normals that point out of the surface, in (x right, y up, z towards the viewer), as long as twice the area.
 
@@ -332,7 +329,7 @@ def _outward_normals(geometry: _Geometry, mirrored: Bool[Tensor, "batch"]) -> Fl
 
 
 def _two_sided(material: Int[Tensor, "points"]) -> Bool[Tensor, "points"]:
-    """Sheets, which show both sides."""
+    """Whether it is a sheet, seen from both sides."""
     return (material >= HAIR) | (material == LASHES)
 
 
@@ -343,7 +340,7 @@ def illuminate(
     picture: Int[Tensor, "points"],
     lights: Float[Tensor, "batch lights 3"],
 ) -> Float[Tensor, "3 points"]:
-    """Hemisphere light, wrapped Lambert for each light, and a Blinn-Phong highlight (Blinn, SIGGRAPH 1977).
+    """Lit colour: hemisphere light, wrapped Lambert for each light, and a Blinn-Phong highlight (Blinn, SIGGRAPH 1977).
 
     Args:
         picture: of each point. lights: of each picture, see `Scenes`.
@@ -374,9 +371,3 @@ def sample_texture(
     y, x = ((1 - v) * height).long().clamp(max=height - 1), (u * width).long().clamp(max=width - 1)
     texel = textures.flatten(0, 2).index_select(0, (row * height + y) * width + x)
     return texel[:, :3].T.float().contiguous() / 255
-
-
-def _enlarged(background: Float[Tensor, "3 batch height width"], size: int) -> Float[Tensor, "3 batch size size"]:
-    if background.shape[-1] == size:
-        return background
-    return torch.nn.functional.interpolate(background, size=(size, size), mode="bilinear")

@@ -1,12 +1,10 @@
-"""Small bodies that glasses and earrings are put together from."""
+"""Simple meshes in numpy: grids, tubes, ellipsoids and disks, which glasses, earrings, hats and hair are made from."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
-
-from jointface.synthesis.skull import grid_triangles
+from jaxtyping import Float, Int, Shaped, UInt8
 
 
 class Solid(NamedTuple):
@@ -16,7 +14,7 @@ class Solid(NamedTuple):
     triangles: Int[np.ndarray, "triangles 3"]
 
     def mirrored(self) -> "Solid":
-        """On the other side of the face."""
+        """The same on the other side of the face."""
         return Solid(self.points * [-1, 1, 1], self.triangles[:, ::-1])
 
     def moved(self, by: Float[np.ndarray, "3"]) -> "Solid":
@@ -31,6 +29,15 @@ def join(solids: Iterable[Solid]) -> Solid:
     return Solid(np.concatenate([solid.points for solid in solids]), np.concatenate(triangles))
 
 
+def grid(points: Float[np.ndarray, "rows columns 3"]) -> Solid:
+    """Two triangles for each cell. Seen from outside, rows go down and columns to the right."""
+    rows, columns, _ = points.shape
+    corner = np.arange(rows * columns).reshape(rows, columns)
+    a, b, c, d = (part.ravel() for part in (corner[:-1, :-1], corner[1:, :-1], corner[1:, 1:], corner[:-1, 1:]))
+    triangles = np.stack([np.stack([a, b, c], axis=1), np.stack([a, c, d], axis=1)], axis=1)
+    return Solid(points.reshape(-1, 3), triangles.reshape(-1, 3))
+
+
 def tube(
     line: Float[np.ndarray, "nodes 3"],
     across: Float[np.ndarray, "3"],
@@ -38,7 +45,7 @@ def tube(
     closed: bool = False,
     sides: int = 6,
 ) -> Solid:
-    """Around a line.
+    """A tube around a line.
 
     Args:
         across: roughly at right angles to the line everywhere.
@@ -48,22 +55,28 @@ def tube(
     beside = np.cross(ahead, across)
     beside /= np.linalg.norm(beside, axis=1, keepdims=True)
     turn = np.linspace(0, 2 * np.pi, sides + 1)[:, None]
-    ring = radii[0] * np.cos(turn) * beside[:, None] + radii[1] * np.sin(turn) * across
-    points = line[:, None] + ring
-    if closed:
-        points = np.concatenate([points, points[:1]])
-    return Solid(points.reshape(-1, 3), grid_triangles(len(points), sides + 1))
+    points = line[:, None] + radii[0] * np.cos(turn) * beside[:, None] + radii[1] * np.sin(turn) * across
+    return grid(np.concatenate([points, points[:1]]) if closed else points)
 
 
 def ellipsoid(radii: tuple[float, float, float], rows: int = 6, columns: int = 10) -> Solid:
-    """Around the origin."""
+    """An ellipsoid around the origin."""
     around, down = np.meshgrid(np.linspace(-np.pi, np.pi, columns + 1), np.linspace(0, np.pi, rows + 1))
     ball = np.stack([np.sin(down) * np.sin(around), np.cos(down), np.sin(down) * np.cos(around)], axis=-1)
-    return Solid((ball * radii).reshape(-1, 3), grid_triangles(rows + 1, columns + 1))
+    return grid(ball * radii)
 
 
 def disk(outline: Float[np.ndarray, "nodes 3"], bulge: float) -> Solid:
-    """A closed outline, counter-clockwise, filled; its middle stands out by `bulge` mm of z."""
+    """A closed outline, counter-clockwise, filled; its centre stands out by `bulge` mm of z."""
     points = np.concatenate([outline, outline.mean(axis=0, keepdims=True) + np.array([0, 0, bulge])])
     node = np.arange(len(outline))
     return Solid(points, np.stack([node, np.roll(node, -1), np.full_like(node, len(outline))], axis=1))
+
+
+def grey_texture(
+    luminance: Shaped[np.ndarray, "rows columns"], alpha: Shaped[np.ndarray, "rows columns"] | None = None
+) -> UInt8[np.ndarray, "rows columns 4"]:
+    """RGBA of luminance 0 ... 255, to be coloured; opaque where `alpha` is left out or true."""
+    grey = np.rint(luminance).astype(np.uint8)
+    opacity = np.full_like(grey, 255) if alpha is None else np.where(alpha, 255, 0).astype(np.uint8)
+    return np.stack([grey, grey, grey, opacity], axis=-1)
