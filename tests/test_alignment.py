@@ -10,8 +10,7 @@ from torch import Tensor
 
 from jointface.geometry import MorphableModel
 from jointface.geometry.mesh import vertex_normals
-from jointface.metrics.alignment import fit_rigid, move, refine_by_icp, surface_errors
-from jointface.metrics.pose import fit_similarity
+from jointface.metrics.alignment import fit_rigid, fit_similarity, move, refine_by_icp, surface_errors
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -12,11 +12,12 @@ import torch
 
 from jointface.datamodules import AFLW2000, CropTransform, FaceSample
 from jointface.errors import ConfigError, DataError
-from jointface.evaluation.landmarks_and_pose import aflw2000, balanced_subset, yaw_bins
+from jointface.evaluation.landmarks_and_pose import balanced_subset, landmarks_and_pose
 from jointface.evaluation.methods import FolderMethod, LabelMethod, NetworkMethod, PredictedFace
 from jointface.evaluation.prediction_files import write_prediction
 from jointface.evaluation.published_figures import QuotedRow, quoted_rows, with_quoted
 from jointface.evaluation.result import BenchmarkResult, Table
+from jointface.evaluation.shape_errors import yaw_bins
 from jointface.geometry import MorphableModel
 from tests.data.aflw2000 import data as aflw2000_data
 from tests.test_methods import network
@@ -70,7 +71,7 @@ def flat(points: np.ndarray) -> np.ndarray:
 
 
 def test_a_known_shift_gives_known_errors(dataset: AFLW2000, tiny_data: Path, tiny_model: MorphableModel) -> None:
-    rows = of_method(aflw2000([Moved(tiny_model, (3, -4, 12), (1, -2, 3))], dataset, tiny_model), "moved")
+    rows = of_method(landmarks_and_pose([Moved(tiny_model, (3, -4, 12), (1, -2, 3))], dataset, tiny_model), "moved")
     sizes = box_sizes(tiny_data / "AFLW2000")
     np.testing.assert_allclose(rows["nme_2d_68"], 5 / sizes, rtol=1e-5)
     np.testing.assert_allclose(rows["nme_3d_68"], 5 / sizes, rtol=1e-5)  # z counts from its mean
@@ -93,7 +94,7 @@ def test_errors_are_those_of_an_independent_implementation(
         errors = nme(predicted[:2], truth[:2], truth), nme(predicted[:2], reannotated[row], reannotated[row])
         expected.append((*errors, nme(flat(predicted), flat(truth), truth)))
         yaws.append(np.degrees(content["Pose_Para"][0, 1]))
-    result = aflw2000([FolderMethod("other", tmp_path)], dataset, tiny_model)
+    result = landmarks_and_pose([FolderMethod("other", tmp_path)], dataset, tiny_model)
     rows = of_method(result, "other")
     columns = ["nme_2d_68", "nme_2d_68_reannotated", "nme_3d_68"]
     np.testing.assert_allclose(rows[columns].to_numpy(), expected, rtol=1e-4)
@@ -104,8 +105,8 @@ def test_errors_are_those_of_an_independent_implementation(
 
 
 def test_bins_count_their_upper_bound_and_the_last_is_open() -> None:
-    bins = yaw_bins(np.array([0.0, -30, 30.01, 60, -60.5, 95]))
-    assert bins.astype(int).tolist() == [[1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1]]
+    bins = yaw_bins(pd.Series([0.0, -30, 30.01, 60, -60.5, 95]))
+    assert bins.tolist() == ["[0, 30]"] * 2 + ["(30, 60]"] * 2 + ["(60, 90]"] * 2
 
 
 def test_the_table_by_yaw_is_as_3ddfas_papers_report_it(tmp_path: Path, tiny_model: MorphableModel) -> None:
@@ -115,7 +116,7 @@ def test_the_table_by_yaw_is_as_3ddfas_papers_report_it(tmp_path: Path, tiny_mod
         content = {key: value for key, value in scipy.io.loadmat(path).items() if not key.startswith("__")}
         content["Pose_Para"][0, 1] = yaw
         scipy.io.savemat(path, content)
-    result = aflw2000([Moved(tiny_model, (6, 8, 0))], AFLW2000(folder, "test", CROP, tiny_model), tiny_model)
+    result = landmarks_and_pose([Moved(tiny_model, (6, 8, 0))], AFLW2000(folder, "test", CROP, tiny_model), tiny_model)
     errors = 10 / box_sizes(folder)
     of_bins = errors.reshape(3, 2).mean(1)
     row = result.tables[0].frame.loc["moved"]
@@ -128,11 +129,11 @@ def test_the_table_by_yaw_is_as_3ddfas_papers_report_it(tmp_path: Path, tiny_mod
 
 
 def test_the_balanced_subset_has_as_many_of_each_bin_and_is_drawn_again_the_same() -> None:
-    yaw = np.random.default_rng(0).normal(0, 45, 2000)
+    yaw = pd.Series(np.random.default_rng(0).normal(0, 45, 2000))
     chosen = balanced_subset(yaw, seed=3)
     assert chosen is not None
     assert len(set(chosen.tolist())) == 696
-    assert yaw_bins(yaw[chosen]).sum(1).tolist() == [232, 232, 232]
+    assert yaw_bins(yaw[chosen]).value_counts().tolist() == [232, 232, 232]
     np.testing.assert_array_equal(chosen, balanced_subset(yaw, seed=3))
     assert not np.array_equal(chosen, balanced_subset(yaw, seed=4))
     assert balanced_subset(yaw[:700]) is None
@@ -142,7 +143,7 @@ def test_the_balanced_subset_has_its_own_table(
     dataset: AFLW2000, tiny_model: MorphableModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jointface.evaluation.landmarks_and_pose.balanced_subset", lambda yaw, seed: np.array([0, 2]))
-    result = aflw2000([Moved(tiny_model, (3, 4, 0))], dataset, tiny_model)
+    result = landmarks_and_pose([Moved(tiny_model, (3, 4, 0))], dataset, tiny_model)
     titles = [table.title for table in result.tables]
     (table,) = (table for table in result.tables if table.title.endswith("original points, balanced"))
     rows = of_method(result, "moved")["nme_2d_68"].to_numpy()
@@ -157,7 +158,7 @@ def test_head_pose_leaves_out_photos_beyond_99_degrees(tmp_path: Path, tiny_mode
     content = {key: value for key, value in scipy.io.loadmat(path).items() if not key.startswith("__")}
     content["Pose_Para"][0, 2] = np.deg2rad(-100)
     scipy.io.savemat(path, content)
-    result = aflw2000([], AFLW2000(folder, "test", CROP, tiny_model), tiny_model)
+    result = landmarks_and_pose([], AFLW2000(folder, "test", CROP, tiny_model), tiny_model)
     rows = of_method(result, "mean face")
     assert rows["yaw_error"].isna().tolist() == [True, False, False]
     assert rows["nme_2d_68"].notna().all()
@@ -167,7 +168,7 @@ def test_head_pose_leaves_out_photos_beyond_99_degrees(tmp_path: Path, tiny_mode
 def test_looking_straight_ahead_is_as_wrong_as_the_faces_are_turned(
     dataset: AFLW2000, tiny_data: Path, tiny_model: MorphableModel
 ) -> None:
-    table = aflw2000([], dataset, tiny_model).tables[-1]
+    table = landmarks_and_pose([], dataset, tiny_model).tables[-1]
     poses = [scipy.io.loadmat(p)["Pose_Para"][0, :3] for p in sorted((tiny_data / "AFLW2000").glob("*.mat"))]
     pitch, yaw, roll = np.degrees(np.abs(poses)).mean(0)
     np.testing.assert_allclose(table.frame.loc["mean face"], [yaw, pitch, roll, (yaw + pitch + roll) / 3], rtol=1e-5)
@@ -176,7 +177,7 @@ def test_looking_straight_ahead_is_as_wrong_as_the_faces_are_turned(
 
 def test_missing_photos_are_counted_and_listed(tmp_path: Path, dataset: AFLW2000, tiny_model: MorphableModel) -> None:
     write_prediction(tmp_path / f"{dataset.path(1).stem}.npz", landmarks68=torch.rand(68, 2))
-    result = aflw2000([FolderMethod("other", tmp_path)], dataset, tiny_model)
+    result = landmarks_and_pose([FolderMethod("other", tmp_path)], dataset, tiny_model)
     assert any(note.startswith("other has no prediction for 2 of 3 photos") for note in result.notes)
     assert result.missing == {"other": ["image00002.jpg", "image00006.jpg"]}
     assert of_method(result, "other")["nme_2d_68"].notna().tolist() == [False, True, False]
@@ -186,7 +187,7 @@ def test_missing_photos_are_counted_and_listed(tmp_path: Path, dataset: AFLW2000
 
 def test_both_annotations_are_reported_whichever_the_data_set_has(tiny_data: Path, tiny_model: MorphableModel) -> None:
     original, reannotated = (
-        aflw2000([], AFLW2000(tiny_data / "AFLW2000", "test", CROP, tiny_model, annotation), tiny_model)
+        landmarks_and_pose([], AFLW2000(tiny_data / "AFLW2000", "test", CROP, tiny_model, annotation), tiny_model)
         for annotation in ("original", "reannotated")
     )
     pd.testing.assert_frame_equal(original.per_image, reannotated.per_image)
@@ -203,7 +204,7 @@ def test_both_annotations_are_reported_whichever_the_data_set_has(tiny_data: Pat
 def test_without_reannotated_points_there_is_a_note(tmp_path: Path, tiny_model: MorphableModel) -> None:
     folder = aflw2000_data.write(tmp_path / "AFLW2000", tiny_model)
     (folder / "AFLW2000-3D-Reannotated.pts68.npy").unlink()
-    result = aflw2000([], AFLW2000(folder, "test", CROP, tiny_model), tiny_model)
+    result = landmarks_and_pose([], AFLW2000(folder, "test", CROP, tiny_model), tiny_model)
     assert any(note.startswith("No re-annotated points") for note in result.notes)
     assert not any("re-annotated" in table.title for table in result.tables)
 
@@ -213,9 +214,9 @@ def test_metrics_do_not_depend_on_the_batch_size(
     dataset: AFLW2000, tiny_model: MorphableModel, decoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = network(decoder, tiny_model, noise=0.01)
-    whole = aflw2000([NetworkMethod("network", trained, batch_size=32)], dataset, tiny_model).metrics
+    whole = landmarks_and_pose([NetworkMethod("network", trained, batch_size=32)], dataset, tiny_model).metrics
     monkeypatch.setattr("jointface.evaluation.landmarks_and_pose.CHUNK", 2)
-    parts = aflw2000([NetworkMethod("network", trained, batch_size=1)], dataset, tiny_model).metrics
+    parts = landmarks_and_pose([NetworkMethod("network", trained, batch_size=1)], dataset, tiny_model).metrics
     assert whole.keys() == parts.keys()
     for name, value in whole.items():
         assert parts[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
@@ -224,18 +225,18 @@ def test_metrics_do_not_depend_on_the_batch_size(
 
 def test_two_methods_of_one_name_are_refused(dataset: AFLW2000, tiny_model: MorphableModel) -> None:
     with pytest.raises(ConfigError, match="two methods are called 'labels'"):
-        aflw2000([LabelMethod(tiny_model)], dataset, tiny_model)
+        landmarks_and_pose([LabelMethod(tiny_model)], dataset, tiny_model)
 
 
 def test_a_broken_photo_is_named(tmp_path: Path, tiny_model: MorphableModel) -> None:
     folder = aflw2000_data.write(tmp_path / "AFLW2000", tiny_model)
     (folder / "image00004.jpg").write_bytes(b"cut")
     with pytest.raises(DataError, match=r"image00004\.jpg: not a whole image"):
-        aflw2000([], AFLW2000(folder, "test", CROP, tiny_model), tiny_model)
+        landmarks_and_pose([], AFLW2000(folder, "test", CROP, tiny_model), tiny_model)
 
 
 def test_tables_cite_whose_protocol_they_are(dataset: AFLW2000, tiny_model: MorphableModel) -> None:
-    for table in aflw2000([], dataset, tiny_model).tables:
+    for table in landmarks_and_pose([], dataset, tiny_model).tables:
         assert any(venue in table.caption for venue in ("CVPR 2016", "CVPRW 2018"))
         assert table.reference == ("labels", "mean face")
 
@@ -255,7 +256,7 @@ def test_quoted_rows_have_a_paper_a_source_and_the_means_of_their_parts(table: s
 
 
 def test_quoted_columns_are_those_of_the_tables(dataset: AFLW2000, tiny_model: MorphableModel) -> None:
-    sparse, *_, pose = aflw2000([], dataset, tiny_model).tables
+    sparse, *_, pose = landmarks_and_pose([], dataset, tiny_model).tables
     for table, name in ((sparse, "nme_2d_68"), (pose, "pose")):
         rows = quoted_rows("aflw2000", name)
         assert len(table.quoted) == len(rows) == len(set(table.quoted))
@@ -282,7 +283,7 @@ def test_quoted_rows_stand_below_the_measured_ones() -> None:
 def test_the_labels_of_the_real_files_score_their_own_residual(real_data: Path, bfm: MorphableModel) -> None:
     """The benchmark's floor: what 40 + 10 coefficients leave of the files' landmarks."""
     dataset = AFLW2000(real_data / "AFLW2000", "test", CROP, bfm)
-    result = aflw2000([], dataset, bfm)
+    result = landmarks_and_pose([], dataset, bfm)
     rows = of_method(result, "labels")
     assert len(rows) == len(dataset)
     assert rows["nme_2d_68"].max() <= 0.015

@@ -13,7 +13,7 @@ from jointface.datamodules import CropTransform, SyntheticFaces
 from jointface.datamodules.face_dataset import FaceSample
 from jointface.errors import ConfigError
 from jointface.evaluation import known_shape as module
-from jointface.evaluation.known_shape import identity_error, synthetic
+from jointface.evaluation.known_shape import identity_error, known_shape
 from jointface.evaluation.methods import LabelMethod, NetworkMethod, PredictedFace
 from jointface.evaluation.result import BenchmarkResult
 from jointface.geometry import MorphableModel
@@ -77,7 +77,7 @@ def result(head: Head, dataset: SyntheticFaces) -> BenchmarkResult:
     first_only.camera = dataset.read(0).labels["camera"]  # type: ignore[attr-defined]
     changes = {"shifted": shifted, "turned": turned, "sparse": sparse, "foreign": foreign, "first": first_only}
     methods = [Changed(name, head, change) for name, change in changes.items()]
-    return synthetic([LabelMethod(head.model), *methods], dataset)
+    return known_shape([LabelMethod(head.model), *methods], dataset)
 
 
 def test_the_labels_themselves_have_no_error(result: BenchmarkResult) -> None:
@@ -168,8 +168,8 @@ def test_tables_have_every_method_and_the_means_of_the_images(result: BenchmarkR
 def test_faces_are_drawn_in_parts_that_change_nothing(
     head: Head, dataset: SyntheticFaces, result: BenchmarkResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "DRAWN_AT_ONCE", 2)
-    again = synthetic([Changed("shifted", head, shifted)], dataset)
+    monkeypatch.setattr(module, "CHUNK", 2)
+    again = known_shape([Changed("shifted", head, shifted)], dataset)
     assert again.per_image["index"].tolist() == list(range(COUNT))
     for name, value in again.metrics.items():
         assert value == pytest.approx(result.metrics[name], abs=1e-6)
@@ -187,7 +187,7 @@ def network(head: Head) -> FaceNetwork:
 
 
 def test_numbers_do_not_hang_on_the_batch_size(dataset: SyntheticFaces, network: FaceNetwork) -> None:
-    whole, single = (synthetic([NetworkMethod("ours", network, size)], dataset) for size in (32, 1))
+    whole, single = (known_shape([NetworkMethod("ours", network, size)], dataset) for size in (32, 1))
     assert whole.per_image["identity_mm"].std() > 0.01
     assert single.metrics.keys() == whole.metrics.keys()
     for name, value in whole.metrics.items():
@@ -196,7 +196,7 @@ def test_numbers_do_not_hang_on_the_batch_size(dataset: SyntheticFaces, network:
 
 def test_what_cannot_be_measured_is_refused_in_one_line(head: Head, dataset: SyntheticFaces) -> None:
     with pytest.raises(ConfigError, match="no method predicts") as caught:
-        synthetic([Changed("silent", head, lambda face, sample: None)], dataset)
+        known_shape([Changed("silent", head, lambda face, sample: None)], dataset)
     assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match="labels=both"):
-        synthetic([], SyntheticFaces("test", CropTransform(48), 2, labels="attributes"))
+        known_shape([], SyntheticFaces("test", CropTransform(48), 2, labels="attributes"))

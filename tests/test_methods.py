@@ -31,7 +31,8 @@ from jointface.geometry import (
     face_box,
     warp_points,
 )
-from jointface.metrics.pose import fit_similarity, pose_errors, pose_from_vertices
+from jointface.metrics.alignment import fit_similarity
+from jointface.metrics.pose import pose_errors, pose_from_vertices
 from jointface.modules import build_network
 from jointface.modules.network import FaceNetwork
 from tests.test_modules import network_config

@@ -1,61 +1,65 @@
-"""The protocols of AFLW2000-3D: landmarks by yaw, 3D landmarks and dense shape, head pose.
+"""How well landmarks, dense shape and head pose are predicted in AFLW2000-3D, by its usual protocols.
 
 Zhu, Lei, Liu, Shi, Li, "Face Alignment Across Large Poses: A 3D Solution", CVPR 2016, made the data set and the bins.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from jointface.datamodules.aflw2000 import AFLW2000, ORIGINAL, REANNOTATED, Reannotation
 from jointface.datamodules.face_dataset import FaceSample
 from jointface.datamodules.fitted_face import read_fit
 from jointface.datamodules.packed import fingerprint
-from jointface.errors import ConfigError
-from jointface.evaluation.methods import (
-    LabelMethod,
-    MeanFaceMethod,
-    PredictedFace,
-    ShapeMethod,
-    is_finite,
-    missing_note,
-)
+from jointface.evaluation.methods import LabelMethod, MeanFaceMethod, PredictedFace, ShapeMethod
+from jointface.evaluation.participants import require_different
 from jointface.evaluation.published_figures import quoted_rows, with_quoted
 from jointface.evaluation.result import BenchmarkResult, Table
+from jointface.evaluation.shape_errors import (
+    BIN_NAMES,
+    BY_YAW,
+    POSE_ERRORS,
+    KnownFace,
+    count_by_yaw,
+    means,
+    means_by_yaw,
+    measure,
+    missing_files,
+    missing_notes,
+    pose_means,
+    yaw_bins,
+    yaw_metrics,
+)
 from jointface.geometry.camera import center_depth
 from jointface.geometry.morphable_model import MorphableModel
-from jointface.metrics.nme import YAW_BINS, normalised_mean_error
+from jointface.metrics.nme import normalised_mean_error
 from jointface.metrics.pose import pose_errors
 
-CHUNK = 32  # photos that are in memory at a time
+CHUNK = 32  # photos in memory at a time
 PER_BIN = 232  # faces of each bin in the balanced subset: 696 in all
 MAX_ANGLE = 99.0  # degrees
 
 ERRORS = ("nme_2d_68", "nme_2d_68_reannotated", "nme_3d_68", "nme_3d_dense")
-POSE_ERRORS = ("yaw_error", "pitch_error", "roll_error")
-BIN_NAMES = tuple(f"{'[' if low == 0 else '('}{low}, {high}]" for low, high in YAW_BINS)
-
 NORMALISED = (
     "Mean distance over the points in per cent of sqrt(width x height) of the ground-truth landmark box (Zhu et al., "
     "CVPR 2016)"
 )
-BY_YAW = (
-    "by |yaw| of the fitted face in degrees; mean and std are of the three bins, the std that of the population, as "
-    "the 3DDFA line of papers reports them (Zhu et al., TPAMI 2019; Guo et al., 3DDFA-V2, ECCV 2020; Wu et al., "
-    "SynergyNet, 3DV 2021)"
+AS_IN_PAPERS = (
+    f"by |yaw| of the fitted face in degrees; {BY_YAW}, as the 3DDFA line of papers reports them (Zhu et al., TPAMI "
+    "2019; Guo et al., 3DDFA-V2, ECCV 2020; Wu et al., SynergyNet, 3DV 2021); all is over all photos"
 )
 FRAMED = "Our crops are framed by the ground-truth landmark box"
 
 
-def aflw2000(
+def landmarks_and_pose(
     methods: Sequence[ShapeMethod], dataset: AFLW2000, morphable_model: MorphableModel, seed: int = 0
 ) -> BenchmarkResult:
-    """Judges methods on AFLW2000-3D by its usual protocols.
+    """Evaluates methods on AFLW2000-3D.
 
     Metrics are fractions of the face box (`nme_*`) and degrees (`*_error`), tables in per cent and degrees:
 
@@ -67,63 +71,43 @@ def aflw2000(
         yaw_error, pitch_error, roll_error, pose_error      mean absolute errors and their mean
 
     In 3D, z is relative to the mean z of the points compared. The last bin also holds the few faces beyond 90 degrees,
-    as in 3DDFA's benchmark_aflw2000.py. The labels' own coefficients and the mean face looking straight ahead are
-    judged too: the floor, and what knowing only the face box is worth.
+    as in 3DDFA's benchmark_aflw2000.py. Two references are added: the labels' own coefficients, which are the lower
+    bound, and the mean face looking straight ahead, which shows what knowing the face box alone is worth.
 
     Args:
-        methods: who is judged.
-        dataset: AFLW2000-3D, with either annotation: both are reported where both are on disk.
+        methods: under evaluation.
+        dataset: AFLW2000-3D, with either annotation; both are reported where both are on disk.
         morphable_model: the model of the dataset.
         seed: of the balanced subset.
 
     Raises:
-        ConfigError: two methods of one name.
+        ConfigError: two methods share a name.
         DataError: a photo, a label or a prediction is damaged.
     """
-    references: tuple[ShapeMethod, ...] = (LabelMethod(morphable_model), MeanFaceMethod(morphable_model))
+    references = (LabelMethod(morphable_model), MeanFaceMethod(morphable_model))
     methods = [*methods, *references]
-    names = [method.name for method in methods]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"two methods are called {repeated[0]!r}: give them different names")
+    require_different([method.name for method in methods])
     reannotation = dataset.reannotation or _reannotation(dataset.root)
-    per_image = _measure(methods, dataset, morphable_model, reannotation)
-    balanced = balanced_subset(_yaw(per_image), seed)
-    missing = _missing(per_image, names)
-    lacking = [missing_note(name, files, len(dataset)) for name, files in missing.items()]
-    notes = [*_not_comparable(per_image, names), *_notes(per_image, balanced, reannotation, seed)]
+    faces = _known_faces(dataset, morphable_model, reannotation)
+    per_image = measure(methods, dataset, faces, [*ERRORS, *POSE_ERRORS])
+    balanced = balanced_subset(per_image.drop_duplicates("index").set_index("index")["yaw"], seed)
+    missing = missing_files(per_image, per_image["has_prediction"])
+    notes = [*missing_notes(missing, len(dataset)), *_notes(per_image, balanced, reannotation, seed)]
     per_image = per_image.drop(columns=["has_prediction", "counts_for_pose"])
-    return BenchmarkResult(
-        name="aflw2000",
-        metrics=_metrics(per_image, names, balanced),
-        tables=_tables(per_image, names, balanced, tuple(method.name for method in references)),
-        per_image=per_image,
-        notes=[*lacking, *notes],
-        missing=missing,
-    )
+    tables = _tables(per_image, balanced)
+    for table in tables:
+        table.reference = tuple(reference.name for reference in references)
+    return BenchmarkResult("aflw2000", _metrics(per_image, balanced), tables, per_image, notes=notes, missing=missing)
 
 
-def balanced_subset(
-    yaw: Float[np.ndarray, "photos"], seed: int = 0, per_bin: int = PER_BIN
-) -> Int[np.ndarray, "chosen"] | None:
-    """Photos with as many of each yaw bin, drawn by the seed, in order; None where a bin has too few."""
+def balanced_subset(yaw: pd.Series, seed: int = 0, per_bin: int = PER_BIN) -> Int[np.ndarray, "chosen"] | None:
+    """A random sample of `per_bin` photos from each bin of yaw in degrees, as sorted labels of the index; None where a
+    bin has too few."""
     random = np.random.default_rng(seed)
-    members = [np.flatnonzero(inside) for inside in yaw_bins(yaw)]
+    members = [yaw.index[yaw_bins(yaw) == name].to_numpy() for name in BIN_NAMES]
     if min(map(len, members)) < per_bin:
         return None
-    return np.sort(np.concatenate([random.choice(bin_members, per_bin, replace=False) for bin_members in members]))
-
-
-def yaw_bins(yaw: Float[np.ndarray, "photos"]) -> Bool[np.ndarray, "bins photos"]:
-    """Which photos are in which bin, by |yaw| in degrees: the bounds count below, the last bin is open."""
-    bounds = [high for _, high in YAW_BINS[:-1]]
-    return np.digitize(np.abs(yaw), bounds, right=True) == np.arange(len(YAW_BINS))[:, None]
-
-
-def count_by_yaw(yaw: Float[np.ndarray, "photos"], what: str) -> str:
-    """How many there are of what, and in each bin of |yaw| in degrees, in words."""
-    counts = yaw_bins(yaw).sum(1).tolist()
-    faces = ", ".join(f"{count:,} in {name}" for name, count in zip(BIN_NAMES, counts, strict=True))
-    return f"{len(yaw):,} {what}; by |yaw|: {faces}, the last bin with those beyond"
+    return np.sort(np.concatenate([random.choice(of_bin, per_bin, replace=False) for of_bin in members]))
 
 
 # Measuring
@@ -136,69 +120,52 @@ def _reannotation(root: Path) -> Reannotation | None:
     return Reannotation(root) if there else None
 
 
-def _measure(
-    methods: Sequence[ShapeMethod], dataset: AFLW2000, model: MorphableModel, reannotation: Reannotation | None
-) -> pd.DataFrame:
-    rows: list[dict[str, object]] = []
+def _known_faces(
+    dataset: AFLW2000, model: MorphableModel, reannotation: Reannotation | None
+) -> Iterator[list[KnownFace]]:
     topology = fingerprint(model)
     for start in range(0, len(dataset), CHUNK):
-        indices = range(start, min(start + CHUNK, len(dataset)))
-        paths = [dataset.path(index) for index in indices]
-        samples = [dataset.reader.read(path, with_landmarks=True) for path in paths]  # the original landmarks
-        truths = [_truth(sample, path, model, reannotation) for sample, path in zip(samples, paths, strict=True)]
-        for method in methods:
-            faces = method.predict(samples, [path.stem for path in paths])
-            faces = [face if face is not None and is_finite(face) else None for face in faces]
-            for index, path, truth, face in zip(indices, paths, truths, faces, strict=True):
-                row = {"file": path.name, "index": index, "method": method.name, "yaw": float(truth["pose"][1])}
-                row |= {"has_prediction": face is not None, "counts_for_pose": _counts_for_pose(truth)}
-                rows.append(row | _errors(face, truth, model, topology))
-    return pd.DataFrame(rows)
+        batch = []
+        for index in range(start, min(start + CHUNK, len(dataset))):
+            path = dataset.path(index)
+            sample = dataset.reader.read(path, with_landmarks=True)  # the original landmarks, whichever it has
+            truth = _Truth(sample, path, model, topology, reannotation)
+            facts = {"yaw": truth.pose[1].item(), "counts_for_pose": truth.counts_for_pose}
+            batch.append(KnownFace(index, sample, facts, truth.errors))
+        yield batch
 
 
-def _truth(
-    sample: FaceSample, path: Path, model: MorphableModel, reannotation: Reannotation | None
-) -> Mapping[str, Tensor]:
-    labels = sample.labels
-    keys = ("shape_coefficients", "expression_coefficients", "camera")
-    truth = {
-        "landmarks68": labels["landmarks68"],
-        "vertices": model.project(*(labels[key][None] for key in keys))[0, model.face_region],
-        "pose": torch.from_numpy(
-            np.rad2deg(read_fit(path.with_suffix(".mat"), ["Pose_Para"])["Pose_Para"].ravel()[:3])
-        ),
-    }
-    if reannotation is not None:
-        truth["reannotated"] = reannotation.find(labels["landmarks68"], path)
-    return truth
+class _Truth:
+    """The labels of a photo, in its pixels."""
 
+    def __init__(
+        self, sample: FaceSample, path: Path, model: MorphableModel, topology: str, reannotation: Reannotation | None
+    ) -> None:
+        labels, self.model, self.topology = sample.labels, model, topology
+        keys = ("shape_coefficients", "expression_coefficients", "camera")
+        self.vertices = model.project(*(labels[key][None] for key in keys))[0, model.face_region]
+        self.landmarks = labels["landmarks68"]
+        self.reannotated = None if reannotation is None else reannotation.find(self.landmarks, path)
+        pose = read_fit(path.with_suffix(".mat"), ["Pose_Para"])["Pose_Para"].ravel()[:3]
+        self.pose = torch.from_numpy(np.rad2deg(pose)).double()
+        self.counts_for_pose = bool(self.pose.abs().max() <= MAX_ANGLE)
 
-def _counts_for_pose(truth: Mapping[str, Tensor]) -> bool:
-    return bool(truth["pose"].abs().max() <= MAX_ANGLE)
-
-
-def _errors(
-    face: PredictedFace | None, truth: Mapping[str, Tensor], model: MorphableModel, topology: str
-) -> dict[str, float]:
-    """Errors of one face; NaN for what the method does not predict or the photo does not count for."""
-    errors = dict.fromkeys((*ERRORS, *POSE_ERRORS), float("nan"))
-    if face is None:
+    def errors(self, face: PredictedFace) -> dict[str, float]:
+        """Those that the prediction allows and the photo counts for."""
+        errors: dict[str, float] = {}
+        if (predicted := face.landmarks68) is not None:
+            errors["nme_2d_68"] = _nme(predicted[:, :2], self.landmarks[:, :2], self.landmarks)
+            if self.reannotated is not None:
+                errors["nme_2d_68_reannotated"] = _nme(predicted[:, :2], self.reannotated, self.reannotated)
+            if predicted.shape[1] == 3:
+                errors["nme_3d_68"] = _nme(center_depth(predicted), center_depth(self.landmarks), self.landmarks)
+        if face.vertices is not None and face.topology == self.topology:
+            vertices = center_depth(face.vertices[self.model.face_region])
+            errors["nme_3d_dense"] = _nme(vertices, center_depth(self.vertices), self.landmarks)
+        if face.pose is not None and self.counts_for_pose:
+            pitch, yaw, roll = pose_errors(face.pose.double(), self.pose).tolist()
+            errors |= {"yaw_error": yaw, "pitch_error": pitch, "roll_error": roll}
         return errors
-    landmarks = truth["landmarks68"]
-    if face.landmarks68 is not None:
-        predicted = face.landmarks68
-        errors["nme_2d_68"] = _nme(predicted[:, :2], landmarks[:, :2], landmarks)
-        if "reannotated" in truth:
-            errors["nme_2d_68_reannotated"] = _nme(predicted[:, :2], truth["reannotated"], truth["reannotated"])
-        if predicted.shape[1] == 3:
-            errors["nme_3d_68"] = _nme(center_depth(predicted), center_depth(landmarks), landmarks)
-    if face.vertices is not None and face.topology == topology:
-        vertices = face.vertices[model.face_region]
-        errors["nme_3d_dense"] = _nme(center_depth(vertices), center_depth(truth["vertices"]), landmarks)
-    if face.pose is not None and _counts_for_pose(truth):
-        pitch, yaw, roll = pose_errors(face.pose.double(), truth["pose"].double()).tolist()
-        errors |= {"yaw_error": yaw, "pitch_error": pitch, "roll_error": roll}
-    return errors
 
 
 def _nme(predicted: Tensor, truth: Tensor, landmarks: Tensor) -> float:
@@ -208,99 +175,52 @@ def _nme(predicted: Tensor, truth: Tensor, landmarks: Tensor) -> float:
 # Reporting
 
 
-def _yaw(per_image: pd.DataFrame) -> Float[np.ndarray, "photos"]:
-    return per_image.drop_duplicates("index")["yaw"].to_numpy(dtype=np.float64)
+def _metrics(per_image: pd.DataFrame, balanced: Int[np.ndarray, "chosen"] | None) -> dict[str, float]:
+    metrics = yaw_metrics(per_image, ERRORS)
+    further = {"": pose_means(per_image)}
+    if balanced is not None:
+        further["/balanced"] = means(per_image[per_image["index"].isin(balanced)], ERRORS[:2])
+    for part, table in further.items():
+        metrics |= {f"{method}/{error}{part}": value for (method, error), value in table.stack().items()}
+    return {key: float(value) for key, value in metrics.items() if np.isfinite(value)}
 
 
-def means_by_yaw(errors: pd.Series, yaw: pd.Series) -> dict[str, float]:
-    """Mean of each bin, their mean and standard deviation, and the mean over all; NaN where a bin is empty."""
-    of_bins = [float(errors[inside].mean()) for inside in yaw_bins(yaw.to_numpy(dtype=np.float64))]
-    spread = {"mean": float(np.mean(of_bins)), "std": float(np.std(of_bins))}
-    return {**dict(zip(BIN_NAMES, of_bins, strict=True)), **spread, "all": float(errors.mean())}
-
-
-def _pose(of_method: pd.DataFrame) -> dict[str, float]:
-    means = {column: float(of_method[column].mean()) for column in POSE_ERRORS}
-    return {**means, "pose_error": float(np.mean([*means.values()]))}
-
-
-def _metrics(
-    per_image: pd.DataFrame, names: Iterable[str], balanced: Int[np.ndarray, "chosen"] | None
-) -> dict[str, float]:
-    metrics = {}
-    parts = dict(zip(BIN_NAMES, (f"yaw_{low}_{high}" for low, high in YAW_BINS), strict=True))
-    for name in names:
-        rows = per_image[per_image["method"] == name]
-        for error in ERRORS:
-            metrics[f"{name}/{error}"] = float(rows[error].mean())
-        for error in ERRORS:
-            by_yaw = means_by_yaw(rows[error], rows["yaw"])
-            metrics |= {f"{name}/{error}/{parts.get(part, part)}": by_yaw[part] for part in by_yaw if part != "all"}
-            if balanced is not None and error in ERRORS[:2]:
-                metrics[f"{name}/{error}/balanced"] = float(rows[error].iloc[balanced].mean())
-        metrics |= {f"{name}/{key}": value for key, value in _pose(rows).items()}
-    return {key: value for key, value in metrics.items() if np.isfinite(value)}
-
-
-def _tables(
-    per_image: pd.DataFrame,
-    names: Sequence[str],
-    balanced: Int[np.ndarray, "chosen"] | None,
-    references: tuple[str, ...],
-) -> list[Table]:
-    by_method = {name: per_image[per_image["method"] == name] for name in names}
-
-    def sparse(error: str, photos: Int[np.ndarray, "chosen"] | slice = slice(None)) -> pd.DataFrame:
-        chosen = {name: rows.iloc[photos] for name, rows in by_method.items()}
-        table = {name: means_by_yaw(100 * rows[error], rows["yaw"]) for name, rows in chosen.items()}
-        return pd.DataFrame.from_dict(table, orient="index")
-
-    reannotated = bool(per_image["nme_2d_68_reannotated"].notna().any())
-    points = {"nme_2d_68": "original points"} | (
-        {"nme_2d_68_reannotated": "re-annotated points"} if reannotated else {}
-    )
+def _tables(per_image: pd.DataFrame, balanced: Int[np.ndarray, "chosen"] | None) -> list[Table]:
     tables = []
-    for error, what in points.items():
-        whose = "" if error == "nme_2d_68" else " Points of LS3D-W (Bulat and Tzimiropoulos, ICCV 2017)."
-        caption = f"{NORMALISED}, of 68 landmarks in 2D, {BY_YAW}; all is over all photos.{whose} {FRAMED}."
-        table = Table(f"AFLW2000-3D, NME 2D, {what}", caption, sparse(error), reference=references)
+    annotations = {"nme_2d_68": ("original points", "")}
+    if per_image["nme_2d_68_reannotated"].notna().any():
+        whose = " Points of LS3D-W (Bulat and Tzimiropoulos, ICCV 2017)."
+        annotations["nme_2d_68_reannotated"] = ("re-annotated points", whose)
+    for error, (what, whose) in annotations.items():
+        title, normalised = f"AFLW2000-3D, NME 2D, {what}", f"{NORMALISED}, of 68 landmarks in 2D"
+        table = Table(title, f"{normalised}, {AS_IN_PAPERS}.{whose} {FRAMED}.", means_by_yaw(per_image, error, 100))
         tables.append(with_quoted(table, quoted_rows("aflw2000", error)))
         if balanced is not None:
+            frame = means_by_yaw(per_image[per_image["index"].isin(balanced)], error, 100).drop(columns="mean")
             caption = (
-                f"{NORMALISED}, of 68 landmarks in 2D, over {PER_BIN} faces of each bin of |yaw|, {len(balanced)} in "
-                f"all, as tables of some papers balance the poses; the draw is ours.{whose} {FRAMED}."
+                f"{normalised}, over {PER_BIN} faces of each bin of |yaw|, {len(balanced)} in all, as tables of some "
+                f"papers balance the poses; the random choice is ours.{whose} {FRAMED}."
             )
-            title = f"AFLW2000-3D, NME 2D, {what}, balanced"
-            tables.append(Table(title, caption, sparse(error, balanced).drop(columns="mean"), reference=references))
-    caption = (
-        f"{NORMALISED}, of 68 landmarks in 3D, z relative to their mean, {BY_YAW}; all is over all photos. {FRAMED}."
-    )
-    in_3d = sparse("nme_3d_68").dropna(how="all")
-    tables.append(Table("AFLW2000-3D, NME 3D of 68 landmarks by yaw", caption, in_3d, reference=references))
-    return [*tables, _table_3d(by_method, references), _table_pose(by_method, references)]
+            tables.append(Table(f"{title}, balanced", caption, frame))
+    caption = f"{NORMALISED}, of 68 landmarks in 3D, z relative to their mean, {AS_IN_PAPERS}. {FRAMED}."
+    in_3d = means_by_yaw(per_image, "nme_3d_68", 100).dropna(how="all")
+    tables.append(Table("AFLW2000-3D, NME 3D of 68 landmarks by yaw", caption, in_3d))
+    return [*tables, _table_3d(per_image), _table_pose(per_image)]
 
 
-def _table_3d(by_method: Mapping[str, pd.DataFrame], references: tuple[str, ...]) -> Table:
-    columns = {"68 landmarks": "nme_3d_68", "dense": "nme_3d_dense"}
-    frame = pd.DataFrame.from_dict(
-        {
-            name: {title: 100 * rows[error].mean() for title, error in columns.items()}
-            for name, rows in by_method.items()
-        },
-        orient="index",
-    ).dropna(how="all")
+def _table_3d(per_image: pd.DataFrame) -> Table:
+    columns = {"nme_3d_68": "68 landmarks", "nme_3d_dense": "dense"}
     caption = (
         f"{NORMALISED}, in 3D, z relative to the mean of the points: of 68 landmarks, and of the vertices without the "
         "neck for methods with the labels' mesh. After PRNet (Feng et al., ECCV 2018), which compares points that "
         "several meshes share; ours are all vertices of the face, so that dense numbers are not those of papers."
     )
-    return Table("AFLW2000-3D, NME 3D", caption, frame, reference=references)
+    frame = 100 * means(per_image, [*columns]).rename(columns=columns)
+    return Table("AFLW2000-3D, NME 3D", caption, frame.dropna(how="all"))
 
 
-def _table_pose(by_method: Mapping[str, pd.DataFrame], references: tuple[str, ...]) -> Table:
-    titles = {"yaw_error": "yaw", "pitch_error": "pitch", "roll_error": "roll", "pose_error": "mean"}
-    poses = {name: _pose(rows) for name, rows in by_method.items()}
-    frame = pd.DataFrame.from_dict(poses, orient="index").rename(columns=titles).dropna(how="all")
+def _table_pose(per_image: pd.DataFrame) -> Table:
+    frame = pose_means(per_image).rename(columns={**POSE_ERRORS, "pose_error": "mean"}).dropna(how="all")
     caption = (
         "Mean absolute errors of head pose in degrees against Pose_Para, without the photos that have an angle beyond "
         f"{MAX_ANGLE:.0f} degrees (Ruiz et al., Hopenet, CVPRW 2018, and the papers after it; Wu et al., SynergyNet, "
@@ -308,44 +228,24 @@ def _table_pose(by_method: Mapping[str, pd.DataFrame], references: tuple[str, ..
         "that is tilted against the labels' adds a constant error. Angles are compared modulo 360 degrees, and of the "
         "two triples that name one rotation the nearer counts, which matters beyond 90 degrees of yaw only."
     )
-    table = Table("AFLW2000-3D, head pose", caption, frame, reference=references)
-    return with_quoted(table, quoted_rows("aflw2000", "pose"))
-
-
-def _not_comparable(per_image: pd.DataFrame, names: Iterable[str]) -> list[str]:
-    """Methods that predict, but nothing that this benchmark compares."""
-    predicts = per_image[per_image["has_prediction"]].groupby("method")[list(ERRORS)].count().sum(axis=1)
-    return [
-        f"{name} gives neither landmarks68 nor the mesh of the labels' morphable model: nothing of it can be compared."
-        for name in names
-        if name in predicts.index and not predicts[name]
-    ]
-
-
-def _missing(per_image: pd.DataFrame, names: Iterable[str]) -> dict[str, list[str]]:
-    """Files of the photos that a method says nothing of, by method, where there are some."""
-    without = per_image[~per_image["has_prediction"]]
-    of_method = {name: without.loc[without["method"] == name, "file"].tolist() for name in names}
-    return {name: files for name, files in of_method.items() if files}
+    return with_quoted(Table("AFLW2000-3D, head pose", caption, frame), quoted_rows("aflw2000", "pose"))
 
 
 def _notes(
-    per_image: pd.DataFrame,
-    balanced: Int[np.ndarray, "chosen"] | None,
-    reannotation: Reannotation | None,
-    seed: int,
-) -> list[str]:
-    notes = [f"{count_by_yaw(_yaw(per_image), 'photos')}."]
+    per_image: pd.DataFrame, balanced: Int[np.ndarray, "chosen"] | None, reannotation: Reannotation | None, seed: int
+) -> Iterable[str]:
+    predicts = per_image[per_image["has_prediction"]].groupby("method", sort=False)[[*ERRORS]].count().sum(axis=1)
+    for method in predicts.index[predicts == 0]:
+        yield f"{method} gives neither landmarks68 nor the mesh of the labels' morphable model: it cannot be compared."
+    yield f"{count_by_yaw(per_image, 'photos')}."
     extreme = per_image[~per_image["counts_for_pose"]]["index"].nunique()
-    notes.append(
+    yield (
         f"Photos with an angle beyond {MAX_ANGLE:.0f} degrees, which head pose leaves out, as is the custom: "
         f"{extreme:,}."
     )
-    notes.append(
-        f"The balanced subset has {PER_BIN} faces of each bin, drawn with seed {seed}."
-        if balanced is not None
-        else f"No balanced subset: a bin has fewer than {PER_BIN} faces."
-    )
+    if balanced is None:
+        yield f"No balanced subset: a bin has fewer than {PER_BIN} faces."
+    else:
+        yield f"The balanced subset has {PER_BIN} faces of each bin, chosen at random with seed {seed}."
     if reannotation is None:
-        notes.append(f"No re-annotated points: {REANNOTATED} and {ORIGINAL} are not beside the photos.")
-    return notes
+        yield f"No re-annotated points: {REANNOTATED} and {ORIGINAL} are not beside the photos."

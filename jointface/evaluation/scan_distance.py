@@ -1,8 +1,10 @@
-"""MICC Florence: how far reconstructed faces are from the people's scans."""
+"""How far reconstructed faces are from scans of the people, on MICC Florence."""
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 import torch
@@ -11,11 +13,11 @@ from torch import Tensor
 
 from jointface.datamodules.florence import Florence
 from jointface.errors import ConfigError, DataError
-from jointface.evaluation.methods import PredictedFace, ShapeMethod, missing_note
+from jointface.evaluation.methods import PredictedFace, ShapeMethod
 from jointface.evaluation.result import BenchmarkResult, Table
+from jointface.evaluation.shape_errors import KnownFace, measure, missing_files, missing_notes
 from jointface.geometry.mesh import vertex_normals
-from jointface.metrics.alignment import move, refine_by_icp, surface_errors
-from jointface.metrics.pose import fit_similarity
+from jointface.metrics.alignment import fit_similarity, move, refine_by_icp, surface_errors
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ NME = (
     "and PRNet's normalisation), from landmark 37 to 46 of the morphable model fitted to the scan"
 )
 RMSE = "Point-to-plane RMSE in mm: root mean square of the distances to the scan's tangent planes"
+ERRORS = {"nme": ("NME", NME), "rmse_mm": ("point-to-plane RMSE", RMSE)}  # and their names in titles and captions
 DIFFERENCES = (
     "Numbers printed in papers compare only roughly with these: the published renderings are not available, VRN takes "
     "ICP for correspondence only and measures before alignment, the landmarks that papers normalise by are unpublished."
@@ -39,7 +42,7 @@ DIFFERENCES = (
 
 @dataclass
 class _Truth:
-    """What a subject's views are judged by, in scan space."""
+    """What a subject's views are compared with, in scan space."""
 
     points: Float64[Tensor, "points 3"]
     normals: Float64[Tensor, "points 3"]
@@ -52,71 +55,57 @@ class _Truth:
         return (left - right).norm().item()
 
 
-def florence(methods: Sequence[ShapeMethod], dataset: Florence) -> BenchmarkResult:
-    """Judges methods by the scans of MICC Florence; photos are rendered as they are asked for.
+def scan_distance(methods: Sequence[ShapeMethod], dataset: Florence) -> BenchmarkResult:
+    """Evaluates methods on the scans of MICC Florence; views are rendered as they are read.
 
     Metrics are `method/nme`, a fraction of the outer interocular distance, and `method/rmse_mm`, means over the views,
-    with `.../std` and, by absolute yaw, `.../yaw_40`; `num_images` counts the views that were judged, `num_subjects`
-    the people in them. Methods that predict landmarks only are left out, with a note. The files that methods are asked
-    for are those of `view_name`.
+    with `.../std` and, by absolute yaw, `.../yaw_40`; `num_images` counts the views that were used, `num_subjects` the
+    people in them. Methods that predict landmarks only are left out, with a note.
 
     Raises:
-        ConfigError: no method predicts a surface. DataError: no scan can be read; single ones that cannot, or have no
-            texture, are left out with a note.
+        ConfigError: no method predicts a surface.
+        DataError: no scan can be read. Single scans that cannot be read, or have no texture, are left out with a note.
     """
-    rows: list[dict] = []
-    count = len(dataset.angles)
-    missing: dict[str, list[str]] = {method.name: [] for method in methods}
-    sparse = {method.name: False for method in methods}
     broken: list[str] = []
-    for first in range(0, len(dataset), count):
-        views = range(first, first + count)
-        try:
-            samples, files = [dataset.read(index) for index in views], [view_name(dataset, index) for index in views]
-            truth = _truth(dataset, first)
-        except DataError as error:  # the other subjects can be judged all the same
-            log.warning("Florence: a subject is left out: %s", error)
-            broken.append(f"A subject is left out: {error}.")
-            continue
-        for method in methods:
-            for index, file, face in zip(views, files, method.predict(samples, files), strict=True):
-                if face is None or face.vertices is None or not face.vertices.isfinite().all():
-                    missing[method.name].append(file)
-                    sparse[method.name] |= face is not None and face.vertices is None
-                    continue
-                errors = reconstruction_errors(face, truth, dataset.view_camera(index))
-                pitch, yaw = _angles(dataset, index)
-                row = {"file": file, "index": index, "method": method.name, "yaw": yaw, "pitch": pitch}
-                rows.append(row | {"interocular_mm": truth.interocular} | errors)
+    per_image = measure(methods, dataset, _known_faces(dataset, broken), [*ERRORS])
     subjects = len(dataset.scans) - len(broken)
     if not subjects:
         raise DataError(f"no scan of Florence can be read; {broken[0]}")
-    if not rows:
+    by_method = per_image.groupby("method", sort=False)
+    is_flat = by_method["has_prediction"].any() & (by_method["nme"].count() == 0)
+    flat = is_flat.index[is_flat].tolist()
+    per_image = per_image[~per_image["method"].isin(flat)].drop(columns="has_prediction").reset_index(drop=True)
+    if not per_image["nme"].notna().any():
         raise ConfigError(
             "florence: no method predicts a surface, only landmarks or nothing; give a checkpoint with a shape decoder "
             "or predictions with vertices and triangles"
         )
-    result = _result(pd.DataFrame(rows), dataset)
-    result.metrics |= {"num_images": subjects * count, "num_subjects": subjects}
-    flat = [name for name, files in missing.items() if sparse[name] and len(files) == subjects * count]
-    result.missing = {name: files for name, files in missing.items() if files and name not in flat}
-    result.notes += [f"{name} predicts landmarks only, no surface, and is left out." for name in flat]
-    result.notes += [missing_note(name, files, subjects * count) for name, files in result.missing.items()]
-    result.notes += [*broken, DIFFERENCES]
-    return result
+    views = subjects * len(dataset.angles)
+    missing = missing_files(per_image, per_image["nme"].notna())
+    notes = [f"{name} predicts landmarks only, no surface, and is left out." for name in flat]
+    notes += [*missing_notes(missing, views), *broken, DIFFERENCES]
+    metrics = _metrics(per_image) | {"num_images": views, "num_subjects": subjects}
+    return BenchmarkResult("florence", metrics, _tables(per_image), per_image, notes=notes, missing=missing)
 
 
-def view_name(dataset: Florence, index: int) -> str:
-    """The name of a view, which has no file: subject_01_pitch-15_yaw+40."""
-    subject = dataset.path(index).relative_to(dataset.root).parts[0]
-    pitch, yaw = _angles(dataset, index)
-    return f"{subject}_pitch{pitch:+d}_yaw{yaw:+d}"
+def _known_faces(dataset: Florence, broken: list[str]) -> Iterator[list[KnownFace]]:
+    """The views of each subject; those that cannot be read are noted as broken."""
+    count = len(dataset.angles)
+    for first in range(0, len(dataset), count):
+        try:
+            truth = _truth(dataset, first)
+            yield [_known_face(dataset, index, truth) for index in range(first, first + count)]
+        except DataError as error:  # the other subjects can be evaluated all the same
+            log.warning("Florence: a subject is left out: %s", error)
+            broken.append(f"A subject is left out: {error}.")
 
 
-def _angles(dataset: Florence, index: int) -> tuple[int, int]:
-    """Pitch and yaw of a view in degrees."""
-    pitch, yaw, _ = dataset.angles[index % len(dataset.angles)].rad2deg().round().int().tolist()
-    return pitch, yaw
+def _known_face(dataset: Florence, index: int, truth: _Truth) -> KnownFace:
+    count, camera = len(dataset.angles), dataset.view_camera(index)
+    pitch, yaw, _ = dataset.angles[index % count].rad2deg().round().int().tolist()
+    facts = {"yaw": yaw, "pitch": pitch, "interocular_mm": truth.interocular}
+    facts |= {"subject": int(dataset.subjects[index // count])}
+    return KnownFace(index, dataset.read(index), facts, partial(reconstruction_errors, truth=truth, camera=camera))
 
 
 def _truth(dataset: Florence, index: int) -> _Truth:
@@ -127,8 +116,9 @@ def _truth(dataset: Florence, index: int) -> _Truth:
 
 
 def reconstruction_errors(face: PredictedFace, truth: _Truth, camera: Float[Tensor, "3 4"]) -> dict[str, float]:
-    """`nme` and `rmse_mm` of a face with vertices, predicted in the pixels of the camera's view."""
-    assert face.vertices is not None
+    """`nme` and `rmse_mm` of a face predicted in the pixels of the camera's view; nothing where it has no vertices."""
+    if face.vertices is None:
+        return {}
     y_up = torch.tensor([1.0, -1.0, 1.0])  # from pixels to a space of scan space's handedness
     vertices = face.vertices * y_up
     if face.landmarks68 is not None and face.landmarks68.shape[1] == 3:
@@ -144,44 +134,36 @@ def reconstruction_errors(face: PredictedFace, truth: _Truth, camera: Float[Tens
 def _through_camera(
     vertices: Float[Tensor, "vertices 3"], truth: _Truth, camera: Float[Tensor, "3 4"]
 ) -> Float64[Tensor, "3 4"]:
-    """From pixels back through the view's camera; the depth, whose origin is free, is that of the truth in the mean."""
+    """From pixels back through the view's camera. Depth has no origin: its mean becomes that of the truth."""
     linear, shift = camera.double().split([3, 1], dim=1)
     shift[2] += vertices[:, 2].double().mean() - move(camera, truth.points)[:, 2].mean()
     inverse = torch.linalg.inv(linear)
     return torch.cat([inverse, -inverse @ shift], dim=1)
 
 
-def _result(frame: pd.DataFrame, dataset: Florence) -> BenchmarkResult:
-    frame["subject"] = [dataset.subjects[index // len(dataset.angles)] for index in frame["index"]]
-    shown = frame.assign(nme=100 * frame["nme"], distance=frame["yaw"].abs())
-    tables = []
-    for error, title, what in (("nme", "NME", NME), ("rmse_mm", "point-to-plane RMSE", RMSE)):
-        caption = f"{what}. {PROTOCOL}. Mean and standard deviation over all views."
-        tables.append(Table(f"MICC Florence, {title} by absolute yaw", caption, _by_yaw(shown, error)))
-        by_view = shown.pivot_table(error, ["pitch", "yaw"], "method", sort=False).reindex(columns=_names(shown))
+def _tables(per_image: pd.DataFrame) -> list[Table]:
+    shown = per_image.assign(nme=100 * per_image["nme"])
+    methods, tables = per_image.dropna(subset="nme")["method"].unique(), []
+    for error, (title, what) in ERRORS.items():
+        by_method = shown.groupby("method")[error]
+        by_yaw = shown.pivot_table(error, "method", shown["yaw"].abs()).reindex(methods).rename_axis(None)
+        by_yaw.columns = pd.Index([f"{yaw}°" for yaw in by_yaw.columns])
+        by_yaw = by_yaw.assign(mean=by_method.mean(), std=by_method.std(ddof=0))
+        caption = f"{what}. {PROTOCOL}."
+        title = f"MICC Florence, {title} by"
+        tables.append(Table(f"{title} absolute yaw", f"{caption} Mean and standard deviation over all views.", by_yaw))
+        by_view = shown.pivot_table(error, ["pitch", "yaw"], "method", sort=False).reindex(columns=methods)
         by_view.index = pd.Index([f"pitch {pitch:+d}°, yaw {yaw:+d}°" for pitch, yaw in by_view.index], name="view")
-        by_view.columns.name = None
-        tables.append(Table(f"MICC Florence, {title} by view", f"{what}. {PROTOCOL}.", by_view, lower_is_better=None))
-    return BenchmarkResult("florence", _metrics(frame), tables, frame)
+        tables.append(Table(f"{title} view", caption, by_view.rename_axis(columns=None), lower_is_better=None))
+    return tables
 
 
-def _names(frame: pd.DataFrame) -> list[str]:
-    return list(frame["method"].unique())
-
-
-def _by_yaw(frame: pd.DataFrame, error: str) -> pd.DataFrame:
-    by_yaw = frame.pivot_table(error, "method", "distance").reindex(_names(frame))
-    by_yaw.columns = pd.Index([f"{yaw}°" for yaw in by_yaw.columns])
-    all_views = frame.groupby("method")[error]
-    return by_yaw.assign(mean=all_views.mean(), std=all_views.std(ddof=0))
-
-
-def _metrics(frame: pd.DataFrame) -> dict[str, float]:
+def _metrics(per_image: pd.DataFrame) -> dict[str, float]:
     metrics = {}
-    for error in ("nme", "rmse_mm"):
-        for method, errors in frame.groupby("method", sort=False):
-            metrics[f"{method}/{error}"] = float(errors[error].mean())
-            metrics[f"{method}/{error}/std"] = float(errors[error].std(ddof=0))
-            for yaw, mean in errors.groupby(errors["yaw"].abs())[error].mean().items():
-                metrics[f"{method}/{error}/yaw_{yaw}"] = float(mean)
-    return metrics
+    for error in ERRORS:
+        for method, rows in per_image.groupby("method", sort=False):
+            metrics[f"{method}/{error}"] = rows[error].mean()
+            metrics[f"{method}/{error}/std"] = rows[error].std(ddof=0)
+            by_yaw = rows.groupby(rows["yaw"].abs())[error].mean()
+            metrics |= {f"{method}/{error}/yaw_{yaw}": mean for yaw, mean in by_yaw.items()}
+    return {key: float(value) for key, value in metrics.items() if math.isfinite(value)}

@@ -1,0 +1,113 @@
+"""What the protocols of 3D faces share: the errors of each image, and their means by yaw."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jointface.datamodules.face_dataset import FaceDataset, FaceSample
+from jointface.evaluation.methods import PredictedFace, ShapeMethod, is_finite, missing_note
+from jointface.metrics.nme import YAW_BINS
+
+BIN_NAMES = tuple(f"{'[' if low == 0 else '('}{low}, {high}]" for low, high in YAW_BINS)
+POSE_ERRORS = {"yaw_error": "yaw", "pitch_error": "pitch", "roll_error": "roll"}  # and their columns of tables
+BY_YAW = "mean and std are of the three bins, the std that of the population"
+
+
+@dataclass(frozen=True)
+class KnownFace:
+    """A sample whose face is known.
+
+    index: in the data set. facts: columns of per_image, among them yaw in degrees. errors: of a prediction, those that
+    it allows.
+    """
+
+    index: int
+    sample: FaceSample
+    facts: Mapping[str, Any]
+    errors: Callable[[PredictedFace], Mapping[str, float]]
+
+
+def measure(
+    methods: Sequence[ShapeMethod], dataset: FaceDataset, batches: Iterable[Sequence[KnownFace]], errors: Sequence[str]
+) -> pd.DataFrame:
+    """A row for each image and method: file, index, method, the facts, has_prediction, and the errors, NaN where the
+    method has no finite prediction or none that allows the error.
+
+    Args:
+        methods: under evaluation.
+        dataset: of the samples; names them.
+        batches: samples that are in memory at the same time.
+        errors: their columns.
+    """
+    rows: list[dict[str, object]] = []
+    facts: dict[str, None] = {}
+    for batch in batches:
+        samples, names = [known.sample for known in batch], [dataset.name(known.index) for known in batch]
+        for method in methods:
+            for known, name, face in zip(batch, names, method.predict(samples, names), strict=True):
+                file = name if dataset.rendered else dataset.path(known.index).name
+                face = face if face is not None and is_finite(face) else None
+                row = {"file": file, "index": known.index, "method": method.name, "has_prediction": face is not None}
+                rows.append({**row, **known.facts, **(known.errors(face) if face is not None else {})})
+                facts |= dict.fromkeys(known.facts)
+    return pd.DataFrame(rows, columns=["file", "index", "method", *facts, "has_prediction", *errors])
+
+
+def missing_files(per_image: pd.DataFrame, has_prediction: pd.Series) -> dict[str, list[str]]:
+    """Files of the images without a prediction, by method; without methods that lack none."""
+    lacking = per_image[~has_prediction]
+    return {str(method): [*files] for method, files in lacking.groupby("method", sort=False)["file"]}
+
+
+def missing_notes(missing: Mapping[str, Sequence[str]], images: int) -> list[str]:
+    return [missing_note(method, files, images) for method, files in missing.items()]
+
+
+def means(per_image: pd.DataFrame, errors: Sequence[str]) -> pd.DataFrame:
+    """The mean of each error, a row for each method in the order of the images' rows."""
+    return per_image.groupby("method", sort=False)[[*errors]].mean().rename_axis(None)
+
+
+def yaw_bins(yaw: pd.Series) -> pd.Series:
+    """The bin of each |yaw| in degrees: the bounds count below, and the last bin is open."""
+    return pd.cut(yaw.abs(), [-1, *(high for _, high in YAW_BINS[:-1]), np.inf], labels=BIN_NAMES)
+
+
+def means_by_yaw(per_image: pd.DataFrame, error: str, scale: float = 1) -> pd.DataFrame:
+    """Rows are methods. Columns: the mean of each bin of |yaw|, their mean and standard deviation, NaN where a bin is
+    empty, and the mean over all images."""
+    scaled = scale * per_image[error]
+    methods = per_image["method"]
+    table = scaled.groupby([methods, yaw_bins(per_image["yaw"])], observed=False, sort=False).mean().unstack()
+    table = pd.DataFrame(table.reindex(methods.unique())[[*BIN_NAMES]].to_numpy(), methods.unique(), BIN_NAMES)
+    spread = {"mean": table.mean(axis=1, skipna=False), "std": table.std(axis=1, ddof=0, skipna=False)}
+    return table.assign(**spread, all=scaled.groupby(methods).mean())
+
+
+def yaw_metrics(per_image: pd.DataFrame, errors: Sequence[str]) -> dict[str, float]:
+    """`method/error`, over all images, and `.../yaw_0_30`, `.../yaw_30_60`, `.../yaw_60_90`, `.../mean`, `.../std`, see
+    `means_by_yaw`; those that are defined."""
+    parts = {"all": "", "mean": "/mean", "std": "/std"}
+    parts |= {name: f"/yaw_{low}_{high}" for name, (low, high) in zip(BIN_NAMES, YAW_BINS, strict=True)}
+    metrics = {}
+    for error in errors:
+        for (method, part), value in means_by_yaw(per_image, error).stack().items():
+            if np.isfinite(value):
+                metrics[f"{method}/{error}{parts[part]}"] = float(value)
+    return metrics
+
+
+def count_by_yaw(per_image: pd.DataFrame, what: str) -> str:
+    """How many images there are, and how many in each bin of |yaw|, in words."""
+    yaw = per_image.drop_duplicates("index")["yaw"]
+    counts = ", ".join(f"{count:,} in {name}" for name, count in yaw_bins(yaw).value_counts(sort=False).items())
+    return f"{len(yaw):,} {what}; by |yaw|: {counts}, the last bin with those beyond"
+
+
+def pose_means(per_image: pd.DataFrame) -> pd.DataFrame:
+    """Mean absolute errors of yaw, pitch and roll, and their mean, `pose_error`; rows are methods."""
+    table = means(per_image, [*POSE_ERRORS])
+    return table.assign(pose_error=table.mean(axis=1, skipna=False))
