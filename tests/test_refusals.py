@@ -109,7 +109,7 @@ def test_a_checkpoint_of_another_training_says_what_differs(
 
 def test_hints_name_the_checkpoint_to_go_on_from(last: Path, tiny_data: Path, tmp_path: Path) -> None:
     assert str(refused(tiny_data, tmp_path, f"checkpoint={last.parents[1]}")).endswith("give " + str(last))
-    assert str(refused(tiny_data, tmp_path, "checkpoint=no.ckpt")).endswith("its own to checkpoints/last.ckpt")
+    assert str(refused(tiny_data, tmp_path, "checkpoint=no.ckpt")).endswith("checkpoints/last.ckpt")
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_processes_that_torchrun_started_are_taken(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["trainer.devices=8"], "trainer.accelerator=cpu trainer.devices=8: this machine has 2 processor cores"),
+        (["trainer.devices=8"], "trainer.accelerator=cpu trainer.devices=8: this machine has 2 CPU cores"),
         (["trainer=gpu", "trainer.devices=2"], "trainer.accelerator=auto trainer.devices=2: there is no GPU here"),
         (["trainer=ddp"], "no trainer can be made with trainer.accelerator=gpu trainer.devices=auto: "),
         (
