@@ -18,12 +18,11 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
 from jointface.command_line import CONF_DIR
-from jointface.datamodules import AFLW2000, CelebA, CropTransform
+from jointface.datamodules import AFLW2000, CropTransform
 from jointface.errors import CheckpointError, ConfigError, DataError, JointFaceError
 from jointface.evaluate import evaluate
 from jointface.evaluation import shape_figures
 from jointface.evaluation.prediction_files import write_prediction
-from jointface.evaluation.quick_look import shortened
 from jointface.evaluation.shape_figures import errors_by_method
 from jointface.geometry import MorphableModel
 from jointface.train import train
@@ -282,17 +281,6 @@ def test_3ddfas_meshes_take_the_triangles_of_the_benchmarks_model(
 # --- subsets
 
 
-def test_a_quick_look_spreads_over_the_data(tiny_data: Path, tiny_model: MorphableModel) -> None:
-    crop = CropTransform(64)
-    celeba = shortened(CelebA(tiny_data / "celeba", "train", crop), 3)
-    assert [celeba.path(index).name for index in range(len(celeba))] == ["000001.jpg", "000007.jpg", "000012.jpg"]
-    assert celeba[2]["attributes"].shape == (40,)
-    assert celeba.alpha().shape == (40,)
-    aflw2000 = shortened(AFLW2000(tiny_data / "AFLW2000", "test", crop, tiny_model), 2)
-    assert [aflw2000.path(index).name for index in range(len(aflw2000))] == ["image00002.jpg", "image00006.jpg"]
-    assert len(shortened(CelebA(tiny_data / "celeba", "val", crop), 100)) == 4
-
-
 def test_a_quick_look_says_so(checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
     overrides = ("benchmark=aflw2000", f"checkpoint={checkpoint}", "num_images=1")
     evaluate(evaluation_config(tiny_data, tmp_path, *overrides))
@@ -372,7 +360,7 @@ def test_an_image_without_a_prediction_has_no_error() -> None:
 @pytest.mark.parametrize(
     ("overrides", "error", "message"),
     [
-        (["checkpoint=null"], ConfigError, "nothing to judge: set checkpoint="),
+        (["checkpoint=null"], ConfigError, "nothing to evaluate: set checkpoint="),
         (["checkpoint=nowhere.ckpt"], CheckpointError, "no checkpoint at .*nowhere.ckpt"),
         (["batch_size=0"], ConfigError, "batch_size=0: expected a whole number above 0"),
         (["num_images=few"], ConfigError, "num_images=few: expected a whole number above 0"),

@@ -10,7 +10,7 @@ import scipy.io
 import torch
 
 from jointface.errors import DataError
-from jointface.evaluation.imported_predictions import import_predictions
+from jointface.evaluation.other_programs import import_predictions
 from jointface.evaluation.prediction_files import read_prediction
 from jointface.geometry import MorphableModel
 from tests.data.prnet import data as prnet_data
@@ -153,7 +153,7 @@ def test_an_interrupted_import_leaves_nothing(
     def interrupted(path: Path, **arrays: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jointface.evaluation.imported_predictions.write_prediction", interrupted)
+    monkeypatch.setattr("jointface.evaluation.other_programs.write_prediction", interrupted)
     with pytest.raises(KeyboardInterrupt):
         import_predictions(source, tmp_path / "out", photos)
     assert {path.name for path in tmp_path.iterdir()} == {"results", *(path.name for path in photos.values())}

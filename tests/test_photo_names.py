@@ -7,7 +7,7 @@ import pytest
 
 from jointface.datamodules import AFLW2000, CelebA, CropTransform
 from jointface.errors import DataError
-from jointface.evaluation.photo_names import folders_by_benchmark, photo_names
+from jointface.evaluation.participants import folders_by_benchmark
 from jointface.geometry import MorphableModel
 
 CROP = CropTransform(64)
@@ -27,10 +27,6 @@ def folder_of(path: Path, *stems: str) -> Path:
     for stem in stems:
         np.savez(path / f"{stem}.npz", landmarks68=np.zeros((68, 2)))
     return path
-
-
-def test_photos_are_called_after_their_files(tests: dict[str, AFLW2000 | CelebA]) -> None:
-    assert photo_names(tests["aflw2000"]) == ["image00002", "image00004", "image00006"]
 
 
 def test_a_folder_takes_part_where_it_has_a_photo(tests: dict[str, AFLW2000 | CelebA], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from jointface.datamodules import AFLW2000, CropTransform, FaceSample
-from jointface.evaluation.prediction_checks import suspicion
+from jointface.evaluation.prediction_files import likely_mistake
 from jointface.geometry import MorphableModel
 
 
@@ -37,7 +37,7 @@ GOOD = {
 @pytest.mark.parametrize("name", GOOD)
 def test_a_prediction_that_is_merely_bad_passes(name: str, photos: list[FaceSample]) -> None:
     for sample in photos:
-        assert suspicion(GOOD[name](sample), None, sample) is None
+        assert likely_mistake(GOOD[name](sample), None, sample) is None
 
 
 def upwards(sample: FaceSample) -> Tensor:
@@ -63,27 +63,27 @@ WRONG: dict[str, tuple[Callable[[FaceSample], Tensor], str]] = {
 def test_another_coordinate_system_is_told_with_its_likely_cause(name: str, photos: list[FaceSample]) -> None:
     wrong, message = WRONG[name]
     for sample in photos:
-        found = suspicion(wrong(sample), None, sample)
+        found = likely_mistake(wrong(sample), None, sample)
         assert found is not None
         assert re.search(message, found), found
 
 
 def test_a_mesh_is_looked_at_where_there_are_no_landmarks(photos: list[FaceSample]) -> None:
     sample = photos[0]
-    assert suspicion(None, truth(sample), sample) is None
-    assert "normalised" in str(suspicion(None, truth(sample) / 450, sample))
-    assert suspicion(truth(sample), truth(sample) / 450, sample) is None
-    assert suspicion(None, None, sample) is None
+    assert likely_mistake(None, truth(sample), sample) is None
+    assert "normalised" in str(likely_mistake(None, truth(sample) / 450, sample))
+    assert likely_mistake(truth(sample), truth(sample) / 450, sample) is None
+    assert likely_mistake(None, None, sample) is None
 
 
 def test_a_photo_without_landmarks_is_looked_at_too(photos: list[FaceSample]) -> None:
     bare = FaceSample(photos[0].image, photos[0].box, {})
-    assert suspicion(truth(photos[0]), None, bare) is None
-    assert "outside" in str(suspicion(truth(photos[0]) * 4, None, bare))
+    assert likely_mistake(truth(photos[0]), None, bare) is None
+    assert "outside" in str(likely_mistake(truth(photos[0]) * 4, None, bare))
 
 
 def test_the_faces_of_real_photos_pass(real_data: Path, bfm: MorphableModel) -> None:
     dataset = AFLW2000(real_data / "AFLW2000", "test", CropTransform(64), bfm)
     for index in range(len(dataset)):
         sample = dataset.read(index)
-        assert suspicion(truth(sample), None, sample) is None
+        assert likely_mistake(truth(sample), None, sample) is None

@@ -33,7 +33,12 @@ def figure() -> Figure:
     return picture
 
 
+def picture(index: int) -> np.ndarray:
+    return np.full((40, 30, 3), [40 * index, 0, 0], np.uint8)
+
+
 def result(name: str = "aflw2000") -> BenchmarkResult:
+    pictures = picture if name == "aflw2000" else None
     per_image = pd.DataFrame({
         "file": [f"image{n:05d}.jpg" for n in range(6)] * 2, "index": [*range(6)] * 2,
         "method": ["ours"] * 6 + ["<b>other</b>"] * 6, "yaw": np.linspace(-90, 90, 12),
@@ -43,12 +48,8 @@ def result(name: str = "aflw2000") -> BenchmarkResult:
     captions = {"ced": "Share of <images> below each error: the higher the better. And so on."}
     missing = {"<b>other</b>": ["image00001.jpg", "image00003.jpg"], "ours": []}
     return BenchmarkResult(
-        name, metrics, [table()], per_image, {"ced": figure()}, ["Left out: <2 files>."], captions, missing
+        name, metrics, [table()], per_image, {"ced": figure()}, ["Left out: <2 files>."], captions, missing, pictures
     )
-
-
-def picture(index: int) -> np.ndarray:
-    return np.full((40, 30, 3), [40 * index, 0, 0], np.uint8)
 
 
 class Page(HTMLParser):
@@ -79,7 +80,7 @@ class Page(HTMLParser):
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     path = write_report(
-        [result(), result("celeba")], folder, "A & B", {"checkpoint": "<best>.ckpt"}, {"aflw2000": picture},
+        [result(), result("celeba")], folder, "A & B", {"checkpoint": "<best>.ckpt"},
         ["florence could not be run."],
     )  # fmt: skip
     assert path == folder / "report.html"

@@ -1,4 +1,4 @@
-"""One pass over a data set: what several networks make of its faces, beside their labels."""
+"""Runs several networks over a data set in one pass, and returns their outputs with the labels."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,14 +9,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset
-from jointface.datamodules.synthetic import SyntheticFaces
 from jointface.errors import ConfigError
-from jointface.evaluation.known_shape import face_name
 from jointface.modules.network import FaceNetwork
 
 LABELS = ("attributes", "attribute_mask", "shape_coefficients", "identity")
 
-Head = Callable[[FaceNetwork, Tensor], Tensor]  # a network and features (B, C, H, W) of its backbone, to rows (B, ...)
+Head = Callable[[FaceNetwork, Tensor], Tensor]  # from a network and its features (B, C, H, W) to outputs (B, ...)
 
 
 class _Crops(Dataset[dict[str, Any]]):
@@ -44,24 +42,24 @@ def network_outputs(
     device: str | torch.device = "cpu",
     indices: Sequence[int] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """For each network by name the head's rows of the samples, and the data set's `LABELS` that it has, on the CPU.
+    """The head's outputs for each network, and those of `LABELS` that the data set has, both by name and on the CPU.
 
-    Each network gets plain crops of its own size. Batches change little: the networks are in evaluation mode, and
-    TensorFloat-32, whose 10 bits make algorithms differ, is off. In float64 (`network.double()`) they change nothing
-    that float32 would show.
+    Each network gets plain crops of its own size. The batch size hardly changes outputs: the networks are in evaluation
+    mode, and TensorFloat-32, whose 10 bits show which algorithm ran, is off. In float64 (`network.double()`) it changes
+    nothing that float32 would show.
 
     Args:
-        indices: of the samples, in the order of the rows; None takes all.
+        indices: of the samples, in this order; None takes all.
 
     Raises:
-        DataError: a sample cannot be read; none is left out, or results would not compare.
+        DataError: a sample cannot be read. None is left out, or results could not be compared.
         ConfigError: batch_size is not positive.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size={batch_size} must be at least 1")
     networks = {name: network.to(device).eval() for name, network in networks.items()}
-    chosen = range(len(dataset)) if indices is None else indices
-    crops = _Crops(dataset, chosen, {network.image_size for network in networks.values()})
+    sizes = {network.image_size for network in networks.values()}
+    crops = _Crops(dataset, range(len(dataset)) if indices is None else indices, sizes)
     outputs: dict[str, list[Tensor]] = {name: [] for name in networks}
     labels: dict[str, list[Tensor]] = {}
     with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
@@ -71,16 +69,13 @@ def network_outputs(
                 outputs[name].append(head(network, features).float().cpu())
             for key, values in batch["labels"].items():
                 labels.setdefault(key, []).append(values)
-    return _joined(outputs), _joined(labels)
-
-
-def _joined(parts: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat(rows) for name, rows in parts.items()}
+    joined = [{name: torch.cat(parts) for name, parts in lists.items()} for lists in (outputs, labels)]
+    return joined[0], joined[1]
 
 
 def sample_names(dataset: FaceDataset) -> list[str]:
-    """`FOLDER/FILE` of each sample, which tables name it by; of synthetic faces, which have no file, their name."""
-    if isinstance(dataset, SyntheticFaces):
-        return [face_name(dataset, index) for index in range(len(dataset))]
-    paths = [dataset.path(index) for index in range(len(dataset))]
-    return [f"{path.parent.name}/{path.name}" for path in paths]
+    """How tables name each sample: `FOLDER/FILE` of a photo, the name of a rendered face."""
+    indices = range(len(dataset))
+    if dataset.rendered:
+        return [dataset.name(index) for index in indices]
+    return ["/".join(dataset.path(index).parts[-2:]) for index in indices]

@@ -1,13 +1,13 @@
-"""Other methods' predictions on disk: a file STEM.npz for each photo STEM.jpg, in one folder.
+"""Other methods' predictions on disk: a folder with a file STEM.npz for each photo STEM.jpg.
 
     landmarks68  (68, 2) or (68, 3)    iBUG's 68 landmarks
     vertices     (V, 3)                a mesh, with
     triangles    (F, 3) whole numbers  its triangles, counted from 0
-    pose         (3,)                  pitch, yaw, roll in degrees, the convention of 300W-LP's Pose_Para
+    pose         (3,)                  pitch, yaw, roll in degrees, in the convention of 300W-LP's Pose_Para
 
 A file holds `landmarks68`, or `vertices` and `triangles`, or both; `pose` is optional. Points are in pixels of the
-photo as it is on disk: pixel centres at integers, (0, 0) the centre of the top-left pixel, y down, z towards the viewer
-from any origin.
+photo file: pixel centres at integers, (0, 0) the centre of the top-left pixel, y down, z towards the viewer from any
+origin.
 """
 
 import io
@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from jointface.datamodules.on_disk import require_file
+from jointface.datamodules.face_dataset import FaceSample
+from jointface.datamodules.on_disk import file_names, require_file, require_folder
 from jointface.errors import DataError
 from jointface.files import write_atomically
 
@@ -29,27 +30,43 @@ FORMAT = (
 )
 SHAPES = {"landmarks68": "(68, 2) or (68, 3)", "vertices": "(V, 3)", "triangles": "(F, 3)", "pose": "(3,)"}
 
+# Bounds of a plausible prediction. They are wide: a bad method passes, another coordinate system does not.
+NORMALISED = 2.0  # largest coordinate of points in 0..1 or -1..1, with some outside
+FAR = 0.75  # between the centres of the predicted and the true face box, in sizes of the true one
+SIZES = (0.2, 5.0)  # of the predicted face box, in sizes of the true one
+DEPTHS = (0.1, 4.0)  # range of z over the larger side of the face: 0.5 for a frontal face, 1.3 for a profile
+CHIN, NOSE_BRIDGE = 8, 27
 
-def read_prediction(path: Path) -> dict[str, Tensor]:
-    """The arrays of one file, by the names above, float32 and int64.
+
+def list_predictions(method: str, folder: Path) -> frozenset[str]:
+    """The names of the .npz files in a method's folder of predictions.
 
     Raises:
-        DataError: the file is missing or damaged, holds pickled objects, lacks points, or has arrays of another shape
-            or with NaN, or triangles beyond the vertices.
+        DataError: the folder is missing or holds none.
+    """
+    require_folder(folder, f"the predictions of {method}", "set compare=[NAME:FOLDER]")
+    files = frozenset(file for file in file_names(folder) if file.endswith(".npz"))
+    if not files:
+        raise DataError(f"no .npz file in {folder.absolute()}: looked there for predictions; {FORMAT}")
+    return files
+
+
+def read_prediction(path: Path) -> dict[str, Tensor]:
+    """The arrays of one file by name, float32 and int64.
+
+    Raises:
+        DataError: the file is missing or damaged, or its arrays are not those of the format.
     """
     require_file(path, "a prediction", FORMAT)
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in SHAPES if name in file.files}
     except Exception as error:  # numpy raises half a dozen unrelated types on a damaged file
-        raise DataError(f"{path}: not a readable .npz file ({_reason(error)}); write it again") from error
-    return checked_prediction(arrays, path)
-
-
-def _reason(error: Exception) -> str:
-    """numpy's words, but not its advice to allow pickles, which it gives for any file that it does not know."""
-    words = " ".join(str(error).split())[:200]
-    return "it is of another kind, or holds pickled objects, which are not read" if "pickle" in words else words
+        reason = " ".join(str(error).split())[:200]
+        if "pickle" in reason:  # numpy advises to allow pickles for every file that it does not know
+            reason = "it is of another kind, or holds pickled objects, which are not read"
+        raise DataError(f"{path}: not a readable .npz file ({reason}); write it again") from error
+    return check_prediction(arrays, path)
 
 
 def write_prediction(
@@ -66,22 +83,30 @@ def write_prediction(
     """
     given = {"landmarks68": landmarks68, "vertices": vertices, "triangles": triangles, "pose": pose}
     arrays = {name: array.cpu().numpy() for name, array in given.items() if array is not None}
-    small = {name: array.numpy() for name, array in checked_prediction(arrays, path).items()}
-    if triangles is not None:
+    small = {name: array.numpy() for name, array in check_prediction(arrays, path).items()}
+    if "triangles" in small:
         small["triangles"] = small["triangles"].astype(np.int32)
     content = io.BytesIO()
     np.savez_compressed(content, **small)  # type: ignore[arg-type]  # its stub takes keywords for allow_pickle
     write_atomically(path, content.getvalue())
 
 
-def checked_prediction(arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, Tensor]:
-    """The arrays as float32 and int64 tensors, of the file that an error names.
+def check_prediction(arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, Tensor]:
+    """The arrays as float32 and int64 tensors; `path` names their file in errors.
 
     Raises:
-        DataError: they are not those of the format.
+        DataError: points are missing, an array has another shape or holds NaN, triangles are not of the vertices.
     """
     for name, array in arrays.items():
-        _require_numbers(name, array, path)
+        match name, array.shape:
+            case ("landmarks68", (68, 2 | 3)) | ("pose", (3,)):
+                pass
+            case ("vertices" | "triangles", (count, 3)) if count:
+                pass
+            case _:
+                raise DataError(f"{path}: {name} has shape {array.shape}, expected {SHAPES[name]}")
+        if not np.issubdtype(array.dtype, np.number) or not np.isfinite(array).all():
+            raise DataError(f"{path}: {name} holds NaN or values that are no finite numbers")
     if "landmarks68" not in arrays and "vertices" not in arrays:
         raise DataError(f"{path}: holds neither landmarks68 nor vertices; {FORMAT}")
     if ("vertices" in arrays) != ("triangles" in arrays):
@@ -95,13 +120,60 @@ def checked_prediction(arrays: Mapping[str, np.ndarray], path: Path) -> dict[str
     return tensors
 
 
-def _require_numbers(name: str, array: np.ndarray, path: Path) -> None:
-    match name, array.shape:
-        case ("landmarks68", (68, 2 | 3)) | ("pose", (3,)):
-            pass
-        case ("vertices" | "triangles", (count, 3)) if count:
-            pass
-        case _:
-            raise DataError(f"{path}: {name} has shape {array.shape}, expected {SHAPES[name]}")
-    if not np.issubdtype(array.dtype, np.number) or not np.isfinite(array).all():
-        raise DataError(f"{path}: {name} holds NaN or values that are no finite numbers")
+def same_triangles(triangles: Int[Tensor, "triangles 3"] | None, others: Int[Tensor, "others 3"] | None) -> bool:
+    """Whether two meshes have the same triangles in the same order. Programs differ in the winding."""
+    if triangles is None or others is None:
+        return False
+    return torch.equal(triangles.sort(1).values, others.sort(1).values)
+
+
+def likely_mistake(
+    landmarks68: Float[Tensor, "68 dims"] | None, vertices: Float[Tensor, "vertices 3"] | None, sample: FaceSample
+) -> str | None:
+    """Why a prediction is probably not in pixels of its photo, as the end of "the predictions ..."; None if it may be.
+
+    Args:
+        landmarks68, vertices: the prediction; landmarks are checked where there are both.
+        sample: the photo with the true face box, and the true landmarks if it has some.
+    """
+    points = landmarks68 if landmarks68 is not None else vertices
+    if points is None:
+        return None
+    return _mistake_of_place(points[:, :2], sample) or _upside_down(landmarks68, sample) or _mistake_of_depth(points)
+
+
+def _mistake_of_place(points: Float[Tensor, "points 2"], sample: FaceSample) -> str | None:
+    if points.abs().max() <= NORMALISED:
+        return "lie all within two pixels of the photo's corner: normalised to 0..1, and not in pixels?"
+    low, high = points.aminmax(dim=0)
+    x, y = ((low + high) / 2).tolist()
+    height, width = sample.image.shape[:2]
+    if -height <= y < 0:
+        return "lie above the photo: is y counted upwards?"
+    if not (0 <= x < width and 0 <= y < height):
+        return "lie outside of the photo: in pixels of another size of it?"
+    distance = torch.tensor([x - sample.box.x, y - sample.box.y]).norm() / sample.box.size
+    size = (high - low).mean() / sample.box.size
+    if distance > FAR or not SIZES[0] <= size <= SIZES[1]:
+        return "lie far off the face: in pixels of a crop, of another size of the photo, or of another face?"
+    return None
+
+
+def _upside_down(landmarks68: Float[Tensor, "68 dims"] | None, sample: FaceSample) -> str | None:
+    if landmarks68 is None or "landmarks68" not in sample.labels:
+        return None
+    down, true_down = (
+        points[CHIN, :2] - points[NOSE_BRIDGE, :2] for points in (landmarks68, sample.labels["landmarks68"])
+    )
+    return "are upside down: is y counted upwards?" if (down * true_down).sum() < 0 else None
+
+
+def _mistake_of_depth(points: Float[Tensor, "points dims"]) -> str | None:
+    if points.shape[1] == 2:
+        return None
+    width, height, depth = (points.amax(0) - points.amin(0)).tolist()
+    if depth == 0:
+        return "have the same z everywhere: landmarks without depth are (68, 2)."
+    if not DEPTHS[0] <= depth / max(width, height) <= DEPTHS[1]:
+        return "have z of another scale than x and y: not in pixels of the photo?"
+    return None

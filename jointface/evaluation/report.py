@@ -5,7 +5,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,11 +18,9 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
 from jointface.evaluation.comparability import error_columns
-from jointface.evaluation.result import DATA_SETS, MISSING_FILE, BenchmarkResult
+from jointface.evaluation.result import DATA_SETS, MISSING_FILE, BenchmarkResult, Pictures
 from jointface.evaluation.table_formats import ShownTable, latex, markdown, show, slug
 from jointface.files import write_atomically
-
-Pictures = Callable[[int], UInt8[np.ndarray, "height width 3"]]
 
 LISTED = 8  # worst and best images of each method
 THUMBNAIL = 112  # pixels of the longer side
@@ -50,7 +48,6 @@ def write_report(
     output_dir: Path,
     title: str = "Evaluation",
     facts: Mapping[str, str] | None = None,
-    pictures: Mapping[str, Pictures] | None = None,
     notes: Sequence[str] = (),
 ) -> Path:
     """Writes the report of an evaluation, in the place of an earlier one.
@@ -68,7 +65,6 @@ def write_report(
         results: of the benchmarks. Plot nothing on their figures afterwards.
         output_dir: where to write. title: of the page.
         facts: what was evaluated, such as checkpoints and data, by name.
-        pictures: for each benchmark a function from an image's `index` to its pixels, for thumbnails.
         notes: on the whole evaluation, such as benchmarks that could not run.
 
     Returns:
@@ -92,7 +88,7 @@ def write_report(
             "notes": result.notes,
             "tables": tables,
             "figures": [_figure_on_page(result, name, formats["png"]) for name, formats in images.items()],
-            "extremes": extremes_of(_competitors(result), (pictures or {}).get(result.name)),
+            "extremes": extremes_of(_competitors(result), result.pictures),
         })  # fmt: skip
     if missing := _missing_rows(results):
         files[MISSING_FILE] = _csv(pd.DataFrame(missing, columns=["benchmark", "method", "file"]))

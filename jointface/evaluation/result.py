@@ -1,9 +1,11 @@
 """What a benchmark returns: metrics, tables, the errors of each image, and figures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
+from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
 # Data sets as papers spell them, by the name of their benchmark or label set.
@@ -11,6 +13,7 @@ DATA_SETS = {
     "aflw2000": "AFLW2000-3D", "florence": "MICC Florence", "celeba": "CelebA", "lfwa": "LFWA",
     "synthetic": "Synthetic faces",
 }  # fmt: skip
+Pictures = Callable[[int], UInt8[np.ndarray, "height width 3"]]
 MISSING_FILE = "missing.csv"  # the report's list of `BenchmarkResult.missing`
 
 
@@ -49,7 +52,7 @@ class BenchmarkResult:
     name: "aflw2000". metrics: `method/metric[/part]` to a number. tables: see `Table`. per_image: a row for each image
     and method with `file`, `index`, `method` and a column for each error. figures: by file stem. notes: a sentence on
     each thing that was left out or chosen. captions: of all figures, by the same stems. missing: by method the files of
-    the images that it has no prediction for.
+    the images that it has no prediction for. pictures: from an image's `index` to its pixels, for thumbnails.
 
     Metrics also hold counts without a method: `num_images` is how many images were evaluated (a benchmark sets it where
     broken images were left out), `num_subjects` and the like are its own. A method that lacks predictions has a
@@ -64,6 +67,7 @@ class BenchmarkResult:
     notes: list[str] = field(default_factory=list)
     captions: dict[str, str] = field(default_factory=dict)
     missing: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    pictures: Pictures | None = None
 
     @property
     def references(self) -> set[str]:

@@ -14,12 +14,12 @@ from omegaconf import DictConfig
 
 from jointface.command_line import CONF_DIR
 from jointface.datamodules import AFLW2000, CropTransform, Florence, SyntheticFaces
+from jointface.datamodules.face_dataset import FaceDataset
 from jointface.errors import ConfigError, DataError
 from jointface.evaluate import evaluate
-from jointface.evaluation.drawn_photos import photo_files, write_images
 from jointface.evaluation.methods import LabelMethod
-from jointface.evaluation.photo_names import photo_names
 from jointface.evaluation.prediction_files import write_prediction
+from jointface.evaluation.rendered_images import image_files, write_images
 from jointface.geometry import MorphableModel
 from jointface.geometry.camera import apply_camera
 from tests.data.florence import data as florence_data
@@ -40,13 +40,17 @@ def florence(tmp_path: Path, tiny_model: MorphableModel) -> Florence:
     return Florence(root, "test", CropTransform(32), tiny_model, **VIEWS, view_size=120)
 
 
+def names_of(dataset: FaceDataset) -> list[str]:
+    return [dataset.name(index) for index in range(len(dataset))]
+
+
 def picture(path: Path) -> np.ndarray:
     return cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
 
 
 def test_each_view_is_a_picture_with_the_name_that_its_prediction_has(florence: Florence, tmp_path: Path) -> None:
     names = write_images(florence, tmp_path / "out")
-    assert names == ["subject_01_pitch+20_yaw-40", "subject_01_pitch+20_yaw+0"] == photo_names(florence)
+    assert names == ["subject_01_pitch+20_yaw-40", "subject_01_pitch+20_yaw+0"] == names_of(florence)
     boxes = pd.read_csv(tmp_path / "out" / "face_boxes.csv")
     for index, name in enumerate(names):
         sample = florence.read(index)
@@ -80,7 +84,7 @@ def test_a_scan_that_cannot_be_read_is_left_out(
     assert [name[:10] for name in names] == ["subject_02", "subject_02"]
     assert [record.getMessage().startswith("Left out: ") for record in caplog.records] == [True]
     next(root.glob("subject_02/Model/frontal1/obj/*.bmp")).unlink()
-    with pytest.raises(DataError, match=r"no face can be drawn; .*no texture"):
+    with pytest.raises(DataError, match=r"no face can be rendered; .*no texture"):
         write_images(dataset, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
@@ -89,8 +93,8 @@ def test_photos_that_are_files_are_not_drawn(tiny_data: Path, tiny_model: Morpha
     dataset = AFLW2000(tiny_data / "AFLW2000", "test", CropTransform(64), tiny_model)
     with pytest.raises(ConfigError, match=r"the photos of this benchmark are files themselves, e.g. .*\.jpg"):
         write_images(dataset, tmp_path / "out")
-    assert photo_files(dataset, None)["image00002"] == dataset.path(0)
-    with pytest.raises(ConfigError, match="images needs to know whose faces to draw"):
+    assert image_files(dataset, None)["image00002"] == dataset.path(0)
+    with pytest.raises(ConfigError, match="images needs to know whose faces to render"):
         evaluate(evaluation_config(tiny_data, tmp_path / "out", f"images={tmp_path / 'out'}"))
     assert not (tmp_path / "out").exists()
 
@@ -105,7 +109,7 @@ def test_views_of_florence_predicted_by_who_knows_the_scans_have_no_error(
     assert not (tmp_path / "none").exists()
     person = torch.from_numpy(florence_data.vertices(tiny_model, seed=1)).float()
     florence.view_size = 450
-    for index, path in enumerate(sorted(images.glob("*.png"), key=lambda path: photo_names(florence).index(path.stem))):
+    for index, path in enumerate(sorted(images.glob("*.png"), key=lambda path: names_of(florence).index(path.stem))):
         assert picture(path).shape == (450, 450, 3)
         vertices = apply_camera(florence.view_camera(index)[None], person[None])[0]
         write_prediction(theirs / f"{path.stem}.npz", vertices=vertices, triangles=tiny_model.triangles)
@@ -127,7 +131,7 @@ def test_synthetic_faces_predicted_by_who_knows_the_labels_have_no_error(tmp_pat
     ]  # fmt: skip
     dataset = SyntheticFaces("test", CropTransform(256), 2)
     truth = LabelMethod(dataset.factory.head.model)
-    for index, name in enumerate(photo_names(dataset)):
+    for index, name in enumerate(names_of(dataset)):
         sample = dataset.read(index)
         assert np.array_equal(picture(images / f"{name}.png"), sample.image)
         (face,) = truth.predict([sample], [name])
@@ -145,15 +149,15 @@ def test_synthetic_faces_predicted_by_who_knows_the_labels_have_no_error(tmp_pat
 def test_what_other_programs_made_of_the_pictures_is_imported(
     florence: Florence, tiny_data: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="import: the faces of this benchmark are drawn; set images=FOLDER"):
-        photo_files(florence, None)
+    with pytest.raises(ConfigError, match="import: the faces of this benchmark are rendered; set images=FOLDER"):
+        image_files(florence, None)
     views = [f"benchmarks.florence.data.dataset.{key}={value}" for key, value in VIEWS.items()]
     given = ["benchmark=florence", f"paths.bfm_dir={tiny_data}/bfm_3ddfa", *views, f"images={tmp_path / 'images'}"]
     evaluate(evaluation_config(tmp_path / "data", tmp_path / "none", *given))
     (tmp_path / "prnet").mkdir()
     landmarks = np.arange(204.0).reshape(68, 3)
-    for name in photo_names(florence):
+    for name in names_of(florence):
         np.savetxt(tmp_path / "prnet" / f"{name}_kpt.txt", landmarks)
     made = tmp_path / "made"
     evaluate(evaluation_config(tmp_path / "data", made, *given, f"import={tmp_path / 'prnet'}"))
-    assert sorted(path.stem for path in made.glob("*.npz")) == sorted(photo_names(florence))
+    assert sorted(path.stem for path in made.glob("*.npz")) == sorted(names_of(florence))

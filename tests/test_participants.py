@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from jointface.errors import ConfigError
-from jointface.evaluation.method_names import named_checkpoints, named_folders, require_different
+from jointface.evaluation.participants import named_checkpoints, named_folders, require_different
 
 
 @pytest.mark.parametrize(

@@ -1,41 +1,40 @@
-"""Folders of predictions made of the files that PRNet, 3DDFA and 3DDFA-V2 write."""
+"""Reads what PRNet, 3DDFA and 3DDFA-V2 write, and makes a folder of predictions of it."""
 
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import scipy.io
-import torch
 import trimesh
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from jointface.datamodules.face_dataset import read_image
 from jointface.datamodules.on_disk import file_names, require_folder
 from jointface.errors import DataError
-from jointface.evaluation.prediction_files import checked_prediction, write_prediction
+from jointface.evaluation.prediction_files import check_prediction, same_triangles, write_prediction
 from jointface.files import write_atomically
 
 log = logging.getLogger(__name__)
 
-# Names of meshes and landmarks that programs write for a photo STEM.jpg, the first one there is taken.
+# What programs call the mesh and the landmarks of a photo STEM.jpg, in order of preference.
 MESH_FILES = ("{}_mesh.mat", "{}.obj", "{}_obj.obj", "{}_0.mat", "{}.mat")
 LANDMARK_FILES = ("{}_kpt.txt", "{}_0.txt", "{}.txt")
-VERTEX_FIELDS = ("vertices", "vertex")  # of PRNet and of 3DDFA
-NAMED = 5  # photos or damaged files that a message names before it only counts
-MISSING_LIST = "missing.txt"  # in the folder of predictions, the photos that have none, a line each
+VERTEX_FIELDS = ("vertices", "vertex")  # of PRNet, of 3DDFA
+NAMED = 5  # photos or damaged files that a message names; it counts the others
+MISSING_LIST = "missing.txt"  # in the folder of predictions: the photos that have none
 
 
 def import_predictions(
     source: Path, target: Path, photos: Mapping[str, Path], triangles: Int[Tensor, "triangles 3"] | None = None
 ) -> list[str]:
-    """Turns the files that PRNet and 3DDFA write into a folder of predictions, whole or not at all.
+    """Makes a folder of predictions of the files that PRNet and 3DDFA write, whole or not at all.
 
-    For the photo STEM.jpg the first of each row is taken, a mesh and landmarks where there are both:
+    Of each photo STEM.jpg it takes the first mesh and the first landmarks of this list:
 
         STEM_mesh.mat   PRNet, --isMat: `vertices` (V, 3) in the photo, y down, `triangles` from 0
         STEM.obj        PRNet, --is3d: y up, y = height - 1 - y_saved, as its demo.py has it
@@ -52,62 +51,63 @@ def import_predictions(
     its points by one to two pixels in a photo of AFLW2000-3D, as in its own benchmark. Of several faces in a photo the
     first one is taken.
 
-    Photos that have no file are listed in the folder's missing.txt, and in the log where they are few.
-
     Sources: demo.py and utils/write.py of github.com/YadiraF/PRNet, utils/inference.py of github.com/cleardusk/3DDFA,
     utils/serialization.py of github.com/cleardusk/3DDFA_V2.
 
     Args:
-        source: the folder of those files. target: where the .npz files go; not there yet, or empty.
+        source: the folder of those files. target: where the .npz files go; it must be new or empty.
         photos: file of each photo, by stem.
         triangles: of meshes that come without, e.g. those of the 53,215 vertices of `bfm_3ddfa`.
 
     Returns:
-        The stems of the photos that have no prediction.
+        The stems of the photos that have no prediction; the target's missing.txt lists their files.
 
     Raises:
-        DataError: the source is missing, no file in it belongs to a photo, files are damaged, which are all named at
-            once, or the target holds something. Nothing is left of the attempt.
+        DataError: the source is missing, none of its files belongs to a photo, files are damaged (the message names
+            them), or the target holds something. The target then stays as it was.
     """
     require_folder(source, "the files that a method wrote", "set import=FOLDER")
     names = file_names(source)
     found = {
-        stem: [_first(patterns, stem, source, names, photo) for patterns in (MESH_FILES, LANDMARK_FILES)]
+        stem: [_first(patterns, source, names, photo) for patterns in (MESH_FILES, LANDMARK_FILES)]
         for stem, photo in photos.items()
     }
-    missing = [stem for stem, files in found.items() if files == [None, None]]
+    missing = [stem for stem, files in found.items() if not any(files)]
     if len(missing) == len(photos):
         known = ", ".join(pattern.format("STEM") for pattern in (*MESH_FILES, *LANDMARK_FILES))
         raise DataError(f"no prediction of any photo in {source.absolute()}: looked there for {known}")
-    damaged, bare = [], 0
+    damaged, without_landmarks = [], 0
     with _whole_folder(target) as folder:
         for stem, (mesh, landmarks) in found.items():
             if stem in missing:
                 continue
             try:
-                face = _read(mesh, landmarks, photos[stem], triangles)
-                write_prediction(folder / f"{stem}.npz", **face)
-                bare += "landmarks68" not in face and not _of_the_model(face["triangles"], triangles)
+                face = _read_face(mesh, landmarks, photos[stem], triangles)
             except DataError as error:
                 damaged.append(str(error))
+                continue
+            write_prediction(folder / f"{stem}.npz", **face)
+            without_landmarks += "landmarks68" not in face and not same_triangles(face["triangles"], triangles)
         if damaged:
-            raise DataError(_damaged(damaged, source))
+            raise DataError(_describe_damage(damaged, source))
         if missing:
             write_atomically(folder / MISSING_LIST, "".join(f"{photos[stem].name}\n" for stem in missing).encode())
-    if bare:
+    if without_landmarks:
         log.warning(
             "%s of %s predictions have neither landmarks nor the mesh of the benchmark's morphable model: no landmarks "
             "can be taken from them, so that florence alone can judge them; for the others write landmarks too "
-            "(STEM_kpt.txt, PRNet's --isKpt)", f"{bare:,}", f"{len(photos) - len(missing):,}",
+            "(STEM_kpt.txt, PRNet's --isKpt)", f"{without_landmarks:,}", f"{len(photos) - len(missing):,}",
         )  # fmt: skip
     if missing:
-        log.warning(_missing(missing, len(photos), source, target))
+        some = f": {', '.join(missing)}" if len(missing) <= NAMED else ""
+        log.warning("%s of %s photos have no file in %s%s; %s lists them", f"{len(missing):,}", f"{len(photos):,}",
+                    source, some, target / MISSING_LIST)  # fmt: skip
     return missing
 
 
 @contextmanager
 def _whole_folder(target: Path) -> Iterator[Path]:
-    """A folder beside the target that takes its place in the end; nothing of it is left if anything goes wrong."""
+    """A folder beside the target that becomes the target in the end, and is removed after any error."""
     target = target.absolute()
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -122,55 +122,39 @@ def _whole_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _damaged(reasons: Sequence[str], source: Path) -> str:
-    more = f"; and {len(reasons) - NAMED:,} more" if len(reasons) > NAMED else ""
+def _describe_damage(reasons: list[str], source: Path) -> str:
     if len(reasons) == 1:
         return f"{reasons[0]}; nothing was imported"
+    more = f"; and {len(reasons) - NAMED:,} more" if len(reasons) > NAMED else ""
     return f"{len(reasons):,} files in {source} are damaged, nothing was imported: {'; '.join(reasons[:NAMED])}{more}"
 
 
-def _missing(stems: Sequence[str], photos: int, source: Path, target: Path) -> str:
-    named = f": {', '.join(stems)}" if len(stems) <= NAMED else ""
-    return f"{len(stems):,} of {photos:,} photos have no file in {source}{named}; {target / MISSING_LIST} lists them"
-
-
-def _read(mesh: Path | None, landmarks: Path | None, photo: Path, triangles: Tensor | None) -> dict[str, Tensor]:
-    checked: dict[str, Tensor] = {}
-    if landmarks is not None:
-        checked |= checked_prediction({"landmarks68": _read_landmarks(landmarks).numpy()}, landmarks)
-    if mesh is not None:
-        parts = {name: part.numpy() for name, part in _read_mesh(mesh, photo, triangles).items()}
-        checked |= checked_prediction(parts, mesh)
-    return checked
-
-
-def _of_the_model(triangles: Tensor, of_model: Tensor | None) -> bool:
-    """Whether a mesh is the morphable model's, whatever the winding."""
-    return of_model is not None and torch.equal(triangles.sort(1).values, of_model.sort(1).values)
-
-
-def _first(patterns: tuple[str, ...], stem: str, source: Path, names: set[str], photo: Path) -> Path | None:
-    paths = (source / pattern.format(stem) for pattern in patterns if pattern.format(stem) in names)
+def _first(patterns: tuple[str, ...], source: Path, names: set[str], photo: Path) -> Path | None:
+    paths = [source / name for pattern in patterns if (name := pattern.format(photo.stem)) in names]
     # 3DDFA writes beside the photo, where STEM.mat is the label.
     return next((path for path in paths if path.absolute() != photo.with_suffix(".mat").absolute()), None)
 
 
-def _read_landmarks(path: Path) -> Float[Tensor, "68 dims"]:
+def _read_face(mesh: Path | None, landmarks: Path | None, photo: Path, triangles: Tensor | None) -> dict[str, Tensor]:
+    """What a program wrote for a photo, in the photo's pixels."""
+    face: dict[str, Tensor] = {}
+    if landmarks is not None:
+        face |= check_prediction({"landmarks68": _read_landmarks(landmarks)}, landmarks)
+    if mesh is not None:
+        read = _read_obj(mesh, photo) if mesh.suffix == ".obj" else _read_mat(mesh, triangles)
+        face |= check_prediction(dict(zip(("vertices", "triangles"), read, strict=True)), mesh)
+    return face
+
+
+def _read_landmarks(path: Path) -> np.ndarray:
     try:
         points = np.loadtxt(path, dtype=np.float32, ndmin=2)
     except (ValueError, OSError) as error:
         raise DataError(f"{path}: not a table of landmarks ({error}); write it again") from error
-    return _points(points, path, 68)
+    return _points_in_rows(points, path, 68)
 
 
-def _read_mesh(path: Path, photo: Path, triangles: Tensor | None) -> dict[str, Tensor]:
-    if path.suffix == ".obj":
-        vertices, found = _read_obj(path)
-        top = read_image(photo).shape[0] - (0 if path.stem.endswith("_obj") else 1)
-        return {
-            "vertices": vertices * torch.tensor([1.0, -1.0, 1.0]) + torch.tensor([0.0, top, 0.0]),
-            "triangles": found,
-        }
+def _read_mat(path: Path, triangles: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
     try:
         content = scipy.io.loadmat(path)
     except Exception as error:  # scipy raises a dozen unrelated types on a damaged file
@@ -178,38 +162,36 @@ def _read_mesh(path: Path, photo: Path, triangles: Tensor | None) -> dict[str, T
     field = next((field for field in VERTEX_FIELDS if field in content), None)
     if field is None:
         raise DataError(f"{path}: no field {' or '.join(VERTEX_FIELDS)}; it is no mesh of PRNet or 3DDFA")
-    vertices = _points(content[field], path)
+    vertices = _points_in_rows(content[field], path)
     if "triangles" in content:
-        # For y down; turned over, so that they are counter-clockwise from outside where y is up, as in the .obj.
-        return {
-            "vertices": vertices,
-            "triangles": torch.from_numpy(content["triangles"].astype(np.int64)[:, ::-1].copy()),
-        }
+        # Their winding is for y down; reversed, it is counter-clockwise from outside where y is up, as in the .obj.
+        return vertices, content["triangles"].astype(np.int64)[:, ::-1].copy()
     if triangles is None or int(triangles.max()) + 1 != len(vertices):
         raise DataError(
             f"{path}: {len(vertices):,} vertices without triangles, and the morphable model has others; give the model "
             "that they belong to, or landmarks instead (STEM_kpt.txt)"
         )
-    return {"vertices": vertices, "triangles": triangles}
+    return vertices, triangles.numpy()
 
 
-def _read_obj(path: Path) -> tuple[Tensor, Tensor]:
+def _read_obj(path: Path, photo: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         mesh = trimesh.load_mesh(path, file_type="obj", process=False, maintain_order=True, skip_materials=True)
         if not isinstance(mesh, trimesh.Trimesh):
             raise ValueError("more than one mesh, or none")
-        vertices, triangles = np.asarray(mesh.vertices, np.float32), np.asarray(mesh.faces, np.int64)
+        vertices, triangles = np.array(mesh.vertices, np.float32), np.array(mesh.faces, np.int64)
     except Exception as error:  # trimesh raises many unrelated types on a damaged file
         raise DataError(f"{path}: not a readable .obj file ({' '.join(str(error).split())})") from error
     if not len(triangles):
         raise DataError(f"{path}: holds no triangles; it is cut short or of another kind")
-    return torch.from_numpy(vertices.copy()), torch.from_numpy(triangles.copy())
+    vertices[:, 1] = read_image(photo).shape[0] - (0 if path.stem.endswith("_obj") else 1) - vertices[:, 1]
+    return vertices, triangles
 
 
-def _points(points: np.ndarray, path: Path, count: int | None = None) -> Float[Tensor, "points dims"]:
-    """Points in rows, whichever way they were written."""
+def _points_in_rows(points: np.ndarray, path: Path, count: int | None = None) -> np.ndarray:
+    """Points (N, 2) or (N, 3), whichever way they were written."""
     if points.ndim == 2 and points.shape[0] in (2, 3) and points.shape[1] > 3:
         points = points.T
     if points.ndim != 2 or points.shape[1] not in (2, 3) or (count is not None and len(points) != count):
         raise DataError(f"{path}: points of shape {points.shape}, expected ({count or 'V'}, 3)")
-    return torch.from_numpy(np.ascontiguousarray(points, dtype=np.float32))
+    return np.ascontiguousarray(points, dtype=np.float32)

@@ -1,0 +1,174 @@
+"""What an evaluation compares: networks and folders of other methods' predictions, each with a name of its own."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+
+import torch
+
+from jointface.datamodules.face_dataset import FaceDataset
+from jointface.errors import ConfigError, DataError
+from jointface.evaluation.prediction_files import list_predictions
+from jointface.modules.checkpoint import load_model
+from jointface.modules.network import FaceNetwork
+
+PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
+NAMED = 3  # files of either kind that a message names
+
+# Parts of a path that name no run: checkpoints, numbers of a sweep's jobs, dates.
+_ANONYMOUS = re.compile(r"best|last|\d+|\d{4}-\d{2}-\d{2}.*|multirun_.*|(epoch|step)=.*")
+
+
+@dataclass(frozen=True)
+class Participants:
+    """Networks with their checkpoints, and folders of other methods' predictions, by name."""
+
+    checkpoints: Mapping[str, Path]
+    networks: Mapping[str, FaceNetwork]
+    folders: Mapping[str, Path]
+    batch_size: int
+    device: torch.device
+
+    @property
+    def names(self) -> list[str]:
+        return [*self.networks, *self.folders]
+
+    def networks_with(self, head: str | None) -> dict[str, FaceNetwork]:
+        """The networks that have a head: "shape_decoder" or "attribute_classifier"; None takes all."""
+        return {name: net for name, net in self.networks.items() if head is None or getattr(net, head) is not None}
+
+
+def open_participants(
+    checkpoints: Sequence[str], compare: Sequence[str], batch_size: int, device: str, precision: str
+) -> Participants:
+    """Loads the checkpoints, and finds out whether the folders hold predictions.
+
+    Args:
+        checkpoints: of `PATH` or `NAME:PATH`. compare: of `NAME:FOLDER`.
+        device: of torch, or "auto". precision: float64 or float32. In float64 the algorithms that batches of different
+            sizes take agree to far more digits than are reported.
+
+    Raises:
+        ConfigError: two have one name, or there is no such device or precision.
+        CheckpointError, DataError: a checkpoint or a folder is missing or broken.
+    """
+    placed = _device(device)
+    paths, folders = named_checkpoints(checkpoints), named_folders(compare)
+    require_different([*paths, *folders])
+    for name, folder in folders.items():
+        list_predictions(name, folder)
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision={precision}: known are {', '.join(PRECISIONS)}")
+    if precision == "float64" and placed.type == "mps":
+        raise ConfigError("device=mps has no float64: set precision=float32, or device=cpu")
+    networks = {name: load_model(path).to(PRECISIONS[precision]) for name, path in paths.items()}
+    return Participants(paths, networks, folders, batch_size, placed)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch's errors for an unknown and for an absent device
+        raise ConfigError(f"device={name}: there is no such device here; set auto or cpu") from error
+    return device
+
+
+def folders_by_benchmark(folders: Mapping[str, Path], tests: Mapping[str, FaceDataset]) -> dict[str, dict[str, Path]]:
+    """For each benchmark the folders, by method, that hold a prediction for one of its images.
+
+    Raises:
+        DataError: a folder is missing or empty, or holds no prediction for any image of any benchmark.
+    """
+    wanted = {key: [f"{test.name(index)}.npz" for index in range(len(test))] for key, test in tests.items()}
+    found = {method: list_predictions(method, folder) for method, folder in folders.items()}
+    for method, files in found.items():
+        if wanted and all(files.isdisjoint(names) for names in wanted.values()):
+            raise DataError(
+                f"none of the {len(files):,} .npz files in {folders[method].absolute()} is named after a photo of "
+                f"{' or '.join(wanted)}: looked for {_first(next(iter(wanted.values())))}; there is "
+                f"{_first(sorted(files))}; name the file for STEM.jpg STEM.npz"
+            )
+    return {
+        key: {method: folder for method, folder in folders.items() if not found[method].isdisjoint(names)}
+        for key, names in wanted.items()
+    }
+
+
+def _first(files: Sequence[str]) -> str:
+    return ", ".join(files[:NAMED]) + (", ..." if len(files) > NAMED else "")
+
+
+# Names
+
+
+def named_checkpoints(entries: Iterable[str]) -> dict[str, Path]:
+    """Checkpoints by name, in their order.
+
+    `NAME:PATH` is called NAME. `PATH` is called after its run: runs/joint/2026-11-22_20-02-27/checkpoints/best.ckpt is
+    joint, A.ckpt is A. Parts of the path tell runs of one name apart: real/0 and real/1 are jobs of one sweep,
+    joint/best and joint/last two checkpoints of one run.
+
+    Raises:
+        ConfigError: two have one name, or a name is empty or has a slash.
+    """
+    given: list[tuple[str | None, Path]] = []
+    for entry in entries:
+        name, colon, path = entry.partition(":")
+        is_path = not colon or Path(entry).exists()  # a path may hold a colon
+        given.append((None, Path(entry)) if is_path else (_require_name(name, entry), Path(path)))
+    shortest = iter(_shortest_names([path for name, path in given if name is None]))
+    names = [next(shortest) if name is None else name for name, _ in given]
+    require_different(names)
+    return {name: path for name, (_, path) in zip(names, given, strict=True)}
+
+
+def named_folders(entries: Iterable[str]) -> dict[str, Path]:
+    """Folders of predictions by name, of NAME:FOLDER each.
+
+    Raises:
+        ConfigError: an entry has no name, or two have the same.
+    """
+    folders = []
+    for entry in entries:
+        name, colon, folder = entry.partition(":")
+        if not colon:
+            raise ConfigError(f"compare={entry}: expected NAME:FOLDER, the name of the method and its predictions")
+        folders.append((_require_name(name, entry), Path(folder)))
+    require_different([name for name, _ in folders])
+    return dict(folders)
+
+
+def require_different(names: Sequence[str]) -> None:
+    """Raises a ConfigError where two methods have one name."""
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"two methods are called {repeated[0]!r}: write NAME:PATH to name one otherwise")
+
+
+def _require_name(name: str, entry: str) -> str:
+    if not name or "/" in name:
+        raise ConfigError(f"{entry}: a method's name is a word or more, without /, before the colon")
+    return name
+
+
+def _shortest_names(paths: Iterable[Path]) -> list[str]:
+    """For each path the part that names its run, and the parts that tell it from other runs of that name."""
+    parts = [[part for part in path.absolute().with_suffix("").parts[1:] if part != "checkpoints"] for path in paths]
+    places = [_place_of_run(of_path) for of_path in parts]
+    names = []
+    for path, place in zip(parts, places, strict=True):
+        same = [other for other, at in zip(parts, places, strict=True) if other[at] == path[place]]
+        first, last = _common_parts(same), len(path) - _common_parts([other[::-1] for other in same])
+        names.append("/".join(part for n, part in enumerate(path) if n == place or first <= n < last))
+    return names
+
+
+def _place_of_run(parts: Sequence[str]) -> int:
+    return max((n for n, part in enumerate(parts) if not _ANONYMOUS.fullmatch(part)), default=len(parts) - 1)
+
+
+def _common_parts(paths: Iterable[Sequence[str]]) -> int:
+    """How many parts all of them begin with."""
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*paths, strict=False)))

@@ -1,0 +1,85 @@
+"""Image files of the faces that a benchmark renders, for other methods to run on."""
+
+import logging
+from pathlib import Path
+
+import cv2
+import pandas as pd
+
+from jointface.datamodules.face_dataset import FaceDataset
+from jointface.datamodules.on_disk import file_names
+from jointface.errors import ConfigError, DataError
+from jointface.files import write_atomically
+
+log = logging.getLogger(__name__)
+
+BOXES = "face_boxes.csv"
+
+
+def write_images(dataset: FaceDataset, folder: Path) -> list[str]:
+    """Writes the image of each face that a benchmark renders, pixel for pixel what networks are evaluated on.
+
+        subject_01_pitch-15_yaw+40.png    a view of Florence; predictions for it are subject_01_pitch-15_yaw+40.npz
+        synthetic_test_000012.png         a synthetic face
+        face_boxes.csv                    file, x, y, size: centre and size of the face box that networks are given
+
+    Files of these names are replaced. A scan that cannot be read is left out with a warning.
+
+    Returns:
+        The names of the images without .png.
+
+    Raises:
+        ConfigError: the data set consists of photo files.
+        DataError: the folder holds other images or cannot be written to, or no face can be rendered.
+    """
+    if not dataset.rendered:
+        raise ConfigError(
+            f"images: nothing to render, the photos of this benchmark are files themselves, e.g. {dataset.path(0)}: "
+            "run other methods on these"
+        )
+    names = [dataset.name(index) for index in range(len(dataset))]
+    _require_no_others(folder, names)
+    boxes, reason = [], None
+    for index, name in enumerate(names):
+        try:
+            sample = dataset.read(index)
+        except DataError as error:
+            if str(error) != reason:  # once for all views of a scan
+                log.warning("Left out: %s", error)
+            reason = str(error)
+            continue
+        png = cv2.imencode(".png", cv2.cvtColor(sample.image, cv2.COLOR_RGB2BGR))[1]
+        write_atomically(folder / f"{name}.png", png.tobytes())
+        boxes.append({"file": f"{name}.png", **sample.box._asdict()})
+    if not boxes:
+        raise DataError(f"no face can be rendered; {reason}")
+    table = pd.DataFrame(boxes).to_csv(index=False, float_format="%.3f", lineterminator="\n")
+    write_atomically(folder / BOXES, table.encode())
+    return [Path(box["file"]).stem for box in boxes]
+
+
+def _require_no_others(folder: Path, names: list[str]) -> None:
+    """Refuses a folder with other images, on which a method would run as well."""
+    present = file_names(folder) if folder.is_dir() else set()
+    others = sorted(name for name in present if name.endswith(".png") and name.removesuffix(".png") not in names)
+    if others:
+        raise DataError(
+            f"{folder.absolute()}: holds {len(others):,} other pictures, e.g. {others[0]}; choose another folder"
+        )
+
+
+def image_files(dataset: FaceDataset, rendered: Path | None) -> dict[str, Path]:
+    """The file of each image by its name: the photo, or of rendered faces the file that `write_images` wrote.
+
+    Raises:
+        ConfigError: faces are rendered, and the folder of their images is not given.
+    """
+    indices = range(len(dataset))
+    if not dataset.rendered:
+        return {dataset.name(index): dataset.path(index) for index in indices}
+    if rendered is None:
+        raise ConfigError(
+            "import: the faces of this benchmark are rendered; set images=FOLDER to the folder that images=FOLDER "
+            "wrote them to, which the files were made from"
+        )
+    return {dataset.name(index): rendered / f"{dataset.name(index)}.png" for index in indices}
