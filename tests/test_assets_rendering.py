@@ -48,7 +48,7 @@ def test_skins_suit_the_person(dressed: FaceFactory, faces: list[SyntheticFace])
 def test_the_face_is_as_bright_as_the_skin_says(dressed: FaceFactory) -> None:
     assert dressed.assets is not None
     fields = dressed.renderer.fields
-    field = dict(zip(NAMES, fields.table.float().T, strict=True))
+    field = dict(zip(NAMES, fields.float().T, strict=True))
     relief = skin_relief(dressed.head, fields, dressed.assets.skins).float() / RELIEF_UNIT
     face = (field["z"] > 10) & (field["forehead"] + field["cheek"] > 0.3) & (field["eye_distance"] > 6)
     face &= field["scalp"] < -6

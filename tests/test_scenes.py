@@ -9,7 +9,7 @@ from torch import Tensor
 from jointface.errors import InputError
 from jointface.synthesis.faces import FaceFactory
 from jointface.synthesis.head import Head
-from jointface.synthesis.mesh_store import MeshStore, Piece
+from jointface.synthesis.mesh_store import MeshStore
 from jointface.synthesis.scenes import CLOTH, HAIR, ON_DEVICE, PROXY_TEETH, Scene, Scenes, to_bytes
 
 SIZE = 48
@@ -85,8 +85,7 @@ def test_the_store_dresses_heads_as_each_proxy_says(factory: FaceFactory, head: 
     rows = [store.row(proxy) for proxy in proxies]
     assert rows == [0, 1, 2, 0]
     pictures = [0, 0, 2, 1]
-    pieces = [Piece(picture, 7, row) for picture, row in zip(pictures, rows, strict=True)]
-    dressed = store.dress(pieces, heads)
+    dressed = store.dress(torch.tensor([(picture, 7, row) for picture, row in zip(pictures, rows, strict=True)]), heads)
     points, triangles = 0, 0
     for picture, proxy in zip(pictures, proxies, strict=True):
         own = slice(points, points + len(proxy.uv))
@@ -106,7 +105,7 @@ def test_the_store_dresses_heads_as_each_proxy_says(factory: FaceFactory, head: 
 
 def test_nobody_has_to_wear_anything(head: Head) -> None:
     store = MeshStore([torch.zeros(256, 256, 4, dtype=torch.uint8)], torch.device("cpu"))
-    dressed = store.dress([], head.mean[None])
+    dressed = store.dress(torch.empty(0, 3, dtype=torch.int64), head.mean[None])
     assert dressed.points.shape == (0, 3)
     assert dressed.triangles.shape == (0, 3)
 

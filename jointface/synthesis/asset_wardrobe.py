@@ -16,7 +16,7 @@ from torch import Tensor
 from jointface.geometry.position_map import PositionMap
 from jointface.geometry.rasteriser import Cutout, interpolate, rasterise
 from jointface.synthesis.appearance import Appearance, Colour
-from jointface.synthesis.face_fields import NAMES, SIZE, FaceFields, brow_place, laid_out
+from jointface.synthesis.face_fields import NAMES, SIZE, brow_place, laid_out
 from jointface.synthesis.hair_styles import GREY, HOLD, HairStyle, Length, Wave
 from jointface.synthesis.head import BODY, CAVITY, SKIN, Head
 from jointface.synthesis.makehuman import MakeHumanAssets, Skin, read_assets
@@ -174,7 +174,9 @@ def _choice(rng: np.random.Generator, options: Sequence[Colour]) -> Colour:
 # Skin
 
 
-def skin_relief(head: Head, fields: FaceFields, skins: Sequence[Skin]) -> UInt8[Tensor, "skins pixels 3"]:
+def skin_relief(
+    head: Head, fields: Float[Tensor, "pixels fields"], skins: Sequence[Skin]
+) -> UInt8[Tensor, "skins pixels 3"]:
     """Colour of skins relative to the colour of their face, over the layout of `face_fields`.
 
     RELIEF_UNIT is the face's colour. Towards the neck and the scalp it fades to that, as the skin below the head is
@@ -182,7 +184,7 @@ def skin_relief(head: Head, fields: FaceFields, skins: Sequence[Skin]) -> UInt8[
     """
     layout = PositionMap(head.model, SIZE)
     uv = laid_out(layout, layout.sample(head.atlas_uv[: len(head.model.uv)][None])[0])
-    field = dict(zip(NAMES, fields.table.float().T, strict=True))
+    field = dict(zip(NAMES, fields.float().T, strict=True))
     plain, face = _plain(head, field), _face(head, layout, field)
     reliefs: dict[int, Tensor] = {}  # skins may share an image
     for skin in skins:

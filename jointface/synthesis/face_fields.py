@@ -1,10 +1,8 @@
-"""Where things are on a face: lips, brows, beard, wrinkles ... as smooth fields over the surface of the mean head.
+"""Where lips, brows, beard, wrinkles ... are on a face, as smooth fields over the surface of the mean head.
 
-A field is laid out over the UV coordinates of the head's morphable model, so a pixel that shows skin looks its values
-up, whoever's skin it is.
+Fields are laid out over the UV coordinates of the head's morphable model, so a pixel of anyone's skin looks them up.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -18,6 +16,7 @@ from torch import Tensor
 
 from jointface.geometry.position_map import PositionMap
 from jointface.synthesis.head import Head
+from jointface.synthesis.noise import smoothstep
 
 SIZE = 512  # pixels of the layout
 NAMES = (
@@ -33,74 +32,72 @@ NAMES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class FaceFields:
-    """table: (SIZE * SIZE, fields) half precision, rows of the layout's pixels in reading order; see NAMES."""
-
-    table: Float[Tensor, "pixels fields"]
-
-    def to(self, device: torch.device) -> "FaceFields":
-        """The same fields on another device."""
-        return FaceFields(self.table.to(device))
-
-    def look_up(self, pixel: Int[Tensor, "points"]) -> dict[str, Float[Tensor, "points"]]:
-        """The fields at pixels of the layout."""
-        return dict(zip(NAMES, self.table.index_select(0, pixel).T.float().contiguous().unbind(0), strict=True))
-
-
 def layout_pixel(uv: Float[Tensor, "2 points"]) -> Int[Tensor, "points"]:
     """The nearest pixel of the layout, in reading order."""
     u, v = uv.clamp(0, 1).unbind(0)
     return ((1 - v) * (SIZE - 1)).round().long() * SIZE + (u * (SIZE - 1)).round().long()
 
 
+def look_up(fields: Float[Tensor, "pixels fields"], pixel: Int[Tensor, "points"]) -> dict[str, Float[Tensor, "points"]]:
+    """The fields at pixels of the layout, by name."""
+    return dict(zip(NAMES, fields.index_select(0, pixel).T.float().contiguous().unbind(0), strict=True))
+
+
 @lru_cache(maxsize=2)
-def make_fields(head: Head) -> FaceFields:
-    """The fields of a head."""
+def make_fields(head: Head) -> Float[Tensor, "pixels fields"]:
+    """The fields of a head in half precision, see NAMES; rows are the layout's SIZE * SIZE pixels in reading order."""
     layout = PositionMap(head.model, SIZE)
     points = layout.sample(head.model.mean[None])[0].double().numpy()
     marks = head.model.mean[head.model.landmarks68].double().numpy()
     fields = _fields(points, marks)
-    return FaceFields(laid_out(layout, torch.from_numpy(np.stack([fields[name] for name in NAMES], axis=1)).half()))
+    return laid_out(layout, torch.from_numpy(np.stack([fields[name] for name in NAMES], axis=1)).half())
 
 
 def laid_out(layout: PositionMap, values: Float[Tensor, "points channels"]) -> Float[Tensor, "pixels channels"]:
-    """What is given for the covered pixels of a layout of SIZE, for all of its pixels."""
+    """Values of a layout's covered pixels, extended to all SIZE * SIZE pixels by the nearest covered one.
+
+    A point at the edge of a UV island may round to an uncovered pixel.
+    """
     table = torch.zeros(SIZE * SIZE, values.shape[1], dtype=values.dtype)
     table[layout.pixels] = values
-    # A pixel at the rim of an island may round to a texel beside it.
-    bare = torch.ones(SIZE * SIZE, dtype=torch.bool)
-    bare[layout.pixels] = False
-    _, nearest = distance_transform_edt(bare.view(SIZE, SIZE).numpy(), return_indices=True)
-    row, column = torch.from_numpy(nearest).long()
-    return table[(row * SIZE + column).flatten()]
+    bare = np.ones(SIZE * SIZE, dtype=bool)
+    bare[layout.pixels.numpy()] = False
+    row, column = distance_transform_edt(bare.reshape(SIZE, SIZE), return_distances=False, return_indices=True)
+    return table[torch.from_numpy(row * SIZE + column).flatten().long()]
 
 
 def brow_place(
     head: Head, x: Float[Tensor, "points"], y: Float[Tensor, "points"]
 ) -> tuple[Float[Tensor, "points"], Float[Tensor, "points"], float]:
-    """ "brow_along" and "brow_across" of places on the front of the mean head, and the length of a brow in mm."""
-    marks = head.model.mean[head.model.landmarks68].double().numpy() * [-1, 1, 1]
-    curve = _open_curve(marks[17:22][::-1, :2])
-    side, height = x.abs().double().numpy(), y.double().numpy()
-    across, along = _nearest(np.stack([side, height], axis=1), curve)
-    across = across * np.where(height > np.interp(side, *curve[np.argsort(curve[:, 0])].T), 1, -1)
-    length = float(np.linalg.norm(np.diff(curve, axis=0), axis=1).sum())
+    """ "brow_along" and "brow_across" of points on the front of the mean head, and the length of a brow, mm."""
+    brow = _brow(head.model.mean[head.model.landmarks68].double().numpy())
+    along, across = _brow_coordinates(brow, np.stack([x.abs().double().numpy(), y.double().numpy()], axis=1))
+    length = float(np.linalg.norm(np.diff(brow, axis=0), axis=1).sum())
     return torch.from_numpy(along).float(), torch.from_numpy(across).float(), length
+
+
+def _brow(marks: np.ndarray) -> np.ndarray:
+    """The curve of a brow from its inner to its outer end, on the side x > 0."""
+    return _open_curve((marks * [-1, 1, 1])[17:22][::-1, :2])
+
+
+def _brow_coordinates(brow: np.ndarray, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Position along the brow, 0 ... 1, and signed distance from it, mm, of (N, 2) points (|x|, y)."""
+    across, along = _nearest(flat, brow)
+    above = flat[:, 1] > np.interp(flat[:, 0], *brow[np.argsort(brow[:, 0])].T)
+    return along, across * np.where(above, 1, -1)
 
 
 def _fields(points: np.ndarray, marks: np.ndarray) -> dict[str, np.ndarray]:
     x, y, z = points.T
     side = np.abs(x)
-    left = marks * [-1, 1, 1]  # everything is described on the side x > 0 and holds for both
+    left = marks * [-1, 1, 1]  # everything is described on the side x > 0 and mirrored
     flat = np.stack([side, y], axis=1)
     eye = _closed_curve(left[36:42, :2])
     eye_distance, _ = _nearest(flat, eye)
     eye_centre = eye.mean(0)
     outside = ~Polygon(eye).contains_points(flat)
-    brow = _open_curve(left[17:22][::-1, :2])
-    across, along = _nearest(flat, brow)
-    above = y > np.interp(side, *brow[np.argsort(brow[:, 0])].T)
+    along, across = _brow_coordinates(_brow(marks), flat)
     outer = _closed_curve(marks[48:60, :2])
     front = z > marks[48, 2] - 8
     lips = Polygon(outer).contains_points(points[:, :2]) & front
@@ -123,7 +120,7 @@ def _fields(points: np.ndarray, marks: np.ndarray) -> dict[str, np.ndarray]:
         "eye_distance": np.where(facing, eye_distance * np.where(outside, 1, -1), 60.0).clip(-20, 60),
         "eye_up": ((y - eye_centre[1]) / np.hypot(side - eye_centre[0], y - eye_centre[1]).clip(1)).clip(-1, 1),
         "brow_along": along,
-        "brow_across": np.where(facing, across * np.where(above, 1, -1), 60.0).clip(-60, 60),
+        "brow_across": np.where(facing, across, 60.0).clip(-60, 60),
         "cheek": facing * _blob(flat - cheek, 16, 12),
         "flush": facing * (_blob(points[:, :2] - nose[:2], 13, 11) + 0.6 * _blob(flat - cheek, 18, 14)
                            + 0.5 * _blob(points[:, :2] - chin[:2], 16, 9)).clip(0, 1),
@@ -144,15 +141,12 @@ def _fields(points: np.ndarray, marks: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _above_hairline(y: np.ndarray, z: np.ndarray, marks: np.ndarray) -> np.ndarray:
-    """Height above the hairline, mm: over the forehead and temples, before and behind the ear, down to the nape."""
-    brow, ear = marks[17:22, 1].max(), marks[0]
-    depth = marks[30, 2] - z  # behind the tip of the nose
-    line = np.interp(
-        depth,
-        [0, 25, 45, 70, depth_of_ear := marks[30, 2] - ear[2] - 12, depth_of_ear + 25, depth_of_ear + 60, 250],
-        [brow + 52, brow + 52, brow + 44, brow + 22, ear[1] - 5, ear[1] + 5, ear[1] - 55, ear[1] - 60],
-    )
-    return y - line
+    """Height above the hairline, mm. The line runs over forehead and temples, around the ear and down to the nape."""
+    brow, ear, nose = marks[17:22, 1].max(), marks[0], marks[30]
+    behind = nose[2] - ear[2] - 12
+    depths = [0, 25, 45, 70, behind, behind + 25, behind + 60, 250]  # behind the tip of the nose
+    heights = [brow + 52, brow + 52, brow + 44, brow + 22, ear[1] - 5, ear[1] + 5, ear[1] - 55, ear[1] - 60]
+    return y - np.interp(nose[2] - z, depths, heights)
 
 
 def _closed_curve(points: np.ndarray, samples: int = 12) -> np.ndarray:
@@ -168,15 +162,14 @@ def _open_curve(points: np.ndarray, samples: int = 12) -> np.ndarray:
 
 
 def _nearest(points: np.ndarray, curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distance of (N, 2) points from a finely sampled curve, and how far along it (0 ... 1) the nearest point lies."""
+    """Distance of (N, 2) points from a finely sampled curve, and position of the nearest point along it, 0 ... 1."""
     distance, index = KDTree(curve).query(points)
     return distance, index / (len(curve) - 1)
 
 
 def _step(value: np.ndarray, low: float, high: float) -> np.ndarray:
     """Smooth step from 0 at low to 1 at high."""
-    t = ((value - low) / (high - low)).clip(0, 1)
-    return t * t * (3 - 2 * t)
+    return smoothstep((value - low) / (high - low))
 
 
 def _blob(offset: np.ndarray, width: float, height: float) -> np.ndarray:

@@ -15,7 +15,7 @@ from jointface.geometry.morphable_model import linear_faces
 from jointface.geometry.rasteriser import Cutout, Fragments, rasterise
 from jointface.synthesis import materials
 from jointface.synthesis.asset_wardrobe import BROW_LEFT, BROW_STEP, BROW_TOP, RELIEF_UNIT, FaceAssets, skin_relief
-from jointface.synthesis.face_fields import layout_pixel, make_fields
+from jointface.synthesis.face_fields import layout_pixel, look_up, make_fields
 from jointface.synthesis.head import BODY, CAVITY, EYE, LASHES, SKIN, TEETH, Head
 from jointface.synthesis.lashes import lash_texture, lash_uv
 from jointface.synthesis.mesh_store import MeshStore
@@ -177,7 +177,7 @@ class Renderer:
         )  # fmt: skip
 
     def _head_triangles(self, scenes: Scenes, count: int) -> tuple[Tensor, ...]:
-        """Triangles, image, material and texture of the heads of `count` points, without the parts replaced by assets."""
+        """Triangles, image, material and texture of the heads of `count` points, without what assets replace."""
         batch = len(scenes)
         head = torch.arange(batch, dtype=torch.int32, device=self.device)
         parts = (
@@ -281,7 +281,7 @@ class Renderer:
 
     def _skin(self, uv: Tensor, base: Tensor, look: materials.Look) -> tuple[Tensor, Tensor]:
         pixel = layout_pixel(uv)
-        field = self.fields.look_up(pixel)
+        field = look_up(self.fields, pixel)
         if look.has("skin_painted"):
             row = look["asset_skin"].long().clamp(min=0)
             relief = self._relief.flatten(0, 1).index_select(0, row * self._relief.shape[1] + pixel)

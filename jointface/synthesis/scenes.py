@@ -1,9 +1,8 @@
-"""Pictures that are still to be drawn: one by one, and as a batch of few tensors that goes from a loader's process to
-the device that draws it."""
+"""Scenes to render: one by one, and as a batch of few tensors that travels from a loader's process to the device."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -12,13 +11,13 @@ from torch import Tensor
 from jointface.geometry.camera import is_mirrored
 from jointface.synthesis.appearance import Appearance, Colour, Lights
 
-# Materials: of the head, see `synthesis.head`; and of what is worn.
+# Materials of what is worn; those of the head are in `synthesis.head`.
 HAIR, CLOTH, FRAME, LENS, METAL, PROXY_LASHES, PROXY_TEETH = range(6, 13)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture to draw.
+    """One picture to render.
 
     shape: (Ks,), expression: (Ke,) of the head. camera: (3, 4) from model space to the picture. background:
     (3, size, size) sRGB in 0 ... 1. seed: of the noise on the skin.
@@ -33,26 +32,25 @@ class Scene:
     seed: float
 
 
-# The numbers of an appearance that colours depend on, as columns: those of `Appearance`, and some that follow from it.
+# Columns of the numbers that colours depend on: fields of `Appearance`, and what follows from it.
 _PAINT = tuple(field.name for field in fields(Appearance) if field.type in ("float", float, Colour))
 _COLOURS = {field.name for field in fields(Appearance) if field.type is Colour}
 _DERIVED = ("seed", "has_hair", "drawn_brows", "brow_painted", "asset_brows", "skin_painted", "asset_skin")
 WIDTHS = {name: 3 if name in _COLOURS else 1 for name in (*_PAINT, *_DERIVED)}
 
-
-ON_DEVICE = ("shape", "expression", "cameras", "backgrounds", "looks", "lights")  # of `Scenes`
+ON_DEVICE = ("shape", "expression", "cameras", "backgrounds", "looks", "lights")  # fields of `Scenes`
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """A batch of pictures to draw.
+    """A batch of pictures to render.
 
-    shape, expression, cameras: as of `Scene`. backgrounds: sRGB in 0 ... 255. looks: numbers of the appearances, in
-    the columns that `WIDTHS` names. lights: RGB of sky and ground, then direction and RGB of each light.
+    shape, expression, cameras: as in `Scene`. backgrounds: sRGB in 0 ... 255. looks: numbers of the appearances in the
+    columns that `WIDTHS` names. lights: RGB of sky and ground, then direction and RGB of each light.
 
-    What the host has to know stays on the CPU: `worn`, what the heads wear, one row a piece, sorted by picture:
-    (picture, material, row of the wardrobe, row of the hat that it lies under or -1); `mirrored`, whose camera mirrors;
-    `present`, the columns of `looks` that may be other than zero.
+    These stay on the CPU, where the host reads them: worn: a row for each piece that is worn, sorted by picture:
+    (picture, material, row of the wardrobe, row of the hat above it or -1). mirrored: whether the camera mirrors.
+    present: the columns of `looks` that may not be zero.
     """
 
     shape: Float[Tensor, "batch shape"]
@@ -67,7 +65,7 @@ class Scenes:
 
     @classmethod
     def of(cls, scenes: Sequence[Scene]) -> "Scenes":
-        """The batch of these pictures."""
+        """The batch of these scenes."""
         worn = [(number, *piece) for number, scene in enumerate(scenes) for piece in _worn(scene.appearance)]
         looks = torch.tensor([_numbers(scene.appearance, scene.seed) for scene in scenes], dtype=torch.float32)
         columns = zip(WIDTHS, looks.split(list(WIDTHS.values()), dim=1), strict=True)
@@ -92,11 +90,13 @@ class Scenes:
         """The batches one after the other, on the device where they are."""
         if len(batches) == 1:
             return batches[0]
-        starts = [0, *itertools.accumulate(len(batch) for batch in batches)][: len(batches)]
-        shifts = torch.tensor([[start, 0, 0, 0] for start in starts])
+        worn, first = [], 0
+        for batch in batches:
+            worn.append(batch.worn + torch.tensor([first, 0, 0, 0]))
+            first += len(batch)
         return cls(
             **{name: torch.cat([getattr(batch, name) for batch in batches]) for name in (*ON_DEVICE, "mirrored")},
-            worn=torch.cat([batch.worn + shift for batch, shift in zip(batches, shifts, strict=True)]),
+            worn=torch.cat(worn),
             present=frozenset().union(*(batch.present for batch in batches)),
         )
 
@@ -107,18 +107,15 @@ class Scenes:
         return replace(self, **cut, worn=worn - worn.new_tensor([first, 0, 0, 0]))
 
     def to(self, device: torch.device) -> "Scenes":
-        """The same on a device, but for what stays on the CPU. Copies from page-locked memory are not waited for.
-
-        Lightning calls it when it moves a batch.
-        """
+        """The batch with ON_DEVICE on a device, not waiting for copies from pinned memory. Lightning calls it too."""
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in ON_DEVICE})
 
     def pin_memory(self) -> "Scenes":
-        """The same in page-locked memory."""
+        """The batch with ON_DEVICE in pinned memory; PyTorch's DataLoader calls it."""
         return replace(self, **{name: getattr(self, name).pin_memory() for name in ON_DEVICE})
 
     def look_table(self) -> dict[str, Float[Tensor, "*channels batch"]]:
-        """`looks` by name, pictures last: (B,), or (3, B) of colours."""
+        """`looks` by name, pictures last: (B,), or (3, B) for colours."""
         rows = self.looks.T.contiguous().split(list(WIDTHS.values()))
         return {name: row if width == 3 else row[0] for (name, width), row in zip(WIDTHS.items(), rows, strict=True)}
 
@@ -136,8 +133,7 @@ def _numbers(look: Appearance, seed: float) -> list[float]:
 
 
 def _rows(lights: Lights) -> list[Colour]:
-    pairs = zip(lights.directions, lights.colours, strict=True)
-    return [lights.sky, lights.ground, *(row for pair in pairs for row in pair)]
+    return [lights.sky, lights.ground, *chain(*zip(lights.directions, lights.colours, strict=True))]
 
 
 def _worn(look: Appearance) -> list[tuple[int, int, int]]:
