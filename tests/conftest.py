@@ -12,10 +12,11 @@ import tests.typecheck  # noqa: F401  (the hook below names it)
 install_import_hook("jointface", "tests.typecheck.check")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run side by side, as do the commands they start
 
-from jointface.datamodules import CropTransform, SyntheticFaces  # noqa: E402
+from jointface.datamodules import W300LP, CelebA, CropTransform, SyntheticFaces  # noqa: E402
 from jointface.geometry import MorphableModel, load_bfm_3ddfa  # noqa: E402
 from jointface.synthesis.faces import FaceFactory  # noqa: E402
-from jointface.synthesis.head import Head, load_head  # noqa: E402
+from jointface.synthesis.head import Head  # noqa: E402
+from jointface.synthesis.head_cache import load_head  # noqa: E402
 from tests.data.aflw2000 import data as aflw2000_data  # noqa: E402
 from tests.data.bfm_3ddfa import data as bfm_data  # noqa: E402
 from tests.data.celeba import data as celeba_data  # noqa: E402
@@ -55,6 +56,16 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_model(tiny_data: Path) -> MorphableModel:
     """The tiny morphable model that the tiny data sets are made with."""
     return load_bfm_3ddfa(str(tiny_data / "bfm_3ddfa"))
+
+
+@pytest.fixture(scope="session")
+def mixed_batch(tiny_data: Path, tiny_model: MorphableModel) -> dict[str, dict[str, torch.Tensor]]:
+    """Eight faces with attributes and eight others with shape."""
+    crop = CropTransform(64)
+    celeba = CelebA(tiny_data / "celeba", "train", crop)
+    fitted = W300LP(tiny_data / "300W_LP", "train", crop, tiny_model, val_fraction=0)
+    collate = torch.utils.data.default_collate
+    return {"celeba": collate([celeba[i] for i in range(8)]), "w300lp": collate([fitted[4 * i] for i in range(8)])}
 
 
 @pytest.fixture(scope="session")

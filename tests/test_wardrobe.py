@@ -9,7 +9,7 @@ from jointface.geometry.mesh import triangle_normals
 from jointface.geometry.rasteriser import Cutout, Fragments, rasterise
 from jointface.synthesis import hair_styles
 from jointface.synthesis.head import SKIN, Head
-from jointface.synthesis.people import blend_weights, sample_expression, sample_person
+from jointface.synthesis.people import identity_coefficients, sample_expression, sample_person
 from jointface.synthesis.proxy import EAR_SIDE, EAR_TOP, Proxy, bind
 from jointface.synthesis.skull import CENTRE
 from jointface.synthesis.solids import Solid
@@ -30,9 +30,8 @@ def people(head: Head) -> Tensor:
     """(PEOPLE, points, 3) random heads with random expressions."""
     rng = np.random.default_rng(0)
     persons = [sample_person(rng, head.change_labels) for _ in range(PEOPLE)]
-    weights = blend_weights(persons, head.variations, head.phenotype_mask, head.change_labels)
     expressions = torch.stack([sample_expression(rng, head.expression_labels) for _ in persons])
-    return head.points(weights @ head.identity_of_blendshapes + head.identity_offset, expressions)
+    return head.points(identity_coefficients(head, persons), expressions)
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +121,7 @@ def test_bound_points_come_back_and_grow_with_the_head(head: Head) -> None:
 
 def test_the_wardrobe_is_the_same_every_time(head: Head, wardrobe: Wardrobe, monkeypatch: pytest.MonkeyPatch) -> None:
     first = {proxy.name: proxy for proxy in proxies(wardrobe)}
-    monkeypatch.setattr(
-        hair_styles, "CUTS", hair_styles.CUTS[-5::2]
-    )  # a wavy, a curly and a pulled back one stand for all
+    monkeypatch.setattr(hair_styles, "CUTS", hair_styles.CUTS[-5::2])  # three stand for all
     for again in proxies(load_wardrobe.__wrapped__(head)):
         for name in ("texture", "offsets", "triangles"):
             assert torch.equal(getattr(first[again.name], name), getattr(again, name)), (again.name, name)

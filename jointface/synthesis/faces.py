@@ -18,7 +18,7 @@ from jointface.geometry.morphable_model import linear_faces
 from jointface.synthesis.appearance import Appearance, Lights, sample_appearance, sample_lights, sample_view
 from jointface.synthesis.asset_wardrobe import FaceAssets, load_asset_wardrobe, with_assets
 from jointface.synthesis.backgrounds import background_photos, photo_background, random_background
-from jointface.synthesis.head import load_head
+from jointface.synthesis.head_cache import load_head
 from jointface.synthesis.measures import Ruler
 from jointface.synthesis.people import Person, identity_coefficients, sample_expression, sample_person
 from jointface.synthesis.renderer import Renderer

@@ -12,17 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from safetensors.torch import save
 from torch import Tensor
 
-from jointface.files import write_atomically
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.geometry.rasteriser import load_kernels
 from jointface.geometry.regions import NECK, face_regions
-from jointface.synthesis.head import BODY, CAVITY, EYE, LASHES, SKIN, TEETH, Head, head_tensors
+from jointface.synthesis.head import BODY, CAVITY, EYE, LASHES, SKIN, TEETH, Head
 from jointface.synthesis.people import blend_weights, change_spread, sample_person
-
-log = logging.getLogger(__name__)
 
 # iBUG's 68 landmarks as vertices of hm08, chosen on the mesh and checked from the front and from both sides.
 LANDMARKS68 = (
@@ -63,15 +59,9 @@ class Body:
     mirror: Int[Tensor, "vertices"]
 
 
-def build_head(path: Path) -> None:
-    """Builds the head and writes it to `path`, whole or not at all.
-
-    Raises:
-        DataError: the file cannot be written.
-    """
-    log.warning("building the synthetic head, once, about a minute: %s", path)
-    tensors, texts = head_tensors(derive_head(read_body()))
-    write_atomically(path, save(tensors, texts))
+def build_head() -> Head:
+    """The head with its identity and expression bases; takes about a minute."""
+    return derive_head(read_body())
 
 
 def read_body() -> Body:
