@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from jointface.attributes import CELEBA
-from jointface.datamodules.celeba import read_attributes
+from jointface.datamodules.celeba_files import read_label_file
 from jointface.synthesis.faces import FaceFactory
 from jointface.synthesis.measures import MEASURES, SYNTHETIC
 
@@ -23,7 +23,7 @@ def main(data: str | None) -> None:
     scores = factory.scores(faces)
     celeba = np.full(len(CELEBA), np.nan)
     if data is not None:
-        celeba = (read_attributes(Path(data) / "celeba" / "list_attr_celeba.txt")[1] > 0).mean(0)
+        celeba = (read_label_file(Path(data) / "celeba" / "list_attr_celeba.txt")[1] > 0).mean(0)
     print(f"{FACES} faces\n\n| attribute | threshold | prevalence | CelebA | threshold for CelebA's |")
     print("|---|---|---|---|---|")
     for place, name in enumerate(SYNTHETIC.attributes):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jointface.datamodules import W300LP, CelebA, CropTransform
-from jointface.datamodules.celeba import read_attributes
+from jointface.datamodules.celeba_files import read_label_file
 from jointface.geometry import load_bfm_3ddfa
 from tests.data.bfm_3ddfa import data as bfm_data
 from tests.data.celeba.data import celeba_attribute_file
@@ -65,7 +65,7 @@ def main() -> None:
         crop = CropTransform(256)
         plain = seconds(lambda: attributes.read_text().split())
         for what, task in {
-            "CelebA's attribute file, 202,599 rows": lambda: read_attributes(attributes),
+            "CelebA's attribute file, 202,599 rows": lambda: read_label_file(attributes),
             "CelebA, training split": lambda: CelebA(root / "celeba", "train", crop),
             "300W-LP, training split, 122,450 pairs": lambda: W300LP(root / "300W_LP", "train", crop, model),
         }.items():

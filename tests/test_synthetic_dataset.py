@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader
 from jointface.attributes import positive_weight
 from jointface.command_line import CONF_DIR
 from jointface.datamodules import Augmentation, CropTransform, JointDataModule, Source, SyntheticFaces
-from jointface.datamodules.loading import Batches, identity_collate
 from jointface.datamodules.drawing import draw
+from jointface.datamodules.loading import Batches, identity_collate
 from jointface.errors import ConfigError, DataError
 from jointface.geometry.camera import is_mirrored
 from jointface.geometry.morphable_model import MIRROR68

@@ -2,24 +2,32 @@
 
 import logging
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from jointface.attributes import CELEBA, positive_weight
-from jointface.datamodules import celeba_files as files
-from jointface.datamodules.celeba_boxes import ALIGNED_BOX, aligned_box, bbox_boxes, beside, landmark_boxes
-from jointface.datamodules.celeba_files import Table, locate, read_attributes
+from jointface.datamodules.celeba_boxes import aligned_box, bbox_boxes, beside, landmark_boxes
+from jointface.datamodules.celeba_files import (
+    ALIGNED_LANDMARKS,
+    ATTRIBUTES,
+    BBOX,
+    IDENTITY,
+    LANDMARKS,
+    PARTITION,
+    Table,
+    image_files,
+    locate,
+    read_label_file,
+)
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample, read_image
-from jointface.datamodules.on_disk import Count, file_names, instead, require_folder
+from jointface.datamodules.on_disk import Count, file_names, instead, log_left_out, require_folder
 from jointface.errors import ConfigError, DataError
 from jointface.geometry.framing import FaceBox
-
-__all__ = ["ALIGNED_BOX", "SPLITS", "CelebA", "aligned_box", "read_attributes"]
 
 log = logging.getLogger(__name__)
 
@@ -27,16 +35,14 @@ Images = Literal["aligned", "aligned_png", "in_the_wild"]
 Framing = Literal["landmarks", "bbox"]
 
 SPLITS = {"train": 0, "val": 1, "test": 2}
-FOLDERS: dict[Images, str] = {
-    "aligned": "img_align_celeba", "aligned_png": "img_align_celeba_png", "in_the_wild": "img_celeba",
-}  # fmt: skip
-ARCHIVES: dict[Images, str] = {
-    "aligned": "img_align_celeba.zip", "aligned_png": "img_align_celeba_png.7z", "in_the_wild": "img_celeba.7z",
-}  # fmt: skip
-FRAMINGS = ("landmarks", "bbox")
+FOLDERS: dict[str, tuple[str, str]] = {  # of images: the folder, and the archive that it is unpacked from
+    "aligned": ("img_align_celeba", "img_align_celeba.zip"),
+    "aligned_png": ("img_align_celeba_png", "img_align_celeba_png.7z"),
+    "in_the_wild": ("img_celeba", "img_celeba.7z"),
+}
 ENDINGS = (".jpg", ".png")
 PUBLISHED = {"images": 202_599, "train": 162_770, "val": 19_867, "test": 19_962, "identities": 10_177}
-OPTIONAL = (files.IDENTITY, files.BBOX, files.LANDMARKS, files.ALIGNED_LANDMARKS)
+OPTIONAL = (IDENTITY, BBOX, LANDMARKS, ALIGNED_LANDMARKS)
 
 
 class CelebA(FaceDataset):
@@ -56,8 +62,8 @@ class CelebA(FaceDataset):
         root/Anno/list_bbox_celeba.txt                  count; `image_id x_1 y_1 width height`; the same a row, in the
                                                         original photo; for framing=bbox, else an optional check
 
-    Rows without an image, images without a row and faces without extent (empty bounding boxes) are left out and
-    counted in the log. Get it from the CelebA page of MMLab, CUHK; the identities are given on request. Licence:
+    Rows without an image, images without a row and faces with an empty bounding box are left out and counted in the
+    log. Get it from the CelebA page of MMLab, CUHK; the identities are given on request. Licence:
     non-commercial research. Cite: Liu, Luo, Wang, Tang, "Deep Learning Face Attributes in the Wild", ICCV 2015.
 
     Items hold `attributes` and `attribute_mask`, 40 each, in the order of `jointface.attributes.CELEBA`, and `identity`
@@ -69,8 +75,8 @@ class CelebA(FaceDataset):
         transform: how a face is cropped.
         images: which of the published images.
         framing: how faces are found in the original photos. "landmarks": the crop is that of the aligned image, upright
-            in the photo; faces that lie outside their published bounding box are counted in the log. "bbox": from the
-            published bounding box, as a detector would find them, for tests that are to use no landmarks.
+            in the photo; faces outside their published bounding box are counted in the log. "bbox": by the published
+            bounding box, as by a detector, for tests that must not use landmarks.
 
     Raises:
         ConfigError: images or framing is unknown, or framing=bbox with aligned images.
@@ -91,76 +97,79 @@ class CelebA(FaceDataset):
     ) -> None:
         super().__init__(split, transform)
         require_known(images, framing)
-        self.root, self.kind, self.framing = Path(root), images, framing
+        self.root, self.framing = Path(root), framing
         require_folder(self.root, "CelebA", "set paths.data_dir to the folder that holds celeba/")
-        self.folder = locate(self.root, FOLDERS[images])
-        how = f"unpack {ARCHIVES[images]} there"
-        require_folder(self.folder, f"CelebA's images ({images})", how)
-        on_disk = {name for name in file_names(self.folder) if name.endswith(ENDINGS)}
-        attributes = read_attributes(locate(self.root, files.ATTRIBUTES))
-        partition = files.read_partition(locate(self.root, files.PARTITION))
+        folder, archive = FOLDERS[images]
+        self.folder = locate(self.root, folder)
+        require_folder(self.folder, f"CelebA's images ({images})", f"unpack {archive} there")
+        on_disk = self._images()
+        attributes = self._read(ATTRIBUTES)
         if not on_disk:
-            inner = self.folder / self.folder.name
-            deeper = f"found it one folder too deep, in {inner}: move its content up" if inner.is_dir() else ""
-            hint = deeper or instead(self.folder / str(attributes.names[0]))
-            raise DataError(f"{self.folder.absolute()}: no .jpg or .png file in it; {hint or how}")
-
-        rows, names = self._rows(split, attributes, partition, on_disk)
+            raise self._no_images(f"unpack {archive} there", str(attributes.names[0]))
+        rows, self.names = self._rows(attributes, on_disk)
         listed = attributes.names[rows]
         self.boxes: Float[Tensor, "images 3"] | None = None
         if images == "in_the_wild":
             boxes = self._boxes(listed)
-            usable = _usable(boxes, listed)
-            rows, names, listed = rows[usable], names[usable], listed[usable]
+            usable = boxes[:, 2] >= 1  # pixel
+            log_left_out("CelebA", "faces have an empty bounding box or coinciding landmarks", listed[~usable])
+            rows, listed, self.names = rows[usable], listed[usable], self.names[usable]
             self.boxes = torch.from_numpy(boxes[usable]).float()
         if not len(rows):
             raise DataError(
                 f"CelebA's {split} split is empty: no image of {self.folder.absolute()} is in the attribute list and "
                 "in that part of the partition"
             )
-        self.names = names
-        self.attributes = torch.from_numpy(attributes.values[rows])
+        self.attributes = torch.from_numpy(attributes.values[rows] == 1)
         self.mask = torch.ones(len(CELEBA), dtype=torch.bool)
         identities = self._identities()
         self.identity = None if identities is None else torch.from_numpy(identities.of(listed)[:, 0]).long()
 
-    def _rows(
-        self, split: str, attributes: Table, partition: Table, on_disk: set[str]
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, name: str) -> Table:
+        return read_label_file(locate(self.root, name))
+
+    def _identities(self) -> Table | None:
+        return self._read(IDENTITY) if locate(self.root, IDENTITY).is_file() else None
+
+    def _images(self) -> set[str]:
+        return {name for name in file_names(self.folder) if name.endswith(ENDINGS)}
+
+    def _no_images(self, how: str, first: str) -> DataError:
+        inner = self.folder / self.folder.name
+        deeper = f"found it one folder too deep, in {inner}: move its content up" if inner.is_dir() else ""
+        hint = deeper or instead(self.folder / first) or how
+        return DataError(f"{self.folder.absolute()}: no .jpg or .png file in it; {hint}")
+
+    def _rows(self, attributes: Table, on_disk: set[str]) -> tuple[Int[np.ndarray, "images"], np.ndarray]:
         """The rows of the attribute list that are in the split and have an image, and its file names."""
-        names, there = files.image_files(attributes.names, on_disk)
-        places = partition.positions(attributes.names)
-        wanted = partition.values[:, 0] == SPLITS[split]
+        partition, names = self._read(PARTITION), attributes.names
+        files, there = image_files(names, on_disk)
+        places = partition.positions(names)
+        wanted = partition.values[:, 0] == SPLITS[self.split]
         in_split = (places >= 0) & wanted[places]
         wanted[places[places >= 0]] = False
-        _report(f"rows of the {split} partition have no attributes", partition.names[wanted])
-        _report(f"rows of the {split} partition have no image", attributes.names[in_split & ~there])
-        if split == "train":  # said once
-            _report("images are in no attribute list", np.array(sorted(on_disk.difference(names.tolist()))))
+        rows = f"rows of the {self.split} partition"
+        log_left_out("CelebA", f"{rows} have no attributes", partition.names[wanted])
+        log_left_out("CelebA", f"{rows} have no image", names[in_split & ~there])
+        if self.split == "train":  # said once
+            log_left_out("CelebA", "images are in no attribute list", on_disk.difference(files.tolist()))
         keep = in_split & there
-        return np.flatnonzero(keep), names[keep]
+        return np.flatnonzero(keep), files[keep]
 
     def _boxes(self, names: np.ndarray) -> Float[np.ndarray, "images 3"]:
-        bbox_path = locate(self.root, files.BBOX)
+        """Face boxes (x, y, size) in the original photos."""
         if self.framing == "bbox":
-            return bbox_boxes(files.read_bboxes(bbox_path).of(names))
-        aligned, original = (
-            files.read_landmarks(locate(self.root, name)).of(names)
-            for name in (files.ALIGNED_LANDMARKS, files.LANDMARKS)
-        )
+            return bbox_boxes(self._read(BBOX).of(names))
+        aligned, original = (self._read(name).of(names) for name in (ALIGNED_LANDMARKS, LANDMARKS))
         boxes = landmark_boxes(aligned, original)
-        if bbox_path.is_file():
-            doubtful = names[beside(boxes, files.read_bboxes(bbox_path).of(names))]
+        if locate(self.root, BBOX).is_file():
+            doubtful = names[beside(boxes, self._read(BBOX).of(names))]
             if len(doubtful):
                 log.warning(
-                    "CelebA: %d faces lie by their landmarks outside their published bounding box, e.g. %s; one of the "
+                    "CelebA: the landmarks of %d faces lie outside their published bounding box, e.g. %s; one of the "
                     "two is wrong, and framing=landmarks follows the landmarks", len(doubtful), doubtful[0],
                 )  # fmt: skip
         return boxes
-
-    def _identities(self) -> Table | None:
-        path = locate(self.root, files.IDENTITY)
-        return files.read_identities(path) if path.is_file() else None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -190,12 +199,10 @@ class CelebA(FaceDataset):
         return positive_weight(self.attributes.float(), self.mask.expand_as(self.attributes))
 
     def inventory(self) -> list[Count]:
-        on_disk = file_names(self.folder)
-        partition = files.read_partition(locate(self.root, files.PARTITION))
-        _, there = files.image_files(partition.names, on_disk)
-        identities = self._identities()
+        on_disk, partition, identities = self._images(), self._read(PARTITION), self._identities()
+        _, there = image_files(partition.names, on_disk)
         found = {
-            "images": sum(name.endswith(ENDINGS) for name in on_disk),
+            "images": len(on_disk),
             **{split: int((there & (partition.values[:, 0] == code)).sum()) for split, code in SPLITS.items()},
             "identities": 0 if identities is None else len(np.unique(identities.values)),
         }
@@ -207,27 +214,11 @@ class CelebA(FaceDataset):
 
 
 def require_known(images: str, framing: str) -> None:
-    """Images and framing must be known and go together.
-
-    Raises:
-        ConfigError: they do not.
-    """
-    for option, value, known in (("images", images, tuple(FOLDERS)), ("framing", framing, FRAMINGS)):
+    """Raises a ConfigError if images or framing is unknown, or the two do not go together."""
+    for option, value, known in (("images", images, tuple(FOLDERS)), ("framing", framing, get_args(Framing))):
         if value not in known:
             raise ConfigError(f"CelebA: {option}={value}: known are {', '.join(known)}")
     if framing == "bbox" and images != "in_the_wild":
         raise ConfigError(
             "CelebA: framing=bbox needs images=in_the_wild: the bounding boxes are those of the original photos"
         )
-
-
-def _usable(boxes: Float[np.ndarray, "images 3"], names: np.ndarray) -> np.ndarray:
-    """Whether a box has an extent."""
-    usable = boxes[:, 2] >= 1  # pixel
-    _report("faces have an empty bounding box or coinciding landmarks", names[~usable])
-    return usable
-
-
-def _report(what: str, names: np.ndarray) -> None:
-    if len(names):
-        log.warning(f"CelebA: %d {what} and are left out, e.g. %s", len(names), min(names))

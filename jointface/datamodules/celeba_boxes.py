@@ -1,34 +1,33 @@
-"""Where the face lies in CelebA's images: one box for all aligned ones, and boxes that agree with it in the wild."""
+"""Where the face is in CelebA's images: one box for all aligned ones, and boxes that agree with it in the wild."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from jointface.datamodules.crop import scale_box
 from jointface.geometry.framing import FaceBox
 
-# Average landmark box of the aligned 178 x 218 images: every image gets it, scaled to its own size.
+# Average landmark box of the aligned 178 x 218 images. Every image gets it, scaled to the image's size.
 ALIGNED_WIDTH, ALIGNED_HEIGHT = 178, 218
 ALIGNED_BOX = FaceBox(x=88.9, y=139.8, size=86.2)
-# The published bounding boxes against the boxes of `landmark_boxes`: medians over the only 5 rows that could be had of
-# all three files, images 000001 to 000005. Size over width is 0.67 to 0.87 there; the centre is 0.03 to 0.05 heights
-# below the bounding box's, and -0.15 to 0.06 widths beside it with the turn of the head, which averages to none. Every
-# bounding box is 1.385 times as high as wide.
+# From the published bounding boxes to those of `landmark_boxes`: medians over images 000001 to 000005, the only rows at
+# hand of all three files. Sizes are 0.67 to 0.87 widths there and centres lie 0.03 to 0.05 heights lower. With the turn
+# of the head they also lie -0.15 to 0.06 widths aside, which averages to none.
 BBOX_SIZE, BBOX_DOWN = 0.807, 0.037
 
 
 def aligned_box(width: int, height: int) -> FaceBox:
-    """The aligned images' face box in an image of this size; pixel centres stay at integers."""
-    x, y = width / ALIGNED_WIDTH, height / ALIGNED_HEIGHT
-    return FaceBox((ALIGNED_BOX.x + 0.5) * x - 0.5, (ALIGNED_BOX.y + 0.5) * y - 0.5, ALIGNED_BOX.size * (x + y) / 2)
+    """The aligned images' face box in an image of this size."""
+    return scale_box(ALIGNED_BOX, width / ALIGNED_WIDTH, height / ALIGNED_HEIGHT)
 
 
 def landmark_boxes(
     aligned: Int[np.ndarray, "images 10"], original: Int[np.ndarray, "images 10"]
 ) -> Float[np.ndarray, "images 3"]:
-    """Face boxes (x, y, size) in the original images: the aligned images' box, taken there by each image's landmarks.
+    """Face boxes (x, y, size) in the original images, carried over from the aligned images' box by the landmarks.
 
-    The aligned images are the originals under a similarity. Its inverse is the least-squares fit of the five points
-    (Umeyama 1991, without reflection). Centre and size follow it; the crop stays upright, roll is not undone. The size
-    is 0 where the landmarks all coincide.
+    An aligned image is its original under a similarity. Its inverse is the least-squares fit of the five points
+    (Umeyama 1991, without reflection). Centre and size follow it; the crop stays upright. The size is 0 where all
+    landmarks coincide.
 
     Args:
         aligned, original: x and y of the five points in the aligned and in the original image.
@@ -51,7 +50,7 @@ def bbox_boxes(bboxes: Int[np.ndarray, "images 4"]) -> Float[np.ndarray, "images
 
 
 def beside(boxes: Float[np.ndarray, "images 3"], bboxes: Int[np.ndarray, "images 4"]) -> Bool[np.ndarray, "images"]:
-    """Whether a face box does not touch the published bounding box; empty bounding boxes say nothing."""
+    """Whether a face box lies beside its published bounding box, unless that is empty."""
     low, size = bboxes[:, :2], bboxes[:, 2:]
     distance = np.abs(boxes[:, :2] - (low + size / 2))
     return (distance > (boxes[:, 2:] + size) / 2).any(axis=1) & (size > 0).all(axis=1)

@@ -14,15 +14,32 @@ from jointface.errors import DataError
 ATTRIBUTES, PARTITION, IDENTITY = "list_attr_celeba.txt", "list_eval_partition.txt", "identity_CelebA.txt"
 BBOX = "list_bbox_celeba.txt"
 LANDMARKS, ALIGNED_LANDMARKS = "list_landmarks_celeba.txt", "list_landmarks_align_celeba.txt"
+POINTS = ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")  # left as the viewer sees it
 
-BBOX_COLUMNS = ("x_1", "y_1", "width", "height")
-LANDMARK_COLUMNS = tuple(
-    f"{part}_{axis}" for part in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth") for axis in "xy"
-)
+
+class LabelFile(NamedTuple):
+    """What a label file is called in messages, what its second line names (under the number of rows; files without
+    such a header have one column), and which values it may hold (empty: any)."""
+
+    what: str
+    columns: tuple[str, ...] = ()
+    values: tuple[int, ...] = ()
+
+
+FILES = {
+    ATTRIBUTES: LabelFile("CelebA's attributes", CELEBA.attributes, (-1, 1)),
+    PARTITION: LabelFile("CelebA's partition", values=(0, 1, 2)),  # train, val, test
+    IDENTITY: LabelFile("CelebA's identities"),
+    BBOX: LabelFile("CelebA's bounding boxes", ("x_1", "y_1", "width", "height")),
+    **dict.fromkeys(
+        (LANDMARKS, ALIGNED_LANDMARKS),
+        LabelFile("CelebA's landmarks", tuple(f"{point}_{axis}" for point in POINTS for axis in "xy")),
+    ),
+}
 
 
 class Table(NamedTuple):
-    """Rows of a label file: file names (N,), what it says of each (N, columns), and where it lies."""
+    """Rows of a label file: file names (N,), their values (N, columns), and where it lies."""
 
     names: np.ndarray
     values: np.ndarray
@@ -52,8 +69,8 @@ class Table(NamedTuple):
 def locate(root: Path, name: str) -> Path:
     """Where a published file or folder lies, or should lie if it is nowhere.
 
-    CelebA is published as Anno/, Eval/ and Img/; torchvision and others keep everything flat in one folder. Img/ has
-    two images archives in parts, each in a folder of the archive's name, where people unpack them.
+    CelebA is published as Anno/, Eval/ and Img/; torchvision and others keep everything flat in one folder. Two image
+    archives of Img/ come in parts, in a folder named after the archive, where people unpack them.
     """
     official = root / _official_folder(name)
     places = [root / name, official / name, official / f"{name}.7z" / name]
@@ -72,10 +89,7 @@ def _official_folder(name: str) -> str:
 
 
 def image_files(names: np.ndarray, on_disk: set[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The image file of each listed name, and whether it is there.
-
-    The label files say .jpg of every image, of the .png files too.
-    """
+    """The image file of each listed name, and whether it is there. The label files say .jpg even of .png images."""
     there = _are_in(names, on_disk)
     if there.all():
         return names, there
@@ -87,81 +101,43 @@ def _are_in(names: np.ndarray, on_disk: set[str]) -> np.ndarray:
     return np.array([name in on_disk for name in names.tolist()], dtype=bool)  # ten times as fast as isin on strings
 
 
-def read_attributes(path: Path) -> Table:
-    """Which of the 40 attributes are present, (N, 40) bool, of `list_attr_celeba.txt`.
+def read_label_file(path: Path) -> Table:
+    """The rows of one of FILES.
 
     Raises:
-        DataError: the file is missing, damaged or another, or a value is neither -1 nor 1.
+        DataError: the file is missing, damaged, cut or another one, or holds other values than published.
     """
-    table = _read_counted(path, "CelebA's attributes", CELEBA.attributes)
-    wrong = (np.abs(table.values) != 1).any(axis=1)
-    if wrong.any():
+    what, columns, values = FILES[path.name]
+    how = f"get {_official_folder(path.name)}/{path.name} from CelebA's page"
+    require_file(path, what, how)
+    header_lines = 2 if columns else 0
+    count = _read_header(path, columns, how) if columns else None
+    names, numbers = read_table(path, what, len(columns) or 1, header_lines)
+    where = path.absolute()
+    if count not in (None, len(names)):
         raise DataError(
-            f"{path.absolute()}, line {wrong.argmax() + 3}: expected a file name and {len(CELEBA)} values -1 or 1; the "
-            "file is damaged, get it again"
+            f"{where}: line 1 announces {count} rows and there are {len(names)}; the file is cut or edited, {how}"
         )
-    return table._replace(values=table.values == 1)
-
-
-def read_partition(path: Path) -> Table:
-    """The split of each image, (N, 1): 0 train, 1 val, 2 test, of `list_eval_partition.txt`.
-
-    Raises:
-        DataError: the file is missing or damaged, or has another code.
-    """
-    table = _read(path, "CelebA's partition", columns=1)
-    known = np.isin(table.values[:, 0], (0, 1, 2))
-    if not known.all():
+    twice = pd.Index(names).duplicated()
+    if twice.any():
+        line = twice.argmax() + header_lines + 1
+        raise DataError(f"{where}, line {line}: {names[twice][0]} is listed twice; {how}")
+    if values and not (known := np.isin(numbers, values).all(axis=1)).all():
+        line = known.argmin() + header_lines + 1
         raise DataError(
-            f"{path.absolute()}, line {known.argmin() + 1}: expected a file name and 0, 1 or 2; the file is damaged, "
-            "get it again"
+            f"{where}, line {line}: expected a file name and {numbers.shape[1]} of the values "
+            f"{', '.join(map(str, values))}; the file is damaged, get it again"
         )
-    return table
+    return Table(names, numbers, path)
 
 
-def read_identities(path: Path) -> Table:
-    """The subject of each image, (N, 1), of `identity_CelebA.txt`."""
-    return _read(path, "CelebA's identities", columns=1)
-
-
-def read_bboxes(path: Path) -> Table:
-    """The published bounding boxes of the original images, (N, 4): x_1, y_1, width, height."""
-    return _read_counted(path, "CelebA's bounding boxes", BBOX_COLUMNS)
-
-
-def read_landmarks(path: Path) -> Table:
-    """Eyes, nose and mouth corners, (N, 10): x and y of each, left as the viewer sees it."""
-    return _read_counted(path, "CelebA's landmarks", LANDMARK_COLUMNS)
-
-
-def _read_counted(path: Path, what: str, columns: tuple[str, ...]) -> Table:
-    """A table under two lines: the number of rows, and the names of the columns."""
-    require_file(path, what, _how(path))
+def _read_header(path: Path, columns: tuple[str, ...], how: str) -> int:
+    """The number of rows that the first line announces; the second names the columns."""
     with path.open(errors="replace") as file:
         count, header = file.readline().strip(), tuple(file.readline().split())
     if not count.isdecimal() or header not in (columns, ("image_id", *columns)):
         raise DataError(
             f"{path.absolute()}: line 1 must be the number of rows and line 2 the {len(columns)} names {columns[0]} to "
-            f"{columns[-1]}; this is another file or of another release, {_how(path)}"
+            f"{columns[-1]}; this is another file or of another release, {how}"
         )
-    table = _read(path, what, len(columns), header_lines=2)
-    if len(table.names) != int(count):
-        raise DataError(
-            f"{path.absolute()}: line 1 announces {count} rows and there are {len(table.names)}; the file is cut or "
-            f"edited, {_how(path)}"
-        )
-    return table
-
-
-def _read(path: Path, what: str, columns: int, header_lines: int = 0) -> Table:
-    require_file(path, what, _how(path))
-    names, values = read_table(path, what, columns, header_lines)
-    twice = pd.Index(names).duplicated()
-    if twice.any():
-        line = twice.argmax() + header_lines + 1
-        raise DataError(f"{path.absolute()}, line {line}: {names[twice][0]} is listed twice; {_how(path)}")
-    return Table(names, values, path)
-
-
-def _how(path: Path) -> str:
-    return f"get {_official_folder(path.name)}/{path.name} from CelebA's page"
+    return int(count)

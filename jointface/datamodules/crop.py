@@ -61,6 +61,11 @@ class CropTransform:
         return torch.from_numpy(crops).permute(0, 3, 1, 2)
 
 
+def scale_box(box: FaceBox, x: float, y: float) -> FaceBox:
+    """The box in an image that is x times as wide and y times as high; pixel centres stay at integers."""
+    return FaceBox((box.x + 0.5) * x - 0.5, (box.y + 0.5) * y - 0.5, box.size * (x + y) / 2)
+
+
 def warp(
     image: UInt8[np.ndarray, "height width 3"],
     transform: Float[np.ndarray, "2 3"],

@@ -32,13 +32,13 @@ STAGES_OF: dict[str, tuple[Stage, ...]] = {"fit": ("train", "val"), "validate": 
 class Source:
     """A data set's part in the joint training.
 
-    dataset: makes the data set from `split` and `transform`. splits: which of its splits a stage ("train", "val",
-    "test") uses; a stage left out does without the source. batch_size: its samples in a training mini-batch. packed:
-    its folder among the packed copies, None if it is never packed.
+    dataset: makes the data set from `split` and `transform`. splits: the split that each stage ("train", "val", "test")
+    uses; a stage that is left out or None does without the source. batch_size: its samples in a training mini-batch.
+    packed: its folder among the packed copies, None if it is never packed.
     """
 
     dataset: Callable[..., FaceDataset]
-    splits: Mapping[str, str]
+    splits: Mapping[str, str | None]
     batch_size: int = 0
     packed: str | None = None
 
@@ -46,22 +46,22 @@ class Source:
 class JointDataModule(LightningDataModule):
     """Batches {source name: batch} over any set of sources.
 
-    Each source is an endless stream of its own that is shuffled anew whenever it is through, so a mini-batch always
-    holds every source at its batch size, however their lengths differ. Mini-batch n depends on the seed and on n alone:
-    a training that is resumed goes on in the middle of an epoch as if it had not stopped.
+    Each source is an endless stream, shuffled anew after each pass, so a mini-batch always holds every source at its
+    batch size, however their lengths differ. Mini-batch n depends on the seed and on n alone, so a training resumes in
+    the middle of an epoch as if it had not stopped.
 
     Args:
         sources: by name; the name is used in metrics.
         image_size: side of the crops in pixels.
-        augmentation: of the training crops; None trains without.
-        turning: turns training faces with a fitted mesh out of plane, on the device; None leaves them.
+        augmentation: of the training crops, or None.
+        turning: turns training faces with a fitted mesh out of plane, on the device, or None.
         seed: of shuffling, augmentation and everything else that is random in a training step.
         eval_batch_size: samples of each source in a validation or test batch.
         num_workers: loader processes of each source.
         pin_memory: page-locked batches, for copies to a GPU; None: where the trainer has one.
         max_broken_fraction: share of a data set's samples that may be broken before the run stops.
-        packed_dir: folder of packed copies, which are read in place of the published files; None reads those.
-        max_train_samples: train on the first so many samples of each source; None takes all.
+        packed_dir: folder of packed copies, to read in place of the published files; None reads those.
+        max_train_samples: train on at most this many samples of each source, the first ones; None takes all.
     """
 
     def __init__(
@@ -83,13 +83,9 @@ class JointDataModule(LightningDataModule):
         self.transforms = {
             stage: CropTransform(image_size, augmentation if stage == "train" else None) for stage in STAGES
         }
-        self.turning = turning
-        self.seed = seed
-        self.eval_batch_size = eval_batch_size
-        self.num_workers = num_workers
-        self.pin_memory = pin_memory
-        self.packed_dir = packed_dir
-        self.max_train_samples = max_train_samples
+        self.turning, self.seed, self.packed_dir = turning, seed, packed_dir
+        self.eval_batch_size, self.max_train_samples = eval_batch_size, max_train_samples
+        self.num_workers, self.pin_memory = num_workers, pin_memory
         self.broken = BrokenSamples(max_broken_fraction)
         self.datasets: dict[Stage, dict[str, FaceDataset]] = {}
         self._ahead: Ahead | None = None
@@ -109,17 +105,16 @@ class JointDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Opens the data sets of a Lightning stage ("fit", "validate", "test")."""
-        stages = STAGES_OF.get(stage, ())
-        for part in stages:
+        for part in STAGES_OF.get(stage, ()):
             if part not in self.datasets:
                 self.datasets[part] = {
-                    name: self._open(name, source, part)
+                    name: self._open(name, source, split, part)
                     for name, source in self.sources.items()
-                    if source.splits.get(part)
+                    if (split := source.splits.get(part))
                 }
 
-    def _open(self, name: str, source: Source, stage: Stage) -> FaceDataset:
-        split, transform, dataset = source.splits[stage], self.transforms[stage], source.dataset
+    def _open(self, name: str, source: Source, split: str, stage: Stage) -> FaceDataset:
+        transform, dataset = self.transforms[stage], source.dataset
         if self.packed_dir and source.packed:
             assert isinstance(dataset, partial)
             model = dataset.keywords.get("morphable_model")
@@ -147,21 +142,11 @@ class JointDataModule(LightningDataModule):
         return min(count, self.max_train_samples or count) if stage == "train" else count
 
     def train_dataloader(self) -> CombinedLoader:
-        first = self._batches_done()
-        loaders = {
-            name: self._loader(
-                dataset,
-                TrainingStream(
-                    name,
-                    self.num_samples("train", name),
-                    self.sources[name].batch_size,
-                    self.seed,
-                    self._share(),
-                    first,
-                ),
-            )
-            for name, dataset in self.datasets["train"].items()
-        }
+        loaders = {}
+        for name, dataset in self.datasets["train"].items():
+            count, batch_size = self.num_samples("train", name), self.sources[name].batch_size
+            stream = TrainingStream(name, count, batch_size, self.seed, self._share(), self._batches_done())
+            loaders[name] = self._loader(dataset, stream)
         self.training_loader = TimedLoader(loaders, "min_size")  # they are endless
         return self.training_loader
 
@@ -176,7 +161,7 @@ class JointDataModule(LightningDataModule):
             name: self._loader(dataset, EvaluationBatches(len(dataset), self.eval_batch_size, self._share()))
             for name, dataset in self.datasets[stage].items()
         }
-        # "max_size" gives None for a source that is through, so each sample is seen once.
+        # "max_size" gives None for a source that is exhausted, so each sample is seen once.
         return CombinedLoader(loaders, "max_size")
 
     def _loader(self, dataset: FaceDataset, batches: Sampler[BatchSample]) -> DataLoader[Any]:
@@ -193,11 +178,13 @@ class JointDataModule(LightningDataModule):
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Leaves out the sources that gave nothing, and accounts for broken samples. Before each training step all
-        random states are set, so that they need not be saved to resume."""
+        """Accounts for broken samples and drops sources that gave none. Before each training step all random states are
+        set, so that they need not be saved to resume."""
         stage = self._running_stage()
         if stage == "train" and self.trainer is not None:
-            if batch is self.training_loader.latest:  # then Lightning does not fetch ahead
+            if (
+                batch is self.training_loader.latest
+            ):  # Lightning has not fetched another, so there is none to draw ahead
                 self.training_loader.latest = None
             torch.manual_seed(seed_of(self.seed, "step", self._batches_done(), self._share().rank))
         accounted = {
@@ -208,7 +195,7 @@ class JointDataModule(LightningDataModule):
         return {name: part for name, part in accounted.items() if part}
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Draws synthetic faces that are drawn on the device, and turns training faces there."""
+        """Draws synthetic faces and turns training faces, where that is done on the device."""
         stage = self._running_stage()
         if self._ahead is not None:
             self._ahead.wait()
@@ -218,14 +205,14 @@ class JointDataModule(LightningDataModule):
         return {name: self.turning(part) if "camera" in part else part for name, part in batch.items()}
 
     def draw_ahead(self) -> None:
-        """Draws the faces of the training mini-batch that comes next, if it is drawn on a GPU."""
+        """Begins to draw the faces of the next training mini-batch, where they are drawn on a GPU."""
         if self._feeds_a_gpu() and self.training_loader.latest:
             assert self.trainer is not None
             self._ahead = self._ahead or Ahead(self.trainer.strategy.root_device)
             self._ahead.draw(self.training_loader.latest, self.datasets["train"])
 
     def _batches_done(self) -> int:
-        """Mini-batches that the run has trained on, also those before it was resumed."""
+        """Mini-batches that the run has trained on, including those before it was resumed."""
         if self.trainer is None:
             return 0
         return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
@@ -234,7 +221,7 @@ class JointDataModule(LightningDataModule):
         return Share() if self.trainer is None else Share(self.trainer.global_rank, self.trainer.world_size)
 
     def state_dict(self) -> dict[str, Any]:
-        """The broken samples found so far; the sources' positions follow from the number of steps."""
+        """The broken samples found so far. The sources' positions follow from the number of steps."""
         return {"broken": {name: dict(reasons) for name, reasons in self.broken.reasons.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """LFWA: the 13,143 photos of Labeled Faces in the Wild that have 73 attributes each."""
 
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,12 @@ from torch import Tensor
 
 from jointface.attributes import LFWA as LFWA_ATTRIBUTES
 from jointface.attributes import attribute_name, positive_weight
-from jointface.datamodules.crop import CropTransform
+from jointface.datamodules.crop import CropTransform, scale_box
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample, read_image
-from jointface.datamodules.on_disk import Count, file_names, missing, require_file, require_folder
+from jointface.datamodules.on_disk import Count, file_names, log_left_out, missing, require_file, require_folder
 from jointface.datamodules.w300lp import held_out_fraction
 from jointface.errors import ConfigError, DataError
 from jointface.geometry.framing import FaceBox
-
-log = logging.getLogger(__name__)
 
 IMAGE_FOLDERS = ("lfw", "lfw-deepfunneled", "lfw_funneled")  # as LFW's archives unpack
 ATTRIBUTE_FILE, SPLIT_FILE = "lfw_att_73.mat", "indices_train_test.mat"
@@ -93,7 +90,7 @@ class LFWA(FaceDataset):
         if not has_image.any():
             raise missing(self.images / str(people[0]), "LFW's photos of a person", "unpack LFW's images there")
         keep = part & has_image
-        _report_missing(names[part & ~has_image], split)
+        log_left_out("LFWA", f"rows of the {split} split have no image", names[part & ~has_image])
         if not keep.any():
             raise DataError(f"LFWA's {split} split is empty: {part.sum()} of {len(names)} rows, none with an image")
         self.names = names[keep]
@@ -131,9 +128,8 @@ class LFWA(FaceDataset):
 
 
 def lfw_box(width: int, height: int) -> FaceBox:
-    """LFW's face box in an image of this size; pixel centres stay at integers."""
-    x, y = width / SIDE, height / SIDE
-    return FaceBox((LFW_BOX.x + 0.5) * x - 0.5, (LFW_BOX.y + 0.5) * y - 0.5, LFW_BOX.size * (x + y) / 2)
+    """LFW's face box in an image of this size."""
+    return scale_box(LFW_BOX, width / SIDE, height / SIDE)
 
 
 def read_attributes(path: Path) -> tuple[np.ndarray, Float[np.ndarray, "images attributes"]]:
@@ -252,13 +248,3 @@ def image_names(folder: Path) -> set[str]:
         for name in file_names(folder / person)
         if name.endswith((".jpg", ".png"))
     }
-
-
-def _report_missing(names: np.ndarray, split: str) -> None:
-    if len(names):
-        log.warning(
-            "LFWA: %d rows of the %s split have no image and are left out, e.g. %s",
-            len(names),
-            split,
-            min(names.tolist()),
-        )

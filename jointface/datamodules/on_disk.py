@@ -1,6 +1,9 @@
 """What is on disk of a published data set: folders and files that must be there, tables, and counts to compare."""
 
+import logging
 import os
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -9,6 +12,8 @@ import numpy as np
 import pandas as pd
 
 from jointface.errors import DataError
+
+log = logging.getLogger(__name__)
 
 ARCHIVES = (".zip", ".7z", ".7z.001", ".tar", ".tar.gz", ".tgz", ".rar")
 
@@ -135,6 +140,12 @@ def file_names(folder: Path) -> set[str]:
         raise DataError(f"{folder.absolute()}: cannot list the folder ({error.strerror})") from error
 
 
+def log_left_out(data_set: str, what: str, names: Collection[str]) -> None:
+    """Warns of files or rows that a data set leaves out, if there are any; `what` says what is wrong with them."""
+    if len(names):
+        log.warning("%s: %d %s and are left out, e.g. %s", data_set, len(names), what, min(names))
+
+
 def read_table(path: Path, what: str, columns: int, header_lines: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """File names (N,) and whole numbers (N, columns) of a table `NAME value value ...` separated by blanks.
 
@@ -145,53 +156,30 @@ def read_table(path: Path, what: str, columns: int, header_lines: int = 0) -> tu
         DataError: the file is missing, or a row has another number of values or values that are no whole numbers.
     """
     require_file(path, what, "download it")
-    _require_first_row(path, columns, header_lines)
+    _require_rows(path, columns, header_lines, last=header_lines + 1)  # pandas drops what the first row has too much
+    types = dict.fromkeys(range(1, columns + 1), np.int32)
     try:
-        table = _parse(path, columns, header_lines, dict.fromkeys(range(1, columns + 1), np.int32))
+        table = pd.read_csv(
+            path, sep=r"\s+", header=None, skiprows=header_lines, names=list(range(columns + 1)), index_col=False,
+            dtype={0: str, **types}, skip_blank_lines=False, encoding_errors="replace",
+            keep_default_na=False, na_values=[""],  # "NA" and "null" are names like others
+        )  # fmt: skip
     except (ValueError, OSError) as error:  # pandas' own parser errors are ValueErrors
-        raise _damaged(path, columns, header_lines, error) from error
+        _require_rows(path, columns, header_lines)
+        why = " ".join(str(error).split())
+        raise DataError(
+            f"{path.absolute()}: not the table it should be ({why}); it is damaged or of another release, get it again"
+        ) from error
     return table[0].to_numpy(dtype=np.str_), table.iloc[:, 1:].to_numpy()
 
 
-def _require_first_row(path: Path, columns: int, header_lines: int) -> None:
-    """pandas takes the number of columns from the first row, and drops those that are too many."""
+def _require_rows(path: Path, columns: int, header_lines: int, last: int | None = None) -> None:
+    """Names the first line up to `last`, counted from 1, that is not a name and whole numbers."""
     with path.open(encoding="utf-8", errors="replace") as lines:
-        first = next(islice(lines, header_lines, None), "")
-    if len(first.split()) > columns + 1:
-        raise _wrong_line(path, header_lines + 1, columns)
-
-
-def _wrong_line(path: Path, line: int, columns: int) -> DataError:
-    return DataError(
-        f"{path.absolute()}, line {line}: expected a file name and {columns} whole numbers; the file is damaged or of "
-        "another release, get it again"
-    )
-
-
-def _parse(path: Path, columns: int, header_lines: int, types: dict[int, type]) -> pd.DataFrame:
-    return pd.read_csv(
-        path, sep=r"\s+", header=None, skiprows=header_lines, names=list(range(columns + 1)), index_col=False,
-        dtype={0: str, **types}, skip_blank_lines=False, encoding_errors="replace",
-        keep_default_na=False, na_values=[""],  # "NA" and "null" are names like others
-    )  # fmt: skip
-
-
-def _damaged(path: Path, columns: int, header_lines: int, reason: Exception) -> DataError:
-    """The error of a table that could not be read, with the line that is wrong where it can be told."""
-    where, why = path.absolute(), " ".join(str(reason).split())
-    try:
-        numbers = _parse(path, columns, header_lines, {}).iloc[:, 1:]
-        whole = numbers.map(_is_whole).to_numpy().all(axis=1)
-    except (ValueError, OSError):
-        whole = np.ones(1, dtype=bool)
-    if not whole.all():
-        line = int(np.argmin(whole)) + header_lines + 1
-        return _wrong_line(path, line, columns)
-    return DataError(f"{where}: not the table it should be ({why}); it is damaged or of another release, get it again")
-
-
-def _is_whole(value: object) -> bool:
-    try:
-        return float(value).is_integer()  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return False
+        for number, line in islice(enumerate(lines, start=1), header_lines, last):
+            values = line.split()[1:]
+            if len(values) != columns or not all(re.fullmatch(r"[-+]?\d+", value) for value in values):
+                raise DataError(
+                    f"{path.absolute()}, line {number}: expected a file name and {columns} whole numbers; the file is "
+                    "damaged or of another release, get it again"
+                )
