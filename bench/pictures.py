@@ -1,4 +1,7 @@
-"""Draws the pictures of the documentation: `python -m bench.pictures docs/figures`."""
+"""Makes the pictures of the documentation: `python -m bench.pictures docs/figures [CHECKPOINT]`.
+
+With a checkpoint of the embedded default also predictions.jpg.
+"""
 
 import math
 import sys
@@ -8,12 +11,15 @@ import cv2
 import numpy as np
 import torch
 
+from jointface.attributes import calibrated_probability
 from jointface.geometry import MorphableModel, apply_camera, crop_camera, crop_transform, euler_to_rotation, face_box
 from jointface.geometry.rasteriser import visible_vertices
+from jointface.modules import load_model
 from jointface.synthesis.faces import FaceFactory
-from jointface.viz.overlay import overlay_mesh
+from jointface.viz.overlay import add_caption, enlarge, overlay_landmarks, overlay_mesh
 
 SIZE = 176
+ANCESTRY = ("Asian", "Black", "White")
 
 
 def faces(factory: FaceFactory, rows: int = 3, columns: int = 8) -> np.ndarray:
@@ -40,13 +46,46 @@ def head(model: MorphableModel, size: int = 420) -> np.ndarray:
     return np.concatenate(pictures, axis=1)
 
 
-def main(folder: str) -> None:
-    """Writes faces.jpg and head.jpg."""
+@torch.no_grad()
+def predictions(factory: FaceFactory, checkpoint: str, count: int = 8, enlargement: int = 2) -> np.ndarray:
+    """The first faces of the test split, without choosing; the predicted mesh, landmarks and surest attributes; the
+    true mesh and landmarks."""
+    network = load_model(checkpoint)
+    size, model = network.image_size, factory.head.model
+    people = [factory.face("test", index) for index in range(count)]
+    cameras = [torch.stack([factory.crop_camera(face, side) for face in people]) for side in (size, size * enlargement)]
+    prediction = network(factory.render(people, cameras[0], size))
+    (labels,) = network.label_sets.values()
+    probability = calibrated_probability(prediction.logits, torch.tensor(labels["alpha"]))
+    # Those that it takes to be present; the rare ones among them, whose balanced reading is high, say most.
+    telling = torch.where(probability > 0.5, prediction.logits, -torch.inf)
+    telling[:, [network.attributes.index(name) for name in ANCESTRY]] = -torch.inf  # see docs/attributes.md
+    shapes, expressions = (torch.stack([getattr(face, name) for face in people]) for name in ("shape", "expression"))
+    truth = model.project(shapes, expressions, cameras[1]).numpy()
+    images = factory.render(people, cameras[1], size * enlargement).movedim(1, -1).numpy()
+
+    def over(image: np.ndarray, vertices: np.ndarray) -> np.ndarray:
+        return overlay_landmarks(overlay_mesh(image, vertices, model.triangles.numpy(), 1), vertices[model.landmarks68])
+
+    columns = []
+    for face, image in enumerate(images):
+        seen = over(image, enlarge(prediction.vertices[face].numpy(), enlargement))
+        best = telling[face].argsort(descending=True)[:4]
+        caption = [f"{network.attributes[m]} {probability[face, m]:.2f}" for m in best if telling[face, m].isfinite()]
+        columns.append(np.concatenate([image, add_caption(seen, [*caption, "", "", ""][:4]), over(image, truth[face])]))
+    return np.concatenate(columns, axis=1)
+
+
+def main(folder: str, checkpoint: str | None = None) -> None:
+    """Writes faces.jpg and head.jpg, and with a checkpoint predictions.jpg."""
     factory = FaceFactory(supersampling=2)
-    for name, picture in {"faces.jpg": faces(factory), "head.jpg": head(factory.head.model)}.items():
+    pictures = {"faces.jpg": faces(factory), "head.jpg": head(factory.head.model)}
+    if checkpoint is not None:
+        pictures["predictions.jpg"] = predictions(factory, checkpoint)
+    for name, picture in pictures.items():
         cv2.imwrite(str(Path(folder) / name), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
         print(Path(folder) / name)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
