@@ -12,6 +12,8 @@ import tests.typecheck  # noqa: F401  (the hook below names it)
 install_import_hook("jointface", "tests.typecheck.check")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run side by side, as do the commands they start
 
+import torch  # noqa: E402
+
 from jointface.datamodules import W300LP, CelebA, CropTransform, SyntheticFaces  # noqa: E402
 from jointface.geometry import MorphableModel, load_bfm_3ddfa  # noqa: E402
 from jointface.synthesis.faces import FaceFactory  # noqa: E402
