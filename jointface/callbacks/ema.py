@@ -3,24 +3,21 @@
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor, nn
+from torch import Tensor
 
 from jointface.errors import ConfigError
+from jointface.running.resuming import TRAINING_WEIGHTS
 
-KEY = "training_weights"  # where a checkpoint keeps the weights that the optimiser works on
 
-
-class WeightAverage(Callback):
-    """Averages the weights over the steps, and the statistics of batch norm with them.
+class WeightAverage(WeightAveraging):
+    """Lightning's average of the weights and the running statistics, with a decay that grows with the steps.
 
     After step n: average <- d average + (1 - d) weights, d = min(decay, (1 + n) / (10 + n)); the second term keeps the
     random first weights of a short training out (Polyak and Juditsky, SIAM J. Control Optim. 1992; the term is
-    TensorFlow's). Validations see the average, and in checkpoints it is the `state_dict`.
-
-    Lightning's own callback averages every buffer, which here would round the triangles of the morphable model to
-    others.
+    TensorFlow's). Validations and their figures see the average, and in checkpoints it is the `state_dict`.
 
     Args:
         decay: in [0, 1).
@@ -29,68 +26,50 @@ class WeightAverage(Callback):
     def __init__(self, decay: float) -> None:
         if not 0 <= decay < 1:
             raise ConfigError(f"callbacks.ema.decay={decay}: expected a number from 0 to below 1")
+        super().__init__(multi_avg_fn=self._add)
         self.decay = decay
-        self.average: dict[str, Tensor] = {}
-        self._set_aside: dict[str, Tensor] = {}  # the weights, while the average is in their place
-        self._step = 0
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the average with the weights, or where a checkpoint left it."""
-        weights = _averaged(pl_module)
-        self.average = {
-            name: self.average.get(name, weight).to(weight.device, copy=True) for name, weight in weights.items()
-        }
-        self._step = trainer.global_step
+    def _add(self, averages: list[Tensor], weights: list[Tensor], _: Any) -> None:
+        """Adds the weights of a step to averages of one type; integers, as triangles and counters, are copied."""
+        step = self._latest_update_step + 1
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, weights, 1 - min(self.decay, (1 + step) / (10 + step)))
+        else:
+            torch._foreach_copy_(averages, weights)
 
-    @torch.no_grad()
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Adds the weights after each optimiser step."""
-        if trainer.global_step == self._step:
-            return
-        self._step = trainer.global_step
-        decay = min(self.decay, (1 + self._step) / (10 + self._step))
-        torch._foreach_lerp_(list(self.average.values()), list(_averaged(pl_module).values()), 1 - decay)
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Puts the average on the device of the training, where the module is moved later."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            assert self._average_model is not None
+            # The average starts with the first weights. On the processor, the counter never makes the host wait.
+            self._average_model.n_averaged = torch.ones((), dtype=torch.long)
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.average:
-            self._set_aside = {name: weight.clone() for name, weight in _averaged(pl_module).items()}
-            _copy(self.average, pl_module)
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._latest_update_step = trainer.global_step
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keeps the average in place for the figures; `on_validation_end` takes it out."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._set_aside:
-            _copy(self._set_aside, pl_module)
-            self._set_aside = {}
+        super().on_validation_epoch_end(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Makes the average the checkpoint's `state_dict`; the weights go beside it."""
-        if self.average:
-            state = checkpoint["state_dict"]
-            checkpoint[KEY] = self._set_aside or {name: state[name] for name in self.average}
-            checkpoint["state_dict"] = {**state, **self.average}
+        """Makes the average the `state_dict` and puts the weights beside it, but no second morphable model."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            super().on_save_checkpoint(trainer, pl_module, checkpoint)
+            weights = checkpoint.pop("current_model_state")
+            checkpoint[TRAINING_WEIGHTS] = {
+                name: value for name, value in weights.items() if "morphable_model." not in name
+            }
+            del checkpoint["averaging_state"]  # a counter that is not used
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Goes on with both; the average of a run without one starts with its weights."""
-        if trainer.state.fn == TrainerFn.FITTING and KEY in checkpoint:
-            self.average = {name: checkpoint["state_dict"][name] for name in checkpoint[KEY]}
-            _copy(checkpoint[KEY], pl_module)
-
-
-def _averaged(module: nn.Module) -> dict[str, Tensor]:
-    """What training changes: the parameters and the running statistics of batch norm."""
-    statistics = {
-        f"{name}.{key}": buffer
-        for name, part in module.named_modules()
-        if isinstance(part, nn.modules.batchnorm._NormBase)
-        for key, buffer in part.named_buffers(recurse=False)
-        if buffer.is_floating_point()
-    }
-    return {name: parameter.data for name, parameter in module.named_parameters()} | statistics
-
-
-@torch.no_grad()
-def _copy(values: dict[str, Tensor], module: nn.Module) -> None:
-    weights = _averaged(module)
-    for name, value in values.items():
-        weights[name].copy_(value)
+        """Resumes both; where the checkpoint has no average, it starts with the weights. A test needs the average only,
+        which is in the module already."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            if TRAINING_WEIGHTS in checkpoint:
+                weights = checkpoint["state_dict"] | checkpoint[TRAINING_WEIGHTS]
+                checkpoint |= {"current_model_state": weights, "averaging_state": {"n_averaged": torch.ones(())}}
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)

@@ -14,9 +14,7 @@ from jointface.running.checks import steps_between_validations
 
 AUTO = "auto"  # the value of `checkpoint` that means the run's own last.ckpt, if there is one
 LAST = Path("checkpoints") / "last.ckpt"
-TRAINING_WEIGHTS = (
-    "training_weights"  # key of a checkpoint whose `state_dict` is averaged: the weights that are trained
-)
+TRAINING_WEIGHTS = "training_weights"  # where a checkpoint of averaged weights keeps those that are trained
 
 
 def resolve_checkpoint(folder: Path, checkpoint: str | None) -> str | None:
