@@ -1,4 +1,4 @@
-"""What stands behind a face: smooth random scenery, or the user's own photos."""
+"""Backgrounds of faces: smooth random scenery, or the user's own photos."""
 
 import math
 from functools import lru_cache
@@ -18,21 +18,15 @@ def random_background(rng: np.random.Generator, size: int) -> Float[np.ndarray, 
     cells = int(rng.choice([1, 3, 8, 20]))
     base = rng.uniform(0.05, 0.95) + rng.normal(0, 0.07, 3)
     light, tint = rng.uniform(0.02, 0.3), rng.uniform(0.0, 0.1)
-    grid = light * rng.standard_normal((cells + 1, cells + 1, 1)) + tint * rng.standard_normal(
-        (cells + 1, cells + 1, 3)
-    )
+    nodes = (cells + 1, cells + 1)
+    grid = light * rng.standard_normal((*nodes, 1)) + tint * rng.standard_normal((*nodes, 3))
     coarse = (base + grid).clip(0, 1).astype(np.float32)
     image = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
     for _ in range(rng.integers(0, 9)):  # door frames, pictures, windows ...
         left, top = rng.integers(-size // 8, size, 2).tolist()
         width, height = rng.integers(size // 16, size // 2, 2).tolist()
-        cv2.rectangle(
-            image,
-            (left, top),
-            (left + width, top + height),
-            (rng.uniform(0, 1) + rng.normal(0, 0.08, 3)).clip(0, 1).tolist(),
-            -1,
-        )
+        colour = (rng.uniform(0, 1) + rng.normal(0, 0.08, 3)).clip(0, 1).tolist()
+        cv2.rectangle(image, (left, top), (left + width, top + height), colour, thickness=-1)
     blur = float(rng.uniform(0.004, 0.025)) * size
     return cv2.GaussianBlur(image, (0, 0), blur).clip(0, 1)
 
@@ -42,18 +36,18 @@ def background_photos(folder: str) -> tuple[Path, ...]:
     """The photos of a folder and its subfolders.
 
     Raises:
-        DataError: no such folder, or no photo in it.
+        DataError: there is no such folder, it holds no photo, or one of its files is no image.
     """
     root = Path(folder)
     if not root.is_dir():
         raise DataError(
-            f"no folder {root.absolute()}: looked there for background photos; set synthesis.backgrounds_dir to one"
+            f"no folder {root.absolute()}: looked there for background photos; set synthesis.backgrounds_dir"
         )
     photos = tuple(sorted(path for path in root.rglob("*") if path.suffix.lower() in PHOTOS))
     if not photos:
         raise DataError(
-            f"{root.absolute()} holds no photo ({', '.join(sorted(PHOTOS))}) to take backgrounds from: put some "
-            "there, or set synthesis.backgrounds_dir to another folder"
+            f"{root.absolute()} holds no background photo ({', '.join(sorted(PHOTOS))}): put some there, or set "
+            "synthesis.backgrounds_dir to another folder"
         )
     for path in photos:
         if not cv2.haveImageReader(str(path)):
@@ -65,7 +59,7 @@ def photo_background(rng: np.random.Generator, size: int, folder: str) -> Float[
     """A random part of a random photo of the folder, sRGB in 0 ... 1.
 
     Raises:
-        DataError: the photo is no readable image.
+        DataError: the photo cannot be read.
     """
     photos = background_photos(folder)
     path = photos[rng.integers(len(photos))]

@@ -27,7 +27,7 @@ NAMES = (
     "brow_along", "brow_across",  # 0 inner ... 1 outer end; distance from the brow's curve, mm, upwards positive
     "cheek", "flush", "under_eye",  # blush; where skin is redder; the bag below the eye
     "nasolabial", "crow", "forehead",  # distance from the fold, mm; beside the eye; the forehead
-    "moustache", "goatee", "beard", "sideburn", "scalp",  # where hair grows; beard: cheeks and jaw
+    "moustache", "goatee", "beard", "sideburns", "scalp",  # where hair grows; beard: cheeks and jaw
     "nostril",
 )  # fmt: skip
 
@@ -132,7 +132,7 @@ def _fields(points: np.ndarray, marks: np.ndarray) -> dict[str, np.ndarray]:
         * _step(-y, -(nose[1] - 12), -(nose[1] - 17)),
         "goatee": facing * (1 - lips) * _step(-side, -25, -17) * _step(-y, -(mouth[1] - 9), -(mouth[1] - 12)),
         "beard": facing * (1 - lips) * _step(beard_line - y, -3, 4) * ~ear,
-        "sideburn": _step(side, 60, 64) * _step(y, left[2, 1] - 4, left[2, 1] + 2)
+        "sideburns": _step(side, 60, 64) * _step(y, left[2, 1] - 4, left[2, 1] + 2)
         * _step(-y, -(left[0, 1] + 40), -(left[0, 1] + 30))
         * _step(z, left[0, 2] - 12, left[0, 2] - 6) * _step(-z, -(left[0, 2] + 16), -(left[0, 2] + 8)),
         "scalp": _above_hairline(y, z, marks).clip(-60, 60),

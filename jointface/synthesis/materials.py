@@ -1,8 +1,7 @@
-"""What each visible point is made of: its colour before light, and how it shines.
+"""Colour (linear, before light) and shine of each visible point, by material.
 
-Everything works on N visible points at once, of any number of pictures; the points are the last dimension, which is
-several times faster than the first. Colours are linear. `look` holds, for each point, the numbers of `Appearance` that
-its picture was drawn with; `canonical` is the place on the mean head, in mm.
+Functions work on N visible points at once, of any number of pictures. Points are the last dimension, which is several
+times faster than the first. `canonical` is the place of each point on the mean head, in mm.
 """
 
 from collections.abc import Set
@@ -14,11 +13,10 @@ from torch import Tensor
 
 
 class Look:
-    """The numbers of `Appearance` that each of N points was drawn with, by name: (N,) or (3, N), or with N = 1
-    where all points are of one picture.
+    """The numbers of `Appearance` for each of N points, by name: (N,) or (3, N); N = 1 for a batch of one picture.
 
     Args:
-        table: (B,) or (3, B), one column a picture. present: the names that are not zero in all of them.
+        table: (B,) or (3, B), one column a picture. present: names that are not zero in every picture.
         picture: of each point.
     """
 
@@ -27,7 +25,7 @@ class Look:
         self.noise_table = _noise_table(picture.device)
 
     def has(self, name: str) -> bool:
-        """Whether any picture has something of it."""
+        """Whether it may be other than zero in any picture."""
         return name in self.present
 
     def __getitem__(self, name: str) -> Tensor:
@@ -36,11 +34,12 @@ class Look:
 
 
 NOISE_SIZE = 256
+BEARD = ("moustache", "goatee", "beard", "sideburns")
 IRIS, PUPIL_EDGE = 0.40, 0.04  # half angles on the eyeball, radians
 
 
 def linear(srgb: Tensor) -> Tensor:
-    """sRGB to linear light, by a square, which is near enough and fast."""
+    """sRGB to linear light, approximated by a square for speed."""
     return srgb.square()
 
 
@@ -64,7 +63,7 @@ def _noise_table(device: torch.device) -> Float[Tensor, "texels 4"]:
 
 
 def noise(a: Tensor, b: Tensor, look: Look) -> tuple[Tensor, ...]:
-    """Blotches, spots, grain and strands at (a, b) in texels; the seed makes each person's their own."""
+    """Blotches, spots, grain and strands at (a, b) in texels; the seed gives each person their own."""
     offset = look["seed"]
     row = (a + 37 * offset).int() & (NOISE_SIZE - 1)
     column = (b + 91 * offset).int() & (NOISE_SIZE - 1)
@@ -83,7 +82,7 @@ def unit(vectors: Float[Tensor, "3 points"]) -> Float[Tensor, "3 points"]:
 
 def bump(distance: Tensor, width: Tensor | float) -> Tensor:
     """1 at distance 0, falling off over the width."""
-    # Beyond that it is nothing, and numbers close to nothing are slow.
+    # The limit avoids denormal numbers, which are slow.
     return torch.exp(-(distance / width).square().clamp(max=40))
 
 
@@ -99,7 +98,7 @@ def skin(
     """Colour and shine of facial skin with its make-up and hair.
 
     Args:
-        field: see `face_fields`; with "brow", the coverage of brows that are not drawn.
+        field: see `face_fields`; "brow", where it is there, is the coverage by brows of MakeHuman's assets.
         base: the skin's own colour.
     """
     x, y = field["x"], field["y"]
@@ -118,7 +117,7 @@ def skin(
 
 def _wrinkled(colour: Tensor, field: dict[str, Tensor], look: Look, blotches: Tensor) -> Tensor:
     x, y, age = field["x"], field["y"], look["wrinkles"]
-    own = 1 - 0.5 * look["skin_painted"] if look.has("skin_painted") else 1.0  # a painted skin has some of it
+    own = 1 - 0.5 * look["skin_painted"] if look.has("skin_painted") else 1.0  # a painted skin has some folds
     folds = own * (0.07 + 0.45 * age) * bump(field["nasolabial"], 1.5)
     lines = field["forehead"] * step(-x.abs(), -48.0, -25.0) * bump((y + 2.5 * blotches) % 9 - 4.5, 1.1)
     feet = field["crow"] * bump((y + 0.4 * x.abs()) % 4.5 - 2.2, 0.8)
@@ -132,9 +131,8 @@ def _wrinkled(colour: Tensor, field: dict[str, Tensor], look: Look, blotches: Te
 def _made_up(colour: Tensor, field: dict[str, Tensor], look: Look) -> Tensor:
     distance, up = field["eye_distance"], field["eye_up"]
     if look.has("blush"):
-        colour = mix(
-            colour, linear(colour.new_tensor([0.86, 0.36, 0.38])[:, None]), 0.5 * look["blush"] * field["cheek"]
-        )
+        rouge = linear(colour.new_tensor([0.86, 0.36, 0.38])[:, None])
+        colour = mix(colour, rouge, 0.5 * look["blush"] * field["cheek"])
     if look.has("eye_shadow"):
         lid = bump(distance, 6.5) * step(up, -0.35, 0.3)
         colour = mix(colour, linear(look["shadow_colour"]), 0.75 * look["eye_shadow"] * lid)
@@ -146,11 +144,10 @@ def _made_up(colour: Tensor, field: dict[str, Tensor], look: Look) -> Tensor:
 
 def _lips(colour: Tensor, field: dict[str, Tensor], look: Look, grain: Tensor) -> Tensor:
     strength = 0.72 + 0.26 * look["lipstick"]
-    if look.has("skin_painted"):  # which has lips
+    if look.has("skin_painted"):  # a painted skin has lips
         strength = strength - 0.42 * look["skin_painted"] * (look["lipstick"] == 0)
     strength = field["lips"] * strength
-    lip = linear(look["lip"]) * (1 + 0.06 * grain)
-    colour = mix(colour, lip, strength)
+    colour = mix(colour, linear(look["lip"]) * (1 + 0.06 * grain), strength)
     return colour * (1 - 0.45 * bump(field["mouth_line"], 0.9) * field["lips"])
 
 
@@ -174,17 +171,12 @@ def _bearded(colour: Tensor, field: dict[str, Tensor], look: Look) -> Tensor:
         colour = mix(colour, linear(look["brow_colour"]), (1.25 * brow).clamp(max=0.95))
     shade = linear(look["beard_colour"])
     if look.has("stubble"):
-        region = torch.stack([field["moustache"], field["goatee"], field["beard"], field["sideburn"]]).amax(0)
+        region = torch.stack([field[part] for part in BEARD]).amax(0)
         colour = mix(colour, shade, 0.42 * look["stubble"] * region * (0.65 + 0.35 * grain))
     hair = shade * (1 + 0.35 * strands)
-    for part, where in (
-        ("moustache", "moustache"),
-        ("goatee", "goatee"),
-        ("beard", "beard"),
-        ("sideburns", "sideburn"),
-    ):
+    for part in BEARD:
         if look.has(part):
-            colour = mix(colour, hair, (look[part] * field[where] * (0.85 + 0.25 * grain)).clamp(0, 0.96))
+            colour = mix(colour, hair, (look[part] * field[part] * (0.85 + 0.25 * grain)).clamp(0, 0.96))
     if look.has("has_hair"):
         roots = look["has_hair"] * step(field["scalp"], 16.0, 24.0)
         colour = mix(colour, 0.7 * linear(look["hair_colour"]), 0.85 * roots)
@@ -192,9 +184,8 @@ def _bearded(colour: Tensor, field: dict[str, Tensor], look: Look) -> Tensor:
 
 
 def _shine(field: dict[str, Tensor], look: Look) -> Tensor:
-    return (0.06 + 0.1 * look["shine"] * (0.5 + field["flush"]) + 0.22 * field["lips"] * look["lipstick"]).clamp(
-        max=0.4
-    )
+    greasy, glossy = 0.1 * look["shine"] * (0.5 + field["flush"]), 0.22 * field["lips"] * look["lipstick"]
+    return (0.06 + greasy + glossy).clamp(max=0.4)
 
 
 def neck_and_clothes(
@@ -222,9 +213,8 @@ def eye(canonical: Float[Tensor, "3 points"], centre: Float[Tensor, "3"], look: 
     white = angle.new_tensor([0.80, 0.76, 0.74])[:, None]
     white = white * (1 - 0.35 * step(angle, 0.45, 1.1)) * (1 - 0.06 * grain)
     colour = mix(iris, white, step(angle, IRIS - 0.03, IRIS + 0.03))
-    colour = mix(
-        colour, torch.full_like(colour, 0.004), step(-angle, -IRIS * look["pupil"] - PUPIL_EDGE, -IRIS * look["pupil"])
-    )
+    edge = -IRIS * look["pupil"]
+    colour = mix(colour, torch.full_like(colour, 0.004), step(-angle, edge - PUPIL_EDGE, edge))
     shaded = 1 - 0.55 * step(up, 0.02, 0.34)  # the upper lid and its lashes
     return colour * shaded, torch.full_like(angle, 0.9)
 
@@ -255,6 +245,6 @@ def painted_teeth(texture: Float[Tensor, "3 points"], canonical: Float[Tensor, "
 
 
 def dyed(texture: Float[Tensor, "3 points"], colour: Float[Tensor, "3 #points"]) -> Tensor:
-    """A texture's light and shade in another colour; its mean brightness becomes that of the colour."""
+    """A texture's light and shade in another colour, which its mean brightness becomes."""
     brightness = texture.mean(0, keepdim=True)
     return linear(colour) * (brightness / 0.6).clamp(0.15, 1.7).square()

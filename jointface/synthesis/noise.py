@@ -1,4 +1,4 @@
-"""Smooth random patterns, the same in every run."""
+"""Smooth functions and random patterns, the same in every run."""
 
 import numpy as np
 from jaxtyping import Float
@@ -8,7 +8,7 @@ from scipy.ndimage import map_coordinates
 def value_noise(
     u: Float[np.ndarray, "*#shape"], v: Float[np.ndarray, "*#shape"], cells: tuple[int, int], seed: int
 ) -> Float[np.ndarray, "*shape"]:
-    """Random values with mean 0 and variance 1 at the nodes of a lattice, blended in between; periodic.
+    """Periodic noise: normal random values at the nodes of a lattice, interpolated in between.
 
     Args:
         u, v: the period is 1. cells: of the lattice in a period of u and of v.
@@ -19,6 +19,6 @@ def value_noise(
 
 
 def smoothstep(x: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    """0 below 0, 1 above 1, with level ends."""
+    """0 below 0, 1 above 1, and a smooth step in between."""
     x = np.clip(x, 0, 1)
     return x * x * (3 - 2 * x)
