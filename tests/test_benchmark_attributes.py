@@ -14,23 +14,19 @@ from jointface.attributes import CELEBA, LFWA
 from jointface.datamodules import AFLW2000, CelebA, CropTransform
 from jointface.datamodules import LFWA as LFWADataset
 from jointface.errors import ConfigError, DataError
-from jointface.evaluation.attribute_figures import (
-    attribute_bars,
-    correlation_difference,
-    correlation_figure,
-    expected_correlation,
-    reliability_figure,
-)
-from jointface.evaluation.attribute_protocol import attributes, judged_attributes
-from jointface.evaluation.attribute_tables import TRIVIAL, attribute_tables, quoted_accuracies
+from jointface.evaluation.attribute_accuracy import attribute_accuracy, shared_attributes
+from jointface.evaluation.attribute_tables import TRIVIAL, attribute_tables
+from jointface.evaluation.published_figures import quoted_rows
 from jointface.evaluation.result import BenchmarkResult
 from jointface.evaluation.table_formats import latex, markdown, show
 from jointface.geometry import MorphableModel
 from jointface.metrics.attribute_scores import AttributeMetrics
-from jointface.metrics.calibration import Reliability, reliability
+from jointface.metrics.calibration import reliability
+from jointface.metrics.correlation import correlation_difference, expected_correlation
 from jointface.modules import build_network
 from jointface.modules.network import FaceNetwork
-from tests.test_modules import network_config
+from jointface.viz.attribute_figures import attribute_bars, correlation_figure, reliability_figure
+from tests.networks import network_config
 
 CROP = CropTransform(64)
 
@@ -63,7 +59,7 @@ def splits(tiny_data: Path) -> dict[str, CelebA]:
 def result(splits: dict[str, CelebA]) -> BenchmarkResult:
     """Of two networks with different crops, on twelve faces."""
     networks = {"one": make_network(KNOWS_CELEBA), "other": make_network(KNOWS_CELEBA, image_size=48, seed=1)}
-    return attributes(networks, splits["train"], splits["val"], splits["train"].alpha(), batch_size=5)
+    return attribute_accuracy(networks, splits["train"], splits["val"], splits["train"].alpha(), batch_size=5)
 
 
 # The numbers
@@ -71,7 +67,7 @@ def result(splits: dict[str, CelebA]) -> BenchmarkResult:
 
 def test_the_metrics_are_those_of_the_metric_on_the_whole_split(splits: dict[str, CelebA]) -> None:
     network, data = make_network(KNOWS_CELEBA), splits["train"]
-    found = attributes({"one": network}, data).metrics
+    found = attribute_accuracy({"one": network}, data).metrics
     items = [data[index] for index in range(len(data))]
     labels = torch.stack([item["attributes"] for item in items])
     both = (labels > 0.5).any(0) & (labels < 0.5).any(0)
@@ -88,14 +84,14 @@ def test_the_metrics_are_those_of_the_metric_on_the_whole_split(splits: dict[str
 def test_batches_change_nothing(splits: dict[str, CelebA]) -> None:
     networks = {"one": make_network(KNOWS_CELEBA)}
     first, *others = (
-        attributes(networks, splits["train"], splits["val"], batch_size=size).metrics for size in (1, 5, 64)
+        attribute_accuracy(networks, splits["train"], splits["val"], batch_size=size).metrics for size in (1, 5, 64)
     )
     for other in others:
         assert other == pytest.approx(first, abs=1e-5, nan_ok=True)
 
 
 def test_the_trivial_predictor_gives_the_majority_of_the_training_split(splits: dict[str, CelebA]) -> None:
-    found = attributes({"one": make_network(KNOWS_CELEBA)}, splits["test"], None, splits["train"].alpha())
+    found = attribute_accuracy({"one": make_network(KNOWS_CELEBA)}, splits["test"], None, splits["train"].alpha())
     train, test = (
         torch.stack([splits[split][index]["attributes"] for index in range(len(splits[split]))])
         for split in ("train", "test")
@@ -110,15 +106,15 @@ def test_the_trivial_predictor_gives_the_majority_of_the_training_split(splits: 
 
 def test_the_trivial_predictor_says_whose_majority_it_gives(splits: dict[str, CelebA]) -> None:
     network = {"one": make_network(KNOWS_CELEBA)}
-    assert any("validation split" in note for note in attributes(network, splits["test"], splits["val"]).notes)
-    alone = attributes(network, splits["test"])
+    assert any("validation split" in note for note in attribute_accuracy(network, splits["test"], splits["val"]).notes)
+    alone = attribute_accuracy(network, splits["test"])
     assert any("majority class of the test split" in note for note in alone.notes)
     assert any("No validation split" in note for note in alone.notes)
     assert not any("val_threshold" in key for key in alone.metrics)
 
 
 def test_thresholds_of_the_same_faces_are_at_least_as_good(splits: dict[str, CelebA]) -> None:
-    found = attributes({"one": make_network(KNOWS_CELEBA)}, splits["train"], splits["train"]).metrics
+    found = attribute_accuracy({"one": make_network(KNOWS_CELEBA)}, splits["train"], splits["train"]).metrics
     for metric in ("accuracy", "balanced_accuracy"):
         for name in CELEBA.attributes:
             if (usual := found.get(f"one/{metric}/{name}")) is not None:
@@ -126,7 +122,7 @@ def test_thresholds_of_the_same_faces_are_at_least_as_good(splits: dict[str, Cel
 
 
 def test_attributes_of_one_class_are_left_out_and_named(splits: dict[str, CelebA]) -> None:
-    found = attributes({"one": make_network(KNOWS_CELEBA)}, splits["test"])
+    found = attribute_accuracy({"one": make_network(KNOWS_CELEBA)}, splits["test"])
     labels = torch.stack([splits["test"][index]["attributes"] for index in range(4)])
     one_class = [name for m, name in enumerate(CELEBA.attributes) if len(labels[:, m].unique()) == 1]
     assert one_class
@@ -152,24 +148,24 @@ def test_every_face_has_its_error(result: BenchmarkResult) -> None:
 def test_a_network_is_judged_by_what_it_shares(splits: dict[str, CelebA]) -> None:
     few = ("Asian", "Male", "Smiling", "Bald")
     networks = {"few": make_network(("synthetic", few, 5.0)), "all": make_network(KNOWS_CELEBA)}
-    found = attributes(networks, splits["train"])
+    found = attribute_accuracy(networks, splits["train"])
     assert found.metrics["few/num_attributes"] == 3
-    note = next(note for note in found.notes if note.startswith("few is judged"))
+    note = next(note for note in found.notes if note.startswith("few is evaluated"))
     assert "the 3 of 40 attributes of celeba that it knows, calibrated by the prevalence in synthetic" in note
 
 
 def test_alpha_is_that_of_the_label_set_that_taught_the_attribute() -> None:
     network = make_network(("synthetic", ("Asian", "Male", "Bald"), 5.0), ("celeba", ("Male", "Young"), 3.0))
-    shared = judged_attributes(network, CELEBA)
-    assert dict(zip(shared.attributes, shared.alpha.tolist(), strict=True)) == {"Bald": 5.0, "Male": 3.0, "Young": 3.0}
-    assert [network.attributes[place] for place in shared.logits] == list(shared.attributes)
-    assert [CELEBA.attributes[place] for place in shared.columns] == list(shared.attributes)
+    shared = shared_attributes(network, CELEBA)
+    assert dict(zip(shared.names, shared.alpha.tolist(), strict=True)) == {"Bald": 5.0, "Male": 3.0, "Young": 3.0}
+    assert [network.attributes[place] for place in shared.logits] == list(shared.names)
+    assert [CELEBA.attributes[place] for place in shared.columns] == list(shared.names)
     assert set(shared.teachers) == {"celeba", "synthetic"}
 
 
 def test_a_network_without_attributes_is_left_out(splits: dict[str, CelebA], tiny_model: MorphableModel) -> None:
     networks = {"shape": shape_network(tiny_model), "one": make_network(KNOWS_CELEBA)}
-    found = attributes(networks, splits["test"])
+    found = attribute_accuracy(networks, splits["test"])
     assert "shape predicts no attributes and is left out." in found.notes
     assert not any(key.startswith("shape/") for key in found.metrics)
 
@@ -185,7 +181,7 @@ def test_what_shares_no_task_is_refused_in_one_line(
     ]
     for networks, data, message in cases:
         with pytest.raises(ConfigError, match=re.escape(message)) as caught:
-            attributes(networks, data)
+            attribute_accuracy(networks, data)
         assert "\n" not in str(caught.value)
 
 
@@ -196,7 +192,7 @@ def test_a_broken_photo_is_named(tiny_data: Path, tmp_path: Path) -> None:
     broken = root / "img_align_celeba" / "000018.jpg"
     broken.write_bytes(b"")
     with pytest.raises(DataError, match=r"000018.jpg: not a whole image") as caught:
-        attributes({"one": make_network(KNOWS_CELEBA)}, CelebA(root, "test", CROP))
+        attribute_accuracy({"one": make_network(KNOWS_CELEBA)}, CelebA(root, "test", CROP))
     assert "\n" not in str(caught.value)
 
 
@@ -260,10 +256,10 @@ def test_accuracy_comes_first_and_sorts_the_rows(result: BenchmarkResult) -> Non
 
 def test_the_trivial_predictor_is_over_the_attributes_that_it_is_compared_on(splits: dict[str, CelebA]) -> None:
     few = ("Male", "Smiling")
-    found = attributes(
+    found = attribute_accuracy(
         {"few": make_network(("synthetic", few, 5.0)), "all": make_network(KNOWS_CELEBA)}, splits["train"]
     )
-    alone = attributes({"few": make_network(("synthetic", few, 5.0))}, splits["train"])
+    alone = attribute_accuracy({"few": make_network(("synthetic", few, 5.0))}, splits["train"])
     assert found.metrics[f"{TRIVIAL}/num_attributes"] == 2
     for metric in ("accuracy", "f1", "calibration_error"):
         assert found.metrics[f"{TRIVIAL}/{metric}"] == pytest.approx(alone.metrics[f"{TRIVIAL}/{metric}"])
@@ -289,7 +285,7 @@ def test_the_mean_table_quotes_papers(result: BenchmarkResult) -> None:
 
 def test_lfwa_is_compared_over_celebas_attributes(tiny_data: Path) -> None:
     data = LFWADataset(tiny_data / "LFWA", "test", CROP)
-    found = attributes({"one": make_network(("lfwa", LFWA.attributes, 1.0))}, data)
+    found = attribute_accuracy({"one": make_network(("lfwa", LFWA.attributes, 1.0))}, data)
     tables = {table.title: table for table in found.tables}
     judged = [key.split("/")[2] for key in found.metrics if key.startswith("one/accuracy/")]
     both = [name for name in judged if name in CELEBA.attributes]
@@ -302,12 +298,12 @@ def test_lfwa_is_compared_over_celebas_attributes(tiny_data: Path) -> None:
 
 
 def test_quoted_figures_have_their_sources() -> None:
-    celeba = {row.method: row for row in quoted_accuracies("celeba")}
+    celeba = {row.method: row for row in quoted_rows("celeba", "accuracy")}
     assert celeba["LNets+ANet"].values == {"accuracy": 87}
     assert "ICCV 2015" in celeba["FaceTracer"].source
     assert all(row.paper[-4:].isdigit() and row.source for row in celeba.values())
-    assert "MOON" not in {row.method for row in quoted_accuracies("lfwa")}
-    assert quoted_accuracies("synthetic") == []
+    assert "MOON" not in {row.method for row in quoted_rows("lfwa", "accuracy")}
+    assert quoted_rows("synthetic", "accuracy") == []
 
 
 def test_figures_are_drawn(result: BenchmarkResult) -> None:
@@ -320,8 +316,8 @@ def test_figures_are_drawn(result: BenchmarkResult) -> None:
 @pytest.mark.parametrize("smallest", [0.3, 0.02, 1e-5])
 def test_labels_of_the_reliability_diagram_do_not_overlap(smallest: float) -> None:
     """Whether the shares of labels are alike or span many powers of ten."""
-    share = torch.tensor([1.0, *[smallest] * 14], dtype=torch.float64)[:, None]
-    figure = reliability_figure({"one": Reliability(share, share / 2, share / 2)}, {"one": 0.1})
+    share = np.array([1.0, *[smallest] * 14])
+    figure = reliability_figure({"one": (share, share / 2, share / 2)}, {"one": 0.1})
     figure.draw_without_rendering()
     axis = figure.axes[1]
     boxes = [label.get_window_extent() for label in axis.get_yticklabels(which="both") if label.get_text()]
@@ -339,10 +335,11 @@ def test_figures_hold_73_attributes() -> None:
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert sorted(labels) == sorted(name.replace("_", " ") for name in LFWA.attributes)
     correlation = expected_correlation(random.random((200, 73)), np.ones((200, 73), dtype=bool))
-    correlation_figure("joint", LFWA.attributes, correlation, correlation).draw_without_rendering()
+    correlation_figure("joint", LFWA.attributes, correlation, correlation, 0.0).draw_without_rendering()
     values = torch.rand(50, 73)
     bins = reliability(values, (values > 0.5).float(), torch.ones(50, 73, dtype=torch.bool))
-    reliability_figure({"joint": bins}, {"joint": 0.1}).draw_without_rendering()
+    summed = tuple(part.sum(1).numpy() for part in bins)
+    reliability_figure({"joint": summed}, {"joint": 0.1}).draw_without_rendering()
 
 
 # Correlation
@@ -393,7 +390,7 @@ def test_the_difference_is_over_pairs() -> None:
 def test_constant_logits_are_the_majority_on_real_faces(real_data: Path) -> None:
     train, test = (CelebA(real_data / "celeba", split, CropTransform(32)) for split in ("train", "test"))
     network = make_network(KNOWS_CELEBA, image_size=32)
-    found = attributes({"random": network}, test, None, train.alpha(), batch_size=125)
+    found = attribute_accuracy({"random": network}, test, None, train.alpha(), batch_size=125)
     assert found.metrics[f"{TRIVIAL}/accuracy"] == pytest.approx(0.804, abs=0.01)
     assert found.metrics["random/balanced_accuracy"] == pytest.approx(0.5, abs=0.05)
     assert found.per_image["attribute_error"].notna().all()

@@ -11,7 +11,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from jointface.attributes import balanced_probability, calibrated_probability
 
-UNLABELLED = -1
+UNLABELLED = -1  # in targets, beside 1 and 0
 
 
 class AttributeMetrics(Metric):
@@ -61,14 +61,8 @@ class AttributeMetrics(Metric):
         logits, labels, mask = (dim_zero_cat(state) for state in (self.logits, self.labels, self.masks))
         if not len(logits):
             return {}
-        target = torch.where(mask, labels > 0.5, UNLABELLED)
-        scores = {
-            **_at_half(calibrated_probability(logits, self.alpha) > 0.5, target),
-            "balanced_accuracy": _balanced_accuracy(balanced_probability(logits) > 0.5, target),
-            "average_precision": _average_precision(logits, target),
-        }
         result = {}
-        for metric, values in scores.items():
+        for metric, values in attribute_scores(logits, labels, mask, self.alpha).items():
             defined = ~values.isnan()
             if defined.any():
                 result[metric] = values[defined].mean()
@@ -76,21 +70,23 @@ class AttributeMetrics(Metric):
         return result
 
 
-# Of each attribute, NaN where the score is undefined. `target` is 1, 0 or UNLABELLED.
-
-
-def _at_half(predicted: Tensor, target: Tensor) -> dict[str, Float[Tensor, "attributes"]]:
-    hits, false_alarms, rejections, misses = _counts(predicted, target)
+def attribute_scores(
+    logits: Float[Tensor, "samples attributes"],
+    labels: Float[Tensor, "samples attributes"],
+    mask: Bool[Tensor, "samples attributes"],
+    alpha: Float[Tensor, "attributes"],
+) -> dict[str, Float[Tensor, "attributes"]]:
+    """The scores of `AttributeMetrics` for each attribute, NaN where one is undefined."""
+    target = torch.where(mask, labels > 0.5, UNLABELLED)
+    hits, false_alarms, rejections, misses = _counts(calibrated_probability(logits, alpha) > 0.5, target)
     f1 = 2 * hits / (2 * hits + misses + false_alarms)
-    return {
+    scores = {
         "accuracy": (hits + rejections) / (hits + rejections + misses + false_alarms),
         "f1": f1.where(hits + misses > 0, torch.nan),
     }
-
-
-def _balanced_accuracy(predicted: Tensor, target: Tensor) -> Float[Tensor, "attributes"]:
-    hits, false_alarms, rejections, misses = _counts(predicted, target)
-    return (hits / (hits + misses) + rejections / (rejections + false_alarms)) / 2
+    hits, false_alarms, rejections, misses = _counts(balanced_probability(logits) > 0.5, target)
+    scores["balanced_accuracy"] = (hits / (hits + misses) + rejections / (rejections + false_alarms)) / 2
+    return scores | {"average_precision": _average_precision(logits, target)}
 
 
 def _counts(predicted: Tensor, target: Tensor) -> tuple[Tensor, ...]:

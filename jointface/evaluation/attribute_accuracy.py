@@ -1,0 +1,283 @@
+"""How well facial attributes are estimated on CelebA, LFWA and synthetic faces."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from jointface.attributes import LabelSet, calibrated_probability, positive_weight
+from jointface.datamodules.face_dataset import FaceDataset
+from jointface.errors import ConfigError
+from jointface.evaluation.attribute_tables import TRIVIAL, VAL, attribute_tables, common_attributes
+from jointface.evaluation.network_outputs import network_outputs, sample_names
+from jointface.evaluation.result import BenchmarkResult
+from jointface.metrics.attribute_scores import attribute_scores
+from jointface.metrics.calibration import BINS, best_thresholds, expected_calibration_error, reliability
+from jointface.metrics.correlation import correlation_difference, expected_correlation
+from jointface.modules.network import FaceNetwork
+from jointface.viz.attribute_figures import attribute_bars, correlation_figure, reliability_figure
+
+AT_HALF = ("accuracy", "balanced_accuracy", "f1", "average_precision")
+
+
+@dataclass(frozen=True)
+class SharedAttributes:
+    """The attributes that a network and a data set share.
+
+    names: in the data set's order. columns: their places among the data set's attributes. logits: among the network's.
+    alpha: of the label set from which the network learned each. teachers: those label sets.
+    """
+
+    names: tuple[str, ...]
+    columns: list[int]
+    logits: list[int]
+    alpha: Float[Tensor, "attributes"]
+    teachers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Logits of a method for some attributes of a split, with the labels, 1 for positive, and which are known."""
+
+    attributes: tuple[str, ...]
+    alpha: Float[Tensor, "attributes"]
+    logits: Float[Tensor, "samples attributes"]
+    labels: Float[Tensor, "samples attributes"]
+    mask: Bool[Tensor, "samples attributes"]
+
+    @property
+    def probability(self) -> Float[Tensor, "samples attributes"]:
+        return calibrated_probability(self.logits, self.alpha)
+
+    def both_classes(self) -> Bool[np.ndarray, "attributes"]:
+        """Attributes with a labelled positive and a labelled negative."""
+        positive = self.labels > 0.5
+        return ((positive & self.mask).any(0) & (~positive & self.mask).any(0)).numpy()
+
+
+def shared_attributes(network: FaceNetwork, label_set: LabelSet) -> SharedAttributes:
+    """The attributes of a data set that a network predicts, matched by name.
+
+    alpha, which turns a logit into a probability, comes from the label set that taught the network the attribute: the
+    data set's own one where the network saw it, else the first that has the attribute.
+
+    Raises:
+        ConfigError: they share none.
+    """
+    known = sorted(network.label_sets.values(), key=lambda labels: labels["label_set"] != label_set.name)
+    teachers: dict[str, tuple[str, float]] = {}
+    for labels in known:
+        for name, alpha in zip(labels["attributes"], labels["alpha"], strict=True):
+            teachers.setdefault(name, (labels["label_set"], alpha))
+    shared = [name for name in label_set.attributes if name in teachers]
+    if network.attribute_classifier is None or not shared:
+        raise ConfigError(
+            f"the checkpoint and {label_set.name} share no attribute: it was trained on "
+            f"{', '.join(labels['label_set'] for labels in known) or 'none'}; choose another benchmark"
+        )
+    return SharedAttributes(
+        names=tuple(shared),
+        columns=[label_set.attributes.index(name) for name in shared],
+        logits=[network.attributes.index(name) for name in shared],
+        alpha=torch.tensor([teachers[name][1] for name in shared]),
+        teachers=tuple(dict.fromkeys(teachers[name][0] for name in shared)),
+    )
+
+
+def attribute_accuracy(
+    networks: Mapping[str, FaceNetwork],
+    test: FaceDataset,
+    val: FaceDataset | None = None,
+    train_alpha: Float[Tensor, "attributes"] | None = None,
+    batch_size: int = 64,
+    device: str | torch.device = "cpu",
+    name: str | None = None,
+) -> BenchmarkResult:
+    """Accuracy, balanced accuracy, F1, average precision and calibration error of networks on the attributes of a test
+    set, at the threshold 1/2 and at thresholds chosen on the validation split.
+
+    A network that was trained on other attributes is evaluated on those of the same name. Attributes that have one
+    class only in the test split are left out. The trivial predictor gives the majority class.
+
+    Args:
+        networks: see `jointface.modules.load_model`; those without an attribute classifier are left out.
+        test: labels attributes. Crops have each network's own size, whatever that of its transform.
+        val: the same data set's validation split, for thresholds; None leaves those columns out.
+        train_alpha: negatives per positive in the data set's training split (`FaceDataset.alpha`), for the trivial
+            predictor; None takes those of val, else of test.
+        batch_size, device: how and where the networks run; neither changes the results.
+        name: of the benchmark; None takes that of the label set.
+
+    Raises:
+        ConfigError: the test set labels no attributes, or none that a network knows.
+        DataError: a sample cannot be read.
+    """
+    label_set = test.label_set
+    if label_set is None:
+        raise ConfigError(f"{type(test).__name__} labels no attributes; choose a benchmark of shape")
+    capable = {key: network for key, network in networks.items() if network.attribute_classifier is not None}
+    if not capable:
+        raise ConfigError("no checkpoint predicts attributes, only shape; choose a benchmark of shape")
+    shared = {key: shared_attributes(network, label_set) for key, network in capable.items()}
+    on_test = _predict(capable, shared, test, batch_size, device)
+    on_val = {} if val is None else _predict(capable, shared, val, batch_size, device)
+    majority_of = "training" if train_alpha is not None else "test" if val is None else "validation"
+    if train_alpha is None:
+        known = (on_val or on_test)[TRIVIAL]
+        train_alpha = positive_weight(known.labels, known.mask)
+    for split in (on_test, on_val):
+        if split:
+            split[TRIVIAL] = replace(split[TRIVIAL], alpha=train_alpha.float().cpu())
+    scores = {key: _scores(predictions, on_val.get(key)) for key, predictions in on_test.items()}
+    split, val_faces = str(getattr(test, "split", "test")), 0 if val is None else len(val)
+    tables = attribute_tables(label_set, scores, split, len(test), val_faces)
+    measured = {key: predictions for key, predictions in on_test.items() if key != TRIVIAL}
+    result = BenchmarkResult(name or label_set.name, _metrics(scores), tables, _per_image(test, measured))
+    _add_correlations(result, measured)
+    _add_figures(result, scores, measured)
+    result.notes += [f"{key} predicts no attributes and is left out." for key in networks if key not in capable]
+    result.notes += [
+        f"{key} is evaluated on the {len(its.names)} of {len(label_set)} attributes of {label_set.name} that it knows, "
+        f"calibrated by the prevalence in {', '.join(its.teachers)}, which it learned them from."
+        for key, its in shared.items()
+    ]
+    result.notes.append(f"The trivial predictor gives the majority class of the {majority_of} split.")
+    both = on_test[TRIVIAL].both_classes()
+    if not both.all():
+        one_class = ", ".join(np.array(label_set.attributes)[~both])
+        result.notes.append(f"Left out, with one class only in the test split: {one_class}.")
+    if val is None:
+        result.notes.append("No validation split was given, so there are no thresholds of it.")
+    return result
+
+
+def _predict(
+    networks: Mapping[str, FaceNetwork],
+    shared: Mapping[str, SharedAttributes],
+    dataset: FaceDataset,
+    batch_size: int,
+    device: str | torch.device,
+) -> dict[str, Predictions]:
+    """Of each network for the attributes that it shares, and of the trivial predictor for all: its logit is 0, and
+    alpha, which the caller replaces, decides."""
+
+    def classify(network: FaceNetwork, features: Tensor) -> Tensor:
+        assert network.attribute_classifier is not None
+        return network.attribute_classifier(features)
+
+    outputs, tensors = network_outputs(networks, dataset, classify, batch_size, device)
+    labels, mask = tensors["attributes"], tensors["attribute_mask"]
+    assert dataset.label_set is not None
+    trivial = Predictions(
+        dataset.label_set.attributes, torch.ones(labels.shape[1]), torch.zeros_like(labels), labels, mask
+    )
+    return {
+        key: Predictions(
+            its.names, its.alpha, outputs[key][:, its.logits], labels[:, its.columns], mask[:, its.columns]
+        )
+        for key, its in shared.items()
+    } | {TRIVIAL: trivial}
+
+
+def _scores(test: Predictions, val: Predictions | None) -> pd.DataFrame:
+    """A row for each attribute that has both classes, a column for each metric, all in [0, 1]."""
+    labels, mask = test.labels, test.mask
+    at_half = attribute_scores(test.logits, labels, mask, test.alpha)
+    columns = {
+        "positives": (labels * mask).sum(0) / mask.sum(0),
+        **{metric: at_half[metric] for metric in AT_HALF},
+        "calibration_error": expected_calibration_error(test.probability, labels, mask),
+    }
+    if val is not None:
+        # Each goal has its reading of the logits, whose usual threshold is 0.
+        calibrated = val.logits - val.alpha.log()
+        thresholds = best_thresholds(calibrated, val.labels, val.mask, "accuracy")
+        found = attribute_scores(_shifted(test.logits, thresholds), labels, mask, test.alpha)
+        columns |= {f"{metric}{VAL}": found[metric] for metric in ("f1", "accuracy")}
+        thresholds = best_thresholds(val.logits, val.labels, val.mask, "balanced_accuracy")
+        found = attribute_scores(_shifted(test.logits, thresholds), labels, mask, test.alpha)
+        columns[f"balanced_accuracy{VAL}"] = found["balanced_accuracy"]
+    frame = pd.DataFrame({column: values.tolist() for column, values in columns.items()}, index=list(test.attributes))
+    return frame[test.both_classes()]
+
+
+def _shifted(logits: Tensor, thresholds: Tensor) -> Tensor:
+    """Logits whose usual threshold is the given one, in float64, which tells neighbouring logits apart. An infinite
+    threshold becomes a large one, because infinite logits have no order."""
+    return logits - thresholds.nan_to_num(posinf=1e6, neginf=-1e6)
+
+
+def _metrics(scores: Mapping[str, pd.DataFrame]) -> dict[str, float]:
+    """Each attribute and the means over the attributes that a method is evaluated on. The trivial predictor has means
+    only, over the attributes that all methods are evaluated on, so that they can be compared."""
+    metrics: dict[str, float] = {}
+    for method, frame in scores.items():
+        compared = frame if method != TRIVIAL else frame.loc[common_attributes(scores) or frame.index]
+        metrics[f"{method}/num_attributes"] = len(compared)
+        for column in frame.columns.drop("positives"):
+            metrics[f"{method}/{column}"] = float(compared[column].mean())
+            if method != TRIVIAL:
+                metrics |= {f"{method}/{column}/{name}": float(value) for name, value in frame[column].items()}
+    return metrics
+
+
+def _per_image(test: FaceDataset, predictions: Mapping[str, Predictions]) -> pd.DataFrame:
+    """The share of a face's known attributes that each method gets wrong, at calibrated 1/2."""
+    files, frames = sample_names(test), []
+    for method, predicted in predictions.items():
+        wrong = ((predicted.probability > 0.5) != (predicted.labels > 0.5)) & predicted.mask
+        errors = wrong.sum(1) / predicted.mask.sum(1)  # NaN where none is known
+        columns = {"file": files, "index": range(len(files)), "method": method, "attribute_error": errors.tolist()}
+        frames.append(pd.DataFrame(columns))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _add_correlations(result: BenchmarkResult, predictions: Mapping[str, Predictions]) -> None:
+    """How attributes that have both classes correlate in the predictions and in the labels."""
+    for method, predicted in predictions.items():
+        both = predicted.both_classes()
+        mask = predicted.mask[:, both].numpy()
+        found, labels = (
+            expected_correlation(values[:, both].double().numpy(), mask)
+            for values in (predicted.probability, predicted.labels)
+        )
+        difference = result.metrics[f"{method}/correlation_difference"] = correlation_difference(found, labels)
+        names = [name for name, two in zip(predicted.attributes, both, strict=True) if two]
+        if len(names) > 1:
+            figure = correlation_figure(method, names, found, labels, difference)
+            result.figures[f"correlation_{method}"] = figure
+            result.captions[f"correlation_{method}"] = (
+                f"Correlation of attributes with each other: of the labels, and of what {method} predicts, as that of "
+                "labels sampled from its probabilities. Attributes are in the order of a clustering of the labels'."
+            )
+
+
+def _add_figures(
+    result: BenchmarkResult, scores: Mapping[str, pd.DataFrame], predictions: Mapping[str, Predictions]
+) -> None:
+    result.figures["attributes"] = attribute_bars({key: scores[key] for key in predictions}, scores[TRIVIAL])
+    result.captions["attributes"] = (
+        "Accuracy and balanced accuracy of each attribute, in the order of the mean balanced accuracy; the black lines "
+        "are the trivial predictor."
+    )
+    if common := common_attributes(scores):
+        result.figures["reliability"] = reliability_figure(
+            {key: _reliability(predicted, common) for key, predicted in predictions.items()},
+            {key: float(scores[key].loc[common, "calibration_error"].mean()) for key in predictions},
+        )
+        result.captions["reliability"] = (
+            f"Reliability: the share of positives by calibrated probability, in {BINS} bins of equal width, over "
+            f"{len(common)} attributes; the dashed line is perfect calibration. Below, the share of labels in each bin."
+        )
+
+
+def _reliability(predictions: Predictions, attributes: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Samples, probability and positives of each bin, added up over some attributes."""
+    columns = [predictions.attributes.index(name) for name in attributes]
+    values = (part[:, columns] for part in (predictions.probability, predictions.labels, predictions.mask))
+    count, probability, positives = (part.sum(1).numpy() for part in reliability(*values))
+    return count, probability, positives
