@@ -1,13 +1,29 @@
 """Checks, describes and packs a data set: `python -m jointface.prepare source=celeba paths.data_dir=DATA`."""
 
+import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from rich.console import Console
 
 from jointface.command_line import entry_point
-from jointface.datamodules.sample_check import prepare, require_packing
-from jointface.errors import ConfigError
+from jointface.datamodules.crop import CropTransform
+from jointface.datamodules.crop_store import columns_of
+from jointface.datamodules.description import SHEET_SIZE, Described, inventory_table, summary_table, write_description
+from jointface.datamodules.face_dataset import FaceDataset
+from jointface.datamodules.on_disk import require_writable
+from jointface.datamodules.packed import pack_split
+from jointface.datamodules.sample_check import Packing, check_samples
+from jointface.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
+
+NAMED = 20  # broken samples that are named on the screen
+LIMITS = {"image_size": (16, 4096), "quality": (1, 100), "num_workers": (0, 512)}  # of whole numbers
 
 
 @entry_point("prepare")
@@ -15,12 +31,106 @@ def main(config: DictConfig) -> None:
     """Prepares the data set of the config."""
     if not config.get("source"):
         raise ConfigError("which data set? add source=celeba, lfwa, 300wlp, aflw2000 or florence")
-    if not isinstance(config.pack, bool):
-        raise ConfigError(f"pack={config.pack}: expected true or false")
-    options = {key: config[key] for key in ("image_size", "margin", "quality", "num_workers")}
-    require_packing(**options)
+    options = {key: config[key] for key in ("pack", "image_size", "margin", "quality", "num_workers")}
+    require_options(**options)
     dataset = instantiate(config.source.dataset, _convert_="all")
-    prepare(config.source.packed, dataset, Path(str(config.output_dir)), pack=config.pack, **options)
+    prepare(config.source.packed, dataset, Path(str(config.output_dir)), **options)
+
+
+def require_options(pack: bool, margin: float, **numbers: int) -> None:
+    """Raises a ConfigError that names the option that is out of range."""
+    if not isinstance(pack, bool):
+        raise ConfigError(f"pack={pack}: expected true or false")
+    for key, value in numbers.items():
+        low, high = LIMITS[key]
+        if not isinstance(value, int) or not low <= value <= high:
+            raise ConfigError(f"{key}={value}: expected a whole number from {low} to {high}")
+    if not isinstance(margin, int | float) or not 0 <= margin <= 1:
+        raise ConfigError(f"margin={margin}: expected a number from 0 to 1")
+
+
+def prepare(
+    name: str,
+    dataset: Callable[..., FaceDataset],
+    output_dir: Path,
+    pack: bool = False,
+    image_size: int = 256,
+    margin: float = 0.2,
+    quality: int = 95,
+    num_workers: int = 2,
+) -> dict[str, Any]:
+    """Reads every sample of every split once. Writes a description of the data set, and with `pack` a packed copy.
+
+        output_dir/SPLIT.lmdb   with `pack`: see `datamodules.packed`
+        and the files of `datamodules.description`
+
+    Args:
+        name: of the data set, in messages.
+        dataset: its class with all arguments but `split` and `transform`, a functools.partial.
+        output_dir: folder to write to. pack: write the packed copy.
+        image_size, margin, quality: see `Packing`. num_workers: processes that read.
+
+    Returns:
+        The content of report.json.
+
+    Raises:
+        ConfigError: an option is out of range. DataError: the data set is missing or malformed, or output_dir cannot be
+            written to.
+    """
+    require_options(pack, margin, image_size=image_size, quality=quality, num_workers=num_workers)
+    splits = _open_splits(name, dataset)
+    require_writable(output_dir)
+    inventory = next(iter(splits.values())).inventory()
+    console = Console()
+    console.print(inventory_table(name, inventory))
+    log.info("Writing to %s", output_dir.absolute())
+    described = []
+    for split, data in splits.items():
+        what = f"{name} {split}"
+        if pack:
+            path, packing = output_dir / f"{split}.lmdb", Packing(image_size, margin, quality)
+            copy = pack_split(what, data, dataset, path, packing, num_workers)  # type: ignore[arg-type]
+            described.append(Described(split, data, copy.columns, copy.broken))
+        else:
+            described.append(_check_split(what, split, data, num_workers))
+    report = write_description(output_dir, name, inventory, described)
+    console.print(summary_table(name, described))
+    for row in report["broken"][:NAMED]:
+        console.print(f"broken: {row['split']} {row['index']}: {row['reason']}", markup=False, soft_wrap=True)
+    if len(report["broken"]) > NAMED:
+        console.print(f"and {len(report['broken']) - NAMED} more, see {output_dir / 'broken.csv'}")
+    log.info("%s in %s", "The description and the packed copy are" if pack else "The description is", output_dir)
+    return report
+
+
+def _open_splits(name: str, dataset: Callable[..., FaceDataset]) -> dict[str, FaceDataset]:
+    """The splits that can be opened; the log warns of others, for instance of a partial download.
+
+    Raises:
+        DataError, ConfigError: none can be opened.
+    """
+    assert isinstance(dataset, partial)
+    splits, errors = {}, {}
+    for split in dataset.func.splits:  # type: ignore[attr-defined]
+        try:
+            splits[split] = dataset(split=split, transform=CropTransform(SHEET_SIZE))
+        except DataError as error:
+            errors[split] = error
+        except (TypeError, KeyError) as error:  # a key that the class does not have
+            raise ConfigError(f"source.dataset cannot be opened: {error}") from error
+    if not splits:
+        raise next(iter(errors.values()))
+    for split, reason in errors.items():
+        log.warning("%s: %s is left out: %s", name, split, reason)
+    return splits
+
+
+def _check_split(what: str, split: str, data: FaceDataset, num_workers: int) -> Described:
+    """Reads a split that is not to be packed."""
+    samples = [sample for chunk in check_samples(what, data, range(len(data)), None, num_workers) for sample in chunk]
+    samples.sort(key=lambda sample: sample.index)
+    labels = columns_of([None if sample.broken else sample.labels for sample in samples])
+    return Described(split, data, labels, {sample.index: sample.broken for sample in samples if sample.broken})
 
 
 if __name__ == "__main__":

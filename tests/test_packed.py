@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -33,14 +34,13 @@ from jointface.datamodules import (
     PackedFaces,
     Source,
 )
-from jointface.datamodules import sample_check as preparation
-from jointface.datamodules.loading import Batches, identity_collate
 from jointface.datamodules.crop_store import PackedReader, PackedWriter
+from jointface.datamodules.loading import Batches, identity_collate
 from jointface.datamodules.packed import settings_of
-from jointface.datamodules.sample_check import prepare
 from jointface.errors import ConfigError, DataError
 from jointface.geometry import MorphableModel
 from jointface.modules.joint_module import true_face
+from jointface.prepare import prepare
 from tests.data.celeba import data as celeba_data
 
 SIZE = 48
@@ -62,6 +62,12 @@ def packed(tiny_data: Path, tiny_model: MorphableModel, tmp_path_factory: pytest
     pack(partial(W300LP, root=tiny_data / "300W_LP", val_fraction=0.4, **fitted), folder / "300wlp")
     pack(partial(AFLW2000, root=tiny_data / "AFLW2000", **fitted), folder / "aflw2000")
     return folder
+
+
+@pytest.fixture
+def celeba_copy(packed: Path, tmp_path: Path) -> Path:
+    """CelebA's packed copy, to break."""
+    return Path(shutil.copytree(packed / "celeba", tmp_path / "copy"))
 
 
 def difference(first: torch.Tensor, second: torch.Tensor) -> float:
@@ -185,10 +191,9 @@ def change_record(path: Path, index: int) -> None:
         writing.put(key, bytes(record))
 
 
-def test_a_flipped_bit_is_a_broken_sample(tmp_path: Path, tiny_data: Path) -> None:
-    pack(partial(CelebA, root=tiny_data / "celeba"), tmp_path)
-    change_record(tmp_path / "train.lmdb", 3)
-    dataset = PackedFaces(tmp_path, "train", CROP)
+def test_a_flipped_bit_is_a_broken_sample(celeba_copy: Path) -> None:
+    change_record(celeba_copy / "train.lmdb", 3)
+    dataset = PackedFaces(celeba_copy, "train", CROP)
     with pytest.raises(DataError, match=r"the checksum of sample 3 \(img_align_celeba/000004.jpg\) differs; repeat"):
         dataset[3]
     batch = dataset.batch([2, 3, 4])
@@ -196,9 +201,8 @@ def test_a_flipped_bit_is_a_broken_sample(tmp_path: Path, tiny_data: Path) -> No
     assert batch["broken"].tolist() == [3]
 
 
-def test_damaged_labels_are_refused(tmp_path: Path, tiny_data: Path) -> None:
-    pack(partial(CelebA, root=tiny_data / "celeba"), tmp_path)
-    path = tmp_path / "train.lmdb"
+def test_damaged_labels_are_refused(celeba_copy: Path) -> None:
+    path = celeba_copy / "train.lmdb"
     with lmdb.open(str(path), subdir=False, lock=False) as environment, environment.begin(write=True) as writing:
         writing.put(b"columns", b"0000" + bytes(writing.get(b"columns"))[4:])
     with pytest.raises(DataError, match="not a whole packed split; delete it and pack"):
@@ -206,10 +210,9 @@ def test_damaged_labels_are_refused(tmp_path: Path, tiny_data: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.95, 0.5, 0.1, 0.03])
-def test_a_file_that_was_cut_short_is_refused(tmp_path: Path, tiny_data: Path, share: float) -> None:
+def test_a_file_that_was_cut_short_is_refused(celeba_copy: Path, share: float) -> None:
     """Reading it would end the process with SIGBUS."""
-    pack(partial(CelebA, root=tiny_data / "celeba"), tmp_path)
-    path = tmp_path / "train.lmdb"
+    path = celeba_copy / "train.lmdb"
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
     with pytest.raises(DataError, match=r"train.lmdb: (cut short|not a packed split)"):
@@ -248,7 +251,7 @@ def test_a_broken_sample_is_listed_and_stays_one(broken_celeba: Path, tmp_path: 
 def test_an_interrupted_packing_goes_on_where_it_was(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(preparation, "CHUNK", 4)
+    monkeypatch.setattr("jointface.datamodules.sample_check.CHUNK", 4)
     dataset = partial(CelebA, root=tiny_data / "celeba")
     write, written = PackedWriter.write, []
 
@@ -273,48 +276,40 @@ def test_an_interrupted_packing_goes_on_where_it_was(
     assert sorted(path.name for path in tmp_path.glob("*.lmdb*")) == ["test.lmdb", "train.lmdb", "val.lmdb"]
 
 
-def test_a_finished_copy_is_only_described_and_another_size_packed_anew(
-    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_finished_copy_is_described_again_and_never_overwritten_by_another_size(
+    tiny_data: Path, celeba_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = partial(CelebA, root=tiny_data / "celeba")
-    first = pack(dataset, tmp_path)
+    dataset, first = partial(CelebA, root=tiny_data / "celeba"), json.loads((celeba_copy / "report.json").read_text())
     with monkeypatch.context() as patch:
-        patch.setattr(preparation, "_pack", None)
-        assert pack(dataset, tmp_path) == first
+        patch.setattr("jointface.datamodules.packed.PackedWriter", None)
+        assert pack(dataset, celeba_copy) == first
     with pytest.raises(DataError, match=r"a copy with other settings \(image_size=48 there, 64 now, .*choose another"):
-        pack(dataset, tmp_path, image_size=64)
-    assert PackedReader(tmp_path / "val.lmdb").meta["image_size"] == SIZE
+        pack(dataset, celeba_copy, image_size=64)
+    assert PackedReader(celeba_copy / "val.lmdb").meta["image_size"] == SIZE
 
 
-def test_repeating_the_command_repairs_damage_and_reads_what_was_broken(broken_celeba: Path, tmp_path: Path) -> None:
-    dataset, image = partial(CelebA, root=broken_celeba), broken_celeba / "img_align_celeba" / "000003.jpg"
+def test_repeating_the_command_repairs_what_can_be_read_by_now(broken_celeba: Path, tmp_path: Path) -> None:
+    """A damaged record and a sample that was broken are repaired; a damaged one whose file is broken too is not."""
+    dataset, images = partial(CelebA, root=broken_celeba), broken_celeba / "img_align_celeba"
     pack(dataset, tmp_path / "out")
-    change_record(tmp_path / "out" / "train.lmdb", 7)
-    image.write_bytes((image.parent / "000004.jpg").read_bytes())
-    report = pack(dataset, tmp_path / "out")
-    assert report["broken"] == []
+    for index in (3, 7):
+        change_record(tmp_path / "out" / "train.lmdb", index)
+    (images / "000003.jpg").write_bytes((images / "000005.jpg").read_bytes())
+    whole = (images / "000004.jpg").read_bytes()
+    (images / "000004.jpg").write_bytes(b"damaged")
+    assert [row["index"] for row in pack(dataset, tmp_path / "out")["broken"]] == [3]
+    assert not PackedFaces(tmp_path / "out", "train", CROP).labels["attribute_mask"][3].any()
+    (images / "000004.jpg").write_bytes(whole)
+    assert pack(dataset, tmp_path / "out")["broken"] == []
     assert not (tmp_path / "out" / "broken.csv").exists()
     same_samples(PackedFaces(tmp_path / "out", "train", CROP), CelebA(broken_celeba, "train", CROP))
 
 
-def test_a_damaged_sample_whose_file_is_broken_too_counts_for_nothing(tiny_data: Path, tmp_path: Path) -> None:
-    root = celeba_data.write(tmp_path / "celeba")
-    dataset = partial(CelebA, root=root)
-    pack(dataset, tmp_path / "out")
-    change_record(tmp_path / "out" / "train.lmdb", 3)
-    (root / "img_align_celeba" / "000004.jpg").write_bytes(b"damaged")
-    report = pack(dataset, tmp_path / "out")
-    assert [row["index"] for row in report["broken"]] == [3]
-    assert not PackedFaces(tmp_path / "out", "train", CROP).labels["attribute_mask"][3].any()
-
-
-def test_a_copy_that_only_lacks_its_name_keeps_its_labels(tiny_data: Path, tmp_path: Path) -> None:
+def test_a_copy_that_only_lacks_its_name_keeps_its_labels(tiny_data: Path, celeba_copy: Path) -> None:
     """The writer may be stopped between its last transaction and the renaming."""
-    dataset = partial(CelebA, root=tiny_data / "celeba")
-    pack(dataset, tmp_path)
-    (tmp_path / "train.lmdb").rename(tmp_path / "train.lmdb.partial")
-    pack(dataset, tmp_path)
-    same_samples(PackedFaces(tmp_path, "train", CROP), CelebA(tiny_data / "celeba", "train", CROP))
+    (celeba_copy / "train.lmdb").rename(celeba_copy / "train.lmdb.partial")
+    pack(partial(CelebA, root=tiny_data / "celeba"), celeba_copy)
+    same_samples(PackedFaces(celeba_copy, "train", CROP), CelebA(tiny_data / "celeba", "train", CROP))
 
 
 def test_two_cannot_pack_one_file(tmp_path: Path) -> None:
@@ -338,7 +333,7 @@ def test_splits_that_are_not_there_are_left_out(tmp_path: Path, caplog: pytest.L
     for number in range(13, 21):  # those of val and test
         (root / "img_align_celeba" / f"{number:06d}.jpg").unlink()
     with caplog.at_level(logging.WARNING):
-        assert pack(partial(CelebA, root=root), tmp_path / "out")["samples"] == {"train": 12}
+        assert pack(partial(CelebA, root=root), tmp_path / "out", pack=False)["samples"] == {"train": 12}
     assert "tiny: val is left out: CelebA's val split is empty" in caplog.text
 
 

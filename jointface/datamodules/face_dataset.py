@@ -114,10 +114,8 @@ class FaceDataset(Dataset[Item], ABC):
         """Why a sample cannot be read. Workers can only pass tensors on, so the main process reads it once more."""
         try:
             self[index]
-        except DataError as error:
-            return str(error)
         except Exception as error:
-            return f"{self.path(index)}: {type(error).__name__}: {' '.join(str(error).split())}"
+            return reason_of(error, self.path(index))
         return f"{self.path(index)}: could not be read the first time"
 
     def known_yaw(self) -> Float[np.ndarray, "samples"] | None:
@@ -203,6 +201,13 @@ class _Subset(FaceDataset):
 
     def inventory(self) -> list[Count]:
         return self.dataset.inventory()
+
+
+def reason_of(error: Exception, path: Path) -> str:
+    """One line that says why the sample of this file could not be read."""
+    if isinstance(error, DataError):
+        return str(error)
+    return f"{path}: {type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def evenly_spaced(length: int, count: int) -> Int[np.ndarray, "count"]:

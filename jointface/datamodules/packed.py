@@ -1,22 +1,27 @@
-"""The packed copy of any data set: crops at training size with room to vary, written by `jointface.prepare`."""
+"""The packed copy of any data set: crops at training size with room to vary. How it is written, and how it is read."""
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from jointface.attributes import LabelSet, positive_weight
 from jointface.datamodules.crop import CropTransform
-from jointface.datamodules.crop_store import PackedReader
+from jointface.datamodules.crop_store import FORMAT, PackedReader, PackedWriter
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample, decode_image
+from jointface.datamodules.sample_check import Packing, check_samples
 from jointface.errors import ConfigError, DataError
 from jointface.geometry.framing import CROP_MARGIN, FaceBox
 from jointface.geometry.morphable_model import MorphableModel
+
+log = logging.getLogger(__name__)
 
 NO_SETTINGS = ("root", "morphable_model", "split", "transform")
 
@@ -28,16 +33,16 @@ class PackedFaces(FaceDataset):
 
         root/train.lmdb, val.lmdb, test.lmdb   see `jointface.datamodules.crop_store`
 
-    A picture is the plain crop of `image_size` pixels with a margin on every side, in JPEG, so that turned and shifted
-    crops find what they show. A sample that was broken when it was packed is still one when it is read. The terms of
-    the data set apply to its copy.
+    A picture is the plain crop of `image_size` pixels with a margin on every side for turned and shifted crops, as
+    JPEG. A sample that was broken when it was packed is still broken when it is read. The terms of the data set apply
+    to its copy.
 
     Args:
         root: the folder above.
         split: a split of the data set.
         transform: how a face is cropped; its size must not exceed that of the copy.
-        settings: arguments of the data set's class that the copy must have been made with; None does not ask.
-        morphable_model: the model that the run's coefficients refer to; None does not ask.
+        settings: those that the copy must have been made with, see `settings_of`; None does not check.
+        morphable_model: the model that the run's coefficients refer to; None does not check.
 
     Raises:
         DataError: the copy is missing, damaged, or was made with other settings or another morphable model.
@@ -72,7 +77,7 @@ class PackedFaces(FaceDataset):
             raise DataError(
                 f"{where}: its coefficients are of another morphable model; pack the data set anew into another folder"
             )
-        self.label_set = LabelSet(*_tuple(meta["label_set"])) if meta["label_set"] else None  # type: ignore[misc]
+        self.label_set = _label_set(*meta["label_set"]) if meta["label_set"] else None  # type: ignore[misc]
         self.has_shape = bool(meta["has_shape"])  # type: ignore[misc]
         self.labels = self.reader.columns
         side = meta["picture_size"]
@@ -99,22 +104,72 @@ class PackedFaces(FaceDataset):
         return positive_weight(self.labels["attributes"], self.labels["attribute_mask"])
 
 
+def pack_split(
+    what: str, data: FaceDataset, dataset: partial[Any], path: Path, packing: Packing, num_workers: int
+) -> PackedReader:
+    """Packs a split and opens the copy.
+
+    A packing that was interrupted is continued. Of a finished copy, samples that are damaged or were broken are read
+    again.
+
+    Args:
+        what: name of the split in messages. data: the split. dataset: makes its splits; see `settings_of`.
+        path: SPLIT.lmdb. num_workers: processes that read.
+
+    Raises:
+        DataError: the copy was made with other settings, or cannot be written.
+    """
+    meta = _describe(data, dataset, packing)
+    if path.is_file():
+        reader = PackedReader(path)
+        if different := differences(reader.meta, meta):
+            raise DataError(
+                f"{path.absolute()} is a copy with other settings ({different}); choose another output_dir or delete it"
+            )
+        if not reader.broken and not reader.damaged():
+            return reader
+    with PackedWriter(path, meta) as writer:
+        missing = writer.missing(len(data))
+        if len(missing) < len(data):
+            log.info("%s: %d of %d samples are packed already", what, len(data) - len(missing), len(data))
+        for chunk in check_samples(what, data, missing, packing, num_workers):
+            whole = [(sample.index, sample.picture, sample.labels) for sample in chunk if not sample.broken]
+            writer.write(whole, {sample.index: sample.broken for sample in chunk if sample.broken})
+        root = Path(meta["root"])
+        writer.finish(np.array([str(data.path(index).absolute().relative_to(root)) for index in range(len(data))]))
+    return PackedReader(path)
+
+
+def _describe(data: FaceDataset, dataset: partial[Any], packing: Packing) -> dict[str, Any]:
+    """What tells one packed copy from another, as JSON gives it back."""
+    model, label_set = dataset.keywords.get("morphable_model"), data.label_set
+    return _as_json({
+        "format": FORMAT, "root": str(Path(dataset.keywords["root"]).absolute()), "length": len(data),
+        "settings": settings_of(dataset), "image_size": packing.image_size, "picture_size": packing.picture_size,
+        "quality": packing.quality, "has_shape": data.has_shape,
+        "label_set": [label_set.name, label_set.attributes] if label_set is not None else None,
+        "morphable_model": fingerprint(model) if model is not None else None,
+    })  # fmt: skip
+
+
 def settings_of(dataset: partial[Any]) -> dict[str, Any]:
     """The arguments of a data set's class that decide what its samples are, defaults included, as JSON keeps them."""
     parameters = inspect.signature(dataset.func).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
-    settings = {key: value for key, value in {**defaults, **dataset.keywords}.items() if key not in NO_SETTINGS}
-    return json.loads(json.dumps(settings))
+    return _as_json({k: v for k, v in {**defaults, **dataset.keywords}.items() if k not in NO_SETTINGS})
+
+
+def _as_json(content: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(content))
+
+
+def _label_set(name: str, attributes: list[str]) -> LabelSet:
+    return LabelSet(name, tuple(attributes))
 
 
 def fingerprint(model: MorphableModel) -> str:
     """Tells morphable models apart."""
     return f"{model.name} {model.num_shape} + {model.num_expression} {model.content_hash()[:16]}"
-
-
-def _tuple(label_set: Sequence[Any]) -> tuple[str, tuple[str, ...]]:
-    name, attributes = label_set
-    return name, tuple(attributes)
 
 
 def differences(packed: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
