@@ -22,7 +22,7 @@ from jointface.modules.network import FaceNetwork
 from jointface.modules.shape_decoders import MorphableDecoder
 from jointface.synthesis.head import Head
 from tests.data.florence import data as florence_data
-from tests.test_modules import network_config
+from tests.networks import network_config
 
 COUNT = 5
 

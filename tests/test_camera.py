@@ -4,6 +4,7 @@ import math
 
 import hypothesis.strategies as st
 import pytest
+import roma
 import torch
 from hypothesis import given
 
@@ -25,24 +26,21 @@ angle = st.floats(-3.1, 3.1)
 yaw = st.floats(-1.5, 1.5)
 
 
-@pytest.mark.parametrize(
-    ("axis", "expected"),
-    [
-        (0, [[1, 0, 0], [0, 0, 1], [0, -1, 0]]),
-        (1, [[0, 0, -1], [0, 1, 0], [1, 0, 0]]),
-        (2, [[0, 1, 0], [-1, 0, 0], [0, 0, 1]]),
-    ],
-)
-def test_a_quarter_turn_about_each_axis_is_the_matrix_of_300wlp(axis: int, expected: list[list[float]]) -> None:
-    angles = torch.zeros(3, dtype=torch.float64)
-    angles[axis] = math.pi / 2
-    torch.testing.assert_close(euler_to_rotation(angles), torch.tensor(expected, dtype=torch.float64))
+def euler(*angles: float) -> torch.Tensor:
+    return euler_to_rotation(torch.tensor(angles, dtype=torch.float64))
 
 
-def test_rotations_compose_as_pitch_yaw_roll() -> None:
-    pitch, yaw, roll = torch.tensor([0.3, 0.0, 0.0]), torch.tensor([0.0, -0.5, 0.0]), torch.tensor([0.0, 0.0, 0.8])
-    product = euler_to_rotation(pitch) @ euler_to_rotation(yaw) @ euler_to_rotation(roll)
-    torch.testing.assert_close(euler_to_rotation(pitch + yaw + roll), product)
+def test_rotations_are_rx_ry_rz_of_300wlp() -> None:
+    right = math.pi / 2
+    for angles, expected in {
+        (right, 0, 0): [[1, 0, 0], [0, 0, 1], [0, -1, 0]],
+        (0, right, 0): [[0, 0, -1], [0, 1, 0], [1, 0, 0]],
+        (0, 0, right): [[0, 1, 0], [-1, 0, 0], [0, 0, 1]],
+    }.items():
+        torch.testing.assert_close(euler(*angles), torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(euler(0.3, -0.5, 0.8), euler(0.3, 0, 0) @ euler(0, -0.5, 0) @ euler(0, 0, 0.8))
+    of_roma = roma.euler_to_rotmat("XYZ", torch.tensor([-0.3, 0.5, -0.8], dtype=torch.float64))
+    torch.testing.assert_close(euler(0.3, -0.5, 0.8), of_roma)
 
 
 @given(angle, yaw, angle)
@@ -53,7 +51,7 @@ def test_euler_angles_survive_the_round_trip(pitch: float, yaw: float, roll: flo
 
 @given(angle, angle, st.sampled_from([-1, 1]))
 def test_at_a_right_angle_of_yaw_the_rotation_still_survives(pitch: float, roll: float, sign: int) -> None:
-    rotation = euler_to_rotation(torch.tensor([pitch, sign * math.pi / 2, roll], dtype=torch.float64))
+    rotation = euler(pitch, sign * math.pi / 2, roll)
     torch.testing.assert_close(euler_to_rotation(rotation_to_euler(rotation)), rotation, atol=1e-6, rtol=0)
 
 
@@ -66,8 +64,8 @@ def test_six_numbers_give_a_rotation(numbers: list[float]) -> None:
 
 
 def test_a_rotation_is_found_again_from_its_first_two_rows() -> None:
-    rotation = euler_to_rotation(torch.tensor([[0.2, -0.9, 0.4]]))
-    torch.testing.assert_close(rotation_6d_to_matrix(rotation[:, :2].flatten(1)), rotation)
+    rotation = euler(0.2, -0.9, 0.4)
+    torch.testing.assert_close(rotation_6d_to_matrix(rotation[:2].flatten()), rotation)
 
 
 def test_camera_is_the_matlab_formula_of_the_file_format() -> None:

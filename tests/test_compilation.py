@@ -13,8 +13,7 @@ from jointface.geometry import MorphableModel
 from jointface.modules import JointFaceModule, load_model
 from jointface.modules.compilation import compile_layers, require_compiler
 from jointface.train import train
-from tests.test_joint_module import Batch, make_module
-from tests.test_joint_module import batch as batch  # the fixture
+from tests.networks import Batch, make_module, part_of
 from tests.test_training import tiny_config
 
 
@@ -28,39 +27,28 @@ def compiling() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def mixed(batch: Batch, faces: int, shapes: int) -> Batch:
-    """So many samples with attributes and so many with shape."""
-    counts = {"celeba": faces, "w300lp": shapes}
-    return {name: {k: v[: counts[name]] for k, v in part.items()} for name, part in batch.items() if counts[name]}
-
-
 def step(module: JointFaceModule, batch: Batch) -> dict[str, float]:
     losses = module.losses(batch)
     (1000 * losses["shape"] + losses["attributes"]).backward()
     return {name: loss.item() for name, loss in losses.items()}
 
 
-def test_each_part_is_compiled_twice_however_batches_are_made_up(tiny_model: MorphableModel, batch: Batch) -> None:
+def test_each_part_is_compiled_twice_whatever_the_batches_hold(tiny_model: MorphableModel, mixed_batch: Batch) -> None:
     module = make_module(tiny_model)
+    names = list(module.state_dict())
     graphs = CompileCounterWithBackend("eager")
     compile_layers(module.network, backend=graphs)
-    step(module, mixed(batch, 2, 3))
-    assert graphs.frame_count == 3
-    step(module, mixed(batch, 4, 4))
-    assert graphs.frame_count == 6
-    for faces, shapes in [(3, 2), (5, 0), (0, 5), (2, 6), (7, 4), (8, 3), (4, 2), (6, 6), (0, 8), (2, 3)]:
-        step(module, mixed(batch, faces, shapes))
-    assert graphs.frame_count == 6
-    step(module, mixed(batch, 4, 1))  # one row is another graph to torch, of the head that reads it
-    step(module, mixed(batch, 8, 1))
-    assert graphs.frame_count == 7
-
-
-def test_names_of_parameters_stay_the_same(tiny_model: MorphableModel) -> None:
-    module = make_module(tiny_model, "position_map")
-    names = list(module.state_dict())
-    compile_layers(module.network, backend="eager")
     assert list(module.state_dict()) == names
+    step(module, part_of(mixed_batch, 2, 3))
+    assert graphs.frame_count == 3
+    step(module, part_of(mixed_batch, 4, 4))
+    assert graphs.frame_count == 6
+    for faces, shapes in [(3, 2), (5, 0), (0, 5), (8, 3), (0, 8), (2, 3)]:
+        step(module, part_of(mixed_batch, faces, shapes))
+    assert graphs.frame_count == 6
+    step(module, part_of(mixed_batch, 4, 1))  # torch makes another graph for one row, of the head that reads it
+    step(module, part_of(mixed_batch, 8, 1))
+    assert graphs.frame_count == 7
 
 
 @pytest.mark.parametrize(("device", "variable"), [("cpu", "CXX"), ("cuda", "CC")])
@@ -72,13 +60,13 @@ def test_a_machine_without_a_compiler_is_told(device: str, variable: str, monkey
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("decoder", "backend"), [("position_map", "aot_eager"), ("morphable", "inductor")])
-def test_compiled_layers_give_the_losses_and_gradients_of_the_others(
-    decoder: str, backend: str, tiny_model: MorphableModel, batch: Batch
+def test_compiled_layers_give_the_same_losses_and_gradients(
+    decoder: str, backend: str, tiny_model: MorphableModel, mixed_batch: Batch
 ) -> None:
     plain, compiled = make_module(tiny_model, decoder), make_module(tiny_model, decoder)
     compile_layers(compiled.network, backend=backend)
     for faces, shapes in [(3, 2), (4, 4), (5, 0), (8, 3)]:
-        part = mixed(batch, faces, shapes)
+        part = part_of(mixed_batch, faces, shapes)
         assert step(compiled, part) == pytest.approx(step(plain, part), rel=1e-4)
         for one, other in zip(plain.parameters(), compiled.parameters(), strict=True):
             if one.grad is not None:

@@ -35,7 +35,7 @@ from jointface.evaluation.table_formats import markdown, show
 from jointface.geometry import MorphableModel, load_bfm_3ddfa
 from jointface.modules import build_network
 from jointface.modules.network import FaceNetwork
-from tests.test_modules import network_config
+from tests.networks import network_config
 
 CROP = CropTransform(32)
 

@@ -22,7 +22,7 @@ from jointface.geometry import MorphableModel
 from jointface.modules import JointFaceModule
 from jointface.train import train
 from tests.data.lfwa import data as lfwa_data
-from tests.test_joint_module import make_module
+from tests.networks import make_module
 from tests.test_training import tiny_config
 
 CROP = CropTransform(64)

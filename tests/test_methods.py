@@ -35,7 +35,7 @@ from jointface.metrics.alignment import fit_similarity
 from jointface.metrics.pose import pose_errors, pose_from_vertices
 from jointface.modules import build_network
 from jointface.modules.network import FaceNetwork
-from tests.test_modules import network_config
+from tests.networks import network_config
 
 Photos = tuple[list[FaceSample], list[str]]
 

@@ -11,32 +11,21 @@ from torch import Tensor, nn
 from jointface.errors import ConfigError
 from jointface.geometry import MorphableModel
 from jointface.geometry.full_precision import full_precision, set_float32_precision
-from jointface.geometry.position_map import PositionMap
 from jointface.metrics.attribute_scores import AttributeMetrics
 from jointface.metrics.nme import FaceNME
 from jointface.modules import build_network
 from jointface.modules.network_precision import apply_precision
-from tests.test_joint_module import Batch, make_module
-from tests.test_joint_module import batch as batch  # the fixture
-from tests.test_modules import labels, network_config
+from tests.networks import Batch, make_module, network_config, shape_labels
 
 DECODERS = pytest.mark.parametrize("decoder", ["position_map", "morphable"])
 
 
 @pytest.fixture(autouse=True)
 def float32_precision() -> Iterator[None]:
-    """TF32 as it was."""
+    """Restores the settings of TF32."""
     matrices, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     yield
     set_float32_precision(matrices, convolutions)
-
-
-def outputs(module: nn.Module) -> dict[str, Tensor]:
-    """What each part of a module last gave, kept up to date."""
-    kept: dict[str, Tensor] = {}
-    for name, part in module.named_modules():
-        part.register_forward_hook(lambda _, __, output, name=name: kept.update({name: output}))
-    return kept
 
 
 # Half precision
@@ -44,41 +33,35 @@ def outputs(module: nn.Module) -> dict[str, Tensor]:
 
 @DECODERS
 def test_layers_run_in_half_precision_and_coordinates_and_losses_do_not(
-    decoder: str, tiny_model: MorphableModel, batch: Batch
+    decoder: str, tiny_model: MorphableModel, mixed_batch: Batch
 ) -> None:
     module = make_module(tiny_model, decoder)
-    kept = outputs(module.network)
+    exact = module.losses(mixed_batch)
+    dtypes: dict[str, torch.dtype] = {}
+    for name in ("backbone", "shape_decoder.layers.0", "attribute_classifier", "shape_decoder"):
+        part = module.network.get_submodule(name)
+        part.register_forward_hook(lambda _, __, output, name=name: dtypes.update({name: output.dtype}))
     with torch.autocast("cpu", torch.bfloat16):
-        losses = module.losses(batch)
-    assert kept["backbone"].dtype == kept["shape_decoder.layers.0"].dtype == torch.bfloat16
-    assert kept["attribute_classifier"].dtype == torch.bfloat16
-    assert kept["shape_decoder"].dtype == torch.float32
-    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+        losses = module.losses(mixed_batch)
+    assert dtypes.pop("shape_decoder") == torch.float32
+    assert set(dtypes.values()) == {torch.bfloat16}
+    for name, loss in losses.items():
+        assert loss.dtype == torch.float32
+        assert loss.item() == pytest.approx(exact[name].item(), rel=0.01), name
     (1000 * losses["shape"] + losses["attributes"]).backward()
     assert all(parameter.grad.dtype == torch.float32 for parameter in module.parameters() if parameter.grad is not None)
 
 
 @DECODERS
-def test_losses_in_half_precision_are_near_those_in_float32(
-    decoder: str, tiny_model: MorphableModel, batch: Batch
+def test_cameras_faces_targets_and_vertices_are_the_same_to_the_bit_under_autocast(
+    decoder: str, tiny_model: MorphableModel
 ) -> None:
-    module = make_module(tiny_model, decoder)
-    exact = module.losses(batch)
-    with torch.autocast("cpu", torch.bfloat16):
-        rough = module.losses(batch)
-    for name, loss in exact.items():
-        assert rough[name].item() == pytest.approx(loss.item(), rel=0.01), name
-
-
-@DECODERS
-def test_targets_and_vertices_are_the_same_to_the_bit_under_autocast(decoder: str, tiny_model: MorphableModel) -> None:
     head = build_network(network_config(decoder), ("Bald",), tiny_model).shape_decoder
     assert head is not None
-    given = labels(tiny_model)
 
-    def coordinates() -> tuple[Tensor, Tensor]:
-        points = head.target(*given)
-        return points, head.vertices(points)
+    def coordinates() -> tuple[Tensor, ...]:
+        points = head.target(*shape_labels(tiny_model))
+        return points, head.vertices(points), tiny_model.project(*shape_labels(tiny_model))
 
     exact = coordinates()
     with torch.autocast("cpu", torch.bfloat16):
@@ -86,32 +69,15 @@ def test_targets_and_vertices_are_the_same_to_the_bit_under_autocast(decoder: st
     assert all(torch.equal(one, other) for one, other in zip(exact, rough, strict=True))
 
 
-def test_cameras_and_faces_are_the_same_to_the_bit_under_autocast(tiny_model: MorphableModel) -> None:
-    shape, expression, camera = labels(tiny_model)
-    position_map = PositionMap(tiny_model, 32)
-    coefficients = torch.cat([shape, expression], dim=1)
-    exact = tiny_model.project(shape, expression, camera), position_map.project(coefficients, camera)
-    with torch.autocast("cpu", torch.bfloat16):
-        rough = tiny_model.project(shape, expression, camera), position_map.project(coefficients, camera)
-    assert all(torch.equal(one, other) for one, other in zip(exact, rough, strict=True))
-
-
-def test_predictions_leave_the_network_in_float32(tiny_model: MorphableModel) -> None:
-    network = build_network(network_config("morphable"), ("Bald", "Young"), tiny_model).eval()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        prediction = network(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
-    assert prediction.vertices is not None
-    assert prediction.logits is not None
-    assert prediction.vertices.dtype == prediction.logits.dtype == torch.float32
-
-
-def test_metrics_gather_float32(tiny_model: MorphableModel, batch: Batch) -> None:
+def test_predictions_and_what_metrics_gather_are_float32(tiny_model: MorphableModel, mixed_batch: Batch) -> None:
     module = make_module(tiny_model).eval()
     module.teachers = {"celeba": "celeba"}
     module.metrics["val/w300lp/shape"] = FaceNME()
     module.metrics["val/celeba/attributes"] = AttributeMetrics(module.vocabulary.attributes, module.alpha_celeba)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        module.validation_step(batch, 0)
+        module.validation_step(mixed_batch, 0)
+        prediction = module.network(mixed_batch["celeba"]["image"])
+    assert prediction.vertices.dtype == prediction.logits.dtype == torch.float32
     assert module.metrics["val/w300lp/shape"].errors[0].dtype == torch.float32
     assert module.metrics["val/celeba/attributes"].logits[0].dtype == torch.float32
 
@@ -136,7 +102,7 @@ def test_geometry_takes_no_tf32() -> None:
 
 
 @pytest.mark.parametrize(("choice", "convolutions"), [("highest", False), ("high", True), ("medium", True)])
-def test_the_networks_tf32_is_a_choice(choice: str, convolutions: bool) -> None:
+def test_the_config_chooses_tf32_for_the_network(choice: str, convolutions: bool) -> None:
     apply_precision(Trainer(accelerator="cpu", logger=False), "32-true", choice)
     assert torch.get_float32_matmul_precision() == choice
     assert torch.backends.cudnn.allow_tf32 == convolutions
@@ -151,7 +117,7 @@ def test_the_networks_tf32_is_a_choice(choice: str, convolutions: bool) -> None:
         ("32-true", "higher", "float32_matmul_precision=higher is unknown, known are highest, high, medium"),
     ],
 )
-def test_a_precision_that_cannot_be_had_is_refused(precision: Any, float32_matmul_precision: str, message: str) -> None:
+def test_an_impossible_precision_is_refused(precision: Any, float32_matmul_precision: str, message: str) -> None:
     trainer = Trainer(accelerator="cpu", precision=precision, logger=False)
     with pytest.raises(ConfigError, match=message):
         apply_precision(trainer, precision, float32_matmul_precision)
@@ -162,8 +128,8 @@ def test_a_precision_that_cannot_be_had_is_refused(precision: Any, float32_matmu
 
 @DECODERS
 @pytest.mark.parametrize("channels_last", [True, False])
-def test_images_enter_and_pass_the_convolutions_in_the_chosen_layout(
-    decoder: str, channels_last: bool, tiny_model: MorphableModel, batch: Batch
+def test_images_pass_the_convolutions_in_the_chosen_layout(
+    decoder: str, channels_last: bool, tiny_model: MorphableModel, mixed_batch: Batch
 ) -> None:
     config = network_config(decoder) | {"channels_last": channels_last}
     module = make_module(tiny_model, decoder, network=config)
@@ -172,8 +138,6 @@ def test_images_enter_and_pass_the_convolutions_in_the_chosen_layout(
     for part in module.network.modules():
         if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
             part.register_forward_pre_hook(lambda part, inputs: seen.append((inputs[0], part.weight)))
-    module.losses(batch)
+    module.losses(mixed_batch)
     assert len(seen) > 5
-    for features, weight in seen:
-        assert features.is_contiguous(memory_format=layout)
-        assert weight.is_contiguous(memory_format=layout)
+    assert all(tensor.is_contiguous(memory_format=layout) for pair in seen for tensor in pair)

@@ -1,16 +1,16 @@
-"""The attribute head: one logit for each attribute of the union vocabulary."""
+"""The attribute head."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
 class AttributeClassifier(nn.Module):
-    """Average pooling, dropout and a linear layer.
+    """Average pooling, dropout and a linear layer, which gives one logit for each attribute of the union vocabulary.
 
     Args:
         feature_shape: (channels, height, width) of the backbone's features.
         num_attributes: size of the union vocabulary.
-        dropout: share of the pooled features that training drops.
+        dropout: share of the pooled features dropped in training.
     """
 
     def __init__(self, feature_shape: tuple[int, int, int], num_attributes: int, dropout: float = 0.0) -> None:

@@ -1,4 +1,4 @@
-"""Backbones: a photo in, one feature map out."""
+"""Backbones: from normalised images to one feature map."""
 
 from typing import Any
 
@@ -11,12 +11,15 @@ from jointface.errors import ConfigError
 
 
 class TransformersBackbone(nn.Module):
-    """Any backbone that transformers.AutoBackbone knows (ResNet, ConvNeXt V2, HGNet-V2, DINOv2, ...); its last stage.
+    """The last stage of any backbone in transformers.AutoBackbone (ResNet, ConvNeXt V2, HGNet-V2, DINOv2, ...).
 
     Args:
-        model_type: transformers' name of the architecture, e.g. "resnet"; randomly initialised.
-        pretrained: a hub id or a folder with weights, instead; its own architecture then replaces `model_type`.
-        **architecture: fields of that architecture's config, e.g. depths=[3, 4, 6, 3].
+        model_type: transformers' name of the architecture, e.g. "resnet", which is then randomly initialised.
+        pretrained: instead of `model_type`, a hub id or a folder with weights.
+        **architecture: fields of the architecture's config, e.g. depths=[3, 4, 6, 3].
+
+    Raises:
+        ConfigError: transformers cannot build it.
     """
 
     def __init__(self, model_type: str = "resnet", pretrained: str | None = None, **architecture: Any) -> None:
@@ -28,25 +31,20 @@ class TransformersBackbone(nn.Module):
                 self.model = _load_pretrained(pretrained, architecture)
         except ConfigError:
             raise
-        except Exception as error:  # a hub's client raises many unrelated types
+        except Exception as error:  # the hub's client raises many unrelated types
             what = f"pretrained={pretrained}" if pretrained else f"model_type={model_type}"
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ConfigError(f"model.backbone: transformers cannot build {what}: {reason}") from error
         for name, parameter in self.model.named_parameters():
-            if name.endswith("mask_token"):  # of masked pre-training; distributed training asks that all are used
+            if name.endswith("mask_token"):  # only for masked pre-training; DDP requires that all parameters are used
                 parameter.requires_grad_(False)
 
     def plain_config(self) -> dict[str, Any]:
-        """What builds the same architecture again without a hub or a folder, in plain containers."""
-        fields = self.model.config.to_diff_dict()
-        fields = {
-            key: value for key, value in fields.items() if key not in {"transformers_version", "architectures", "dtype"}
-        }
-        return {
-            "_target_": "jointface.modules.TransformersBackbone",
-            **fields,
-            "model_type": self.model.config.model_type,
-        }
+        """A config that builds the same architecture without hub or folder, in plain containers."""
+        fields = {**self.model.config.to_diff_dict(), "model_type": self.model.config.model_type}
+        for key in ("transformers_version", "architectures", "dtype"):
+            fields.pop(key, None)
+        return {"_target_": "jointface.modules.TransformersBackbone", **fields}
 
     def forward(self, images: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch channels height width"]:
         return self.model(images).feature_maps[-1]
@@ -60,16 +58,16 @@ def _new_config(model_type: str, architecture: dict[str, Any]) -> PretrainedConf
 
 
 def _load_pretrained(source: str, architecture: dict[str, Any]) -> nn.Module:
-    """AutoBackbone.from_pretrained asks the hub even for a folder, so the class is found from the config."""
+    # AutoBackbone.from_pretrained asks the hub even for a folder, so the class is found by the config.
     config = AutoConfig.from_pretrained(source, **architecture)
     return type(AutoBackbone.from_config(config)).from_pretrained(source, config=config, use_safetensors=True)
 
 
 class PRNetEncoder(nn.Module):
-    """PRNet's residual encoder (Feng et al., ECCV 2018): ten residual blocks, five of them halving the side.
+    """PRNet's residual encoder (Feng et al., ECCV 2018): ten residual blocks, every other one halves the side.
 
     Args:
-        width: channels after the first convolution; 16 in PRNet, which ends at 32 x width channels and 1/32 of side.
+        width: channels after the first convolution, 16 in PRNet; the features have 32 times as many.
     """
 
     def __init__(self, width: int = 16) -> None:
@@ -77,10 +75,7 @@ class PRNetEncoder(nn.Module):
         blocks: list[nn.Module] = [nn.Conv2d(3, width, 4, padding="same", bias=False), nn.BatchNorm2d(width), nn.ReLU()]
         channels = width
         for _ in range(5):
-            blocks += [
-                _ResidualBlock(channels, 2 * channels, stride=2),
-                _ResidualBlock(2 * channels, 2 * channels, stride=1),
-            ]
+            blocks += [_ResidualBlock(channels, 2 * channels, 2), _ResidualBlock(2 * channels, 2 * channels, 1)]
             channels *= 2
         self.blocks = nn.Sequential(*blocks)
 
@@ -89,7 +84,7 @@ class PRNetEncoder(nn.Module):
 
 
 class _ResidualBlock(nn.Module):
-    """1 x 1, 4 x 4 and 1 x 1 convolutions around a shortcut; normalised after the sum, as PRNet does."""
+    """1 x 1, 4 x 4 and 1 x 1 convolutions beside a shortcut, normalised after the sum as in PRNet."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
@@ -112,7 +107,7 @@ class _ResidualBlock(nn.Module):
 
 
 def feature_shape(backbone: nn.Module, image_size: int) -> tuple[int, int, int]:
-    """(channels, height, width) of the backbone's features for square images of this size."""
+    """(channels, height, width) of the features of a square image."""
     training = backbone.training
     with torch.no_grad():
         channels, height, width = backbone.eval()(torch.zeros(1, 3, image_size, image_size)).shape[1:]

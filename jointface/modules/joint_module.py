@@ -137,13 +137,9 @@ class JointFaceModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Matrices and convolutions have weight decay; biases, normalisations and loss weights have none."""
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = self.make_optimizer(
-            [
-                {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
-                {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
-            ]
-        )
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        matrices, vectors = ([p for p in trained if (p.ndim > 1) == matrix] for matrix in (True, False))
+        optimizer = self.make_optimizer([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
         if self.make_scheduler is None:
             return optimizer
         schedule = self.make_scheduler(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
@@ -156,27 +152,20 @@ class JointFaceModule(LightningModule):
 
         In distributed training the mean of each over the processes is the loss of all their samples together.
         """
-        shape, attributes = (
-            {name: part for name, part in batch.items() if key in part} for key in ("camera", "attributes")
-        )
-        counts = [sum(len(part["image"]) for part in parts.values()) for parts in (shape, attributes)]
-        of_shape, of_attributes = samples_per_process(counts, self.device)
+        tasks: dict[str, tuple[Any, str, Callable[..., Tensor]]] = {
+            "shape": (self.network.shape_decoder, "camera", self._shape_loss),
+            "attributes": (self.network.attribute_classifier, "attributes", self._attribute_loss),
+        }
+        labelled = [{name: part for name, part in batch.items() if key in part} for _, key, _ in tasks.values()]
+        counts = [sum(len(part["image"]) for part in parts.values()) for parts in labelled]
+        samples = samples_per_process(counts, self.device)
         features, of_source = self._features(batch)
         losses = {}
-        if (decoder := self.network.shape_decoder) is not None:
-            labelled = [of_source[name] for name in shape]
-            losses["shape"] = (
-                self._shape_loss(decoder, torch.cat(labelled), shape, of_shape)
-                if labelled
-                else _zero_loss(features, decoder)
-            )
-        if (classifier := self.network.attribute_classifier) is not None:
-            labelled = [of_source[name] for name in attributes]
-            losses["attributes"] = (
-                self._attribute_loss(classifier, torch.cat(labelled), attributes, of_attributes)
-                if labelled
-                else _zero_loss(features, classifier)
-            )
+        for (task, (head, _, loss)), parts, number in zip(tasks.items(), labelled, samples, strict=True):
+            if head is not None and parts:
+                losses[task] = loss(head, torch.cat([of_source[name] for name in parts]), parts, number)
+            elif head is not None:
+                losses[task] = _zero_loss(features, head)
         return losses
 
     def _features(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -195,19 +184,18 @@ class JointFaceModule(LightningModule):
     def _attribute_loss(
         self, classifier: AttributeClassifier, features: Tensor, batch: Batch, samples: Tensor | int
     ) -> Tensor:
-        in_vocabulary = [self._in_vocabulary(name, part) for name, part in batch.items()]
-        labels, mask, alpha = (torch.cat(columns) for columns in zip(*in_vocabulary, strict=True))
+        columns = zip(*(self._in_vocabulary(name, part) for name, part in batch.items()), strict=True)
+        labels, mask, alpha = (torch.cat(column) for column in columns)
         return attribute_loss(classifier(features).float(), labels, mask, alpha, samples)
 
-    def _in_vocabulary(self, source: str, part: Part) -> tuple[Tensor, Tensor, Tensor]:
+    def _in_vocabulary(self, source: str, part: Part) -> list[Tensor]:
         """Labels, mask and alpha of a source's samples, spread over the union vocabulary."""
         labels, positions = part["attributes"], getattr(self, f"positions_{source}")
         alpha = getattr(self, f"alpha_{source}").expand_as(labels)
-        spread = [
+        return [
             values.new_zeros(len(labels), len(self.vocabulary)).index_copy(1, positions, values)
             for values in (labels, part["attribute_mask"], alpha)
         ]
-        return spread[0], spread[1], spread[2]
 
     # Training step
 
@@ -216,8 +204,7 @@ class JointFaceModule(LightningModule):
             return None
         losses = self.losses(batch)
         means = dict(zip(losses, mean_over_processes(torch.stack(list(losses.values()))).unbind(), strict=True))
-        self.weighting.observe(means, self.global_step)
-        total = self.weighting(losses, means)
+        total = self.weighting(losses, means, self.global_step)
         self.log_dict({f"train/loss_{task}": mean for task, mean in means.items()}, prog_bar=True, batch_size=1)
         self.log("train/loss", mean_over_processes(total), batch_size=1)
         if self.weighting.varies:
@@ -272,10 +259,9 @@ class JointFaceModule(LightningModule):
         predictions = {"shape": decoder.vertices(decoder(features))}
         if f"{prefix}/trivial/shape" in self.metrics:
             predictions["trivial/shape"] = frontal_face(model, size).expand_as(vertices)
-        face = model.face_region
         for key, predicted in predictions.items():
-            of_prediction = predicted[:, model.landmarks68], landmarks, predicted[:, face], vertices[:, face], yaw
-            self.metrics[f"{prefix}/{key}"].update(*of_prediction)
+            dense, true_dense = predicted[:, model.face_region], vertices[:, model.face_region]
+            self.metrics[f"{prefix}/{key}"].update(predicted[:, model.landmarks68], landmarks, dense, true_dense, yaw)
 
     def _measure_attributes(self, prefix: str, features: Tensor, part: Part, teacher: str) -> None:
         assert self.network.attribute_classifier is not None

@@ -1,7 +1,6 @@
 """L_shape and L_attr of Weng et al., ICPR 2020 (docs/method.md), as means over the samples that carry the label.
 
-`samples` is the number to divide by if it is not that of the samples given, see `samples_per_process`. A batch without
-samples has a loss of zero.
+`samples` is the number of samples to divide by, see `samples_per_process`.
 """
 
 import torch.nn.functional as F
@@ -13,11 +12,11 @@ def shape_loss(
     predicted: Float[Tensor, "samples points 3"],
     target: Float[Tensor, "samples points 3"],
     weights: Float[Tensor, "points"],
-    samples: Float[Tensor, ""] | int | None = None,
+    samples: Float[Tensor, ""] | int,
 ) -> Float[Tensor, ""]:
     """L_shape = (1/N) sum_l W_l ||S_l - S^_l||^2 over the N points of the face, in crop space divided by its size."""
     squared_distance = (predicted - target).square().sum(-1)
-    return (squared_distance * weights).sum() / (_number(samples, predicted) * len(weights))
+    return (squared_distance * weights).sum() / (samples * len(weights))
 
 
 def attribute_loss(
@@ -25,14 +24,10 @@ def attribute_loss(
     labels: Float[Tensor, "samples attributes"],
     mask: Bool[Tensor, "samples attributes"],
     alpha: Float[Tensor, "samples attributes"],
-    samples: Float[Tensor, ""] | int | None = None,
+    samples: Float[Tensor, ""] | int,
 ) -> Float[Tensor, ""]:
     """L_attr = -sum_m [alpha_m A_m log A^_m + (1 - A_m) log(1 - A^_m)] over the labelled attributes of each sample,
     with A^ = sigmoid(logit) and the alpha of the sample's own label set."""
     # -log sigmoid(z) = softplus(-z) and -log(1 - sigmoid(z)) = softplus(z) stay finite at any logit.
     cross_entropy = alpha * labels * F.softplus(-logits) + (1 - labels) * F.softplus(logits)
-    return (cross_entropy * mask).sum() / _number(samples, logits)
-
-
-def _number(samples: Tensor | int | None, given: Tensor) -> Tensor | int:
-    return max(len(given), 1) if samples is None else samples
+    return (cross_entropy * mask).sum() / samples

@@ -1,4 +1,4 @@
-"""The network: one backbone, a shape decoder and an attribute classifier, either of which may be left out."""
+"""The network: one backbone with a shape decoder and an attribute classifier, of which one may be missing."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,25 +19,21 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Prediction(NamedTuple):
-    """What the network reads in a batch of faces; None where it has no such head.
+    """The outputs for a batch of faces; None if the network lacks the head."""
 
-    vertices: (B, V, 3) dense face in crop space, in pixels. logits: (B, U) of the union vocabulary; their balanced and
-    calibrated readings are in `jointface.attributes`.
-    """
-
-    vertices: Float[Tensor, "batch vertices 3"] | None
-    logits: Float[Tensor, "batch attributes"] | None
+    vertices: Float[Tensor, "batch vertices 3"] | None  # dense faces in crop space, in pixels
+    logits: Float[Tensor, "batch attributes"] | None  # of the union vocabulary; `jointface.attributes` calibrates them
 
 
 class FaceNetwork(nn.Module):
-    """Face crops to dense shape and attribute logits.
+    """Predicts the dense shape and the attribute logits of face crops.
 
     Args:
-        backbone: images to a feature map.
-        shape_decoder, attribute_classifier: the heads; None leaves one out.
-        image_size: side of the crops it reads.
-        attributes: names of the union vocabulary, one a logit.
-        channels_last: memory layout of images and convolutions; the faster one on most machines.
+        backbone: maps images to features.
+        shape_decoder, attribute_classifier: the heads, or None.
+        image_size: side of the crops in pixels.
+        attributes: the union vocabulary, one name for each logit.
+        channels_last: memory layout of images and convolutions, the faster one on most machines.
     """
 
     mean: Float[Tensor, "3 1 1"]
@@ -58,14 +54,14 @@ class FaceNetwork(nn.Module):
         self.attribute_classifier = attribute_classifier
         self.image_size = image_size
         self.attributes = tuple(attributes)
-        self.label_sets: dict[str, dict[str, Any]] = {}  # attributes and alpha of each data set it was trained on
+        self.label_sets: dict[str, dict[str, Any]] = {}  # attributes and alpha, by training source
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None] * 255, persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None] * 255, persistent=False)
         self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def features(self, images: UInt8[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch channels height width"]:
-        """Features of uint8 RGB crops; normalisation happens here, on the device.
+        """Features of RGB crops, which are normalised here, on the device.
 
         Raises:
             InputError: the images are not uint8 of shape (batch, 3, image_size, image_size).
@@ -91,8 +87,13 @@ class FaceNetwork(nn.Module):
 def build_network(
     config: Mapping[str, Any], attributes: Sequence[str], morphable_model: MorphableModel | None
 ) -> FaceNetwork:
-    """The network of a plain config: `image_size`, `channels_last`, and `backbone`, `shape_decoder`,
-    `attribute_classifier` with a `_target_` each, the heads None to leave them out.
+    """Builds a network.
+
+    Args:
+        config: `image_size`, `channels_last`, and the settings and `_target_` of `backbone`, `shape_decoder` and
+            `attribute_classifier`. A head is None if the network is to have none. Plain containers.
+        attributes: the union vocabulary.
+        morphable_model: for the shape decoder.
 
     Raises:
         ConfigError: the parts do not fit together.
@@ -104,29 +105,23 @@ def build_network(
     if config["shape_decoder"] is not None:
         if morphable_model is None:
             raise ConfigError("model.shape_decoder needs a morphable model: set morphable_model")
-        decoder = _build(
-            "shape_decoder",
-            config["shape_decoder"],
-            feature_shape=shape,
-            morphable_model=morphable_model,
-            image_size=image_size,
-        )
+        given: dict[str, Any] = {"feature_shape": shape, "morphable_model": morphable_model, "image_size": image_size}
+        decoder = _build("shape_decoder", config["shape_decoder"], **given)
     if config["attribute_classifier"] is not None:
         if not attributes:
             raise ConfigError(
                 "model.attribute_classifier needs a source that labels attributes: add one to data.sources"
             )
-        classifier = _build(
-            "attribute_classifier", config["attribute_classifier"], feature_shape=shape, num_attributes=len(attributes)
-        )
+        given = {"feature_shape": shape, "num_attributes": len(attributes)}
+        classifier = _build("attribute_classifier", config["attribute_classifier"], **given)
     return FaceNetwork(backbone, decoder, classifier, image_size, attributes, config["channels_last"])
 
 
-def _build(part: str, config: Mapping[str, Any], **arguments: Any) -> Any:
+def _build(part: str, config: Mapping[str, Any], **given: Any) -> Any:
     settings = {key: value for key, value in config.items() if key != "_target_"}
     try:
-        # Called by hand: the config of a checkpoint must not reach Hydra's interpolation and nested instantiation.
-        return get_class(config["_target_"])(**settings, **arguments)
+        # Without Hydra's `instantiate`, which would build whatever classes the config of a checkpoint nests.
+        return get_class(config["_target_"])(**settings, **given)
     except ConfigError:
         raise
     except (HydraException, KeyError, ImportError, TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Learning-rate schedules over the steps of a run."""
+"""Learning-rate schedules over the optimiser steps of a run."""
 
 import math
 

@@ -37,20 +37,18 @@ class FixedWeights(nn.Module):
             if not (math.isfinite(weight) and weight >= 0):
                 raise ConfigError(f"model.loss.{task}={weight}: expected a number of at least 0")
 
-    def observe(self, means: Losses, step: int) -> None:
-        """Records the losses of a batch before they are weighed.
-
-        Args:
-            means: over all processes, without a graph; exactly zero if no sample is labelled for the task.
-            step: number of optimiser steps so far.
-        """
-
     def weights(self) -> dict[str, Tensor | float]:
         """The current factor of each task's loss."""
         return dict(self.fixed)
 
-    def forward(self, losses: Losses, means: Losses) -> Float[Tensor, ""]:
-        """The total loss; `means` as in `observe`."""
+    def forward(self, losses: Losses, means: Losses, step: int) -> Float[Tensor, ""]:
+        """The total loss.
+
+        Args:
+            losses: of this process.
+            means: over all processes, without a graph; exactly zero if no sample is labelled for the task.
+            step: number of optimiser steps so far.
+        """
         weights = self.weights()
         return torch.stack([weights[task] * loss for task, loss in losses.items()]).sum()
 
@@ -88,10 +86,10 @@ class UncertaintyWeights(FixedWeights):
         precision = torch.exp(-self.log_variance)
         return {task: self.factors[i] * precision[i] * self.fixed[task] for i, task in enumerate(TASKS)}
 
-    def forward(self, losses: Losses, means: Losses) -> Float[Tensor, ""]:
+    def forward(self, losses: Losses, means: Losses, step: int) -> Float[Tensor, ""]:
         log_sigma = self.log_variance / 2
         labelled = [log_sigma[TASKS.index(task)] * (mean > 0) for task, mean in means.items()]
-        return super().forward(losses, means) + torch.stack(labelled).sum()
+        return super().forward(losses, means, step) + torch.stack(labelled).sum()
 
 
 class DynamicWeightAverage(FixedWeights):
@@ -128,7 +126,12 @@ class DynamicWeightAverage(FixedWeights):
         self.register_buffer("means", torch.zeros(2, 2))
         self.register_buffer("factors", torch.ones(2))
 
+    def forward(self, losses: Losses, means: Losses, step: int) -> Float[Tensor, ""]:
+        self.observe(means, step)
+        return super().forward(losses, means, step)
+
     def observe(self, means: Losses, step: int) -> None:
+        """Records the losses of a batch; the first batch of a window sets its weights."""
         if step // self.window > self.number:
             self._end_window()
             self.number = step // self.window

@@ -1,5 +1,4 @@
-"""Each way of weighing the tasks inside Lightning: accumulated batches, clipping, half precision, several processes,
-checkpoints."""
+"""Every weighting under Lightning: accumulation, clipping, half precision, several processes, checkpoints."""
 
 import warnings
 from collections.abc import Callable
@@ -27,9 +26,7 @@ from jointface.modules import (
 )
 from jointface.modules.task_gradients import flatten, require_whole_gradients
 from jointface.modules.weighting import project_conflicting
-from tests.test_compilation import mixed
-from tests.test_joint_module import Batch, make_module
-from tests.test_joint_module import batch as batch  # the fixture
+from tests.networks import Batch, make_module, part_of
 
 WEIGHTINGS: dict[str, Callable[[], FixedWeights]] = {
     "fixed": partial(FixedWeights, 100.0, 1.0),
@@ -41,7 +38,7 @@ every_weighting = pytest.mark.parametrize("choice", WEIGHTINGS)
 
 
 class GivenBatches(LightningDataModule):
-    """Training batches as they are given, for each process its own."""
+    """A given list of training batches for each process."""
 
     def __init__(self, *batches_of_process: list[Batch]) -> None:
         super().__init__()
@@ -58,7 +55,7 @@ class GivenBatches(LightningDataModule):
 
 
 class Curves(Callback):
-    """What is logged, step by step."""
+    """Keeps what is logged, step by step."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, float]] = []
@@ -69,7 +66,7 @@ class Curves(Callback):
 
 
 def fit(module: JointFaceModule, *batches: list[Batch], ckpt_path: Path | None = None, **options: Any) -> Curves:
-    """Trains with one pass over the batches."""
+    """Trains for one pass over the batches."""
     curves = Curves()
     settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "max_epochs": 1}
     with warnings.catch_warnings():
@@ -82,8 +79,8 @@ def fit(module: JointFaceModule, *batches: list[Batch], ckpt_path: Path | None =
 
 
 def module_of(model: MorphableModel, choice: str, lr: float = 1.0, **options: Any) -> JointFaceModule:
-    """Plain gradient descent, so that the change of a parameter is its gradient. Off the mean face, where no shape
-    gradient reaches the backbone, and where the tasks' gradients conflict."""
+    """With plain gradient descent, so that a parameter changes by its gradient. It starts away from the mean face,
+    where no shape gradient reaches the backbone, and where the tasks' gradients conflict."""
     module = make_module(model, loss=WEIGHTINGS[choice](), optimizer=partial(torch.optim.SGD, lr=lr), **options)
     torch.manual_seed(2)
     nn.init.normal_(module.network.shape_decoder.regressor.weight, std=0.03)
@@ -96,11 +93,13 @@ def vector(module: nn.Module) -> Tensor:
 
 
 @every_weighting
-def test_each_choice_trains_with_everything_switched_on(choice: str, tiny_model: MorphableModel, batch: Batch) -> None:
-    """Accumulated batches, clipping, bfloat16, batches without one of the tasks; what is logged is finite."""
+def test_every_weighting_trains_with_everything_switched_on(
+    choice: str, tiny_model: MorphableModel, mixed_batch: Batch
+) -> None:
+    """Accumulation, clipping, bfloat16, and batches without one of the tasks."""
     module = module_of(tiny_model, choice, lr=1e-3, log_gradients_every_n_steps=1)
     before = vector(module)
-    batches = [mixed(batch, *counts) for counts in [(4, 4), (8, 2), (4, 0), (0, 4), (2, 6), (8, 8)]]
+    batches = [part_of(mixed_batch, *counts) for counts in [(4, 4), (8, 2), (4, 0), (0, 4), (2, 6), (8, 8)]]
     curves = fit(module, batches, accumulate_grad_batches=2, gradient_clip_val=1.0, precision="bf16-mixed")
     after = vector(module)
     assert after.isfinite().all()
@@ -114,22 +113,22 @@ def test_each_choice_trains_with_everything_switched_on(choice: str, tiny_model:
     assert -1 <= curves.steps[-1]["train/gradient_cosine"] <= 1
 
 
-def test_gradients_are_measured_every_n_steps(tiny_model: MorphableModel, batch: Batch) -> None:
-    curves = fit(module_of(tiny_model, "fixed", lr=1e-3, log_gradients_every_n_steps=3), [batch] * 7)
+def test_gradients_are_measured_every_n_steps(tiny_model: MorphableModel, mixed_batch: Batch) -> None:
+    curves = fit(module_of(tiny_model, "fixed", lr=1e-3, log_gradients_every_n_steps=3), [mixed_batch] * 7)
     norms = [step.get("train/gradient_norm_shape") for step in curves.steps]
     assert norms[:2] == [None, None]
     assert len(set(norms[2:5])) == len(set(norms[5:7])) == 1  # repeated until the next measurement
     assert norms[2] != norms[5]
-    curves = fit(module_of(tiny_model, "fixed"), [batch] * 2)
+    curves = fit(module_of(tiny_model, "fixed"), [mixed_batch] * 2)
     assert not [name for name in curves.steps[-1] if "gradient" in name]
 
 
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
 def test_pcgrad_projects_the_gradient_of_all_accumulated_batches(
-    precision: str, tiny_model: MorphableModel, batch: Batch
+    precision: str, tiny_model: MorphableModel, mixed_batch: Batch
 ) -> None:
     """Also where a gradient scaler multiplies the losses."""
-    batches = [mixed(batch, 4, 4), mixed(batch, 8, 0), mixed(batch, 2, 8)]
+    batches = [part_of(mixed_batch, 4, 4), part_of(mixed_batch, 8, 0), part_of(mixed_batch, 2, 8)]
     expected = module_of(tiny_model, "pcgrad")
     shared = list(expected.network.backbone.parameters())
     tasks = torch.zeros(2, len(vector(expected.network.backbone)))
@@ -158,10 +157,10 @@ def test_settings_out_of_range_are_refused(tiny_model: MorphableModel) -> None:
         make_module(tiny_model, compile_mode="reduce-overhead")  # CUDA graphs need batches of one size
 
 
-def test_clipping_sees_the_projected_gradient(tiny_model: MorphableModel, batch: Batch) -> None:
+def test_clipping_sees_the_projected_gradient(tiny_model: MorphableModel, mixed_batch: Batch) -> None:
     module = module_of(tiny_model, "pcgrad")
     before = vector(module)
-    fit(module, [batch], gradient_clip_val=0.01)
+    fit(module, [mixed_batch], gradient_clip_val=0.01)
     assert (vector(module) - before).norm().item() == pytest.approx(0.01, rel=1e-3)
 
 
@@ -179,13 +178,13 @@ def test_log_variances_are_learned_without_weight_decay(tiny_model: MorphableMod
 
 
 @pytest.fixture(scope="module")
-def shares(batch: Batch) -> tuple[list[Batch], list[Batch], list[Batch]]:
-    """Two steps of two processes with unlike shares, one of them once without any sample, and the same together."""
-    first = [mixed(batch, 5, 2), mixed(batch, 8, 3)]
-    tail = {name: {key: value[5:] for key, value in part.items()} for name, part in batch.items()}
+def shares(mixed_batch: Batch) -> tuple[list[Batch], list[Batch], list[Batch]]:
+    """Two steps for two processes with unequal shares, of which one is empty; and the same samples for one process."""
+    first = [part_of(mixed_batch, 5, 2), part_of(mixed_batch, 8, 3)]
+    tail = {name: {key: value[5:] for key, value in part.items()} for name, part in mixed_batch.items()}
     second: list[Batch] = [{"celeba": tail["celeba"]}, {}]
     together = [
-        {"celeba": {k: v[:8] for k, v in batch["celeba"].items()}, "w300lp": first[0]["w300lp"]},
+        {"celeba": {k: v[:8] for k, v in mixed_batch["celeba"].items()}, "w300lp": first[0]["w300lp"]},
         first[1],
     ]
     return first, second, together
@@ -195,7 +194,7 @@ def shares(batch: Batch) -> tuple[list[Batch], list[Batch], list[Batch]]:
 def test_two_processes_train_as_one_does_on_all_their_samples(
     choice: str, tiny_model: MorphableModel, shares: tuple[list[Batch], list[Batch], list[Batch]]
 ) -> None:
-    """Losses, weights, gradients and the parameters after two steps; batch normalisation rests."""
+    """Losses, weights, gradients, and the parameters after two steps, without batch statistics."""
     *parts, together = shares
     alone = module_of(tiny_model, choice, lr=1e-2, log_gradients_every_n_steps=1).eval()
     curves = fit(alone, together)
@@ -209,7 +208,7 @@ def test_two_processes_train_as_one_does_on_all_their_samples(
 
 
 class RowsCounted(nn.SyncBatchNorm):
-    """Stands for batch norm over several GPUs."""
+    """In place of batch norm over several GPUs."""
 
     def forward(self, x: Tensor) -> Tensor:
         self.rows = len(x)
@@ -218,16 +217,16 @@ class RowsCounted(nn.SyncBatchNorm):
 
 @pytest.mark.parametrize("decoder", ["position_map", "morphable"])
 def test_batch_norm_over_processes_runs_where_no_sample_is_labelled(
-    decoder: str, tiny_model: MorphableModel, batch: Batch
+    decoder: str, tiny_model: MorphableModel, mixed_batch: Batch
 ) -> None:
-    """The processes that have labelled samples wait for this one's part of the statistics."""
+    """Processes that have labelled samples wait for this one's share of the statistics."""
     module = make_module(tiny_model, decoder)
     head = module.network.shape_decoder
     assert head is not None
     norms = [part for part in head.modules() if isinstance(part, nn.BatchNorm2d)]
     for norm in norms:
         norm.__class__ = RowsCounted
-    losses = module.losses({name: part for name, part in batch.items() if "camera" not in part})
+    losses = module.losses({name: part for name, part in mixed_batch.items() if "camera" not in part})
     assert losses["shape"] == 0
     assert [norm.rows for norm in norms] == [0] * len(norms)
     losses["shape"].backward()
@@ -235,11 +234,11 @@ def test_batch_norm_over_processes_runs_where_no_sample_is_labelled(
 
 
 def test_processes_exchange_the_statistics_of_batch_norm_and_no_constants(
-    tiny_model: MorphableModel, batch: Batch
+    tiny_model: MorphableModel, mixed_batch: Batch
 ) -> None:
-    """The morphable model's basis alone would be tens of megabytes a step."""
+    """The basis of the morphable model alone would be tens of megabytes a step."""
     module = module_of(tiny_model, "fixed", lr=1e-3)
-    fit(module, [batch])
+    fit(module, [mixed_batch])
     ignored = set(module._ddp_params_and_buffers_to_ignore)
     exchanged = {name for name, _ in module.named_buffers()} - ignored
     assert {name.rsplit(".", 1)[-1] for name in exchanged} == {"running_mean", "running_var", "num_batches_tracked"}
@@ -264,11 +263,11 @@ def test_strategies_that_hide_the_tasks_gradients_are_refused(strategy: Any, mes
 
 
 @pytest.mark.parametrize("choice", ["uncertainty", "dwa"])
-def test_a_resumed_training_goes_on_with_its_weights(
-    choice: str, tiny_model: MorphableModel, batch: Batch, tmp_path: Path
+def test_a_resumed_training_continues_with_its_weights(
+    choice: str, tiny_model: MorphableModel, mixed_batch: Batch, tmp_path: Path
 ) -> None:
     """Bit for bit, from the middle of a window."""
-    batches = [mixed(batch, *counts) for counts in [(4, 4), (8, 2), (4, 8), (2, 4), (5, 5), (8, 8)]]
+    batches = [part_of(mixed_batch, *counts) for counts in [(4, 4), (8, 2), (4, 8), (2, 4), (5, 5), (8, 8)]]
     straight, stopped, resumed = (module_of(tiny_model, choice, lr=1e-3) for _ in range(3))
     curves = fit(straight, batches)
     fit(stopped, batches[:3], enable_checkpointing=True, default_root_dir=tmp_path)
@@ -283,14 +282,16 @@ def test_a_resumed_training_goes_on_with_its_weights(
     assert len(set(weights)) > 1
 
 
-def test_learned_weights_are_no_part_of_the_network(tiny_model: MorphableModel, batch: Batch, tmp_path: Path) -> None:
+def test_learned_weights_are_no_part_of_the_network(
+    tiny_model: MorphableModel, mixed_batch: Batch, tmp_path: Path
+) -> None:
     trained = module_of(tiny_model, "uncertainty")
-    fit(trained, [batch], enable_checkpointing=True, default_root_dir=tmp_path)
+    fit(trained, [mixed_batch], enable_checkpointing=True, default_root_dir=tmp_path)
     (saved,) = tmp_path.rglob("*.ckpt")
     checkpoint = torch.load(saved, weights_only=True)
     assert "weighting.log_variance" in checkpoint["state_dict"]
     assert "weighting" not in str(checkpoint["jointface"])
     assert load_model(saved).attributes == trained.network.attributes
     with pytest.raises(CheckpointError, match=r"another choice of model/loss") as caught:
-        fit(module_of(tiny_model, "fixed"), [batch], ckpt_path=saved)
+        fit(module_of(tiny_model, "fixed"), [mixed_batch], ckpt_path=saved)
     assert "\n" not in str(caught.value)
