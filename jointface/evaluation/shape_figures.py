@@ -109,8 +109,7 @@ def errors_by_method(per_image: pd.DataFrame, error: str) -> dict[str, Float[np.
 
 # Faces side by side
 
-Picture = UInt8[np.ndarray, "height width 3"]
-View = UInt8[np.ndarray, "size size 3"]
+Picture = UInt8[np.ndarray, "_ _ 3"]  # of any size each
 
 
 def faces_figure(
@@ -127,11 +126,11 @@ def faces_figure(
     crops, to_crops = zip(*(transform(sample.image, sample.box) for sample in samples), strict=True)
     photos = [crop.permute(1, 2, 0).numpy() for crop in crops]
 
-    def cells(faces: Sequence[PredictedFace | None], show: Callable[..., np.ndarray | None]) -> list[np.ndarray | None]:
+    def cells(faces: Sequence[PredictedFace | None], show: Callable[..., Picture | None]) -> list[Picture | None]:
         moved = [_in_crop(face, to_crop) for face, to_crop in zip(faces, to_crops, strict=True)]
         return [None if face is None else show(photo, face) for photo, face in zip(photos, moved, strict=True)]
 
-    columns: list[tuple[str, Sequence[np.ndarray | None]]] = [("photo", photos)]
+    columns: list[tuple[str, Sequence[Picture | None]]] = [("photo", photos)]
     for place, method in enumerate(methods):
         faces = method.predict(samples, names)
         columns.append((method.name, cells(faces, _over_photo)))
@@ -180,14 +179,14 @@ def _landmarks_over_photo(photo: Picture, face: PredictedFace) -> Picture | None
     return None if face.landmarks68 is None else overlay_landmarks(photo, face.landmarks68.numpy())
 
 
-def _view(photo: Picture, face: PredictedFace, yaw: float = 0.0) -> View | None:
+def _view(photo: Picture, face: PredictedFace, yaw: float = 0.0) -> Picture | None:
     if face.vertices is None or face.triangles is None:
         return None
     pose = None if face.pose is None else face.pose.numpy()
     return view_mesh(face.vertices.numpy(), face.triangles.numpy(), pose, yaw)
 
 
-def _side_view(photo: Picture, face: PredictedFace) -> View | None:
+def _side_view(photo: Picture, face: PredictedFace) -> Picture | None:
     return _view(photo, face, SIDE_YAW)
 
 
