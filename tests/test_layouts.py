@@ -19,7 +19,7 @@ from jointface.datamodules.face_dataset import read_image
 from jointface.datamodules.w300lp import W300LP
 from jointface.errors import DataError
 from jointface.geometry import MorphableModel, apply_camera, camera_from_pose, crop_camera, similarity
-from jointface.synthesis.layouts import CelebAFolder, Split, W300LPFolder, write_image
+from jointface.synthesis.layouts import Split, write_300wlp_face, write_celeba_labels, write_image
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 TRANSFORM = CropTransform(64)
@@ -32,11 +32,11 @@ def picture(seed: int, height: int = 218, width: int = 178) -> np.ndarray:
     return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.uint8)
 
 
-def celeba_faces(count: int = 9) -> pandas.DataFrame:
+def celeba_faces(count: int = 9, extension: str = ".jpg") -> pandas.DataFrame:
     numbers = np.arange(1, count + 1)
     attributes = np.random.default_rng(0).integers(2, size=(count, 40))
     return pandas.DataFrame(attributes, columns=list(CELEBA.attributes)).assign(
-        name=[f"{number:06d}" for number in numbers],
+        file=[f"{number:06d}{extension}" for number in numbers],
         split=[SPLITS[number % 3] for number in numbers],
         identity=100 + numbers // 2,
     )
@@ -46,10 +46,10 @@ def celeba_faces(count: int = 9) -> pandas.DataFrame:
 
 
 def write_celeba(root: Path, extension: str = ".jpg") -> pandas.DataFrame:
-    folder, faces = CelebAFolder(root, extension), celeba_faces()
-    for number, name in enumerate(faces["name"]):
-        write_image(folder.image_path(name), picture(number), quality=95)
-    folder.write_labels(faces[::-1])  # in any order
+    faces = celeba_faces(extension=extension)
+    for number, file in enumerate(faces["file"]):
+        write_image(root / "img_align_celeba" / file, picture(number))
+    write_celeba_labels(root, faces[::-1])  # in any order
     return faces
 
 
@@ -59,7 +59,7 @@ def test_celeba_reads_exactly_the_attributes_and_splits_written(tmp_path: Path, 
     for split in SPLITS:
         data = CelebA(tmp_path, split, TRANSFORM)
         expected = faces[faces["split"] == split]
-        assert [data.path(i).name for i in range(len(data))] == list(expected["name"] + extension)
+        assert [data.path(i).name for i in range(len(data))] == list(expected["file"])
         assert torch.equal(data.attributes, torch.tensor(expected[list(CELEBA.attributes)].to_numpy()).float())
 
 
@@ -73,9 +73,9 @@ def test_images_keep_their_colours_and_jpeg_its_quality(tmp_path: Path) -> None:
 
 
 def test_celeba_files_have_the_published_format(tmp_path: Path) -> None:
-    rows = [("000002", "test", 7, 0, 0, 0, 1), ("000001", "train", 2880, 1, 1, 0, 0)]
-    columns = ["name", "split", "identity", "Smiling", "5_o_Clock_Shadow", "Young", "Asian"]
-    CelebAFolder(tmp_path).write_labels(pandas.DataFrame(rows, columns=columns))
+    rows = [("000002.jpg", "test", 7, 0, 0, 0, 1), ("000001.jpg", "train", 2880, 1, 1, 0, 0)]
+    columns = ["file", "split", "identity", "Smiling", "5_o_Clock_Shadow", "Young", "Asian"]
+    write_celeba_labels(tmp_path, pandas.DataFrame(rows, columns=columns))
     count, header, first, *others = (tmp_path / "list_attr_celeba.txt").read_text().split("\n")
     assert count == "2"
     assert header == " ".join(CELEBA.attributes) + " "
@@ -103,13 +103,12 @@ def random_face(model: MorphableModel, seed: int) -> dict[str, Tensor]:
 
 
 def write_300wlp(root: Path, model: MorphableModel) -> dict[Split, list[dict[str, Tensor]]]:
-    folder = W300LPFolder(root)
     faces: dict[Split, list[dict[str, Tensor]]] = {
         split: [random_face(model, 10 * place + number) for number in range(4)] for place, split in enumerate(SPLITS)
     }
     for split, of_split in faces.items():
         for number, face in enumerate(of_split):
-            folder.write_face(f"{number:06d}", split, picture(number, SIDE, SIDE), **face)
+            write_300wlp_face(root / f"Synthetic_{split}" / f"{number:06d}.jpg", picture(number, SIDE, SIDE), **face)
     return faces
 
 
@@ -169,24 +168,13 @@ def test_fields_have_the_published_shapes_and_count_from_one(tiny_model: Morphab
 def test_a_profile_lands_where_its_camera_puts_it(tiny_model: MorphableModel, tmp_path: Path, yaw: float) -> None:
     pose = torch.tensor([0.3, yaw, -0.2, 100.0, 90.0, -70.0, 6e-4])
     face = random_face(tiny_model, 0) | {"camera": camera_from_pose(pose, SIDE)}
-    W300LPFolder(tmp_path).write_face("profile", "train", picture(0, SIDE, SIDE), **face)
+    write_300wlp_face(tmp_path / "Synthetic_train" / "profile.jpg", picture(0, SIDE, SIDE), **face)
     data = W300LP(tmp_path, "train", TRANSFORM, tiny_model, ["Synthetic_train"], 0)
     seen = [
         apply_camera(camera[None], tiny_model.mean[None])[0]
         for camera in (data.read(0).labels["camera"], face["camera"])
     ]
     torch.testing.assert_close(*seen, atol=0.05, rtol=0)  # pixels; the angles are hard to tell there
-
-
-def test_a_300wlp_face_exists_with_both_of_its_files(tiny_model: MorphableModel, tmp_path: Path) -> None:
-    folder = W300LPFolder(tmp_path)
-    assert not folder.exists("a", "val")
-    for ending in (".mat", ".jpg"):
-        folder.write_face("a", "val", picture(0, SIDE, SIDE), **random_face(tiny_model, 0))
-        assert folder.exists("a", "val")
-        assert not folder.exists("a", "train")
-        (tmp_path / "Synthetic_val" / f"a{ending}").unlink()
-        assert not folder.exists("a", "val")
 
 
 def unfit_camera(camera: Tensor, change: str) -> Tensor:
@@ -211,7 +199,7 @@ def test_a_camera_that_pose_para_cannot_hold_is_refused(
     with pytest.raises(
         DataError, match="face a: Pose_Para holds a rotation, a uniform scale and a translation"
     ) as caught:
-        W300LPFolder(tmp_path).write_face("a", "train", picture(0), **face)
+        write_300wlp_face(tmp_path / "a.jpg", picture(0), **face)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
@@ -220,7 +208,7 @@ def test_labels_that_are_not_finite_are_refused(tiny_model: MorphableModel, tmp_
     face = random_face(tiny_model, 0)
     face["shape"][3], face["landmarks68"][5, 2] = torch.nan, torch.inf
     with pytest.raises(DataError, match="face a: Shape_Para, pt3d_68 would hold values"):
-        W300LPFolder(tmp_path).write_face("a", "train", picture(0), **face)
+        write_300wlp_face(tmp_path / "a.jpg", picture(0), **face)
     assert not list(tmp_path.iterdir())
 
 
@@ -244,13 +232,11 @@ def test_a_full_disk_leaves_no_half_face(
     tiny_model: MorphableModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill_disk(monkeypatch, room=500)
-    celeba, fitted = CelebAFolder(tmp_path / "celeba"), W300LPFolder(tmp_path / "300W_LP")
+    face = random_face(tiny_model, 0)
     attempts = {
-        "000001.jpg": lambda: write_image(celeba.image_path("000001"), picture(0), 95),
-        "list_attr_celeba.txt": lambda: celeba.write_labels(celeba_faces(50)),
-        "000001.mat": lambda: fitted.write_face(
-            "000001", "train", picture(0, SIDE, SIDE), **random_face(tiny_model, 0)
-        ),
+        "000001.jpg": lambda: write_image(tmp_path / "000001.jpg", picture(0)),
+        "list_attr_celeba.txt": lambda: write_celeba_labels(tmp_path, celeba_faces(50)),
+        "000001.mat": lambda: write_300wlp_face(tmp_path / "000001.jpg", picture(0, SIDE, SIDE), **face),
     }
     for file, attempt in attempts.items():
         with pytest.raises(DataError, match=rf"cannot write .*{file} \(No space left on device\); make room") as caught:
@@ -259,17 +245,16 @@ def test_a_full_disk_leaves_no_half_face(
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 
 
-def test_a_disk_that_fills_between_fit_and_photo_leaves_a_face_to_be_made_again(
+def test_a_disk_that_fills_after_the_fit_leaves_the_fit_whole(
     tiny_model: MorphableModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, face = W300LPFolder(tmp_path), random_face(tiny_model, 0)
+    photo, face = tmp_path / "Synthetic_train" / "a.jpg", random_face(tiny_model, 0)
     with monkeypatch.context() as patch:
         fill_disk(patch, room=5000)
         with pytest.raises(DataError, match=r"cannot write .*a\.jpg"):
-            folder.write_face("a", "train", picture(0, SIDE, SIDE), **face)
-    assert [file.name for file in tmp_path.rglob("a*")] == ["a.mat"]  # whole, but alone
-    assert not folder.exists("a", "train")
-    folder.write_face("a", "train", picture(0, SIDE, SIDE), **face)
+            write_300wlp_face(photo, picture(0, SIDE, SIDE), **face)
+    assert [file.name for file in tmp_path.rglob("a*")] == ["a.mat"]
+    write_300wlp_face(photo, picture(0, SIDE, SIDE), **face)
     assert len(W300LP(tmp_path, "train", TRANSFORM, tiny_model, ["Synthetic_train"], 0)) == 1
 
 
@@ -278,9 +263,9 @@ def test_a_folder_that_cannot_be_made_is_named(tiny_model: MorphableModel, tmp_p
     root.write_text("in the way")
     face = random_face(tiny_model, 0)
     for attempt in (
-        lambda: write_image(root / "a.jpg", picture(0), 95),
-        lambda: CelebAFolder(root).write_labels(celeba_faces()),
-        lambda: W300LPFolder(root).write_face("a", "val", picture(0), **face),
+        lambda: write_image(root / "a.jpg", picture(0)),
+        lambda: write_celeba_labels(root, celeba_faces()),
+        lambda: write_300wlp_face(root / "a.jpg", picture(0), **face),
     ):
         with pytest.raises(DataError, match=f"cannot write {root}/.*choose a folder that you may write to"):
             attempt()
@@ -289,7 +274,7 @@ def test_a_folder_that_cannot_be_made_is_named(tiny_model: MorphableModel, tmp_p
 def test_an_image_that_jpeg_cannot_hold_is_refused_in_one_line(tmp_path: Path) -> None:
     for image in (np.zeros((0, 0, 3), np.uint8), np.zeros((70_000, 1, 3), np.uint8)):
         with pytest.raises(DataError, match=r"a.jpg: an image of shape .* cannot be encoded") as caught:
-            write_image(tmp_path / "a.jpg", image, 95)
+            write_image(tmp_path / "a.jpg", image)
         assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 

@@ -9,8 +9,9 @@ from torch import Tensor
 from jointface.errors import InputError
 from jointface.synthesis.faces import FaceFactory
 from jointface.synthesis.head import Head
+from jointface.synthesis.materials import to_bytes
 from jointface.synthesis.mesh_store import MeshStore
-from jointface.synthesis.scenes import CLOTH, HAIR, ON_DEVICE, PROXY_TEETH, Scene, Scenes, to_bytes
+from jointface.synthesis.scenes import CLOTH, HAIR, ON_DEVICE, PROXY_TEETH, Scene, Scenes
 
 SIZE = 48
 TENSORS = (*ON_DEVICE, "worn", "mirrored")

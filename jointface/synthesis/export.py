@@ -23,7 +23,7 @@ from jointface.geometry.bfm_writers import write_bfm2009, write_bfm_3ddfa
 from jointface.geometry.camera import crop_camera, rotation_to_euler
 from jointface.geometry.framing import CROP_MARGIN, FaceBox
 from jointface.synthesis.faces import FaceFactory, SyntheticFace
-from jointface.synthesis.layouts import CelebAFolder, Split, W300LPFolder, write_image
+from jointface.synthesis.layouts import Split, write_300wlp_face, write_celeba_labels, write_image
 from jointface.synthesis.measures import SYNTHETIC
 from jointface.viz.contact_sheet import contact_sheet
 
@@ -97,12 +97,18 @@ def export(factory: FaceFactory, settings: Mapping[str, Any], output_dir: Path, 
 
         output_dir/celeba/                img_align_celeba/, list_attr_celeba.txt, list_eval_partition.txt,
                                           identity_CelebA.txt
-        output_dir/300W_LP/               Synthetic_train/, Synthetic_val/, Synthetic_test/: .jpg + .mat
+        output_dir/300W_LP/               Synthetic_train/, Synthetic_val/, Synthetic_test/: .jpg + .mat (below)
         output_dir/bfm_3ddfa/             the basis that the .mat files refer to, in 3DDFA's layout
         output_dir/bfm2009/               the same basis as face3d's BFM.mat
         output_dir/manifest.csv           a row a face: files, split, index, identity, pose, attributes
         output_dir/settings.json          what it was made with
         output_dir/contact_sheet.png
+
+    300W-LP has no official splits, and `W300LP` holds photos out by a hash of their names. Here the folders decide:
+    `W300LP(root, "train", ..., subsets=["Synthetic_train"], val_fraction=0)` reads the faces for training and
+    `W300LP(root, "val", ..., subsets=["Synthetic_val"], val_fraction=1)` those held out. In a config these are two
+    sources, with `splits: {train: train}` and `splits: {val: val}`; reading all subsets as one source would mix the
+    splits. `AFLW2000(root / "Synthetic_test", ...)` reads the test faces with their pt3d_68.
 
     Args:
         settings: what `factory` was made with; kept beside the faces.
@@ -132,7 +138,7 @@ def _write(renderings: "_Renderings", output_dir: Path) -> None:
         rows += result
     manifest = pandas.DataFrame(rows)
     if "celeba" in plan.layouts:
-        renderings.celeba.write_labels(manifest)
+        write_celeba_labels(output_dir / "celeba", manifest.assign(file=manifest["name"] + plan.extension))
     if "300wlp" in plan.layouts:
         write_bfm_3ddfa(output_dir / "bfm_3ddfa", factory.head.model)
         write_bfm2009(output_dir / "bfm2009", factory.head.model)
@@ -172,9 +178,7 @@ class _Renderings(Dataset[list[dict[str, Any]] | str]):
     of an error, which loses its type on the way out of a loader's process."""
 
     def __init__(self, factory: FaceFactory, root: Path, plan: Plan) -> None:
-        self.factory, self.plan, self.entries = factory, plan, plan.entries()
-        self.celeba = CelebAFolder(root / "celeba", plan.extension, plan.quality)
-        self.w300lp = W300LPFolder(root / "300W_LP", plan.quality)
+        self.factory, self.root, self.plan, self.entries = factory, root, plan, plan.entries()
 
     def __len__(self) -> int:
         return -(-len(self.entries) // CHUNK)
@@ -199,7 +203,8 @@ class _Renderings(Dataset[list[dict[str, Any]] | str]):
         ]
 
     def _write_celeba(self, entries: Sequence[Entry], faces: Sequence[SyntheticFace]) -> None:
-        paths = [self.celeba.image_path(entry.name) for entry in entries]
+        folder = self.root / "celeba" / "img_align_celeba"
+        paths = [folder / f"{entry.name}{self.plan.extension}" for entry in entries]
         missing = [place for place, path in enumerate(paths) if not path.is_file()]
         side = (ALIGNED_HEIGHT - ALIGNED_WIDTH) // 2  # images are rendered square, then cut to CelebA's width
         box = ALIGNED_BOX._replace(x=ALIGNED_BOX.x + side)
@@ -207,11 +212,13 @@ class _Renderings(Dataset[list[dict[str, Any]] | str]):
             write_image(paths[place], image[:, side : side + ALIGNED_WIDTH], self.plan.quality)
 
     def _write_300wlp(self, entries: Sequence[Entry], faces: Sequence[SyntheticFace]) -> None:
-        missing = [place for place, entry in enumerate(entries) if not self.w300lp.exists(entry.name, entry.split)]
+        photos = [self.root / "300W_LP" / f"Synthetic_{entry.split}" / f"{entry.name}.jpg" for entry in entries]
+        both = [photo.is_file() and photo.with_suffix(".mat").is_file() for photo in photos]
+        missing = [place for place, there in enumerate(both) if not there]
         for place, camera, image in _rendered(self.factory, faces, missing, W300LP_BOX, W300LP_SIZE):
-            (name, split, _), face = entries[place], faces[place]
-            landmarks68 = self.factory.landmarks68(face, camera)
-            self.w300lp.write_face(name, split, image, camera, face.shape, face.expression, landmarks68)
+            face, landmarks68 = faces[place], self.factory.landmarks68(faces[place], camera)
+            labels = camera, face.shape, face.expression, landmarks68
+            write_300wlp_face(photos[place], image, *labels, self.plan.quality)
 
 
 def _rendered(

@@ -21,118 +21,72 @@ Split = Literal["train", "val", "test"]
 PARTITION: dict[Split, int] = {"train": 0, "val": 1, "test": 2}
 
 
-class CelebAFolder:
-    """Writes faces as CelebA is published.
+def write_celeba_labels(folder: Path, faces: pandas.DataFrame) -> None:
+    """Writes CelebA's three label files, with rows sorted by file.
 
-        root/img_align_celeba/000001.jpg ...   images of any size with the framing of the aligned images
-        root/list_attr_celeba.txt              count; 40 names; `FILE  1 -1 ...` a row
-        root/list_eval_partition.txt           `FILE 0|1|2` a row: train, val, test
-        root/identity_CelebA.txt               `FILE NUMBER` a row
+        folder/img_align_celeba/000001.jpg ...   images of any size with the framing of the aligned images
+        folder/list_attr_celeba.txt              count; 40 names; `FILE  1 -1 ...` a row
+        folder/list_eval_partition.txt           `FILE 0|1|2` a row: train, val, test
+        folder/identity_CelebA.txt               `FILE NUMBER` a row
+
+    CelebA's format has no "unlabelled": attributes without a column are written as absent (-1).
 
     Args:
-        root: the folder above; made with the first file.
-        extension: ".jpg" like CelebA, or ".png", which is lossless.
-        quality: of JPEG, 1 to 100.
+        faces: a row an image. Columns file, split, identity, and by CelebA's names whether an attribute is present.
+
+    Raises:
+        DataError: a file cannot be written.
     """
-
-    def __init__(self, root: Path, extension: str = ".jpg", quality: int = 95) -> None:
-        self.root, self.extension, self.quality = root, extension, quality
-
-    def image_path(self, name: str) -> Path:
-        return self.root / "img_align_celeba" / f"{name}{self.extension}"
-
-    def write_labels(self, faces: pandas.DataFrame) -> None:
-        """Writes the three label files, sorted by name.
-
-        CelebA's format has no "unlabelled": attributes without a column are written as absent (-1).
-
-        Args:
-            faces: a row a face. name: of its file, without the ending. split, identity: see above. Columns named like
-                CelebA's attributes: whether the attribute is present.
-
-        Raises:
-            DataError: a file cannot be written.
-        """
-        faces = faces.sort_values("name")
-        files = faces["name"] + self.extension
-        present = faces.reindex(columns=list(CELEBA.attributes), fill_value=False).astype(bool)
-        labels = [" ".join(row) for row in np.where(present, " 1", "-1")]
-        header = [str(len(faces)), " ".join(CELEBA.attributes) + " "]  # the published file has this blank
-        self._write("list_attr_celeba.txt", [*header, *(files + " " + labels)])
-        self._write("list_eval_partition.txt", files + " " + faces["split"].map(PARTITION).astype(str))
-        self._write("identity_CelebA.txt", files + " " + faces["identity"].astype(str))
-
-    def _write(self, name: str, lines: "list[str] | pandas.Series[str]") -> None:
-        write_atomically(self.root / name, "".join(f"{line}\n" for line in lines).encode())
+    faces = faces.sort_values("file")
+    present = faces.reindex(columns=list(CELEBA.attributes), fill_value=False).astype(bool)
+    labels = [" ".join(row) for row in np.where(present, " 1", "-1")]
+    header = [str(len(faces)), " ".join(CELEBA.attributes) + " "]  # the published file has this blank
+    files = {
+        "list_attr_celeba.txt": [*header, *(faces["file"] + " " + labels)],
+        "list_eval_partition.txt": faces["file"] + " " + faces["split"].map(PARTITION).astype(str),
+        "identity_CelebA.txt": faces["file"] + " " + faces["identity"].astype(str),
+    }
+    for name, lines in files.items():
+        write_atomically(folder / name, "".join(f"{line}\n" for line in lines).encode())
 
 
-class W300LPFolder:
-    """Writes faces with their 3D labels as 300W-LP is published, one subset folder for each split.
+def write_300wlp_face(
+    photo: Path,
+    image: UInt8[np.ndarray, "height width 3"],
+    camera: Float[Tensor, "3 4"],
+    shape: Float[Tensor, "shape"],
+    expression: Float[Tensor, "expression"],
+    landmarks68: Float[Tensor, "68 3"],
+    quality: int = 95,
+) -> None:
+    """Writes an RGB photo and, beside it, a .mat with its labels as 300W-LP has them.
 
-        root/Synthetic_train/000001.jpg, .mat ...
-        root/Synthetic_val/...
-        root/Synthetic_test/...
-
-    A .mat holds Pose_Para (1, 7), Shape_Para (Ks, 1), Exp_Para (Ke, 1), pt2d (2, 68) and, like AFLW2000-3D, pt3d_68
+    The .mat holds Pose_Para (1, 7), Shape_Para (Ks, 1), Exp_Para (Ke, 1), pt2d (2, 68) and, like AFLW2000-3D, pt3d_68
     (3, 68).
 
-    300W-LP has no official splits, and `W300LP` holds photos out by a hash of their names. Here the folders decide:
-    `W300LP(root, "train", ..., subsets=["Synthetic_train"], val_fraction=0)` reads the faces for training and
-    `W300LP(root, "val", ..., subsets=["Synthetic_val"], val_fraction=1)` those held out. In a config these are two
-    sources, with `splits: {train: train}` and `splits: {val: val}`; reading all subsets as one source would mix the
-    splits. `AFLW2000(root / "Synthetic_test", ...)` reads the test faces with their pt3d_68.
-
     Args:
-        root: the folder above; made with the first file.
+        photo: the .jpg to write.
+        camera: affine map from model space to the image (0-based pixel centres, y down). Pose_Para holds a rotation, a
+            uniform scale and a translation, so the camera must not mirror or shear.
+        landmarks68: in the image; z in pixels towards the viewer, in the frame of the camera.
         quality: of JPEG, 1 to 100.
+
+    Raises:
+        DataError: Pose_Para cannot hold the camera, a label is not finite, or a file cannot be written. Each file is
+            whole or unchanged.
     """
-
-    def __init__(self, root: Path, quality: int = 95) -> None:
-        self.root, self.quality = root, quality
-
-    def photo_path(self, name: str, split: Split) -> Path:
-        return self.root / f"Synthetic_{split}" / f"{name}.jpg"
-
-    def exists(self, name: str, split: Split) -> bool:
-        """Whether both photo and .mat are there; each of them is written whole or not at all."""
-        photo = self.photo_path(name, split)
-        return photo.is_file() and photo.with_suffix(".mat").is_file()
-
-    def write_face(
-        self,
-        name: str,
-        split: Split,
-        image: UInt8[np.ndarray, "height width 3"],
-        camera: Float[Tensor, "3 4"],
-        shape: Float[Tensor, "shape"],
-        expression: Float[Tensor, "expression"],
-        landmarks68: Float[Tensor, "68 3"],
-    ) -> None:
-        """Writes an RGB photo and its labels.
-
-        Args:
-            name: file name without the ending. split: which subset folder it goes to.
-            camera: affine map from model space to the image (0-based pixel centres, y down). Pose_Para holds a
-                rotation, a uniform scale and a translation, so the camera must not mirror or shear.
-            landmarks68: in the image; z in pixels towards the viewer, in the frame of the camera.
-
-        Raises:
-            DataError: Pose_Para cannot hold the camera, a label is not finite, or a file cannot be written. Each file
-                is whole or unchanged; `exists` says whether both are there.
-        """
-        photo = self.photo_path(name, split)
-        points = landmarks68.double().cpu().numpy().T + np.array([[1], [1], [0]])  # MATLAB counts pixels from 1
-        fit = {
-            "Pose_Para": _pose_para(camera, image.shape[0], name)[None].numpy(),
-            "Shape_Para": shape.double().cpu().numpy()[:, None],
-            "Exp_Para": expression.double().cpu().numpy()[:, None],
-            "pt2d": points[:2],
-            "pt3d_68": points.astype(np.float32),
-        }
-        if broken := [field for field, values in fit.items() if not np.isfinite(values).all()]:
-            raise DataError(f"face {name}: {', '.join(broken)} would hold values that are not finite")
-        write_atomically(photo.with_suffix(".mat"), mat_bytes(fit))
-        write_image(photo, image, self.quality)
+    points = landmarks68.double().cpu().numpy().T + np.array([[1], [1], [0]])  # MATLAB counts pixels from 1
+    fit = {
+        "Pose_Para": _pose_para(camera, image.shape[0], photo.stem)[None].numpy(),
+        "Shape_Para": shape.double().cpu().numpy()[:, None],
+        "Exp_Para": expression.double().cpu().numpy()[:, None],
+        "pt2d": points[:2],
+        "pt3d_68": points.astype(np.float32),
+    }
+    if broken := [field for field, values in fit.items() if not np.isfinite(values).all()]:
+        raise DataError(f"face {photo.stem}: {', '.join(broken)} would hold values that are not finite")
+    write_atomically(photo.with_suffix(".mat"), mat_bytes(fit))
+    write_image(photo, image, quality)
 
 
 def _pose_para(camera: Float[Tensor, "3 4"], image_height: int, name: str) -> Float[Tensor, "7"]:
@@ -156,7 +110,7 @@ def _pose_para(camera: Float[Tensor, "3 4"], image_height: int, name: str) -> Fl
     return pose_from_camera(camera, image_height).float()
 
 
-def write_image(path: Path, image: UInt8[np.ndarray, "height width 3"], quality: int) -> None:
+def write_image(path: Path, image: UInt8[np.ndarray, "height width 3"], quality: int = 95) -> None:
     """Writes an RGB image in the format that the path's ending names; `quality` is that of JPEG.
 
     Raises:

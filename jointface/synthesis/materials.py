@@ -8,7 +8,7 @@ from collections.abc import Set
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 
@@ -46,6 +46,11 @@ def linear(srgb: Tensor) -> Tensor:
 def srgb(linear: Tensor) -> Tensor:
     """Inverse of `linear`."""
     return linear.clamp(0, 1).sqrt()
+
+
+def to_bytes(picture: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """0 ... 1 as 0 ... 255, rounded."""
+    return (picture * 255).add_(0.5).to(torch.uint8)
 
 
 @lru_cache(maxsize=4)

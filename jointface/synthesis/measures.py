@@ -18,6 +18,7 @@ from jointface.synthesis.head import BODY, SKIN, Head
 from jointface.synthesis.people import Person, identity_coefficients
 
 UNLABELLED = {"Attractive", "Blurry", "Wearing_Necklace", "Wearing_Necktie"}  # of CelebA's 40
+LUMA = (0.2126, 0.7152, 0.0722)  # Rec. 709, of sRGB
 ANCESTRIES = ("Asian", "Black", "White")
 SYNTHETIC = LabelSet("synthetic", (*(name for name in CELEBA.attributes if name not in UNLABELLED), *ANCESTRIES))
 
@@ -139,11 +140,6 @@ def male(face: Face) -> Tensor:
     return face.axes["male"] + 0.5 * hair - 0.5 * face.drawn(lambda look: look.lipstick)
 
 
-def luminance(colour: tuple[float, float, float]) -> float:
-    """Rec. 709 luma of an sRGB colour."""
-    return 0.2126 * colour[0] + 0.7152 * colour[1] + 0.0722 * colour[2]
-
-
 def _hair(*kinds: str) -> Callable[[Face], Tensor]:
     return lambda face: face.drawn(lambda look: look.hair >= 0 and look.hair_kind in kinds)
 
@@ -189,7 +185,7 @@ MEASURES: dict[str, Measure] = {
     "Narrow_Eyes": Measure(narrow_eyes, 5.3),
     "No_Beard": drawn(_no_beard),
     "Oval_Face": Measure(oval_face, 0.279),
-    "Pale_Skin": drawn(lambda look: luminance(look.skin), 0.86),
+    "Pale_Skin": drawn(lambda look: sum(share * part for share, part in zip(LUMA, look.skin, strict=True)), 0.86),
     "Pointy_Nose": Measure(pointy_nose, 0.774),
     "Receding_Hairline": drawn(lambda look: look.hat < 0 and (look.hair < 0 or look.receding)),
     "Rosy_Cheeks": drawn(lambda look: look.blush, 0.5),

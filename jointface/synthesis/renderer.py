@@ -14,25 +14,14 @@ from jointface.geometry.mesh import averaged_normals, triangle_normals
 from jointface.geometry.morphable_model import linear_faces
 from jointface.geometry.rasteriser import Cutout, Fragments, rasterise
 from jointface.synthesis import materials
-from jointface.synthesis.asset_wardrobe import BROW_LEFT, BROW_STEP, BROW_TOP, RELIEF_UNIT, FaceAssets, skin_relief
+from jointface.synthesis.asset_brows import BROW_LEFT, BROW_STEP, BROW_TOP
+from jointface.synthesis.face_assets import RELIEF_UNIT, FaceAssets, skin_relief
 from jointface.synthesis.face_fields import layout_pixel, look_up, make_fields
 from jointface.synthesis.head import BODY, CAVITY, EYE, LASHES, SKIN, TEETH, Head
 from jointface.synthesis.lashes import lash_texture, lash_uv
 from jointface.synthesis.mesh_store import MeshStore
 from jointface.synthesis.proxy import Proxy
-from jointface.synthesis.scenes import (
-    CLOTH,
-    FRAME,
-    HAIR,
-    LENS,
-    METAL,
-    PROXY_LASHES,
-    PROXY_TEETH,
-    WIDTHS,
-    Scene,
-    Scenes,
-    to_bytes,
-)
+from jointface.synthesis.scenes import CLOTH, FRAME, HAIR, LENS, METAL, PROXY_LASHES, PROXY_TEETH, Scene, Scenes
 from jointface.synthesis.wardrobe import Wardrobe
 
 LASH_TEXTURE = 0  # row of the textures
@@ -43,13 +32,13 @@ class _Geometry(NamedTuple):
     """The meshes of all pictures: the heads one after the other, then what they wear."""
 
     points: Tensor  # in pixels of their pictures
+    uv: Tensor  # of each point
+    canonical: Tensor  # of each point, on the mean head
+    weld: Tensor  # of each point: the first one that shares its normal
     triangles: Tensor
     image: Tensor  # of each triangle
     material: Tensor  # of each triangle
     texture: Tensor  # of each triangle, -1 without
-    uv: Tensor  # of each point
-    canonical: Tensor  # of each point
-    weld: Tensor  # points that share a normal
 
 
 class Renderer:
@@ -72,10 +61,7 @@ class Renderer:
         compiled: bool = False,
     ) -> None:
         self.head, self.wardrobe, self.assets = head, wardrobe, assets
-        self.supersampling, self.device = supersampling, torch.device(device)
-        # Compiled code serves every batch if it expects all that could be in a scene.
-        unpainted = {"brow_painted", "skin_painted"} if assets is None else set()
-        self._always_present = set(WIDTHS) - unpainted if compiled else None
+        self.supersampling, self.device, self.compiled = supersampling, torch.device(device), compiled
         shaders: list[Callable[..., Any]] = [self._skin, materials.neck_and_clothes, illuminate]
         if compiled:
             shaders = [torch.compile(shader, dynamic=True) for shader in shaders]
@@ -111,7 +97,11 @@ class Renderer:
         scenes = scenes if isinstance(scenes, Scenes) else Scenes.of(scenes)
         large, scenes = size * self.supersampling, scenes.to(self.device)
         geometry = self._geometry(scenes)
-        normals = _outward_normals(geometry, scenes.mirrored)
+        # Outwards, in (x right, y up, z towards the viewer), as long as twice the area.
+        normals = triangle_normals(geometry.points, geometry.triangles) * geometry.points.new_tensor([-1.0, 1.0, -1.0])
+        if scenes.mirrored.any():
+            sign = torch.where(scenes.mirrored, -1.0, 1.0).to(self.device)
+            normals = normals * sign.index_select(0, geometry.image)[:, None]
         fragments = self._visible(geometry, normals, len(scenes), large)
         background = scenes.backgrounds.transpose(0, 1).contiguous().float() / 255
         if background.shape[-1] != large:
@@ -120,7 +110,7 @@ class Renderer:
         self._shade(image, fragments, geometry, normals, scenes)
         if self.supersampling > 1:
             image = torch.nn.functional.avg_pool2d(image, self.supersampling)
-        return to_bytes(materials.srgb(image)).transpose(0, 1)
+        return materials.to_bytes(materials.srgb(image)).transpose(0, 1)
 
     def proxy(self, material: int, row: int, hat: int) -> Proxy:
         """The mesh that a row of `Scenes.worn` stands for."""
@@ -146,7 +136,9 @@ class Renderer:
         return self._pressed[hair, hat]
 
     def _geometry(self, scenes: Scenes) -> _Geometry:
-        heads = welded_heads(self._mean, self._basis, scenes.shape, scenes.expression, self._weld)
+        coefficients = torch.cat([scenes.shape, scenes.expression], dim=1)
+        # Points of a seam are in one place to the last bit, or it would show.
+        heads = full_precision(linear_faces)(self._mean, self._basis, coefficients).index_select(1, self._weld)
         batch, count = heads.shape[:2]
         pieces = [
             (picture, material, self._store.row(self.proxy(material, row, hat)))
@@ -154,35 +146,24 @@ class Renderer:
         ]
         dressed = self._store.dress(torch.tensor(pieces, dtype=torch.int64).view(-1, 3), heads)
         linear, shift = scenes.cameras.index_select(0, dressed.picture).split([3, 1], dim=2)
-        worn_points = (linear * dressed.points[:, None]).sum(dim=2) + shift[..., 0]
-        points = torch.cat([apply_camera(scenes.cameras, heads).flatten(0, 1), worn_points])
-        worn_triangles = dressed.triangles + batch * count
-        of_worn = (worn_triangles, dressed.triangle_picture, dressed.material, dressed.texture)
-        triangles, image, material, texture = (
-            torch.cat(pair) for pair in zip(self._head_triangles(scenes, count), of_worn, strict=True)
-        )
+        worn = (linear * dressed.points[:, None]).sum(dim=2) + shift[..., 0]
+        of_worn = dressed.triangles + batch * count, dressed.triangle_picture, dressed.material, dressed.texture
         first = count * torch.arange(batch, dtype=torch.int32, device=self.device)  # point of each head
+        own = torch.arange(batch * count, batch * count + len(worn), device=self.device)
         return _Geometry(
-            points=points,
-            triangles=triangles,
-            image=image,
-            material=material,
-            texture=texture,
-            uv=torch.cat([self._uv.repeat(batch, 1), dressed.uv]),
-            canonical=torch.cat([self._mean.repeat(batch, 1), dressed.points]),
-            weld=torch.cat([
-                (self._weld + first[:, None]).flatten(),
-                torch.arange(batch * count, len(points), device=self.device),
-            ]),
-        )  # fmt: skip
+            torch.cat([apply_camera(scenes.cameras, heads).flatten(0, 1), worn]),
+            torch.cat([self._uv.repeat(batch, 1), dressed.uv]),
+            torch.cat([self._mean.repeat(batch, 1), dressed.points]),
+            torch.cat([(self._weld + first[:, None]).flatten(), own]),
+            *(torch.cat(pair) for pair in zip(self._head_triangles(scenes, first), of_worn, strict=True)),
+        )
 
-    def _head_triangles(self, scenes: Scenes, count: int) -> tuple[Tensor, ...]:
-        """Triangles, image, material and texture of the heads of `count` points, without what assets replace."""
+    def _head_triangles(self, scenes: Scenes, first: Int[Tensor, "batch"]) -> tuple[Tensor, ...]:
+        """Triangles, image, material and texture of the heads that begin at these points, less what assets replace."""
         batch = len(scenes)
-        head = torch.arange(batch, dtype=torch.int32, device=self.device)
         parts = (
-            (self._triangles + count * head[:, None, None]).flatten(0, 1),
-            head.repeat_interleave(len(self._triangles)),
+            (self._triangles + first[:, None, None]).flatten(0, 1),
+            torch.arange(batch, dtype=torch.int32, device=self.device).repeat_interleave(len(self._triangles)),
             self._material.repeat(batch),
             self._texture.repeat(batch),
         )
@@ -228,7 +209,9 @@ class Renderer:
         picture = geometry.image.index_select(0, triangle).long()
         normal = materials.unit(normal)
         material = geometry.material.index_select(0, triangle)
-        table, present = scenes.look_table(), self._always_present or scenes.present
+        table, present = scenes.look_table(), scenes.present
+        if self.compiled:  # the same code for every batch: for all that could be in a scene
+            present = frozenset(table) - ({"brow_painted", "skin_painted"} if self.assets is None else set())
         colour = torch.empty(3, len(seen), device=self.device)
         shine = torch.empty(len(seen), device=self.device)
         by_kind = material.argsort()
@@ -262,7 +245,7 @@ class Renderer:
             return materials.cavity(canonical, base)
         if kind == TEETH:
             return materials.teeth(canonical)
-        if kind == LASHES:
+        if kind in (LASHES, PROXY_LASHES):
             return torch.full_like(canonical, 0.015), 0 * matt
         assert texel is not None
         if kind == HAIR:
@@ -275,8 +258,6 @@ class Renderer:
             return torch.full_like(canonical, 0.012), torch.full_like(matt, 0.6)
         if kind == METAL:
             return materials.linear(look["metal"]), torch.full_like(matt, 0.9)
-        if kind == PROXY_LASHES:
-            return torch.full_like(canonical, 0.015), 0 * matt
         return materials.painted_teeth(texel, canonical)
 
     def _skin(self, uv: Tensor, base: Tensor, look: materials.Look) -> tuple[Tensor, Tensor]:
@@ -300,32 +281,6 @@ class Renderer:
         texel = (look["asset_brows"].long().clamp(min=0) * height + row) * width + column
         shape = self._brows.flatten().index_select(0, torch.where(inside, texel, 0)).float() / 255
         return shape * inside * look["brow_painted"]
-
-
-@full_precision
-def welded_heads(
-    mean: Float[Tensor, "points 3"],
-    basis: Float[Tensor, "3 points coefficients"],
-    shape: Float[Tensor, "batch shape"],
-    expression: Float[Tensor, "batch expression"],
-    weld: Int[Tensor, "points"],
-) -> Float[Tensor, "batch points 3"]:
-    """All points of heads in model space; those of a seam in one place to the last bit, or it would show."""
-    return linear_faces(mean, basis, torch.cat([shape, expression], dim=1)).index_select(1, weld)
-
-
-def _outward_normals(geometry: _Geometry, mirrored: Bool[Tensor, "batch"]) -> Float[Tensor, "triangles 3"]:
-    """Normals that point out of the surface, in (x right, y up, z towards the viewer), as long as twice the area.
-
-    Args:
-        mirrored: whether each picture's camera mirrors; on the CPU.
-    """
-    normals = triangle_normals(geometry.points, geometry.triangles)
-    outwards = normals * normals.new_tensor([-1.0, 1.0, -1.0])
-    if not mirrored.any():
-        return outwards
-    sign = torch.where(mirrored, -1.0, 1.0).to(outwards.device)
-    return outwards * sign.index_select(0, geometry.image)[:, None]
 
 
 def _two_sided(material: Int[Tensor, "points"]) -> Bool[Tensor, "points"]:

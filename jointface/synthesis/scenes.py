@@ -10,6 +10,7 @@ from torch import Tensor
 
 from jointface.geometry.camera import is_mirrored
 from jointface.synthesis.appearance import Appearance, Colour, Lights
+from jointface.synthesis.materials import to_bytes
 
 # Materials of what is worn; those of the head are in `synthesis.head`.
 HAIR, CLOTH, FRAME, LENS, METAL, PROXY_LASHES, PROXY_TEETH = range(6, 13)
@@ -118,11 +119,6 @@ class Scenes:
         """`looks` by name, pictures last: (B,), or (3, B) for colours."""
         rows = self.looks.T.contiguous().split(list(WIDTHS.values()))
         return {name: row if width == 3 else row[0] for (name, width), row in zip(WIDTHS.items(), rows, strict=True)}
-
-
-def to_bytes(picture: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
-    """0 ... 1 as 0 ... 255, rounded."""
-    return (picture * 255).add_(0.5).to(torch.uint8)
 
 
 def _numbers(look: Appearance, seed: float) -> list[float]:
