@@ -1,7 +1,6 @@
 """The feature space: probes in closed form, whole results on tiny data."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +57,11 @@ def celeba(tiny_data: Path) -> CelebA:
 @pytest.fixture(scope="module")
 def w300lp(tiny_data: Path, tiny_model: MorphableModel) -> W300LP:
     return W300LP(tiny_data / "300W_LP", "train", CROP, tiny_model, val_fraction=0)
+
+
+@pytest.fixture(scope="module")
+def synthetic() -> SyntheticFaces:
+    return SyntheticFaces("test", CROP, num_faces=20)
 
 
 @pytest.fixture
@@ -148,7 +152,7 @@ def test_features_are_those_that_the_attribute_classifier_reads(celeba: CelebA) 
         torch.testing.assert_close(classifier.layers[-1](outputs["one"]), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_each_network_gets_crops_of_its_size(celeba: CelebA) -> None:
+def test_each_network_gets_crops_of_its_size(celeba: CelebA, synthetic: SyntheticFaces) -> None:
     networks = {"small": random_network(), "large": random_network(image_size=64)}
     sizes: dict[str, Any] = {}
 
@@ -161,7 +165,7 @@ def test_each_network_gets_crops_of_its_size(celeba: CelebA) -> None:
     assert {name: len(rows) for name, rows in outputs.items()} == {"small": 12, "large": 12}
     assert labels["attributes"].shape == (12, 40)
     assert sample_names(celeba)[0] == "img_align_celeba/000001.jpg"
-    assert sample_names(SyntheticFaces("test", CropTransform(48), 2))[1] == "synthetic_test_000001"
+    assert sample_names(synthetic)[1] == "synthetic_test_000001"
 
 
 def test_batches_of_no_face_are_refused(celeba: CelebA) -> None:
@@ -227,9 +231,11 @@ def test_turned_copies_of_a_photo_stay_together(w300lp: W300LP) -> None:
 
 
 @pytest.mark.usefixtures("quick_picture", "few_are_enough")
-def test_where_both_are_labelled_each_tells_of_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_both_are_labelled_each_tells_of_the_other(
+    synthetic: SyntheticFaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "PER_CLASS", 9)
-    found = feature_space({"one": random_network()}, SyntheticFaces("test", CROP, num_faces=20))
+    found = feature_space({"one": random_network()}, synthetic)
     tables = {table.title: table for table in found.tables}
     assert set(tables["Probes to attributes"].frame.index) == {"one", TRUE_SHAPE}
     assert set(tables["Probes to shape"].frame.index) == {"one", TRUE_ATTRIBUTES}
@@ -250,21 +256,21 @@ def test_what_cannot_be_probed_is_refused_in_one_line(tiny_data: Path, celeba: C
 
 
 @pytest.mark.usefixtures("quick_picture")
-def test_too_few_faces_for_r2_are_said_and_not_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_few_faces_for_r2_are_noted_and_not_scored(
+    synthetic: SyntheticFaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "PER_CLASS", 5)
-    found = feature_space({"one": random_network()}, SyntheticFaces("test", CROP, num_faces=20))
+    found = feature_space({"one": random_network()}, synthetic)
     assert [table.title for table in found.tables] == ["Probes to attributes", "Probes to each attribute"]
     assert not [key for key in found.metrics if "shape_probe" in key]
     assert "No probes to shape: 20 people or photos are too few, R2 takes 200." in found.notes
 
 
 def test_many_faces_of_few_people_are_not_enough() -> None:
-    labels = SpaceLabels(
-        np.repeat(np.arange(2 * PER_CLASS - 1), 3), (np.repeat(np.arange(2 * PER_CLASS - 1), 3) % 2 == 0)[:, None],
-        np.ones((3 * (2 * PER_CLASS - 1), 1), bool), ("Male",), None,
-    )  # fmt: skip
-    assert not module._enough(labels, 0)
-    assert module._enough(replace(labels, groups=np.arange(len(labels.groups))), 0)
+    people = np.arange(2 * PER_CLASS - 1).repeat(3)
+    male = np.where(people % 2, 0.0, 1.0)
+    assert not module._enough(male, people)
+    assert module._enough(male, alone(len(male)))
 
 
 # The picture
@@ -285,9 +291,11 @@ def test_clusters_stay_apart_in_the_picture_and_it_is_seeded() -> None:
 def test_the_picture_has_a_row_for_each_checkpoint() -> None:
     random = np.random.default_rng(0)
     labels = SpaceLabels(
-        alone(30), random.random((30, 3)) < 0.5, random.random((30, 3)) < 0.8, ("Male", "Bald", "Smiling"),
+        alone(30),
+        np.where(random.random((30, 3)) < 0.8, random.random((30, 3)) < 0.5, np.nan),
+        ("Male", "Bald", "Smiling"),
         random.normal(size=(30, 4)),
-    )  # fmt: skip
+    )
     figure = embedding_figure({name: random.normal(size=(30, 6)) for name in ("joint", "shape", "attributes")}, labels)
     assert [axis.get_ylabel() for axis in figure.axes[::4]] == ["joint", "shape", "attributes"]
     titles = {axis.get_title() for axis in figure.axes[:4]}

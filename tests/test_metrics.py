@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from jointface.metrics.attribute_scores import AttributeMetrics
+from jointface.metrics.correlation import correlation_difference, expected_correlation
 from jointface.metrics.nme import FaceNME, normalised_mean_error
 
 
@@ -121,3 +122,45 @@ def test_zero_logits_are_the_majority_class() -> None:
     assert result["accuracy/Bald"].item() == pytest.approx(0.7)
     assert result["accuracy/Young"].item() == 1
     assert result["balanced_accuracy"].item() == pytest.approx(0.5)
+
+
+# Correlation
+
+
+def test_correlation_of_labels_is_pearsons() -> None:
+    random = np.random.default_rng(0)
+    labels = (random.random((300, 4)) > [0.2, 0.5, 0.7, 0.9]).astype(float)
+    labels[:, 1] = np.where(random.random(300) < 0.7, labels[:, 0], labels[:, 1])
+    found = expected_correlation(labels, np.ones((300, 4), dtype=bool))
+    np.testing.assert_allclose(found, np.corrcoef(labels.T), atol=1e-12)
+
+
+def test_correlation_is_over_samples_where_both_are_labelled() -> None:
+    random = np.random.default_rng(1)
+    labels, mask = (random.random((300, 3)) > 0.4).astype(float), random.random((300, 3)) > 0.3
+    found = expected_correlation(labels, mask)
+    both = mask[:, 0] & mask[:, 2]
+    expected = np.corrcoef(labels[both][:, [0, 2]].T)[0, 1]
+    assert found[0, 2] == found[2, 0] == pytest.approx(expected)
+
+
+def test_correlation_of_probabilities_is_that_of_labels_sampled_from_them() -> None:
+    random = np.random.default_rng(2)
+    latent = random.random((100_000, 1))
+    probability = np.hstack([latent, 0.1 + 0.5 * latent, 1 - latent])
+    mask = np.ones(probability.shape, dtype=bool)
+    sampled = np.corrcoef((random.random(probability.shape) < probability).T)
+    np.testing.assert_allclose(expected_correlation(probability, mask), sampled, atol=0.01)
+
+
+def test_constant_predictions_have_no_correlation() -> None:
+    found = expected_correlation(np.full((10, 2), [0.3, 0.6]), np.ones((10, 2), dtype=bool))
+    np.testing.assert_allclose(found, np.eye(2), atol=1e-12)
+
+
+def test_the_difference_is_over_pairs() -> None:
+    labels = np.array([[1, 0.5, 0], [0.5, 1, np.nan], [0, np.nan, 1]])
+    predicted = np.array([[1, 0.1, 0.3], [0.1, 1, 0], [0.3, 0, 1]])
+    assert correlation_difference(predicted, labels) == pytest.approx(np.sqrt((0.4**2 + 0.3**2) / 2))
+    assert correlation_difference(labels, labels) == 0
+    assert np.isnan(correlation_difference(np.eye(1), np.eye(1)))

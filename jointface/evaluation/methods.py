@@ -18,7 +18,6 @@ from jointface.datamodules.face_dataset import FaceSample
 from jointface.datamodules.packed import fingerprint
 from jointface.errors import ConfigError
 from jointface.evaluation.prediction_files import likely_mistake, list_predictions, read_prediction, same_triangles
-from jointface.evaluation.result import MISSING_FILE
 from jointface.geometry.camera import pose_from_camera
 from jointface.geometry.framing import warp_points
 from jointface.geometry.morphable_model import MorphableModel
@@ -233,15 +232,6 @@ class FolderMethod:
                 face.pose = pose_from_vertices(vertices[model.face_region], model.mean[model.face_region])
         self._mistakes[file] = likely_mistake(face.landmarks68, vertices, sample)
         return face
-
-
-def missing_note(method: str, missing: Sequence[str], photos: int) -> str:
-    """A sentence on the photos that a method has no prediction for. The report lists them, see
-    `BenchmarkResult.missing`."""
-    return (
-        f"{method} has no prediction for {len(missing):,} of {photos:,} photos, which its errors leave out; "
-        f"{MISSING_FILE} lists them."
-    )
 
 
 def to_photo(

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample
-from jointface.evaluation.methods import PredictedFace, ShapeMethod, is_finite, missing_note
+from jointface.evaluation.methods import PredictedFace, ShapeMethod, is_finite
+from jointface.evaluation.result import MISSING_FILE
 from jointface.metrics.nme import YAW_BINS
 
 BIN_NAMES = tuple(f"{'[' if low == 0 else '('}{low}, {high}]" for low, high in YAW_BINS)
@@ -63,7 +64,11 @@ def missing_files(per_image: pd.DataFrame, has_prediction: pd.Series) -> dict[st
 
 
 def missing_notes(missing: Mapping[str, Sequence[str]], images: int) -> list[str]:
-    return [missing_note(method, files, images) for method, files in missing.items()]
+    return [
+        f"{method} has no prediction for {len(files):,} of {images:,} photos, which its errors leave out; "
+        f"{MISSING_FILE} lists them."
+        for method, files in missing.items()
+    ]
 
 
 def means(per_image: pd.DataFrame, errors: Sequence[str]) -> pd.DataFrame:

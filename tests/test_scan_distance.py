@@ -1,4 +1,4 @@
-"""The benchmark on MICC Florence: methods whose errors are known, on tiny scans."""
+"""Distances to MICC Florence's scans: methods whose errors are known, on tiny scans."""
 
 import math
 import shutil
@@ -48,13 +48,20 @@ class Fake:
     landmarks: bool = True
     surface: bool = True
     silent: tuple[str, ...] = ()
+    people: Sequence[Tensor] | None = None  # faces (V, 3) in scan space; None takes those that the data are made of
 
     def predict(self, samples: Sequence[FaceSample], files: Sequence[str]) -> list[PredictedFace | None]:
-        assert all(sample.image.shape == (120, 120, 3) for sample in samples)
-        return [None if file in self.silent else self.face(NAMES.index(file)) for file in files]
+        size = self.dataset.view_size
+        assert all(sample.image.shape == (size, size, 3) for sample in samples)
+        names = [self.dataset.name(index) for index in range(len(self.dataset))]
+        return [None if file in self.silent else self.face(names.index(file)) for file in files]
 
     def face(self, view: int) -> PredictedFace:
-        person = torch.from_numpy(florence_data.vertices(self.model, seed=view // 2 + 1)).float()
+        subject = view // len(self.dataset.angles)
+        if self.people is None:
+            person = torch.from_numpy(florence_data.vertices(self.model, seed=subject + 1)).float()
+        else:
+            person = self.people[subject]
         vertices = self.change(apply_camera(self.dataset.view_camera(view)[None], person[None])[0], view)
         return PredictedFace(
             landmarks68=vertices[self.model.landmarks68] if self.landmarks else None,
@@ -117,26 +124,11 @@ def test_nme_is_the_mean_nearest_distance_over_the_outer_interocular_distance(
     assert rows["nme"].item() == pytest.approx(expected, rel=0.05)
 
 
-@dataclass
-class Bumpy:
-    """Knows each person's face (V, 3) in scan space, and makes every third vertex stand out by 2 % of the face."""
-
-    name: str
-    dataset: Florence
-    model: MorphableModel
-    people: Sequence[Tensor]
-
-    def predict(self, samples: Sequence[FaceSample], files: Sequence[str]) -> list[PredictedFace | None]:
-        people = {f"subject_{number:02d}": face for number, face in enumerate(self.people, start=1)}
-        face = people[files[0][:10]]
-        bumpy = face.clone()
-        bumpy[::3, 2] += 0.02 * (face[:, 0].max() - face[:, 0].min())
-        views = [next(i for i in range(len(self.dataset)) if self.dataset.name(i) == file) for file in files]
-        cameras = torch.stack([self.dataset.view_camera(index) for index in views])
-        return [
-            PredictedFace(vertices[self.model.landmarks68], vertices, self.model.triangles)
-            for vertices in apply_camera(cameras, bumpy.expand(len(views), -1, -1))
-        ]
+def bumps(face: Tensor) -> Tensor:
+    """Every third vertex stands out by 2 % of the face's width."""
+    offsets = torch.zeros_like(face)
+    offsets[::3, 2] = 0.02 * (face[:, 0].max() - face[:, 0].min())
+    return offsets
 
 
 def test_each_subject_is_measured_by_the_distance_between_its_own_eyes(
@@ -150,7 +142,8 @@ def test_each_subject_is_measured_by_the_distance_between_its_own_eyes(
         path = tmp_path / f"subject_{number:02d}/Model/frontal1/obj/1.obj"
         florence_data.write_obj(path, face.numpy(), model)
     dataset = Florence(tmp_path, "test", CropTransform(32), model, pitches=[0], yaws=[0], view_size=90)
-    rows = scan_distance([Bumpy("bumpy", dataset, model, people)], dataset).per_image
+    bumpy = [face + bumps(face) for face in people]
+    rows = scan_distance([Fake("bumpy", dataset, model, people=bumpy)], dataset).per_image
     own = [(face[model.landmarks68[45]] - face[model.landmarks68[36]]).norm().item() for face in people]
     assert own[1] / own[0] == pytest.approx(1.1)
     assert own[2] / own[0] > 1.15
@@ -207,21 +200,25 @@ def test_vertices_that_are_no_numbers_are_no_prediction(dataset: Florence, tiny_
     assert any("broken" in note and "3 of 4" in note for note in result.notes)
 
 
+def edited(root: Path, folder: Path, model: MorphableModel, pattern: str, edit: Callable[[Path], None]) -> Florence:
+    """The data set with some of its files edited."""
+    for path in shutil.copytree(root, folder).rglob(pattern):
+        edit(path)
+    return Florence(folder, "test", CropTransform(32), model, **VIEWS, view_size=120)
+
+
 def test_scans_with_holes_are_measured_on_what_there_is(root: Path, tmp_path: Path, tiny_model: MorphableModel) -> None:
-    copy = shutil.copytree(root, tmp_path / "florence")
-    for path in copy.rglob("frontal1/obj/*.obj"):
+    def cut_hole(path: Path) -> None:
         lines = path.read_text().splitlines()
         faces = [line for line in lines if line.startswith("f ")]
         kept = {*faces[: len(faces) // 3], *faces[len(faces) // 3 + 400 :]}
         path.write_text("\n".join(line for line in lines if not line.startswith("f ") or line in kept))
-    dataset = Florence(copy, "test", CropTransform(32), tiny_model, **VIEWS, view_size=120)
+
+    dataset = edited(root, tmp_path / "florence", tiny_model, "frontal1/obj/*.obj", cut_hole)
     assert scan_distance([Fake("exact", dataset, tiny_model)], dataset).metrics["exact/nme"] < 1e-3
 
 
 def test_a_scan_without_texture_is_the_data_sets_error(root: Path, tmp_path: Path, tiny_model: MorphableModel) -> None:
-    copy = shutil.copytree(root, tmp_path / "florence")
-    for path in copy.rglob("*.bmp"):
-        path.unlink()
-    dataset = Florence(copy, "test", CropTransform(32), tiny_model, **VIEWS, view_size=120)
+    dataset = edited(root, tmp_path / "florence", tiny_model, "*.bmp", Path.unlink)
     with pytest.raises(DataError, match="no texture"):
         scan_distance([Fake("exact", dataset, tiny_model)], dataset)

@@ -1,6 +1,6 @@
-"""The protocols of AFLW2000-3D against closed forms and an independent float64 implementation."""
+"""AFLW2000-3D's protocols against closed forms and an independent float64 implementation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,9 +44,26 @@ class Moved:
         ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def dataset(tiny_data: Path, tiny_model: MorphableModel) -> AFLW2000:
     return AFLW2000(tiny_data / "AFLW2000", "test", CROP, tiny_model)
+
+
+@pytest.fixture(scope="module")
+def references(dataset: AFLW2000, tiny_model: MorphableModel) -> BenchmarkResult:
+    """The labels and the mean face, without a method."""
+    return landmarks_and_pose([], dataset, tiny_model)
+
+
+def written(folder: Path, model: MorphableModel, angles: Mapping[int, float], axis: int, photos: int = 3) -> Path:
+    """A tiny AFLW2000-3D with other angles, in degrees by number of the photo, about one axis of Pose_Para."""
+    aflw2000_data.write(folder, model, photos=photos)
+    for number, path in enumerate(sorted(folder.glob("*.mat"))):
+        content = {key: value for key, value in scipy.io.loadmat(path).items() if not key.startswith("__")}
+        if number in angles:
+            content["Pose_Para"][0, axis] = np.deg2rad(angles[number])
+            scipy.io.savemat(path, content)
+    return folder
 
 
 def of_method(result: BenchmarkResult, method: str) -> pd.DataFrame:
@@ -111,11 +128,8 @@ def test_bins_count_their_upper_bound_and_the_last_is_open() -> None:
 
 def test_the_table_by_yaw_is_as_3ddfas_papers_report_it(tmp_path: Path, tiny_model: MorphableModel) -> None:
     """Means of the bins, their mean and the standard deviation of the population."""
-    folder = aflw2000_data.write(tmp_path / "AFLW2000", tiny_model, photos=6)
-    for path, yaw in zip(sorted(folder.glob("*.mat")), np.deg2rad([0, 20, 35, -50, -70, 80]), strict=True):
-        content = {key: value for key, value in scipy.io.loadmat(path).items() if not key.startswith("__")}
-        content["Pose_Para"][0, 1] = yaw
-        scipy.io.savemat(path, content)
+    yaws = dict(enumerate([0, 20, 35, -50, -70, 80]))
+    folder = written(tmp_path / "AFLW2000", tiny_model, yaws, axis=1, photos=6)
     result = landmarks_and_pose([Moved(tiny_model, (6, 8, 0))], AFLW2000(folder, "test", CROP, tiny_model), tiny_model)
     errors = 10 / box_sizes(folder)
     of_bins = errors.reshape(3, 2).mean(1)
@@ -128,7 +142,7 @@ def test_the_table_by_yaw_is_as_3ddfas_papers_report_it(tmp_path: Path, tiny_mod
         assert result.metrics[f"moved/nme_2d_68/{part}"] == pytest.approx(value, rel=1e-4)
 
 
-def test_the_balanced_subset_has_as_many_of_each_bin_and_is_drawn_again_the_same() -> None:
+def test_the_balanced_subset_has_as_many_of_each_bin_and_is_the_same_for_a_seed() -> None:
     yaw = pd.Series(np.random.default_rng(0).normal(0, 45, 2000))
     chosen = balanced_subset(yaw, seed=3)
     assert chosen is not None
@@ -153,11 +167,7 @@ def test_the_balanced_subset_has_its_own_table(
 
 
 def test_head_pose_leaves_out_photos_beyond_99_degrees(tmp_path: Path, tiny_model: MorphableModel) -> None:
-    folder = aflw2000_data.write(tmp_path / "AFLW2000", tiny_model)
-    path = sorted(folder.glob("*.mat"))[0]
-    content = {key: value for key, value in scipy.io.loadmat(path).items() if not key.startswith("__")}
-    content["Pose_Para"][0, 2] = np.deg2rad(-100)
-    scipy.io.savemat(path, content)
+    folder = written(tmp_path / "AFLW2000", tiny_model, {0: -100}, axis=2)
     result = landmarks_and_pose([], AFLW2000(folder, "test", CROP, tiny_model), tiny_model)
     rows = of_method(result, "mean face")
     assert rows["yaw_error"].isna().tolist() == [True, False, False]
@@ -166,9 +176,9 @@ def test_head_pose_leaves_out_photos_beyond_99_degrees(tmp_path: Path, tiny_mode
 
 
 def test_looking_straight_ahead_is_as_wrong_as_the_faces_are_turned(
-    dataset: AFLW2000, tiny_data: Path, tiny_model: MorphableModel
+    references: BenchmarkResult, tiny_data: Path
 ) -> None:
-    table = landmarks_and_pose([], dataset, tiny_model).tables[-1]
+    table = references.tables[-1]
     poses = [scipy.io.loadmat(p)["Pose_Para"][0, :3] for p in sorted((tiny_data / "AFLW2000").glob("*.mat"))]
     pitch, yaw, roll = np.degrees(np.abs(poses)).mean(0)
     np.testing.assert_allclose(table.frame.loc["mean face"], [yaw, pitch, roll, (yaw + pitch + roll) / 3], rtol=1e-5)
@@ -185,14 +195,14 @@ def test_missing_photos_are_counted_and_listed(tmp_path: Path, dataset: AFLW2000
     assert np.isnan(result.per_image["nme_3d_68"][result.per_image["method"] == "other"]).all()
 
 
-def test_both_annotations_are_reported_whichever_the_data_set_has(tiny_data: Path, tiny_model: MorphableModel) -> None:
-    original, reannotated = (
-        landmarks_and_pose([], AFLW2000(tiny_data / "AFLW2000", "test", CROP, tiny_model, annotation), tiny_model)
-        for annotation in ("original", "reannotated")
-    )
-    pd.testing.assert_frame_equal(original.per_image, reannotated.per_image)
-    assert original.metrics == reannotated.metrics
-    assert [table.title for table in original.tables] == [
+def test_both_annotations_are_reported_whichever_the_data_set_has(
+    references: BenchmarkResult, tiny_data: Path, tiny_model: MorphableModel
+) -> None:
+    reannotated = AFLW2000(tiny_data / "AFLW2000", "test", CROP, tiny_model, "reannotated")
+    other = landmarks_and_pose([], reannotated, tiny_model)
+    pd.testing.assert_frame_equal(other.per_image, references.per_image)
+    assert other.metrics == references.metrics
+    assert [table.title for table in references.tables] == [
         "AFLW2000-3D, NME 2D, original points",
         "AFLW2000-3D, NME 2D, re-annotated points",
         "AFLW2000-3D, NME 3D of 68 landmarks by yaw",
@@ -235,8 +245,8 @@ def test_a_broken_photo_is_named(tmp_path: Path, tiny_model: MorphableModel) -> 
         landmarks_and_pose([], AFLW2000(folder, "test", CROP, tiny_model), tiny_model)
 
 
-def test_tables_cite_whose_protocol_they_are(dataset: AFLW2000, tiny_model: MorphableModel) -> None:
-    for table in landmarks_and_pose([], dataset, tiny_model).tables:
+def test_tables_cite_whose_protocol_they_are(references: BenchmarkResult) -> None:
+    for table in references.tables:
         assert any(venue in table.caption for venue in ("CVPR 2016", "CVPRW 2018"))
         assert table.reference == ("labels", "mean face")
 
@@ -255,8 +265,8 @@ def test_quoted_rows_have_a_paper_a_source_and_the_means_of_their_parts(table: s
         assert not parts or np.mean(parts) == pytest.approx(row.values["mean"], abs=0.0101)
 
 
-def test_quoted_columns_are_those_of_the_tables(dataset: AFLW2000, tiny_model: MorphableModel) -> None:
-    sparse, *_, pose = landmarks_and_pose([], dataset, tiny_model).tables
+def test_quoted_columns_are_those_of_the_tables(references: BenchmarkResult) -> None:
+    sparse, *_, pose = references.tables
     for table, name in ((sparse, "nme_2d_68"), (pose, "pose")):
         rows = quoted_rows("aflw2000", name)
         assert len(table.quoted) == len(rows) == len(set(table.quoted))

@@ -1,4 +1,4 @@
-"""The benchmark on synthetic faces: methods whose errors are known."""
+"""Errors on synthetic faces of known shape: methods whose errors are known."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -165,7 +165,7 @@ def test_tables_have_every_method_and_the_means_of_the_images(result: BenchmarkR
     assert result.metrics["shifted/dense_mm/yaw_0_30"] == pytest.approx(inside["dense_mm"].mean())
 
 
-def test_faces_are_drawn_in_parts_that_change_nothing(
+def test_faces_are_rendered_in_chunks_that_change_nothing(
     head: Head, dataset: SyntheticFaces, result: BenchmarkResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "CHUNK", 2)
