@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from jointface.errors import DataError
-from jointface.synthesis.asset_wardrobe import BROW_STEP, DARK, RELIEF_UNIT, balanced, skin_relief
+from jointface.synthesis.asset_brows import BROW_STEP
+from jointface.synthesis.asset_hair import balanced
+from jointface.synthesis.face_assets import DARK, RELIEF_UNIT, skin_relief
 from jointface.synthesis.face_fields import NAMES, brow_place
 from jointface.synthesis.faces import FaceFactory, SyntheticFace
 from jointface.synthesis.materials import Look, brow_shape
@@ -61,8 +63,7 @@ def test_the_face_is_as_bright_as_the_skin_says(dressed: FaceFactory) -> None:
 
 
 def test_hair_is_measured(dressed: FaceFactory) -> None:
-    assets = [style for style in dressed.wardrobe.hair if style.proxy.name.startswith("makehuman")]
-    hair = {style.proxy.name.split("_", 3)[-1]: style for style in assets}
+    hair = {style.proxy.name: style for style in dressed.wardrobe.hair[17:]}  # after the procedural
     assert {name for name, style in hair.items() if style.bangs} == {"bob01", "bob02", "braid01", "short03"}
     lengths = {name: style.length for name, style in hair.items()}
     assert {name for name, length in lengths.items() if length == "long"} == {"braid01", "long01"}

@@ -16,8 +16,8 @@ from jointface.geometry.camera import apply_camera, crop_camera, euler_to_rotati
 from jointface.geometry.framing import compose, crop_transform, face_box, similarity
 from jointface.geometry.morphable_model import linear_faces
 from jointface.synthesis.appearance import Appearance, Lights, sample_appearance, sample_lights, sample_view
-from jointface.synthesis.asset_wardrobe import FaceAssets, load_asset_wardrobe, with_assets
 from jointface.synthesis.backgrounds import background_photos, photo_background, random_background
+from jointface.synthesis.face_assets import FaceAssets, load_assets, with_assets
 from jointface.synthesis.head_cache import load_head
 from jointface.synthesis.measures import Ruler
 from jointface.synthesis.people import Person, identity_coefficients, sample_expression, sample_person
@@ -97,7 +97,7 @@ class FaceFactory:
         self.wardrobe = load_wardrobe(self.head)
         self.assets: FaceAssets | None = None
         if assets_dir is not None:
-            self.wardrobe, self.assets = load_asset_wardrobe(self.head, self.wardrobe, Path(assets_dir))
+            self.wardrobe, self.assets = load_assets(self.head, self.wardrobe, Path(assets_dir))
         self.ruler = Ruler(self.head)
         self.renderer = Renderer(self.head, self.wardrobe, self.assets, supersampling, device, compiled)
         model = self.head.model

@@ -15,9 +15,10 @@ from jointface.synthesis.head import Head
 from jointface.synthesis.noise import smoothstep, value_noise
 from jointface.synthesis.proxy import Proxy, bind
 from jointface.synthesis.skull import ARC, CENTRE, Heights, Skull, elevation, height_at, place, sample
-from jointface.synthesis.solids import Solid, ellipsoid, grey_texture, grid, join
+from jointface.synthesis.solids import Solid, ellipsoid, grid, join
+from jointface.synthesis.textures import TEXTURE_SIZE as TEXTURE
+from jointface.synthesis.textures import grey_texture
 
-TEXTURE = 256  # texels along each side; the form is sampled at them too
 ROWS, COLUMNS = 44, 72  # of the sheet, in cells
 LEAST = 2.0  # mm between hair and skin
 GREY, CONTRAST = 153, 0.17  # mean luminance of the strands, and their spread relative to it

@@ -11,9 +11,10 @@ from jointface.synthesis.head import Head
 from jointface.synthesis.noise import smoothstep, value_noise
 from jointface.synthesis.proxy import Proxy, bind
 from jointface.synthesis.skull import ARC, CENTRE, Heights, Skull, elevation, height, height_at, place
-from jointface.synthesis.solids import Solid, grey_texture, grid
+from jointface.synthesis.solids import Solid, grid
+from jointface.synthesis.textures import TEXTURE_SIZE as TEXTURE
+from jointface.synthesis.textures import grey_texture
 
-TEXTURE = 256  # texels along each side
 DOME, BRIM, COLUMNS = 28, 6, 72  # cells of the grid
 CUFF = 0.78  # share of the dome's rows above a cuff or a ribbon
 GREY = 153  # mean luminance of the cloth

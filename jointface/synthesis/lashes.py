@@ -1,15 +1,15 @@
-"""The lashes that the head itself has: a texture, and where the sheets of the mesh lie on it."""
+"""The head's own lashes: their texture, and the texture coordinates of their sheets."""
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from jointface.synthesis.head import Head
-from jointface.synthesis.mesh_store import TEXTURE_SIZE
+from jointface.synthesis.textures import TEXTURE_SIZE
 
 
 def lash_uv(head: Head, lashes: Int[Tensor, "points"]) -> Float[Tensor, "points 2"]:
-    """(along the lid, from root to tip) of the points of the lashes, from where they lie about their eye."""
+    """(along the lid, from root to tip) of the points of the lashes, by where they lie relative to their eye."""
     place = head.mean[lashes]
     right = (place[:, 0] > 0).float()
     uv = torch.zeros(len(lashes), 2)

@@ -7,8 +7,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from jointface.synthesis.proxy import Proxy
-
-TEXTURE_SIZE = 256
+from jointface.synthesis.textures import TEXTURE_SIZE
 
 
 class Dressed(NamedTuple):

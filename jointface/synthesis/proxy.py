@@ -1,16 +1,17 @@
 """Meshes that follow a head: MakeHuman's proxies, and procedural meshes bound to the mean head in the same way."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from scipy.spatial import KDTree
 from torch import Tensor
 
 from jointface.synthesis.head import SKIN, Head
-from jointface.synthesis.solids import Solid, grey_texture
+from jointface.synthesis.solids import Solid
+from jointface.synthesis.textures import grey_texture
 
 CANDIDATES = 16  # triangles with the nearest centroids, among which the nearest one is looked for
 STILL = 8.0  # mm: skin that a facial action moves further, above all the jaw, carries nothing
@@ -53,6 +54,14 @@ class Proxy:
         scale = (ends[..., 0] - ends[..., 1]).abs() / self.scale_reference
         surface = (points[:, self.corners] * self.weights[..., None]).sum(dim=2)
         return surface + scale[:, None] * self.offsets
+
+    def subset(self, kept: Bool[Tensor, "triangles"]) -> "Proxy":
+        """Some of the triangles, and their points; all if none is to be kept."""
+        if not kept.any():
+            return self
+        rows, triangles = self.triangles[kept].unique(return_inverse=True)
+        per_point = {name: getattr(self, name)[rows] for name in ("corners", "weights", "offsets", "uv")}
+        return replace(self, **per_point, triangles=triangles)
 
 
 def bind(

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped, UInt8
+from jaxtyping import Float, Int
 
 
 class Solid(NamedTuple):
@@ -71,12 +71,3 @@ def disk(outline: Float[np.ndarray, "nodes 3"], bulge: float) -> Solid:
     points = np.concatenate([outline, outline.mean(axis=0, keepdims=True) + np.array([0, 0, bulge])])
     node = np.arange(len(outline))
     return Solid(points, np.stack([node, np.roll(node, -1), np.full_like(node, len(outline))], axis=1))
-
-
-def grey_texture(
-    luminance: Shaped[np.ndarray, "rows columns"], alpha: Shaped[np.ndarray, "rows columns"] | None = None
-) -> UInt8[np.ndarray, "rows columns 4"]:
-    """RGBA of luminance 0 ... 255, to be coloured; opaque where `alpha` is left out or true."""
-    grey = np.rint(luminance).astype(np.uint8)
-    opacity = np.full_like(grey, 255) if alpha is None else np.where(alpha, 255, 0).astype(np.uint8)
-    return np.stack([grey, grey, grey, opacity], axis=-1)

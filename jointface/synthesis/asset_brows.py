@@ -1,0 +1,85 @@
+"""MakeHuman's eyebrows, painted on the skin of the mean head and measured like procedural ones."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from jointface.geometry.rasteriser import interpolate, rasterise
+from jointface.synthesis.face_fields import brow_place
+from jointface.synthesis.head import Head
+from jointface.synthesis.proxy import Proxy
+from jointface.synthesis.textures import bilinear
+
+BROW_LEFT, BROW_TOP, BROW_STEP = -72.0, 76.0, 0.5  # mm: corner of the brows' pictures, size of their pixels
+BROW_ROWS, BROW_COLUMNS = 92, 288
+
+
+@dataclass(frozen=True)
+class Brow:
+    """A pair of brows as painted on the skin.
+
+    shape: coverage as seen from the front of the mean head, 255 in its core; pixels of BROW_STEP from the corner
+        (BROW_LEFT, BROW_TOP) to the right and down. thickness, density, arch: those of the `Appearance` of procedural
+        brows that cover as much skin, as densely, and rise as far.
+    """
+
+    shape: UInt8[Tensor, "rows columns"]
+    thickness: float
+    density: float
+    arch: float
+
+
+def paint_brow(head: Head, proxy: Proxy) -> Brow:
+    """Paints a pair of brows and measures what it covers."""
+    coverage = _coverage(head, proxy)
+    rows, columns = torch.meshgrid(torch.arange(BROW_ROWS), torch.arange(BROW_COLUMNS), indexing="ij")
+    x, y = BROW_LEFT + BROW_STEP * (columns + 0.5), BROW_TOP - BROW_STEP * (rows + 0.5)
+    along, across, length = brow_place(head, x.flatten(), y.flatten())
+    weight = coverage.flatten() * ((along > 0) & (along < 1)).float()
+    total = weight.sum().clamp(min=1e-6)
+    core = float((weight * coverage.flatten()).sum() / total)  # mean opacity of what is hair
+    width = float(total) * BROW_STEP**2 / (2 * length) / max(core, 1e-6)
+    # `materials.brow_shape` of thickness t is 0.752 t + 0.7 wide on average, its hair about 0.9 x density opaque.
+    return Brow(
+        shape=(coverage / max(core, 1e-6)).clamp(0, 1).mul(255).round().to(torch.uint8),
+        thickness=float(np.clip((width - 0.7) / 0.752, 1.0, 8.0)),
+        density=float(np.clip(core / 0.9, 0.2, 1.0)),
+        arch=_arch(along, across, weight),
+    )
+
+
+def _coverage(head: Head, proxy: Proxy) -> Float[Tensor, "rows columns"]:
+    """Share of each pixel that the proxy's opaque texels cover."""
+    fine = 4
+    points = proxy.fit(head.mean[None])[0]
+    scale = fine / BROW_STEP
+    pixels = torch.stack(
+        [(points[:, 0] - BROW_LEFT) * scale - 0.5, (BROW_TOP - points[:, 1]) * scale - 0.5, points[:, 2]], dim=1
+    )
+    fragments = rasterise(
+        pixels, proxy.triangles, torch.zeros(len(proxy.triangles), dtype=torch.int32),
+        (1, BROW_ROWS * fine, BROW_COLUMNS * fine),
+    )  # fmt: skip
+    uv = interpolate(fragments, proxy.triangles, proxy.uv)[0]
+    alpha = bilinear(proxy.texture[..., 3:], uv.flatten(0, 1)).view(uv.shape[:2]) / 255
+    alpha = torch.where(fragments.triangle[0] >= 0, alpha, 0.0)
+    return torch.nn.functional.avg_pool2d(alpha[None], fine)[0]
+
+
+def _arch(along: Float[Tensor, "n"], across: Float[Tensor, "n"], weight: Float[Tensor, "n"]) -> float:
+    """mm by which the brow rises above the line of its ends where procedural brows are highest, beyond the bone."""
+    seen = weight > 0.1
+    if not seen.any():
+        return 0.0
+    inner, outer = along[seen].quantile(torch.tensor([0.02, 0.98])).tolist()
+    part = ((along - inner) / max(outer - inner, 1e-6) * 8).floor()
+
+    def height(*parts: int) -> float:
+        share = weight * torch.isin(part, torch.tensor(parts))
+        return float((share * across).sum() / share.sum().clamp(min=1e-6))
+
+    low, high = height(0), height(7)
+    return height(4, 5) - (low + (high - low) * 5 / 7)

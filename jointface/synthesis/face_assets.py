@@ -1,0 +1,238 @@
+"""MakeHuman's skins, brows, lashes, teeth and irises: prepared for the renderer, and chosen for a person."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from scipy.ndimage import distance_transform_edt
+from scipy.spatial import KDTree
+from torch import Tensor
+
+from jointface.geometry.position_map import PositionMap
+from jointface.geometry.rasteriser import rasterise
+from jointface.synthesis.appearance import Appearance, Colour
+from jointface.synthesis.asset_brows import Brow, paint_brow
+from jointface.synthesis.asset_hair import asset_hair, balanced
+from jointface.synthesis.face_fields import NAMES, SIZE, laid_out
+from jointface.synthesis.head import BODY, CAVITY, SKIN, Head
+from jointface.synthesis.makehuman import Skin, read_assets
+from jointface.synthesis.noise import smoothstep
+from jointface.synthesis.people import OLD, YOUNG_ADULT, Person
+from jointface.synthesis.proxy import Proxy
+from jointface.synthesis.skull import Skull
+from jointface.synthesis.textures import bilinear, shrunk
+from jointface.synthesis.wardrobe import Wardrobe
+
+READ_SIZE = 512  # texels along each side of the textures as read
+
+# Facial actions that bare teeth.
+MOUTHS: tuple[dict[str, float], ...] = (
+    {"jawOpen": 0.5},
+    {"jawOpen": 0.25, "mouthSmileLeft": 1.0, "mouthSmileRight": 1.0, "mouthUpperUpLeft": 0.6, "mouthUpperUpRight": 0.6,
+     "mouthLowerDownLeft": 0.6, "mouthLowerDownRight": 0.6},
+)  # fmt: skip
+
+DRAWN_BROWS = 0.25  # share of people whose brows are procedural
+DARK = 3.0  # `Appearance.tone` from which skins of African ancestry are taken
+RELIEF_UNIT = 128  # a skin's relief in 8 bits: this is the colour of the face
+
+
+@dataclass(frozen=True)
+class FaceAssets:
+    """What an appearance's `asset_` rows refer to, and colours of irises. Lashes, teeth and irises may be empty."""
+
+    skins: tuple[Skin, ...]
+    brows: tuple[Brow, ...]
+    lashes: tuple[Proxy, ...]  # the thinnest first
+    teeth: tuple[Proxy, ...]
+    irises: tuple[Colour, ...]
+
+
+def load_assets(head: Head, wardrobe: Wardrobe, folder: Path) -> tuple[Wardrobe, FaceAssets]:
+    """The assets of a folder.
+
+    Args:
+        wardrobe: the procedural one; it is returned with the assets' hair added.
+
+    Raises:
+        DataError: the folder is not one of MakeHuman's assets, or a file in it is broken.
+    """
+    assets, skull = read_assets(folder, head.points_of_base(), READ_SIZE), Skull(head)
+    hair = balanced(wardrobe.hair, [asset_hair(head, skull, proxy) for proxy in assets.hair])
+    lashes = sorted(assets.eyelashes, key=lambda proxy: float(proxy.texture[..., 3].float().mean()))
+    colours = [iris_colour(texture) for texture in assets.irises.values()]
+    return replace(wardrobe, hair=hair), FaceAssets(
+        skins=assets.skins,
+        brows=tuple(paint_brow(head, proxy) for proxy in assets.eyebrows),
+        lashes=tuple(replace(proxy, texture=shrunk(proxy.texture)) for proxy in lashes),
+        teeth=tuple(replace(proxy, texture=shrunk(proxy.texture)) for proxy in _bared(head, assets.teeth)),
+        irises=tuple(colour for colour in colours if colour is not None),
+    )
+
+
+def with_assets(rng: np.random.Generator, person: Person, look: Appearance, assets: FaceAssets) -> Appearance:
+    """The appearance with assets that suit the person: what is measured of it stays what is seen."""
+    chosen = _nearest_brow(rng, look, assets.brows) if rng.random() > DRAWN_BROWS else -1
+    if chosen >= 0:
+        shape = assets.brows[chosen]
+        density = float(np.clip(shape.density * rng.normal(1.0, 0.12), 0.2, 1))
+        look = replace(look, brow_thickness=shape.thickness, brow_density=density, brow_arch=shape.arch)
+    coloured = bool(assets.irises) and rng.random() < 0.7 * person.ancestry[2]
+    return replace(
+        look,
+        asset_skin=_fitting_skin(rng, person, look.tone, assets.skins),
+        asset_brows=chosen,
+        asset_lashes=_lashes(rng, person.gender > 0.5, assets.lashes),
+        asset_teeth=int(rng.integers(len(assets.teeth))) if assets.teeth else -1,
+        iris=assets.irises[int(rng.integers(len(assets.irises)))] if coloured else look.iris,
+    )
+
+
+def _fitting_skin(rng: np.random.Generator, person: Person, tone: float, skins: Sequence[Skin]) -> int:
+    """A skin of the person's sex, about their age, and of one of their ancestries; the nearest there is.
+
+    Who is dark has an African skin, others have not: shades of dark skin look like bruises on fair skin.
+    """
+    _, asian, caucasian = np.array(person.ancestry) + 1e-6
+    fair = "asian" if rng.random() < asian / (asian + caucasian) else "caucasian"
+    ancestry = "african" if tone > DARK else fair
+    years = (person.age - YOUNG_ADULT) / (OLD - YOUNG_ADULT) + rng.normal(0, 0.08)
+    age = 0 if years < 0.25 else 1 if years < 0.6 else 2
+    gender = "female" if person.gender > 0.5 else "male"
+    misfit = [
+        4 * (skin.ancestry != ancestry) + 2 * (skin.gender != gender)
+        + 0.5 * abs(("young", "middleage", "old").index(skin.age) - age)
+        for skin in skins
+    ]  # fmt: skip
+    return int(rng.choice(np.flatnonzero(np.array(misfit) == min(misfit))))
+
+
+def _nearest_brow(rng: np.random.Generator, look: Appearance, brows: Sequence[Brow]) -> int:
+    """The brows most like those that would be drawn, give or take."""
+    wanted = (look.brow_thickness * look.brow_density / 0.8, look.brow_arch / 1.2)
+    misfit = [np.hypot(brow.thickness * brow.density / 0.8 - wanted[0], brow.arch / 1.2 - wanted[1]) for brow in brows]
+    return int(np.argmin(np.array(misfit) + rng.gumbel(0, 0.35, len(brows))))
+
+
+def _lashes(rng: np.random.Generator, female: bool, lashes: Sequence[Proxy]) -> int:
+    """Any for women, the thinnest for men."""
+    if not lashes:
+        return -1
+    return int(rng.integers(len(lashes))) if female else 0
+
+
+def skin_relief(
+    head: Head, fields: Float[Tensor, "pixels fields"], skins: Sequence[Skin]
+) -> UInt8[Tensor, "skins pixels 3"]:
+    """Colour of skins relative to the colour of their face, over the layout of `face_fields`.
+
+    RELIEF_UNIT is the face's colour. Towards the neck and the scalp it fades to that, as the skin below the head is
+    plain, and the shadow of shaved hair belongs to who has hair.
+    """
+    layout = PositionMap(head.model, SIZE)
+    uv = laid_out(layout, layout.sample(head.atlas_uv[: len(head.model.uv)][None])[0])
+    field = dict(zip(NAMES, fields.float().T, strict=True))
+    plain, face = _plain(head, field), _face(head, layout, field)
+    reliefs: dict[int, Tensor] = {}  # skins may share an image
+    for skin in skins:
+        key = skin.texture.data_ptr()
+        if key not in reliefs:
+            reliefs[key] = _relief(bilinear(skin.texture, uv), face, plain)
+    return torch.stack([reliefs[skin.texture.data_ptr()] for skin in skins])
+
+
+def _relief(
+    colour: Float[Tensor, "pixels 3"], face: Bool[Tensor, "pixels"], plain: Float[Tensor, "pixels"]
+) -> UInt8[Tensor, "pixels 3"]:
+    ratio = colour / colour[face].mean(0).clamp(min=1)
+    ratio = 1 + (ratio.clamp(0.35, 1.5) - 1) * (1 - plain[:, None])
+    return (ratio * RELIEF_UNIT).round().to(torch.uint8)
+
+
+def _face(head: Head, layout: PositionMap, field: dict[str, Tensor]) -> Bool[Tensor, "pixels"]:
+    """Bare skin that is seen from the front: what a tone of skin is the tone of."""
+    is_skin = torch.zeros(len(head.mean), 1)
+    is_skin[head.triangles[head.material == SKIN].unique()] = 1
+    skin = laid_out(layout, layout.sample(is_skin[None, : len(head.model.uv)])[0])[:, 0] > 0.99
+    bare = (field["lips"] == 0) & (field["eye_distance"] > 6) & (field["nostril"] < 0.1) & (field["scalp"] < -8)
+    chin = head.model.mean[head.model.landmarks68[8], 1]
+    return skin & bare & (field["z"] > 0) & (field["y"] > chin)
+
+
+def _plain(head: Head, field: dict[str, Tensor]) -> Float[Tensor, "pixels"]:
+    """1 where a skin's relief is left out: at the edge to the neck, and on the scalp."""
+    body, skin = (head.weld[head.triangles[head.material == kind]].unique() for kind in (BODY, SKIN))
+    edge = head.mean[skin[torch.isin(skin, body)]].numpy()
+    places = torch.stack([field["x"], field["y"], field["z"]], dim=1).numpy()
+    near = 1 - smoothstep(KDTree(edge).query(places)[0] / 35)
+    scalp = smoothstep((field["scalp"].numpy() + 6) / 20)
+    return torch.from_numpy(np.maximum(near, scalp)).float()
+
+
+def _bared(head: Head, teeth: Sequence[Proxy]) -> list[Proxy]:
+    """The triangles that are ever seen between the lips: most are roots, gums and backs."""
+    seen: list[tuple[Tensor, Tensor]] = []  # of each mesh, which several sets of teeth share
+    for proxy in teeth:
+        if not any(torch.equal(proxy.triangles, triangles) for triangles, _ in seen):
+            seen.append((proxy.triangles, _seen_teeth(head, proxy)))
+    return [
+        proxy.subset(next(kept for triangles, kept in seen if torch.equal(proxy.triangles, triangles)))
+        for proxy in teeth
+    ]
+
+
+def _seen_teeth(head: Head, proxy: Proxy) -> Bool[Tensor, "triangles"]:
+    rows = {label: row for row, label in enumerate(head.expression_labels)}
+    seen = torch.zeros(len(proxy.triangles), dtype=torch.bool)
+    for actions in MOUTHS:
+        expression = torch.zeros(1, len(rows))
+        for action, strength in actions.items():
+            expression[0, rows[action]] = strength
+        points = head.points(torch.zeros(1, head.model.num_shape), expression)
+        seen |= _seen_from_around(head, points, proxy)
+    # What is beside it is seen on other heads.
+    corner = torch.zeros(len(proxy.uv), dtype=torch.bool)
+    corner[proxy.triangles[seen]] = True
+    return corner[proxy.triangles].any(dim=1)
+
+
+def _seen_from_around(head: Head, points: Float[Tensor, "1 points 3"], proxy: Proxy) -> Bool[Tensor, "triangles"]:
+    front = head.triangles[(head.material == SKIN) | (head.material == CAVITY)]
+    triangles = torch.cat([front, proxy.triangles + len(head.mean)])
+    image = torch.zeros(len(triangles), dtype=torch.int32)
+    mouth = head.model.landmarks68[48:]
+    place = torch.cat([points[0], proxy.fit(points)[0]]) - points[0, mouth].mean(0)
+    seen = torch.zeros(len(triangles), dtype=torch.bool)
+    for yaw in (-0.9, -0.45, 0.0, 0.45, 0.9):
+        for pitch in (-0.35, 0.0, 0.35):
+            turned = place @ _rotation(yaw, pitch).T * torch.tensor([6.0, -6.0, 6.0]) + torch.tensor([210, 210, 0])
+            shown = rasterise(turned, triangles, image, (1, 420, 420)).triangle
+            seen[shown[shown >= 0].unique().long()] = True
+    return seen[len(front) :]
+
+
+def _rotation(yaw: float, pitch: float) -> Float[Tensor, "3 3"]:
+    (a, b), (c, d) = (np.cos([yaw, pitch]), np.sin([yaw, pitch]))
+    around_y = np.array([[a, 0, c], [0, 1, 0], [-c, 0, a]])
+    around_x = np.array([[1, 0, 0], [0, b, -d], [0, d, b]])
+    return torch.from_numpy(around_x @ around_y).float()
+
+
+def iris_colour(texture: UInt8[Tensor, "rows columns 4"]) -> Colour | None:
+    """Colour of the iris around the pupil of an eyeball's texture; None if it has no pupil."""
+    colour, alpha = texture[..., :3].numpy(), texture[..., 3].numpy()
+    pupil = (colour.max(-1) < 45) & (alpha > 127)
+    if not pupil.any():
+        return None
+    # The pupil is the thickest of what is black; the rim of the iris may be as dark.
+    depth = distance_transform_edt(pupil)
+    centre = np.unravel_index(depth.argmax(), depth.shape)
+    away = np.hypot(*(np.indices(depth.shape) - np.array(centre)[:, None, None])) / depth.max()
+    ring = (away > 1.4) & (away < 2.2)
+    middle = np.median(colour[ring], axis=0) / 255
+    # The textures are vivid; the drawn eye brightens them towards the pupil.
+    muted = 0.8 * (0.7 * middle + 0.3 * middle.mean())
+    return float(muted[0]), float(muted[1]), float(muted[2])

@@ -1,0 +1,39 @@
+"""Textures of what is worn: RGBA, the first row at v = 1."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped, UInt8
+from torch import Tensor
+
+TEXTURE_SIZE = 256  # texels along each side of what proxies are rendered with
+
+
+def grey_texture(
+    luminance: Shaped[np.ndarray, "rows columns"], alpha: Shaped[np.ndarray, "rows columns"] | None = None
+) -> UInt8[np.ndarray, "rows columns 4"]:
+    """RGBA of luminance 0 ... 255, to be coloured; opaque where `alpha` is left out or true."""
+    grey = np.rint(luminance).astype(np.uint8)
+    opacity = np.full_like(grey, 255) if alpha is None else np.where(alpha, 255, 0).astype(np.uint8)
+    return np.stack([grey, grey, grey, opacity], axis=-1)
+
+
+def bilinear(texture: UInt8[Tensor, "rows columns c"], uv: Float[Tensor, "n 2"]) -> Float[Tensor, "n c"]:
+    """Texels at UV coordinates, 0 ... 255."""
+    image = texture.movedim(-1, 0)[None].float()
+    grid = torch.stack([2 * uv[:, 0] - 1, 1 - 2 * uv[:, 1]], dim=1)[None, None]
+    return torch.nn.functional.grid_sample(image, grid, padding_mode="border", align_corners=False)[0, :, 0].T
+
+
+def shrunk(texture: UInt8[Tensor, "rows columns 4"]) -> UInt8[Tensor, "size size 4"]:
+    """A texture of strands at the size that it is rendered with.
+
+    Colours are averaged by alpha, as clear texels are black. A texel becomes opaque where a third of its parts is, or
+    thin strands would be lost.
+    """
+    image = texture.movedim(-1, 0)[None].float()
+    alpha = image[:, 3:] / 255
+    pool = torch.nn.functional.adaptive_avg_pool2d
+    weight = pool(alpha, TEXTURE_SIZE)
+    colour = pool(image[:, :3] * alpha, TEXTURE_SIZE) / weight.clamp(min=1e-3)
+    opacity = (weight * 255 * 1.5).clamp(max=255)
+    return torch.cat([colour, opacity], dim=1)[0].round().clamp(0, 255).to(torch.uint8).movedim(0, -1).contiguous()
