@@ -106,9 +106,6 @@ def test_config_yaml_repeats_the_run(run: Path, tmp_path: Path) -> None:
     assert "${" not in (run / "config.yaml").read_text()
     config = OmegaConf.load(run / "config.yaml")
     OmegaConf.update(config, "paths.run_dir", str(tmp_path))
-    for part in (config.callbacks.checkpoint, config.callbacks.metrics_file, config.callbacks.figures):
-        for key in {"dirpath", "folder"} & set(part):
-            part[key] = part[key].replace(str(run), str(tmp_path))
     metrics = train(config)
     first = json.loads((run / "metrics.json").read_text())
     assert metrics["test/aflw2000/nme_2d_68"] == pytest.approx(first["test/aflw2000/nme_2d_68"], rel=1e-4)

@@ -95,7 +95,7 @@ def test_what_training_does_not_change_is_not_averaged(averaged: Path) -> None:
 
 def test_a_run_that_averages_goes_on_only_as_one(averaged: Path, tiny_data: Path, tmp_path: Path) -> None:
     checkpoint = f"checkpoint={averaged}/checkpoints/last.ckpt"
-    with pytest.raises(ConfigError, match=r"its run averages the weights.*repeat callbacks/ema=default"):
+    with pytest.raises(ConfigError, match=r"its run averages the weights.*add callbacks/ema=default"):
         train(tiny_config(tiny_data, tmp_path / "without", *FOUR, checkpoint, "trainer.max_steps=8"))
 
 
@@ -179,7 +179,7 @@ def test_with_a_gradient_scaler_the_loss_counts_and_a_scale_that_has_vanished(
     module = LightningModule()
     module.weight = torch.nn.Parameter(torch.ones(1))
     module.weight.grad = torch.full((1,), math.inf)
-    optimizer, guard = torch.optim.SGD(module.parameters(), lr=0.1), DivergenceGuard("unused")
+    optimizer, guard = torch.optim.SGD(module.parameters(), lr=0.1), DivergenceGuard()
     guard.on_before_backward(trainer, module, torch.tensor(1.0))
     guard.on_before_optimizer_step(trainer, module, optimizer)
     assert stopped == [True] * stops
@@ -214,12 +214,12 @@ def test_a_log_gets_lines_where_a_terminal_has_a_bar(
     assert all("train/loss_shape 0." in line for line in lines)
 
 
-def test_numbers_of_a_run_that_cannot_be_read_are_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreadable_metrics_file_starts_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "metrics.json").write_text('{"val/error": 0.')
-    callback = MetricsFile(str(tmp_path))
-    callback.on_fit_start(Trainer(logger=False), LightningModule())
+    callback = MetricsFile()
+    callback.on_fit_start(Trainer(logger=False, default_root_dir=tmp_path), LightningModule())
     assert callback.values == {}
-    assert "cannot be read and is begun anew" in caplog.text
+    assert "metrics.json is unreadable and starts anew" in caplog.text
 
 
 def test_throughput_is_logged(averaged: Path) -> None:

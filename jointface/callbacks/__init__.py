@@ -1,5 +1,6 @@
 """Callbacks: what watches a training, and what a run writes."""
 
+from jointface.callbacks.best_checkpoint import BestCheckpoint
 from jointface.callbacks.dashboard import Dashboard
 from jointface.callbacks.divergence import DivergenceGuard
 from jointface.callbacks.draw_ahead import DrawAhead
@@ -11,9 +12,9 @@ from jointface.callbacks.overfit import OverfitCheck
 from jointface.callbacks.progress import StepProgressBar
 from jointface.callbacks.throughput import Throughput
 from jointface.callbacks.trial_report import TrialReport, raise_if_pruned
-from jointface.running.whole_checkpoints import WholeCheckpoints
 
 __all__ = [
+    "BestCheckpoint",
     "Dashboard",
     "DivergenceGuard",
     "DrawAhead",
@@ -25,6 +26,5 @@ __all__ = [
     "TrialReport",
     "ValidationFigures",
     "WeightAverage",
-    "WholeCheckpoints",
     "raise_if_pruned",
 ]

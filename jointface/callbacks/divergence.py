@@ -19,32 +19,32 @@ Samples = list[tuple[str, int, bool]]  # source, index, and whether a label of t
 class DivergenceGuard(Callback):
     """Stops a run whose loss or gradients are NaN or infinite, before the optimiser's step.
 
-    Leaves `diverged.ckpt`, the state before the step, from which the run can go on in another way or meet the same step
-    again, and `diverged.txt`, the step's samples by file. With 16-mixed the loss alone counts: there gradients overflow
-    now and then, and the scaler skips those steps and halves its factor; below `smallest_scale` it has found none that
-    works.
+    Writes to `checkpoints/` of the run's folder `diverged.ckpt`, the state before the step, from which a run can resume
+    with other settings or reach the same step again, and `diverged.txt`, the step's samples by file.
 
-    The look at a loss and the norm of the gradients makes the host wait for the device once a step.
+    With 16-mixed only the loss counts: there gradients overflow now and then, and the scaler skips those steps and
+    halves its factor; below `smallest_scale` it has found none that works. Reading the loss and the norm of the
+    gradients makes the host wait for the device once a step.
 
     Args:
-        dirpath: folder of the two files.
         smallest_scale: of 16-mixed's gradient scaler, which starts with 65,536.
     """
 
-    def __init__(self, dirpath: str, smallest_scale: float = 2**-10) -> None:
-        self.folder, self.smallest_scale = Path(dirpath), smallest_scale
+    def __init__(self, smallest_scale: float = 2**-10) -> None:
+        self.smallest_scale = smallest_scale
         self._statistics: list[Tensor] = []  # of batch norm, which the forward pass of a bad step has spoilt already
-        self._kept: list[Tensor] = []  # what they were before the step
+        self._kept: list[Tensor] = []  # their values before the step
         self._losses: list[Tensor] = []  # of the batches since the last step
         self._batches: list[Mapping[str, Mapping[str, Tensor]]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._statistics = _running_statistics(pl_module)
+        norms = [part for part in pl_module.modules() if isinstance(part, nn.modules.batchnorm._NormBase)]
+        self._statistics = [buffer for part in norms for buffer in part.buffers(recurse=False)]
         self._kept = [buffer.clone() for buffer in self._statistics]
         self._losses, self._batches = [], []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if not self._batches and self._statistics:
+        if not self._batches:
             _copy(self._statistics, self._kept)
         self._batches.append(batch)
 
@@ -52,12 +52,12 @@ class DivergenceGuard(Callback):
         self._losses.append(loss.detach().float())
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Looks at what the step is made of.
+        """Checks losses and gradients.
 
         Raises:
-            DivergedError: it is not finite; names the step, the losses, and where the list of samples is.
+            DivergedError: one is not finite; names the step, the losses, and where the list of samples is.
         """
-        values, scaler = list(self._losses), getattr(trainer.precision_plugin, "scaler", None)
+        values, scaler = list(self._losses), _scaler(trainer)
         if scaler is None:
             gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
             values.append(nn.utils.get_total_norm(gradients, foreach=True).float())
@@ -72,19 +72,18 @@ class DivergenceGuard(Callback):
         self._losses, self._batches = [], []
 
     def _stop(self, trainer: Trainer) -> None:
-        if self._statistics:
-            _copy(self._kept, self._statistics)
+        _copy(self._kept, self._statistics)
         step, what = trainer.global_step, _what_is_bad(trainer)
-        samples = _over_processes(trainer, [sample for batch in self._batches for sample in _samples(batch)])
+        samples = _of_all_processes(trainer, [sample for batch in self._batches for sample in _samples(batch)])
         datasets = trainer.datamodule.datasets["train"]  # type: ignore[attr-defined]
         files = {(source, index): str(datasets[source].path(index)) for source, index, _ in samples}
         suspects = [files[source, index] for source, index, suspicious in samples if suspicious]
-        checkpoint, listing = self.folder / "diverged.ckpt", self.folder / "diverged.txt"
+        folder = Path(trainer.default_root_dir) / "checkpoints"
+        checkpoint, listing = folder / "diverged.ckpt", folder / "diverged.txt"
         trainer.save_checkpoint(checkpoint, weights_only=False)
         if trainer.is_global_zero:
-            write_atomically(
-                listing, "".join(f"{source} {index} {file}\n" for (source, index), file in files.items()).encode()
-            )
+            lines = [f"{source} {index} {file}\n" for (source, index), file in files.items()]
+            write_atomically(listing, "".join(lines).encode())
         named = f"; labels that are not finite: {', '.join(suspects[:5])}" if suspects else ""
         raise DivergedError(
             f"step {step}: {what}; stopped before the update. The {len(files)} samples of the step are in {listing}"
@@ -92,17 +91,21 @@ class DivergenceGuard(Callback):
         )
 
 
+def _scaler(trainer: Trainer) -> Any:
+    """The gradient scaler of 16-mixed, None in other precisions."""
+    return getattr(trainer.precision_plugin, "scaler", None)
+
+
 def _what_is_bad(trainer: Trainer) -> str:
-    losses = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("train/loss")}
-    bad = [f"{name} is {value}" for name, value in sorted(losses.items()) if not torch.tensor(value).isfinite()]
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
-    if not bad and scaler is not None:
+    losses = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("train/loss")}
+    bad = [f"{name} is {value.item()}" for name, value in sorted(losses.items()) if not value.isfinite()]
+    if not bad and (scaler := _scaler(trainer)) is not None:
         return f"the gradients overflow in 16-mixed even when scaled by {scaler.get_scale():g}, try bf16-mixed"
     return ", ".join(bad) or "the gradients are not finite, though the losses are"
 
 
 def _samples(batch: Mapping[str, Mapping[str, Any]]) -> Samples:
-    """The samples of a mixed batch, and which of them cannot but spoil a loss."""
+    """The samples of a mixed batch, and which of them have a label that is not finite."""
     samples = []
     for source, part in batch.items():
         spoilt = torch.zeros(len(part["index"]), dtype=torch.bool)
@@ -113,7 +116,7 @@ def _samples(batch: Mapping[str, Mapping[str, Any]]) -> Samples:
     return samples
 
 
-def _over_processes(trainer: Trainer, samples: Samples) -> Samples:
+def _of_all_processes(trainer: Trainer, samples: Samples) -> Samples:
     if trainer.world_size == 1:
         return samples
     everywhere: list[Any] = [None] * trainer.world_size
@@ -122,12 +125,8 @@ def _over_processes(trainer: Trainer, samples: Samples) -> Samples:
 
 
 def _copy(values: list[Tensor], to: list[Tensor]) -> None:
-    """In as few kernels as there are types of number."""
+    """In one kernel for each type of number."""
     for floating in (True, False):
         pairs = [(old, new) for old, new in zip(to, values, strict=True) if new.is_floating_point() == floating]
-        torch._foreach_copy_([old for old, _ in pairs], [new for _, new in pairs])
-
-
-def _running_statistics(module: nn.Module) -> list[Tensor]:
-    parts = (part for part in module.modules() if isinstance(part, nn.modules.batchnorm._NormBase))
-    return [buffer for part in parts for buffer in part.buffers(recurse=False)]
+        if pairs:
+            torch._foreach_copy_([old for old, _ in pairs], [new for _, new in pairs])

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
-from jaxtyping import Bool, Float
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import move_data_to_device, rank_zero_only
 from matplotlib.figure import Figure
@@ -29,12 +29,10 @@ class ValidationFigures(Callback):
     with calibrated probabilities.
 
     Args:
-        folder: the run's folder.
         num_faces: faces of each source.
     """
 
-    def __init__(self, folder: str, num_faces: int = 6) -> None:
-        self.folder = Path(folder) / "figures"
+    def __init__(self, num_faces: int = 6) -> None:
         self.num_faces = num_faces
 
     @rank_zero_only
@@ -48,17 +46,18 @@ class ValidationFigures(Callback):
 
     def _write(self, trainer: Trainer, module: Any, split: str) -> None:
         assert isinstance(module, JointFaceModule)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        folder = Path(trainer.default_root_dir) / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
         for name, dataset in trainer.datamodule.datasets[split].items():  # type: ignore[attr-defined]
             batch = spread_faces(dataset, self.num_faces, module.device)
             if batch is None:
                 continue
             prediction = predict(module, batch["image"])
             if prediction.vertices is not None and "camera" in batch:
-                shape_figure(module, batch, prediction.vertices).savefig(self.folder / f"{split}_{name}_shape.png")
+                shape_figure(module, batch, prediction.vertices).savefig(folder / f"{split}_{name}_shape.png")
             if prediction.logits is not None and name in module.teachers and "attributes" in batch:
                 figure = attributes_figure(module, name, batch, prediction.logits)
-                figure.savefig(self.folder / f"{split}_{name}_attributes.png")
+                figure.savefig(folder / f"{split}_{name}_attributes.png")
 
 
 def spread_faces(dataset: FaceDataset, count: int, device: torch.device) -> dict[str, Any] | None:
@@ -87,18 +86,18 @@ def shape_figure(module: JointFaceModule, batch: dict[str, Tensor], vertices: Te
     model = module.network.shape_decoder.morphable_model
     triangles, crops = model.triangles.cpu().numpy(), _pictures(batch)
 
-    def over(vertices: Tensor, landmarks: Tensor) -> list[np.ndarray]:
-        meshes = [overlay_mesh(*face, triangles, ENLARGEMENT) for face in zip(crops, _array(vertices), strict=True)]
-        points = [enlarge(of_face, ENLARGEMENT) for of_face in _array(landmarks)]
-        return [overlay_landmarks(*face) for face in zip(meshes, points, strict=True)]
+    def over(faces: Tensor, landmarks: Tensor) -> list[np.ndarray]:
+        points = zip(crops, faces.float().cpu().numpy(), landmarks.float().cpu().numpy(), strict=True)
+        return [
+            overlay_landmarks(overlay_mesh(crop, face, triangles, ENLARGEMENT), enlarge(of_face, ENLARGEMENT))
+            for crop, face, of_face in points
+        ]
 
     true_landmarks, true_vertices = true_face(model, batch)
-    rows = [
-        ("crop", crops),
-        ("predicted", over(vertices, vertices[:, model.landmarks68])),
-        ("truth", over(true_vertices, true_landmarks)),
-    ]
-    return image_grid(rows, horizontal=True)
+    predicted = over(vertices, vertices[:, model.landmarks68])
+    return image_grid(
+        [("crop", crops), ("predicted", predicted), ("truth", over(true_vertices, true_landmarks))], horizontal=True
+    )
 
 
 def attributes_figure(
@@ -107,32 +106,27 @@ def attributes_figure(
     """Each face with its surest right attributes in green and its surest wrong ones in red, at most `count` of each."""
     teacher = module.teachers[source]
     positions, alpha = getattr(module, f"positions_{teacher}"), getattr(module, f"alpha_{teacher}")
-    probability = _array(calibrated_probability(logits.float()[:, positions], alpha))
-    labels, mask = _array(batch["attributes"]) > 0.5, batch["attribute_mask"].cpu().numpy()
+    probability = calibrated_probability(logits.float()[:, positions], alpha).cpu().numpy()
+    labels, mask = batch["attributes"].cpu().numpy() > 0.5, batch["attribute_mask"].cpu().numpy()
     names = np.array(module.label_sets[teacher].attributes)
-    captions = [
-        _surest(names[known], of_face[known], true[known], count)
-        for of_face, true, known in zip(probability, labels, mask, strict=True)
-    ]
+    captions = []
+    for known, chance, true in zip(mask, probability, labels, strict=True):
+        frame = pd.DataFrame({"name": names, "chance": chance, "true": true})[known]
+        captions.append(_surest(frame, count))
     return captioned_row(_pictures(batch), captions)
 
 
-def _surest(
-    names: np.ndarray, probability: Float[np.ndarray, "attributes"], labels: Bool[np.ndarray, "attributes"], count: int
-) -> list[tuple[str, str]]:
-    right, sure = (probability > 0.5) == labels, np.abs(probability - 0.5)
+def _surest(attributes: pd.DataFrame, count: int) -> list[tuple[str, str]]:
+    """Text and colour of lines about a face, given the name, the probability and the label of attributes."""
+    present = attributes["chance"] > 0.5
+    sure = (attributes["chance"] - 0.5).abs()
+    text = np.where(present, "", "not ") + attributes["name"] + (0.5 + sure).map(" {:.2f}".format)
+    right = present == attributes["true"]
     # Among the right attributes, the present ones say more than the many that are absent.
-    shown = [(m, "tab:green") for m in np.argsort(-(sure + labels)) if right[m]][:count]
-    shown += [(m, "tab:red") for m in np.argsort(-sure) if not right[m]][:count]
-    return [
-        (f"{'' if probability[m] > 0.5 else 'not '}{names[m]} {max(probability[m], 1 - probability[m]):.2f}", colour)
-        for m, colour in shown
-    ]
+    order = (sure + attributes["true"])[right].nlargest(count).index
+    wrong = sure[~right].nlargest(count).index
+    return [(line, "tab:green") for line in text[order]] + [(line, "tab:red") for line in text[wrong]]
 
 
 def _pictures(batch: dict[str, Tensor]) -> list[np.ndarray]:
     return [*batch["image"].permute(0, 2, 3, 1).cpu().numpy()]
-
-
-def _array(values: Tensor) -> np.ndarray:
-    return values.float().cpu().numpy()

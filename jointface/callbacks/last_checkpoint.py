@@ -1,6 +1,5 @@
-"""checkpoints/last.ckpt: the state from which a run goes on."""
+"""checkpoints/last.ckpt: the state from which a run resumes."""
 
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,14 @@ from jointface.running.whole_checkpoints import remove_leftovers
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps `last.ckpt`: of every nth step, of the start and the end of each validation, of the last step, and of the
-    step after which a signal asks the run to stop, which it does then.
+    """Saves `last.ckpt` at every nth step, before and after each validation, at the last step, and at the step after
+    which a signal asks the run to stop. It then stops the run.
 
     Args:
-        dirpath: folder of the checkpoint.
         every_n_train_steps: optimiser steps between two of them; a kill loses no more than that.
     """
 
-    def __init__(self, dirpath: str, every_n_train_steps: int) -> None:
-        self.path = Path(dirpath) / "last.ckpt"
+    def __init__(self, every_n_train_steps: int) -> None:
         self.every_n_train_steps = every_n_train_steps
         self.signals = StopSignals()
         self._step = 0  # optimiser steps at the end of the batch before
@@ -34,6 +31,7 @@ class LastCheckpoint(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Removes what a killed run left half written."""
+        self.path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
         if stage == "fit" and trainer.is_global_zero:
             remove_leftovers(self.path.parent)
 
@@ -47,30 +45,30 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves after a whole step, where it is time to."""
+        """Saves after a whole step, if it is time to."""
         step, before = trainer.global_step, self._step
         self._step = step
         if step == before or _validation_follows(trainer):  # gradients are being accumulated; saved when it starts
             return
-        self._stopping = self._asked_to_stop(trainer)
+        self._stopping = self._requested_stop(trainer)
         if self._stopping or step % self.every_n_train_steps == 0 or step == trainer.max_steps:
             self._save(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Stops only here, when the values of the step before are in the log."""
+        """Stops here and no earlier, so that the values of the step before are logged."""
         self._stop_if(self._stopping, f"after step {trainer.global_step}")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves before the validation: one that is broken off is begun again when the run goes on."""
+        """Saves before the validation, which a run that is interrupted in it repeats when it resumes."""
         if _is_training(trainer):
             self._validation_is_due = True
             self._save(trainer)
             self._validation_is_due = False
-            self._stop_if(self._asked_to_stop(trainer), f"after step {trainer.global_step}")
+            self._stop_if(self._requested_stop(trainer), f"after step {trainer.global_step}")
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         if _is_training(trainer):
-            self._stop_if(self._asked_to_stop(trainer), f"in the validation after step {trainer.global_step}")
+            self._stop_if(self._requested_stop(trainer), f"in the validation after step {trainer.global_step}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves what the validation decided: the best score so far, and patience."""
@@ -78,35 +76,21 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_test_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        self._stop_if(self._asked_to_stop(trainer), "in the test, with the training complete")
+        self._stop_if(self._requested_stop(trainer), "in the test, with the training complete")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Notes a validation that is due as one that was broken off in its first batch, which Lightning begins again;
-        it takes one of which no batch was started for done."""
+        """Marks a validation that is due as interrupted in its first batch: Lightning repeats such a one, but would
+        take one without a started batch for complete."""
         if self._validation_is_due:
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
             for counts in (progress["total"], progress["current"]):
                 counts["ready"] += 1
                 counts["started"] += 1
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """A run goes on with the best score that it had also where its folder has moved; Lightning would forget it and
-        write a worse checkpoint over `best.ckpt`."""
-        folder = Path(os.path.realpath(self.path.parent))  # as ModelCheckpoint has it
-        if trainer.ckpt_path is None or Path(trainer.ckpt_path).resolve().parent != folder:
-            return
-        for state in checkpoint["callbacks"].values():
-            if "best_model_path" in state:
-                state["dirpath"] = str(folder)
-                for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
-                    state[key] = str(folder / Path(state[key]).name) if state[key] else ""
-                scores = state["best_k_models"].items()
-                state["best_k_models"] = {str(folder / Path(path).name): score for path, score in scores}
-
     def _save(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.path, weights_only=False)
 
-    def _asked_to_stop(self, trainer: Trainer) -> int:
+    def _requested_stop(self, trainer: Trainer) -> int:
         """Number of the signal that any of the processes received, 0 if none: all stop after the same step."""
         if trainer.world_size == 1:
             return self.signals.received

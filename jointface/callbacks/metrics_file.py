@@ -14,38 +14,31 @@ log = logging.getLogger(__name__)
 
 
 class MetricsFile(Callback):
-    """Keeps `metrics.json` in the run's folder: flat, `split/data set/metric` to the last value, with the number of
-    broken samples that were left out as `split/data set/broken_samples`.
+    """Keeps `metrics.json` in the run's folder: flat, `split/data set/metric` to the last value. The number of broken
+    samples that were left out is `split/data set/broken_samples`."""
 
-    Args:
-        folder: the run's folder.
-    """
-
-    def __init__(self, folder: str) -> None:
-        self.path = Path(folder) / "metrics.json"
+    def __init__(self) -> None:
         self.values: dict[str, float] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A run that goes on in its folder starts from the values that it had."""
-        if not self.path.is_file():
-            return
+        """Starts with the values that a resumed run left in its folder."""
+        path = _path(trainer)
         try:
-            self.values = json.loads(self.path.read_text())
+            self.values = json.loads(path.read_text()) if path.is_file() else {}
         except ValueError:
-            log.warning("%s cannot be read and is begun anew", self.path)
+            log.warning("%s is unreadable and starts anew", path)
 
     def _update(self, trainer: Trainer) -> None:
-        self.values |= {
-            name: value.item() for name, value in trainer.callback_metrics.items() if not name.endswith("_step")
-        }
+        metrics = trainer.callback_metrics.items()
+        self.values |= {name: value.item() for name, value in metrics if not name.endswith("_step")}
         broken = trainer.datamodule.broken.counts()  # type: ignore[attr-defined]
         self.values |= {f"{name}/broken_samples": float(count) for name, count in broken.items()}
-        self._write()
+        self._write(_path(trainer))
 
     @rank_zero_only
-    def _write(self) -> None:
+    def _write(self, path: Path) -> None:
         finite = {name: value for name, value in sorted(self.values.items()) if math.isfinite(value)}
-        write_atomically(self.path, (json.dumps(finite, indent=2) + "\n").encode())
+        write_atomically(path, (json.dumps(finite, indent=2) + "\n").encode())
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
@@ -56,3 +49,7 @@ class MetricsFile(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._update(trainer)
+
+
+def _path(trainer: Trainer) -> Path:
+    return Path(trainer.default_root_dir) / "metrics.json"

@@ -46,7 +46,7 @@ def validate_checkpoint(config: DictConfig, module: JointFaceModule) -> int:
     checkpoint = read_checkpoint(config.checkpoint, wanted="last.ckpt")
     require_training_state(checkpoint, config.checkpoint)
     module.on_load_checkpoint(checkpoint)
-    if config.callbacks.get("ema", ...) is None and TRAINING_WEIGHTS in checkpoint:
+    if not config.callbacks.get("ema") and TRAINING_WEIGHTS in checkpoint:
         raise ConfigError(
             f"{config.checkpoint}: its run averages the weights, and this config does not: add callbacks/ema=default"
         )

@@ -1,0 +1,44 @@
+"""checkpoints/best.ckpt: the state with the best validation."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps `best.ckpt` in `checkpoints/` of the run's folder.
+
+    Args:
+        monitor: the logged metric that decides.
+        mode: "min" or "max".
+        more: of Lightning's ModelCheckpoint.
+    """
+
+    def __init__(self, monitor: str, mode: str = "min", **more: Any) -> None:
+        fixed: dict[str, Any] = {"filename": "best", "auto_insert_metric_name": False, "enable_version_counter": False}
+        super().__init__(monitor=monitor, mode=mode, **fixed | more)
+
+    @property
+    def state_key(self) -> str:
+        """Where checkpoints keep its state: as of ModelCheckpoint, which version 0.1 used."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.dirpath = os.path.realpath(Path(trainer.default_root_dir) / "checkpoints")
+        super().setup(trainer, pl_module, stage)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keeps the best score of a run that is resumed in its folder even if the folder has moved; Lightning would
+        forget it and replace `best.ckpt` by a worse checkpoint."""
+        state, folder = checkpoint["callbacks"].get(self.state_key), Path(str(self.dirpath))
+        if state is None or trainer.ckpt_path is None or Path(trainer.ckpt_path).resolve().parent != folder:
+            return
+        state["dirpath"] = str(folder)
+        for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+            state[key] = str(folder / Path(state[key]).name) if state[key] else ""
+        state["best_k_models"] = {
+            str(folder / Path(path).name): score for path, score in state["best_k_models"].items()
+        }
