@@ -188,7 +188,8 @@ def test_looking_straight_ahead_is_as_wrong_as_the_faces_are_turned(
 def test_missing_photos_are_counted_and_listed(tmp_path: Path, dataset: AFLW2000, tiny_model: MorphableModel) -> None:
     write_prediction(tmp_path / f"{dataset.path(1).stem}.npz", landmarks68=torch.rand(68, 2))
     result = landmarks_and_pose([FolderMethod("other", tmp_path)], dataset, tiny_model)
-    assert any(note.startswith("other has no prediction for 2 of 3 photos") for note in result.notes)
+    text = "other has no prediction for 2 of 3 photos, which its errors leave out; missing.csv lists them."
+    assert text in result.notes
     assert result.missing == {"other": ["image00002.jpg", "image00006.jpg"]}
     assert of_method(result, "other")["nme_2d_68"].notna().tolist() == [False, True, False]
     assert "other" not in result.tables[-1].frame.index  # no pose

@@ -16,7 +16,6 @@ from jointface.evaluation.methods import (
     MeanFaceMethod,
     NetworkMethod,
     PredictedFace,
-    missing_note,
     to_photo,
 )
 from jointface.evaluation.prediction_files import write_prediction
@@ -245,12 +244,6 @@ def test_a_damaged_prediction_names_its_file(tmp_path: Path, photos: Photos) -> 
     (tmp_path / "a.npz").write_bytes(b"cut")
     with pytest.raises(DataError, match=r"a.npz: not a readable .npz file"):
         FolderMethod("other", tmp_path).predict(photos[0][:1], ["a"])
-
-
-def test_missing_photos_are_counted_and_the_list_is_named() -> None:
-    assert missing_note("other", [f"image{n:05d}.jpg" for n in range(1200)], 2000) == (
-        "other has no prediction for 1,200 of 2,000 photos, which its errors leave out; missing.csv lists them."
-    )
 
 
 def test_predictions_in_another_coordinate_system_are_counted_by_likely_cause(tmp_path: Path, photos: Photos) -> None:

@@ -1,17 +1,15 @@
-"""Tables of facial attributes: means over attributes, the same ones in every row of a table, and each attribute."""
+"""Tables of facial attributes: means over the same attributes in every row, and each attribute."""
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 
 import pandas as pd
-import yaml
 
 from jointface.attributes import CELEBA, LabelSet
-from jointface.evaluation.published_figures import QuotedRow, with_quoted
+from jointface.evaluation.published_figures import QuotedRow, quoted_rows, with_quoted
 from jointface.evaluation.result import DATA_SETS, Table
 
-TRIVIAL = "trivial"  # predictor, as `split/data set/trivial/metric` in training
-VAL = "_val_threshold"  # suffix of what is read at the thresholds of the validation split
+TRIVIAL = "trivial"  # the predictor's name, as in the metrics of training
+VAL = "_val_threshold"  # suffix of scores at the thresholds of the validation split
 HEADINGS = {
     "positives": "positives",
     "accuracy": "accuracy",
@@ -23,7 +21,7 @@ HEADINGS = {
     f"f1{VAL}": "F1, val. thresholds",
     "calibration_error": "calibration error",
 }
-NOT_RANKED = ("positives", "calibration_error")  # that tables of means leave out
+NOT_RANKED = ("positives", "calibration_error")  # left out of tables of means
 PROTOCOL = (
     "Per cent, on the {split} split ({faces:,} faces). Accuracy and F1 read the calibrated probability, balanced "
     "accuracy the balanced one, each at 1/2, the one-threshold protocol of Liu, Luo, Wang, Tang, ICCV 2015"
@@ -33,19 +31,21 @@ VAL_PROTOCOL = (
     "or balanced accuracy on the validation split, thresholds from {val_faces:,} validation faces"
 )
 
-# By method: a row for each attribute that it is judged by, columns of HEADINGS in [0, 1].
+# By method: a row for each attribute that it is evaluated on, columns of HEADINGS in [0, 1].
 Scores = Mapping[str, pd.DataFrame]
 
 
 def attribute_tables(label_set: LabelSet, scores: Scores, split: str, faces: int, val_faces: int = 0) -> list[Table]:
     """All tables of a data set.
 
-    Means are over the attributes that all methods know. Where one knows more, a further table has the mean over those,
-    with the methods that know them all. The trivial predictor is over the same attributes in each.
+    Means are over the attributes that all methods know. Where some methods know more, another table has their means
+    over those. The trivial predictor has the same attributes as the rest of each table.
 
     Args:
-        label_set: of the data set. scores: with those of the trivial predictor for all attributes of the data set.
-        split, faces: what they were measured on. val_faces: that thresholds come from.
+        label_set: of the data set.
+        scores: among them those of the trivial predictor, for all attributes of the data set.
+        split, faces: on which they were measured, and how many there are.
+        val_faces: how many faces the thresholds come from.
     """
     data_set = DATA_SETS.get(label_set.name, label_set.name)
     calibrated = any(column.endswith(VAL) for column in scores[TRIVIAL])
@@ -66,15 +66,15 @@ def attribute_tables(label_set: LabelSet, scores: Scores, split: str, faces: int
 
 
 def common_attributes(scores: Scores) -> list[str]:
-    """The attributes that all methods are judged by, in the data set's order."""
-    judged = [set(frame.index) for method, frame in scores.items() if method != TRIVIAL]
-    return [name for name in scores[TRIVIAL].index if all(name in names for names in judged)]
+    """The attributes that all methods are evaluated on, in the data set's order."""
+    known = [set(frame.index) for method, frame in scores.items() if method != TRIVIAL]
+    return [name for name in scores[TRIVIAL].index if all(name in names for names in known)]
 
 
 def _subsets(label_set: LabelSet, scores: Scores) -> list[tuple[str, list[str], list[QuotedRow]]]:
     """Title, attributes and quoted rows of each table of means."""
     everything, common = list(scores[TRIVIAL].index), common_attributes(scores)
-    quoted = quoted_accuracies(label_set.name)
+    quoted = quoted_rows(label_set.name, "accuracy")
     groups: dict[tuple[str, ...], list[str]] = {}  # methods by what they know
     for method, frame in scores.items():
         if method != TRIVIAL:
@@ -102,7 +102,7 @@ def _count(attributes: Sequence[str]) -> str:
 
 
 def _over(scores: Scores, chosen: Sequence[str]) -> Scores:
-    """Those of the chosen attributes, of the methods that know all of them."""
+    """The scores of some attributes, of the methods that know all of them."""
     known = {method: frame for method, frame in scores.items() if set(chosen) <= set(frame.index)}
     return {method: frame.loc[list(chosen)] for method, frame in known.items()}
 
@@ -137,13 +137,3 @@ def _attribute_table(data_set: str, method: str, scores: Scores, caption: str) -
     frame.loc["mean"] = frame.mean()
     frame.index.name = "attribute"
     return Table(f"{data_set}, each attribute, {method}", caption, frame, decimals=1, lower_is_better=None)
-
-
-def quoted_accuracies(label_set: str) -> list[QuotedRow]:
-    """The mean accuracies in per cent that papers print for a label set; none where nothing is quoted."""
-    file = resources.files("jointface.evaluation").joinpath("quoted_attributes.yaml")
-    return [
-        QuotedRow(row["method"], row["paper"], row["source"], {"accuracy": row["accuracy"][label_set]})
-        for row in yaml.safe_load(file.read_text(encoding="utf-8"))
-        if label_set in row["accuracy"]
-    ]

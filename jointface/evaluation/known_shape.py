@@ -21,8 +21,7 @@ from jointface.evaluation.shape_errors import (
     means,
     means_by_yaw,
     measure,
-    missing_files,
-    missing_notes,
+    missing_predictions,
     yaw_metrics,
 )
 from jointface.geometry.camera import center_depth, pose_from_camera
@@ -74,8 +73,8 @@ def known_shape(methods: Sequence[ShapeMethod], dataset: SyntheticFaces) -> Benc
     per_image = measure(methods, dataset, _known_faces(dataset), [*ERRORS, *POSE_ERRORS])
     if not per_image["has_prediction"].any():
         raise ConfigError("synthetic: no method predicts a 3D face; give a checkpoint with a shape decoder")
-    missing = missing_files(per_image, per_image["has_prediction"])
-    notes = [*missing_notes(missing, len(dataset)), f"{count_by_yaw(per_image, 'faces')}.", *_missing_errors(per_image)]
+    missing, notes = missing_predictions(per_image, per_image["has_prediction"])
+    notes += [f"{count_by_yaw(per_image, 'faces')}.", *_missing_errors(per_image)]
     per_image = per_image.drop(columns="has_prediction")
     metrics = yaw_metrics(per_image, [*ERRORS, *POSE_ERRORS])
     return BenchmarkResult("synthetic", metrics, _tables(per_image), per_image, notes=notes, missing=missing)

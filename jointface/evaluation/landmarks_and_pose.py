@@ -29,9 +29,7 @@ from jointface.evaluation.shape_errors import (
     means,
     means_by_yaw,
     measure,
-    missing_files,
-    missing_notes,
-    pose_means,
+    missing_predictions,
     yaw_bins,
     yaw_metrics,
 )
@@ -91,8 +89,8 @@ def landmarks_and_pose(
     faces = _known_faces(dataset, morphable_model, reannotation)
     per_image = measure(methods, dataset, faces, [*ERRORS, *POSE_ERRORS])
     balanced = balanced_subset(per_image.drop_duplicates("index").set_index("index")["yaw"], seed)
-    missing = missing_files(per_image, per_image["has_prediction"])
-    notes = [*missing_notes(missing, len(dataset)), *_notes(per_image, balanced, reannotation, seed)]
+    missing, notes = missing_predictions(per_image, per_image["has_prediction"])
+    notes += _notes(per_image, balanced, reannotation, seed)
     per_image = per_image.drop(columns=["has_prediction", "counts_for_pose"])
     tables = _tables(per_image, balanced)
     for table in tables:
@@ -177,12 +175,18 @@ def _nme(predicted: Tensor, truth: Tensor, landmarks: Tensor) -> float:
 
 def _metrics(per_image: pd.DataFrame, balanced: Int[np.ndarray, "chosen"] | None) -> dict[str, float]:
     metrics = yaw_metrics(per_image, ERRORS)
-    further = {"": pose_means(per_image)}
+    further = {"": _pose(per_image)}
     if balanced is not None:
         further["/balanced"] = means(per_image[per_image["index"].isin(balanced)], ERRORS[:2])
     for part, table in further.items():
         metrics |= {f"{method}/{error}{part}": value for (method, error), value in table.stack().items()}
     return {key: float(value) for key, value in metrics.items() if np.isfinite(value)}
+
+
+def _pose(per_image: pd.DataFrame) -> pd.DataFrame:
+    """Mean absolute errors of yaw, pitch and roll, and their mean, `pose_error`."""
+    table = means(per_image, [*POSE_ERRORS])
+    return table.assign(pose_error=table.mean(axis=1, skipna=False))
 
 
 def _tables(per_image: pd.DataFrame, balanced: Int[np.ndarray, "chosen"] | None) -> list[Table]:
@@ -220,7 +224,7 @@ def _table_3d(per_image: pd.DataFrame) -> Table:
 
 
 def _table_pose(per_image: pd.DataFrame) -> Table:
-    frame = pose_means(per_image).rename(columns={**POSE_ERRORS, "pose_error": "mean"}).dropna(how="all")
+    frame = _pose(per_image).rename(columns={**POSE_ERRORS, "pose_error": "mean"}).dropna(how="all")
     caption = (
         "Mean absolute errors of head pose in degrees against Pose_Para, without the photos that have an angle beyond "
         f"{MAX_ANGLE:.0f} degrees (Ruiz et al., Hopenet, CVPRW 2018, and the papers after it; Wu et al., SynergyNet, "

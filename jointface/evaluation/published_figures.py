@@ -1,4 +1,4 @@
-"""Figures that papers print, to stand beside what is measured here."""
+"""Figures that papers print, quoted beside those that are measured here."""
 
 from dataclasses import dataclass, replace
 from functools import cache
@@ -13,8 +13,8 @@ from jointface.evaluation.result import Table
 
 @dataclass(frozen=True)
 class QuotedRow:
-    """A row of a table as it is printed. method: its row. paper: of the method, with its year. source: where the
-    numbers are printed. values: by the columns of the table, those that are printed."""
+    """A row of a printed table. paper: of the method, ends with its year. source: where the numbers are printed.
+    values: by the columns of the table."""
 
     method: str
     paper: str
@@ -23,16 +23,14 @@ class QuotedRow:
 
 
 def quoted_rows(benchmark: str, table: str) -> list[QuotedRow]:
-    """The rows of one table, e.g. "aflw2000" and "nme_2d_68"; none where nothing is quoted."""
+    """The rows to quote in a table, e.g. of "aflw2000" in "nme_2d_68", of "celeba" in "accuracy"; there may be none."""
     data = _data()
-    return [
-        QuotedRow(row["method"], row["paper"], data["sources"][row["source"]], row["values"])
-        for row in data["tables"].get(benchmark, {}).get(table, [])
-    ]
+    rows = data["tables"].get(benchmark, {}).get(table, [])
+    return [QuotedRow(**{**row, "source": data["sources"][row["source"]]}) for row in rows]
 
 
 def with_quoted(table: Table, rows: list[QuotedRow]) -> Table:
-    """The table with quoted rows below the measured ones, each named "METHOD (YEAR)", their sources in the caption."""
+    """The table with quoted rows named "METHOD (YEAR)", and their sources in the caption."""
     if not rows:
         return table
     names = [f"{row.method} ({row.paper[-4:]})" for row in rows]
@@ -45,6 +43,5 @@ def with_quoted(table: Table, rows: list[QuotedRow]) -> Table:
 
 @cache
 def _data() -> dict[str, Any]:
-    return yaml.safe_load(
-        resources.files("jointface.evaluation").joinpath("published_figures.yaml").read_text(encoding="utf-8")
-    )
+    file = resources.files("jointface.evaluation") / "published_figures.yaml"
+    return yaml.safe_load(file.read_text(encoding="utf-8"))

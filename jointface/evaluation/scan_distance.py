@@ -15,7 +15,7 @@ from jointface.datamodules.florence import Florence
 from jointface.errors import ConfigError, DataError
 from jointface.evaluation.methods import PredictedFace, ShapeMethod
 from jointface.evaluation.result import BenchmarkResult, Table
-from jointface.evaluation.shape_errors import KnownFace, measure, missing_files, missing_notes
+from jointface.evaluation.shape_errors import KnownFace, measure, missing_predictions
 from jointface.geometry.mesh import vertex_normals
 from jointface.metrics.alignment import fit_similarity, move, refine_by_icp, surface_errors
 
@@ -81,9 +81,9 @@ def scan_distance(methods: Sequence[ShapeMethod], dataset: Florence) -> Benchmar
             "or predictions with vertices and triangles"
         )
     views = subjects * len(dataset.angles)
-    missing = missing_files(per_image, per_image["nme"].notna())
-    notes = [f"{name} predicts landmarks only, no surface, and is left out." for name in flat]
-    notes += [*missing_notes(missing, views), *broken, DIFFERENCES]
+    missing, notes = missing_predictions(per_image, per_image["nme"].notna())
+    notes += [f"{name} predicts landmarks only, no surface, and is left out." for name in flat]
+    notes += [*broken, DIFFERENCES]
     metrics = _metrics(per_image) | {"num_images": views, "num_subjects": subjects}
     return BenchmarkResult("florence", metrics, _tables(per_image), per_image, notes=notes, missing=missing)
 

@@ -57,18 +57,16 @@ def measure(
     return pd.DataFrame(rows, columns=["file", "index", "method", *facts, "has_prediction", *errors])
 
 
-def missing_files(per_image: pd.DataFrame, has_prediction: pd.Series) -> dict[str, list[str]]:
-    """Files of the images without a prediction, by method; without methods that lack none."""
-    lacking = per_image[~has_prediction]
-    return {str(method): [*files] for method, files in lacking.groupby("method", sort=False)["file"]}
-
-
-def missing_notes(missing: Mapping[str, Sequence[str]], images: int) -> list[str]:
-    return [
+def missing_predictions(per_image: pd.DataFrame, has_prediction: pd.Series) -> tuple[dict[str, list[str]], list[str]]:
+    """Files of the images without a prediction by method, of those that lack any, and a note on each of these."""
+    images, lacking = per_image["index"].nunique(), per_image[~has_prediction].groupby("method", sort=False)["file"]
+    missing = {str(method): [*files] for method, files in lacking}
+    notes = [
         f"{method} has no prediction for {len(files):,} of {images:,} photos, which its errors leave out; "
         f"{MISSING_FILE} lists them."
         for method, files in missing.items()
     ]
+    return missing, notes
 
 
 def means(per_image: pd.DataFrame, errors: Sequence[str]) -> pd.DataFrame:
@@ -110,9 +108,3 @@ def count_by_yaw(per_image: pd.DataFrame, what: str) -> str:
     yaw = per_image.drop_duplicates("index")["yaw"]
     counts = ", ".join(f"{count:,} in {name}" for name, count in yaw_bins(yaw).value_counts(sort=False).items())
     return f"{len(yaw):,} {what}; by |yaw|: {counts}, the last bin with those beyond"
-
-
-def pose_means(per_image: pd.DataFrame) -> pd.DataFrame:
-    """Mean absolute errors of yaw, pitch and roll, and their mean, `pose_error`; rows are methods."""
-    table = means(per_image, [*POSE_ERRORS])
-    return table.assign(pose_error=table.mean(axis=1, skipna=False))

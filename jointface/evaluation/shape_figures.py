@@ -1,6 +1,6 @@
 """Figures that all protocols of 3D faces share: error curves, faces side by side, errors on the mean face."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -109,8 +109,6 @@ def errors_by_method(per_image: pd.DataFrame, error: str) -> dict[str, Float[np.
 
 # Faces side by side
 
-Picture = UInt8[np.ndarray, "_ _ 3"]  # of any size each
-
 
 def faces_figure(
     methods: Sequence[ShapeMethod], dataset: FaceDataset, indices: Sequence[int], model: MorphableModel
@@ -126,21 +124,24 @@ def faces_figure(
     crops, to_crops = zip(*(transform(sample.image, sample.box) for sample in samples), strict=True)
     photos = [crop.permute(1, 2, 0).numpy() for crop in crops]
 
-    def cells(faces: Sequence[PredictedFace | None], show: Callable[..., Picture | None]) -> list[Picture | None]:
-        moved = [_in_crop(face, to_crop) for face, to_crop in zip(faces, to_crops, strict=True)]
-        return [None if face is None else show(photo, face) for photo, face in zip(photos, moved, strict=True)]
+    def in_crops(faces: Sequence[PredictedFace | None]) -> list[PredictedFace | None]:
+        return [_in_crop(face, to_crop) if face else None for face, to_crop in zip(faces, to_crops, strict=True)]
 
-    columns: list[tuple[str, Sequence[Picture | None]]] = [("photo", photos)]
+    def over_photos(faces: Sequence[PredictedFace | None]) -> list[np.ndarray | None]:
+        return [_over(photo, face) if face else None for photo, face in zip(photos, faces, strict=True)]
+
+    columns: list[tuple[str, Sequence[np.ndarray | None]]] = [("photo", photos)]
     for place, method in enumerate(methods):
-        faces = method.predict(samples, names)
-        columns.append((method.name, cells(faces, _over_photo)))
-        if place < VIEWED and _any_has(faces, "vertices"):
-            columns += [("front", cells(faces, _view)), ("side", cells(faces, _side_view))]
-    truths = [_truth(dataset, index, sample, model) for index, sample in zip(indices, samples, strict=True)]
-    if _any_has(truths, "vertices"):
-        columns.append(("truth", cells(truths, _over_photo)))
-    if _any_has(truths, "landmarks68"):
-        columns.append(("true landmarks", cells(truths, _landmarks_over_photo)))
+        faces = in_crops(method.predict(samples, names))
+        columns.append((method.name, over_photos(faces)))
+        if place < VIEWED and any(face and face.vertices is not None for face in faces):
+            columns += [("front", [_view(face) for face in faces]), ("side", [_view(face, SIDE_YAW) for face in faces])]
+    truths = in_crops([_truth(dataset, index, sample, model) for index, sample in zip(indices, samples, strict=True)])
+    if any(face and face.vertices is not None for face in truths):
+        columns.append(("truth", over_photos(truths)))
+    if any(face and face.landmarks68 is not None for face in truths):
+        bare = [replace(face, vertices=None) if face else None for face in truths]
+        columns.append(("true landmarks", over_photos(bare)))
     return image_grid(columns, names)
 
 
@@ -148,46 +149,33 @@ def _truth(dataset: FaceDataset, index: int, sample: FaceSample, model: Morphabl
     if (surface := dataset.image_surface(index)) is not None:
         return PredictedFace(vertices=surface[0], triangles=surface[1])
     face = LabelMethod(model).predict([sample], [""])[0]
-    if face is not None and "landmarks68" in sample.labels:  # what methods are judged by, where labels bring them
+    if face is not None and "landmarks68" in sample.labels:  # which errors refer to, where labels bring them
         face.landmarks68 = sample.labels["landmarks68"]
     return face
 
 
-def _any_has(faces: Sequence[PredictedFace | None], part: str) -> bool:
-    return any(getattr(face, part, None) is not None for face in faces)
-
-
-def _in_crop(face: PredictedFace | None, to_crop: Float[Tensor, "2 3"]) -> PredictedFace | None:
-    if face is None:
-        return None
+def _in_crop(face: PredictedFace, to_crop: Float[Tensor, "2 3"]) -> PredictedFace:
     landmarks, vertices = face.landmarks68, face.vertices
     if landmarks is not None:
         landmarks = torch.nn.functional.pad(landmarks, (0, 3 - landmarks.shape[1]))  # flat ones have no z
         landmarks = warp_points(to_crop, landmarks.float())
-    return replace(
-        face, landmarks68=landmarks, vertices=None if vertices is None else warp_points(to_crop, vertices.float())
-    )
+    vertices = None if vertices is None else warp_points(to_crop, vertices.float())
+    return replace(face, landmarks68=landmarks, vertices=vertices)
 
 
-def _over_photo(photo: Picture, face: PredictedFace) -> Picture | None:
-    if face.vertices is None or face.triangles is None:
-        return _landmarks_over_photo(photo, face)
-    return overlay_mesh(photo, face.vertices.numpy(), face.triangles.numpy(), enlargement=1)
-
-
-def _landmarks_over_photo(photo: Picture, face: PredictedFace) -> Picture | None:
+def _over(
+    photo: UInt8[np.ndarray, "height width 3"], face: PredictedFace
+) -> UInt8[np.ndarray, "height width 3"] | None:
+    if face.vertices is not None and face.triangles is not None:
+        return overlay_mesh(photo, face.vertices.numpy(), face.triangles.numpy(), enlargement=1)
     return None if face.landmarks68 is None else overlay_landmarks(photo, face.landmarks68.numpy())
 
 
-def _view(photo: Picture, face: PredictedFace, yaw: float = 0.0) -> Picture | None:
-    if face.vertices is None or face.triangles is None:
+def _view(face: PredictedFace | None, yaw: float = 0.0) -> UInt8[np.ndarray, "size size 3"] | None:
+    if face is None or face.vertices is None or face.triangles is None:
         return None
     pose = None if face.pose is None else face.pose.numpy()
     return view_mesh(face.vertices.numpy(), face.triangles.numpy(), pose, yaw)
-
-
-def _side_view(photo: Picture, face: PredictedFace) -> Picture | None:
-    return _view(photo, face, SIDE_YAW)
 
 
 # Errors on the mean face

@@ -1,4 +1,4 @@
-"""Calibration: how far probabilities are from frequencies, and thresholds chosen on a validation split."""
+"""Calibration: the distance between probabilities and frequencies, and thresholds chosen on a validation split."""
 
 from typing import Literal, NamedTuple
 
@@ -12,9 +12,9 @@ BINS = 15
 
 
 class Reliability(NamedTuple):
-    """What a reliability diagram shows: of the labelled samples in each bin of probability, in float64.
+    """The labelled samples in each bin of probability, as a reliability diagram shows them, in float64.
 
-    samples: how many. probability: sum of the predicted probabilities. positives: how many are positive.
+    samples: their number. probability: the sum of their predicted probabilities. positives: how many are positive.
     """
 
     samples: Float[Tensor, "bins attributes"]
@@ -28,7 +28,7 @@ def reliability(
     mask: Bool[Tensor, "samples attributes"],
     bins: int = BINS,
 ) -> Reliability:
-    """Samples by their probability of being positive, in bins of equal width over [0, 1]; a bin has its lower edge."""
+    """Samples by their probability of being positive, in bins of equal width over [0, 1], lower edges included."""
     probability, labels, labelled = probability.double(), labels.double(), mask.double()
     place = (probability * bins).long().clamp(0, bins - 1)
 
@@ -45,10 +45,10 @@ def expected_calibration_error(
     mask: Bool[Tensor, "samples attributes"],
     bins: int = BINS,
 ) -> Float[Tensor, "attributes"]:
-    """ECE of each attribute: over the bins, the mean of |mean probability - share of positives|, weighed by samples.
+    """ECE of each attribute: the mean over bins of |mean probability - share of positives|, weighted by samples.
 
     Naeini, Cooper, Hauskrecht, AAAI 2015, and Guo, Pleiss, Sun, Weinberger, ICML 2017, whose 15 bins of equal width are
-    the default; for a binary label the probability is that of the positive class. NaN without a labelled sample.
+    the default. The probability is that of the positive class. NaN without a labelled sample.
     """
     count, predicted, positives = reliability(probability, labels, mask, bins)
     return (predicted - positives).abs().sum(0) / count.sum(0)
@@ -60,12 +60,12 @@ def best_thresholds(
     mask: Bool[Tensor, "samples attributes"],
     goal: Goal,
 ) -> Float[Tensor, "attributes"]:
-    """For each attribute the threshold that does best on these samples when scores above it count as positive.
+    """For each attribute, the threshold that is best on these samples when scores above it count as positive.
 
-    Scores are logits of the reading that the goal is about, so that 0 is the usual threshold. A threshold lies in the
-    middle between two neighbouring scores; where the best gap holds 0 it is 0, and of equally good gaps the one nearest
-    to 0 is taken, so that samples which say nothing change nothing. Where all or none should be positive it may be
-    infinite. An attribute that lacks a class keeps 0: it tells nothing about either goal.
+    Scores are logits of the reading that the goal is about: their usual threshold is 0. A threshold lies in the middle
+    of the gap between two neighbouring scores; it is 0 where the best gap contains 0. Of equally good gaps the one
+    nearest to 0 wins, so that uninformative samples change nothing. The threshold is infinite where all or none should
+    be positive. An attribute that lacks a class keeps 0.
     """
     scores = scores.double().masked_fill(~mask, -torch.inf)
     scores, order = scores.sort(dim=0, descending=True)  # unlabelled samples come last
@@ -81,10 +81,10 @@ def best_thresholds(
         value = hits / positives + (negatives - false_alarms) / negatives
     upper, lower = torch.cat([nothing + torch.inf, scores]), torch.cat([scores, nothing - torch.inf])
     middle = torch.where((lower < 0) & (upper >= 0), 0.0, (lower + upper) / 2)
-    # No threshold divides equal scores, and infinite ones in pairs are gaps between unlabelled samples.
+    # No threshold separates equal scores, and a gap between two infinite ones is between unlabelled samples.
     value = value.masked_fill((lower == upper) | middle.isnan(), -torch.inf)
-    # A last bit of the sums must not choose between equally good gaps; infinite thresholds are further than any other,
-    # and nearer than a worse one.
+    # The last bit of the sums must not choose between equally good gaps. Infinite thresholds are further away than any
+    # other good one, but nearer than a worse one.
     distance = middle.abs().clamp(max=1e300).masked_fill(value < value.amax(0) - 1e-9, torch.inf)
     nearest = distance.argmin(0, keepdim=True)
     return torch.where((positives > 0) & (negatives > 0), middle.gather(0, nearest)[0], 0.0)

@@ -32,9 +32,9 @@ def box_size(landmarks: Float[Tensor, "*batch 68 dims"]) -> Float[Tensor, "*batc
 class FaceNME(Metric):
     """NME of 68 landmarks in 2D and 3D and of the dense face in 3D, over all faces and by absolute yaw.
 
-    In 3D, z is relative to the mean of the points compared, in prediction and truth, as the benchmarks have it: a photo
-    does not tell the distance. Gives `nme_2d_68`, `nme_3d_68`, `nme_3d_dense`, and `nme_2d_68_yaw_0_30` and so on for
-    the bins that have faces. Each face counts once, however the batches fall.
+    In 3D, z is relative to the mean of the points compared, as in the published protocols: a photo does not tell the
+    distance. Gives `nme_2d_68`, `nme_3d_68`, `nme_3d_dense`, and `nme_2d_68_yaw_0_30` and so on for the bins that
+    have faces. Each face counts once, whatever the batches.
     """
 
     full_state_update = False

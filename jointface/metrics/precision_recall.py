@@ -20,7 +20,7 @@ def gathered_samples(
     Float[Tensor, "samples attributes"], Float[Tensor, "samples attributes"], Bool[Tensor, "samples attributes"]
 ]:
     """Logits, labels and mask of a metric's samples so far, on the CPU. In a distributed run every process has to call
-    it, and has those of all."""
+    this, and gets the samples of all."""
     metric.update_empty()
     with metric.sync_context():
         logits, labels, mask = (dim_zero_cat(getattr(metric, state)).cpu() for state in ("logits", "labels", "masks"))
@@ -33,7 +33,7 @@ def precision_recall_table(
     labels: Float[Tensor, "samples attributes"],
     mask: Bool[Tensor, "samples attributes"],
 ) -> pd.DataFrame:
-    """Columns attribute, recall, precision: the best precision that each of RECALLS, or more, can be had with.
+    """Columns attribute, recall, precision: the best precision at each of RECALLS or more.
 
     Attributes without a positive have no rows.
     """
@@ -51,6 +51,6 @@ def precision_at_recalls(
 ) -> Float[np.ndarray, "recalls"]:
     """The best precision at each of RECALLS or more; at least one of `truth` is true."""
     precision, recall, _ = precision_recall_curve(truth, scores)  # by falling recall, from 1 to 0
-    # The last point, precision 1 at recall 0, is a convention and no threshold's.
+    # The last point, precision 1 at recall 0, is a convention that no threshold reaches.
     precision, recall = np.maximum.accumulate(precision[:-1])[::-1], recall[:-1][::-1]
     return precision[np.searchsorted(recall, RECALLS - 1e-9)]
