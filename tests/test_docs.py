@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = {str(page.relative_to(ROOT)): page for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]}
 CHANGES = "CHANGELOG.md"  # names what is gone, too
 GROUPS = "experiment|benchmark|sweep|source|scale|debug|data|drawing|trainer|logger"
-PLACEHOLDERS = {"NAME", "FILE", "OVERRIDES", "null"}
+OWN = "my_faces"  # of docs/adding_a_data_set.md, which has a test of its own
+PLACEHOLDERS = {"NAME", "FILE", "OVERRIDES", "null", OWN}
 
 
 @pytest.fixture(params=sorted(PAGES))
@@ -59,7 +60,7 @@ def test_commands_have_keys_and_groups_that_exist(page: Path) -> None:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         for name, arguments in re.findall(r"^ {4}[^#\n]*-m jointface\.(\w+)(.*)$", code, re.MULTILINE):
             words = [word for word in shlex.split(arguments, comments=True) if re.match(r"[~+]|[\w/@.]+=", word)]
-            if (ROOT / "conf" / f"{name}.yaml").exists():
+            if (ROOT / "conf" / f"{name}.yaml").exists() and OWN not in arguments:
                 try:
                     compose(name, overrides=[_first_job(word) for word in words])
                 except HydraException as fault:
