@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 
 class OptunaSweeper(Sweeper):
-    """Searches config keys with Optuna (Akiba et al., KDD 2019): it asks the study for trials, Hydra's launcher runs
-    each as a job in the folder of its number, and the study is told what `objective` the job returned.
+    """Searches config keys with Optuna (Akiba et al., KDD 2019): the study proposes trials, Hydra's launcher runs each
+    as a job in the folder of its number, and the study gets the `objective` that the job returned.
 
     Args: see conf/hydra/sweeper/optuna.yaml.
     """
@@ -52,14 +52,14 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Runs trials until the study has `n_trials` finished ones, those of earlier sweeps included.
+        """Runs trials until the study has `n_trials` finished ones, including those of earlier sweeps.
 
         Raises:
-            ConfigError: the search is impossible, or another than the study's.
+            ConfigError: the search is impossible, or differs from that of the study.
             SweepError: more than `max_failures` trials failed.
         """
-        # Hydra imports its plugins at every start of every command: what a sweep needs is imported here.
-        self._require_sense()
+        # Every command imports this plugin when it starts, so what only a sweep needs is imported here.
+        self._validate_settings()
         from jointface.running.search_space import read_search_space
         from jointface.running.study import SweepStudy, alone_in
 
@@ -75,12 +75,12 @@ class OptunaSweeper(Sweeper):
             try:
                 self._search(study)
             except (KeyboardInterrupt, SystemExit):
-                # Not by the log, whose file may have gone with the run's folder.
-                print("stopped; to go on with the study, repeat the command that began it", file=sys.stderr)
+                # Not logged: the log's file may have been removed with the run's folder.
+                print("stopped; to resume the study, repeat its command", file=sys.stderr)
                 raise
             self._report(study)
 
-    def _require_sense(self) -> None:
+    def _validate_settings(self) -> None:
         from jointface.errors import ConfigError
 
         if importlib.util.find_spec("optuna") is None:
@@ -95,18 +95,18 @@ class OptunaSweeper(Sweeper):
 
         failures: list[str] = []
         for trial in study.interrupted():
-            log.info("Trial %d was interrupted and goes on", trial.number)
+            log.info("Resuming trial %d, which was interrupted", trial.number)
             failures += self._run(study, [trial], "checkpoint=auto")
         while (left := self.n_trials - study.finished()) > 0:
             failures += self._run(study, [study.ask() for _ in range(min(self.n_jobs, left))])
             if len(failures) > self.max_failures:
                 raise SweepError(
                     f"{len(failures)} failed trials, more than hydra.sweeper.max_failures={self.max_failures}, the "
-                    f"last with: {failures[-1]}; mend it and repeat the command to go on"
+                    f"last with: {failures[-1]}; fix it and repeat the command to resume"
                 )
 
     def _run(self, study: Any, trials: list[Any], *more: str) -> list[str]:
-        """Runs trials of consecutive numbers side by side; why some failed."""
+        """Runs trials of consecutive numbers in parallel; returns why some failed."""
         study.write_table()
         jobs = [[*study.space.overrides(trial.params), *self._number(trial.number), *more] for trial in trials]
         results = self.launcher.launch(jobs, initial_job_idx=trials[0].number)
@@ -117,7 +117,7 @@ class OptunaSweeper(Sweeper):
         return [failure for failure in failures if failure is not None]
 
     def _number(self, number: int) -> list[str]:
-        """The override by which a run knows that it is a trial, where it is asked to report."""
+        """The override that makes a run report as this trial; none if the config has no reporting."""
         return [f"callbacks.trial.number={number}"] if self.reports else []
 
     def _report(self, study: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a study searches, read from Hydra's own sweep syntax."""
+"""What a study searches, in Hydra's sweep syntax."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """written: every override, as Hydra writes it, by key. searched: the distributions of those that have a range."""
+    """written: every override by key, as Hydra writes it. searched: the distributions of those with a range."""
 
     written: dict[str, str]
     searched: dict[str, Distribution]
@@ -26,18 +26,18 @@ class SearchSpace:
         }
 
     def overrides(self, values: Mapping[str, Any]) -> list[str]:
-        """The overrides of a trial that drew these values."""
+        """The overrides of a trial with these values."""
         fixed = [text for key, text in self.written.items() if key not in self.searched]
         return [*fixed, *(f"{key}={value}" for key, value in values.items())]
 
 
 def read_search_space(overrides: Iterable[Override]) -> SearchSpace:
-    """Finds the overrides that have a range; the last override of a key counts.
+    """Finds the overrides with a range; the last override of a key counts.
 
     | written | searched |
     | --- | --- |
     | `a,b,c` or `choice(a,b,c)` | one of them, without an order |
-    | `range(2,8)`, `range(0,1,0.25)` | the numbers of Python's range, the end left out |
+    | `range(2,8)`, `range(0,1,0.25)` | the numbers of Python's range, without the end |
     | `interval(0.1,10)` | any number between |
     | `int(interval(1,64))` | any whole number between, both ends included |
     | `tag(log, interval(1e-5,1e-2))` | on a logarithmic scale; also of `int(interval(...))` |

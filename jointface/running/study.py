@@ -1,7 +1,5 @@
-"""A study on disk: which trials were run, how they ended, and what a sweep that is repeated goes on with."""
+"""A study on disk: which trials ran, how they ended, and what a repeated sweep resumes."""
 
-import csv
-import io
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 from hydra.core.utils import JobReturn, JobStatus
@@ -23,16 +22,13 @@ from jointface.files import write_atomically
 from jointface.running.expected_errors import EXPECTED_ERRORS, one_line
 from jointface.running.search_space import SearchSpace
 
-TABLE = "trials.csv"  # in the sweep's folder
 STATES = {
     TrialState.RUNNING: "unfinished", TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }  # fmt: skip
 DIRECTIONS = {"minimize": StudyDirection.MINIMIZE, "maximize": StudyDirection.MAXIMIZE}
-FAILURES: tuple[type[Exception], ...] = (
-    *EXPECTED_ERRORS,
-    torch.OutOfMemoryError,
-)  # what may be wrong with one trial and not with the next
+# What may be wrong with one trial and not with the next.
+FAILURES: tuple[type[Exception], ...] = (*EXPECTED_ERRORS, torch.OutOfMemoryError)
 REASON = "reason"  # a trial's attribute: why it has no value
 _IDENTITY = "sweep"  # the study's attribute: what its trials have in common
 
@@ -73,9 +69,9 @@ class SweepStudy:
         self.study.pruner = instantiate(pruner)
 
     def _claim(self) -> None:
-        """Marks a new study with what its trials have in common, and refuses one that has something else.
+        """Stores in a new study what its trials have in common, and refuses a study with something else.
 
-        As long as no trial has finished, overrides may still be mended, but not the ranges of those that were drawn.
+        Until a trial has finished, overrides may be corrected, but no ranges.
         """
         written, searched = self.space.written, self.space.searched
         mine = {
@@ -97,17 +93,17 @@ class SweepStudy:
         self.study.set_user_attr(_IDENTITY, mine)
 
     def _sampler(self, config: DictConfig) -> Any:
-        # A sweep that goes on must not draw again what the seed gave its first trials.
+        # A resumed sweep must not sample again what the seed gave its first trials.
         if config.get("seed") is not None:
             return instantiate(config, seed=config.seed + len(self.study.trials))
         return instantiate(config)
 
     def interrupted(self) -> list[Trial]:
-        """The trials that were running when an earlier sweep was stopped, to go on with."""
+        """The trials that were running when an earlier sweep was stopped."""
         trials = [Trial(self.study, t._trial_id) for t in self.study.get_trials(states=(TrialState.RUNNING,))]
         for trial in trials:
             if set(trial.params) != set(self.space.searched):
-                self._fail(trial, "stopped while its values were drawn")
+                self._fail(trial, "stopped while its values were sampled")
         return [trial for trial in trials if set(trial.params) == set(self.space.searched)]
 
     def finished(self) -> int:
@@ -115,14 +111,15 @@ class SweepStudy:
         return len(self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
 
     def ask(self) -> Trial:
-        """The next trial, with its values drawn."""
+        """The next trial, with sampled values."""
         return self.study.ask(dict(self.space.searched))
 
     def tell(self, trial: Trial, job: JobReturn) -> str | None:
-        """Records how a trial's job ended; None, or why it failed.
+        """Records how a trial's job ended; returns None, or why it failed.
 
         Raises:
-            ConfigError: the job gives no such objective. Any error of the job that is no mistake of the config or data.
+            ConfigError: the job returns no such objective.
+            Exception: what the job raised, unless it is in FAILURES.
         """
         result = job._return_value  # the property prints a failure before it raises it
         if job.status == JobStatus.FAILED:
@@ -156,30 +153,28 @@ class SweepStudy:
         return f"trial {trial.number} {STATES[ended.state]}{value}{reason}"
 
     def best(self) -> FrozenTrial | None:
-        """The best trial that ran to its end."""
+        """The best trial that ran to its end; None if none did."""
         return self.study.best_trial if self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) else None
 
     def write_table(self) -> None:
         """`trials.csv`: number, state, objective (its last value before it was pruned), values, why it failed."""
-        keys = list(self.space.searched)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["trial", "state", self.objective, *keys, REASON])
-        for trial in self.study.trials:
-            if trial.state != TrialState.WAITING:
-                values = [trial.params.get(key, "") for key in keys]
-                value = "" if trial.value is None else trial.value
-                reason = trial.user_attrs.get(REASON, "")
-                writer.writerow([trial.number, STATES[trial.state], value, *values, reason])
-        write_atomically(self.folder / TABLE, text.getvalue().encode())
+        rows = [
+            {"trial": trial.number, "state": STATES[trial.state], self.objective: trial.value, **trial.params}
+            | {REASON: trial.user_attrs.get(REASON)}
+            for trial in self.study.trials
+            if trial.state != TrialState.WAITING
+        ]
+        columns = ["trial", "state", self.objective, *self.space.searched, REASON]
+        table = pd.DataFrame(rows, columns=columns, dtype=object)  # else integers beside gaps would become floats
+        write_atomically(self.folder / "trials.csv", table.to_csv(index=False).encode())
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keeps a second sweep out of the folder; whatever ends this process opens it again.
+    """Keeps a second sweep out of the folder until this process ends, in whatever way.
 
     Raises:
-        ConfigError: a sweep is at work in it.
+        ConfigError: another sweep is running in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", timeout=0)
