@@ -4,14 +4,13 @@
 source, and cv2.imread of the same images in one process.
 """
 
-import statistics
 import sys
-import time
 
 import cv2
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from bench.timing import medians, seconds
 from jointface.command_line import CONF_DIR
 from jointface.datamodules import JointDataModule
 
@@ -20,51 +19,33 @@ BATCHES, REPEATS = 40, 3
 
 def main(data: str) -> None:
     """Prints both throughputs and their ratio."""
+    overrides = ["experiment=joint_celeba_300wlp", "scale=small", f"paths.data_dir={data}"]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        config = compose(
-            "train",
-            overrides=[
-                "experiment=joint_celeba_300wlp",
-                "scale=small",
-                f"paths.data_dir={data}",
-                "paths.run_dir=unused",
-                "name=bench",
-            ],
-        )
+        config = compose("train", overrides=[*overrides, "paths.run_dir=unused", "name=bench"])
     datamodule: JointDataModule = instantiate(config.data)
     datamodule.setup("fit")
-    sizes = {name: source.batch_size for name, source in datamodule.sources.items() if "train" in source.splits}
+    datasets = datamodule.datasets["train"]
+    sizes = {name: datamodule.sources[name].batch_size for name in datasets}
     paths = [
-        str(datamodule.datasets["train"][name].path(index))
+        str(datasets[name].path(index))
         for name, size in sizes.items()
-        for index in range(min(BATCHES * size, len(datamodule.datasets["train"][name])))
+        for index in range(min(BATCHES * size, len(datasets[name])))
     ]
 
     def joint() -> float:
         batches = iter(datamodule.train_dataloader())
         next(batches)  # starting the workers is not the loader's speed
-        start = time.perf_counter()
-        for _ in range(BATCHES):
-            next(batches)
-        return BATCHES * sum(sizes.values()) / (time.perf_counter() - start)
+        return BATCHES * sum(sizes.values()) / seconds(lambda: [next(batches) for _ in range(BATCHES)])()
 
     def plain() -> float:
         cv2.setNumThreads(1)
-        start = time.perf_counter()
-        for path in paths:
-            cv2.imread(path)
-        return len(paths) / (time.perf_counter() - start)
+        return len(paths) / seconds(lambda: [cv2.imread(path) for path in paths])()
 
-    speeds: dict[str, list[float]] = {"joint": [], "plain": []}
-    for _ in range(REPEATS):  # in turn, since the machine's speed drifts
-        speeds["joint"].append(joint())
-        speeds["plain"].append(plain())
-    joint_speed, plain_speed = (statistics.median(speeds[name]) for name in ("joint", "plain"))
+    speeds = medians({"joint": joint, "plain": plain}, REPEATS)
     print(f"joint loader of scale=small, one worker a source, median of {REPEATS}")
-    print(f"  cv2 decoding alone, one process   {plain_speed:8.0f} images/s")
-    print(
-        f"  crops with labels, augmented      {joint_speed:8.0f} images/s   {joint_speed / plain_speed:.2f} of decoding"
-    )
+    print(f"  cv2 decoding alone, one process   {speeds['plain']:8.0f} images/s")
+    ratio = speeds["joint"] / speeds["plain"]
+    print(f"  crops with labels, augmented      {speeds['joint']:8.0f} images/s   {ratio:.2f} of decoding")
 
 
 if __name__ == "__main__":

@@ -15,29 +15,26 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from bench.start_up import ROWS, SPLITS
+from bench.start_up import write_celeba
 from jointface.datamodules import CelebA, CropTransform
 from jointface.datamodules.loading import Batches, identity_collate
-from tests.data.celeba.data import celeba_attribute_file
 
 WORKERS, LINKS = 8, 30_000  # a file system allows so many links to a file
 
 
-def write(root: Path) -> None:
-    """The label files, and an image under every name."""
-    images = root / "img_align_celeba"
-    images.mkdir(parents=True)
-    celeba_attribute_file(root / "list_attr_celeba.txt", ROWS)
-    names = [f"{number:06d}.jpg" for number in range(1, ROWS + 1)]
-    codes = [code for code, count in enumerate(SPLITS) for _ in range(count)]
-    rows = [f"{name} {code}\n" for name, code in zip(names, codes, strict=True)]
-    (root / "list_eval_partition.txt").write_text("".join(rows))
-    for number, name in enumerate(names):
-        if number % LINKS == 0:
-            original = images / name
-            cv2.imwrite(str(original), np.full((22, 18, 3), 128, np.uint8))
+class Images:
+    """Writes images: a tiny one, and links to it as long as the file system allows more."""
+
+    def __init__(self) -> None:
+        self.count, self.original = 0, Path()
+
+    def write(self, path: Path) -> None:
+        if self.count % LINKS == 0:
+            self.original = path
+            cv2.imwrite(str(path), np.full((22, 18, 3), 128, np.uint8))
         else:
-            os.link(original, images / name)
+            os.link(self.original, path)
+        self.count += 1
 
 
 class Lists(Dataset[Any]):
@@ -81,7 +78,7 @@ def epoch(dataset: Dataset[Any]) -> tuple[int, int]:
 def main() -> None:
     """Prints the growth over an epoch."""
     with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder) / "celeba")
+        write_celeba(Path(folder) / "celeba", Images().write)
         dataset = CelebA(Path(folder) / "celeba", "train", CropTransform(16))
         for name, make in {"tensors and arrays": Batches, "Python lists": Lists}.items():
             first, last = epoch(make(dataset))

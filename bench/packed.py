@@ -10,7 +10,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
+from bench.timing import medians, seconds
 from jointface.command_line import CONF_DIR
 from jointface.datamodules import Augmentation, CropTransform, PackedFaces
-from jointface.datamodules.loading import Batches, identity_collate
 from jointface.datamodules.crop import warp
 from jointface.datamodules.crop_store import FORMAT, PackedWriter
 from jointface.datamodules.face_dataset import read_image
+from jointface.datamodules.loading import Batches, identity_collate
 from jointface.datamodules.sample_check import Packing, encode
 from jointface.geometry import FaceBox, crop_transform
 
@@ -53,22 +54,10 @@ def pictures(data: Path, packing: Packing) -> list[np.ndarray]:
     return cut
 
 
-def medians(tasks: Mapping[str, Callable[[], float]]) -> dict[str, float]:
-    """Each task's median, all in turn, since the machine's speed drifts."""
-    results: dict[str, list[float]] = {name: [] for name in tasks}
-    for _ in range(REPEATS):
-        for name, task in tasks.items():
-            results[name].append(task())
-    return {name: statistics.median(values) for name, values in results.items()}
-
-
 def reads_per_second(read: Callable[[int], Any]) -> Callable[[], float]:
     def task() -> float:
         indices = torch.randperm(PICTURES)[:READS].tolist()
-        start = time.perf_counter()
-        for index in indices:
-            bytes(read(index))
-        return READS / (time.perf_counter() - start)
+        return READS / seconds(lambda: [bytes(read(index)) for index in indices])()
 
     return task
 
@@ -97,7 +86,7 @@ def formats(folder: Path, encoded: list[bytes]) -> None:
         "LMDB": reads_per_second(lambda index: transaction.get(index.to_bytes(8, "big"))),
         "Arrow": reads_per_second(lambda index: column[index].as_buffer()),
         "HDF5": reads_per_second(lambda index: dataset[index]),
-    })  # fmt: skip
+    }, REPEATS)  # fmt: skip
     print(f"random reads of {len(records[0]):,} bytes")
     for name, speed in speeds.items():
         print(f"  {name:14s} {speed:10,.0f} pictures/s  {speed / speeds['one file each']:.2f} of one file each")
@@ -112,7 +101,7 @@ def codecs(cut: list[np.ndarray], quality: int) -> None:
         "WebP lossless": [_encode(picture, ".webp", [cv2.IMWRITE_WEBP_QUALITY, 101]) for picture in cut],
         "PNG": [_encode(picture, ".png", []) for picture in cut],
     }
-    speeds = medians({name: _decoding(encoded) for name, encoded in stored.items()})
+    speeds = medians({name: _decoding(encoded) for name, encoded in stored.items()}, REPEATS)
     for name, encoded in stored.items():
         decoded = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) for data in encoded]
         psnr = statistics.mean(min(cv2.PSNR(a, b), 99.0) for a, b in zip(cut, decoded, strict=True))
@@ -126,14 +115,7 @@ def _encode(picture: np.ndarray, ending: str, options: list[int]) -> bytes:
 
 def _decoding(encoded: list[bytes]) -> Callable[[], float]:
     arrays = [np.frombuffer(encoded[index % len(encoded)], np.uint8).copy() for index in range(READS)]
-
-    def task() -> float:
-        start = time.perf_counter()
-        for array in arrays:
-            cv2.imdecode(array, cv2.IMREAD_COLOR)
-        return READS / (time.perf_counter() - start)
-
-    return task
+    return lambda: READS / seconds(lambda: [cv2.imdecode(array, cv2.IMREAD_COLOR) for array in arrays])()
 
 
 def loader(folder: Path, packing: Packing, encoded: list[bytes], augmentation: Augmentation) -> None:
@@ -149,7 +131,8 @@ def loader(folder: Path, packing: Packing, encoded: list[bytes], augmentation: A
         name: PackedFaces(folder, "train", CropTransform(packing.image_size, varied))
         for name, varied in variants.items()
     }
-    speeds = medians({"decoding alone": _decoding(encoded), **{name: _loading(data) for name, data in sets.items()}})
+    tasks = {"decoding alone": _decoding(encoded), **{name: _loading(data) for name, data in sets.items()}}
+    speeds = medians(tasks, REPEATS)
     print(f"loader at {packing.image_size} pixels, one worker")
     for name, speed in speeds.items():
         print(f"  {name:22s} {speed:8,.0f} images/s  {speed / speeds['decoding alone']:.2f} of decoding")
@@ -158,7 +141,9 @@ def loader(folder: Path, packing: Packing, encoded: list[bytes], augmentation: A
 
 def _loading(dataset: PackedFaces) -> Callable[[], float]:
     def task() -> float:
-        batches = iter(DataLoader(Batches(dataset), batch_size=BATCH, shuffle=True, num_workers=1, collate_fn=identity_collate))
+        batches = iter(
+            DataLoader(Batches(dataset), batch_size=BATCH, shuffle=True, num_workers=1, collate_fn=identity_collate)
+        )
         next(batches)  # starting the worker is not the loader's speed
         start, images = time.perf_counter(), 0
         for batch in batches:

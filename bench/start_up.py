@@ -4,13 +4,11 @@
 folder, and the tiny morphable model of the tests. Run it from a checkout.
 """
 
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from bench.timing import medians, seconds
 from jointface.datamodules import W300LP, CelebA, CropTransform
 from jointface.datamodules.celeba_files import read_label_file
 from jointface.geometry import load_bfm_3ddfa
@@ -22,18 +20,8 @@ SUBSETS = {"AFW": 5_207, "HELEN": 37_676, "IBUG": 1_786, "LFPW": 16_556}
 SPLITS = [162_770, 19_867, 19_962]
 
 
-def seconds(task: Callable[[], Any]) -> float:
-    """Median time of a task."""
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        task()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-def write_celeba(root: Path) -> None:
-    """Attribute file, partition and empty images."""
+def write_celeba(root: Path, write_image: Callable[[Path], object]) -> None:
+    """Attribute file, partition, and an image under every name."""
     (root / "img_align_celeba").mkdir(parents=True)
     celeba_attribute_file(root / "list_attr_celeba.txt", ROWS)
     codes = [code for code, count in enumerate(SPLITS) for _ in range(count)]
@@ -41,7 +29,7 @@ def write_celeba(root: Path) -> None:
     rows = [f"{name} {code}\n" for name, code in zip(names, codes, strict=True)]
     (root / "list_eval_partition.txt").write_text("".join(rows))
     for name in names:
-        (root / "img_align_celeba" / name).touch()
+        write_image(root / "img_align_celeba" / name)
 
 
 def write_300wlp(root: Path) -> None:
@@ -58,19 +46,20 @@ def main() -> None:
     """Prints the times."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        write_celeba(root / "celeba")
+        write_celeba(root / "celeba", Path.touch)
         write_300wlp(root / "300W_LP")
         model = load_bfm_3ddfa(str(bfm_data.write(root / "bfm")))
         attributes = root / "celeba" / "list_attr_celeba.txt"
         crop = CropTransform(256)
-        plain = seconds(lambda: attributes.read_text().split())
-        for what, task in {
-            "CelebA's attribute file, 202,599 rows": lambda: read_label_file(attributes),
-            "CelebA, training split": lambda: CelebA(root / "celeba", "train", crop),
-            "300W-LP, training split, 122,450 pairs": lambda: W300LP(root / "300W_LP", "train", crop, model),
-        }.items():
-            taken = seconds(task)
-            print(f"{what:40s} {taken:5.2f} s, {taken / plain:4.1f} times splitting the attribute file into words")
+        plain = "splitting the attribute file into words"
+        times = medians({
+            plain: seconds(lambda: attributes.read_text().split()),
+            "CelebA's attribute file, 202,599 rows": seconds(lambda: read_label_file(attributes)),
+            "CelebA, training split": seconds(lambda: CelebA(root / "celeba", "train", crop)),
+            "300W-LP, training split, 122,450 pairs": seconds(lambda: W300LP(root / "300W_LP", "train", crop, model)),
+        }, REPEATS)  # fmt: skip
+        for what, taken in times.items():
+            print(f"{what:40s} {taken:5.2f} s, {taken / times[plain]:4.1f} times {plain}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Facial attributes: the label sets of the published data sets, their union, and the balance of positives."""
+"""Facial attributes: the label sets of published data sets, their union, alpha, and the two readings of a logit."""
 
 import re
 from collections.abc import Iterable
@@ -34,8 +34,8 @@ CELEBA = LabelSet(
 
 
 # Kumar, Berg, Belhumeur, Nayar, "Attribute and Simile Classifiers for Face Verification", ICCV 2009, in the order of
-# their lfw_attributes.txt, which LFWA keeps, spelled by `attribute_name`. All of CelebA's but Attractive and Young are
-# among them; Youth is an age class between Child and Middle_Aged, not CelebA's Young, and stays apart.
+# their lfw_attributes.txt, which LFWA keeps, spelled by `attribute_name`. They include all of CelebA's but Attractive
+# and Young: Youth is an age class between Child and Middle_Aged, so it is kept apart from Young.
 LFWA = LabelSet(
     "lfwa",
     (
@@ -63,21 +63,21 @@ def attribute_name(published: str) -> str:
 
 
 class Vocabulary:
-    """The union of label sets: same-named attributes share one place, and so one logit."""
+    """The union of label sets: attributes of the same name share one place, and so one logit."""
 
     def __init__(self, attributes: Iterable[str]) -> None:
         self.attributes = tuple(dict.fromkeys(attributes))
 
     @classmethod
     def union(cls, label_sets: Iterable[LabelSet]) -> "Vocabulary":
-        """Vocabulary of several label sets, in order of first appearance."""
+        """The vocabulary of several label sets, in order of first appearance."""
         return cls(name for label_set in label_sets for name in label_set.attributes)
 
     def __len__(self) -> int:
         return len(self.attributes)
 
     def positions(self, label_set: LabelSet) -> Int[Tensor, "attributes"]:
-        """Where each attribute of the label set stands in the union."""
+        """The place of each attribute of the label set in the union."""
         place = {name: position for position, name in enumerate(self.attributes)}
         return torch.tensor([place[name] for name in label_set.attributes])
 
@@ -85,22 +85,22 @@ class Vocabulary:
 def positive_weight(
     labels: Float[Tensor, "samples attributes"], mask: Bool[Tensor, "samples attributes"], limit: float = 50.0
 ) -> Float[Tensor, "attributes"]:
-    """alpha_m = N_neg / N_pos of each attribute over the labelled samples, clipped to [1 / limit, limit]."""
+    """alpha_m = N_neg / N_pos of each attribute m over the labelled samples, clipped to [1 / limit, limit]."""
     positives = (labels * mask).sum(0)
     negatives = mask.sum(0) - positives
     return (negatives / positives.clamp(min=1e-9)).clamp(1 / limit, limit)
 
 
 def balanced_probability(logits: Float[Tensor, "*batch attributes"]) -> Float[Tensor, "*batch attributes"]:
-    """sigmoid(z): as if positives and negatives were equally frequent; for balanced accuracy and ranking."""
+    """sigmoid(z), as if positives and negatives were equally frequent: for balanced accuracy and ranking."""
     return logits.sigmoid()
 
 
 def calibrated_probability(
     logits: Float[Tensor, "*batch attributes"], alpha: Float[Tensor, "attributes"]
 ) -> Float[Tensor, "*batch attributes"]:
-    """sigmoid(z - log alpha): at the prevalence of the training split; for accuracy and for people.
+    """sigmoid(z - log alpha), at the prevalence of the training split: for accuracy and for people.
 
-    Weighting positives by alpha moves the optimal logit from the log-odds to log-odds + log alpha; this takes it back.
+    Weighting positives by alpha moves the optimal logit from the log-odds to log-odds + log alpha; this undoes it.
     """
     return (logits - alpha.log()).sigmoid()

@@ -1,22 +1,21 @@
-"""Files that are written whole or not at all."""
+"""Writes files whole or not at all."""
 
 import os
 from pathlib import Path
 
 from jointface.errors import DataError
 
-TEMPORARY = ".tmp"  # how the names end under which files are written; no loader takes such a file for data
+TEMPORARY = ".tmp"  # ending of the names that files have while they are written; no loader reads such a file
 
 
 def write_atomically(path: Path, data: bytes | memoryview, durable: bool = False) -> None:
-    """Writes the whole file or nothing: under a temporary name in the same folder, which then takes the place.
+    """Writes the whole file or nothing: first under a temporary name in the same folder, which then replaces `path`.
 
-    Whoever sees `path` sees it whole, whatever stops the writer. Missing folders are made. A `durable` file is on the
-    disk itself before it takes the place, so that it is whole after a loss of power too; waiting for the disk takes
-    time.
+    Missing folders are made. A `durable` file reaches the disk before it replaces `path`, so that it also survives a
+    loss of power; that takes time.
 
     Raises:
-        DataError: the disk is full, or the folder cannot be written to; nothing of the attempt stays.
+        DataError: the disk is full, or the folder cannot be written to; nothing is left behind.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
@@ -27,7 +26,7 @@ def write_atomically(path: Path, data: bytes | memoryview, durable: bool = False
                 with temporary.open("rb+") as file:
                     os.fsync(file.fileno())
             os.replace(temporary, path)
-        finally:  # also where it is interrupted
+        finally:  # even if it is interrupted
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(

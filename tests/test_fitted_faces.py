@@ -351,7 +351,7 @@ def misplace(root: Path, change: str) -> None:
     ("change", "message"),
     [
         ("one folder too deep", "found photos one folder too deep, in .*{name}/{name}: point the path there"),
-        ("not unpacked", "no folder .*{name}: looked there for .*; found .*.zip beside it, unpack it"),
+        ("not unpacked", "no folder .*{name}: looked there for .*; found .*.zip there, unpack it"),
         ("archive inside", "no .jpg [+] .mat pair of .* in .*: found AFW.zip there, unpack it"),
         ("wrong case", "no folder .*{name}: looked there for .*; found '{lower}' there, rename it to '{name}'"),
         ("capital endings", "found .*.JPG in .*, rename the files to .jpg and .mat"),
@@ -494,9 +494,8 @@ def test_a_broken_pair_is_refused_in_one_line(
 
 def landmark_error(photo: Path, model: MorphableModel, field: str, points: slice) -> float:
     """Mean distance of the rebuilt landmarks from the file's own (x, y), over the face box."""
-    labels = FittedFaceReader(model).read(photo).labels
-    coefficients = torch.cat([labels["shape_coefficients"], labels["expression_coefficients"]])
-    rebuilt = FittedFaceReader(model).landmarks(coefficients, labels["camera"])[:, :2].numpy()
+    reader = FittedFaceReader(model)
+    rebuilt = reader.landmarks(reader.read(photo).labels)[:, :2].numpy()
     own = scipy.io.loadmat(photo.with_suffix(".mat"))[field][:2].T - 1
     return float(np.linalg.norm(rebuilt - own, axis=1)[points].mean() / np.sqrt(np.ptp(own, axis=0).prod()))
 

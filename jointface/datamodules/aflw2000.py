@@ -11,13 +11,7 @@ from torch import Tensor
 
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample, evenly_spaced
-from jointface.datamodules.fitted_face import (
-    FittedFaceReader,
-    count_fitted_photos,
-    fitted_photos,
-    no_pairs,
-    require_root,
-)
+from jointface.datamodules.fitted_face import FittedFaceReader, fitted_photos, no_pairs, open_root
 from jointface.datamodules.on_disk import Count, require_file
 from jointface.errors import ConfigError, DataError
 from jointface.geometry.morphable_model import MorphableModel
@@ -42,12 +36,12 @@ class AFLW2000(FaceDataset):
     AFLW2000-3D.zip from the 3DDFA project page of Xiangyu Zhu. Licence: research. Cite: Zhu, Lei, Liu, Shi, Li, "Face
     Alignment Across Large Poses: A 3D Solution", CVPR 2016.
 
-    Some of the original landmarks are far off, so they were made anew for LS3D-W. Its own files (.t7, of Torch 7) are
-    not read; 3DDFA's code (Guo, github.com/cleardusk/3DDFA, test.configs/) has the same points as the two .npy above,
-    which may also lie in the folder above root. Cite then also: Bulat, Tzimiropoulos, "How far are we from solving the
-    2D & 3D Face Alignment problem?", ICCV 2017.
+    Some of the original landmarks are far off, so LS3D-W annotated them anew. Its own files (.t7, of Torch 7) are not
+    read; the two .npy above have the same points and come from 3DDFA's code (Guo, github.com/cleardusk/3DDFA,
+    test.configs/). They may also lie in the folder above root. Cite also: Bulat, Tzimiropoulos, "How far are we from
+    solving the 2D & 3D Face Alignment problem?", ICCV 2017.
 
-    Items hold coefficients and `camera` as in 300W-LP, and `landmarks68`: the ground truth of landmark errors, since
+    Items hold coefficients and `camera` as in 300W-LP, and `landmarks68`, the ground truth of landmark errors, since
     the coefficients are cut to the morphable model's size.
 
     Args:
@@ -55,11 +49,11 @@ class AFLW2000(FaceDataset):
         split: "test", the only one.
         transform: how a face is cropped.
         morphable_model: the model that the coefficients refer to.
-        annotation: whose landmarks. "original" are `pt3d_68`. "reannotated" takes x and y of LS3D-W's, which have no
-            depth, and z of `pt3d_68`; the framing stays that of `pt3d_68`, so that both give the same crops.
+        annotation: whose landmarks. "original": `pt3d_68`. "reannotated": x and y of LS3D-W, which has no depth, with
+            z of `pt3d_68`. The framing is that of `pt3d_68` in both cases, so the crops are the same.
 
     Raises:
-        ConfigError: the morphable model has other expressions, or annotation is another word.
+        ConfigError: the morphable model has other expressions, or annotation is unknown.
         DataError: the folder or a file is missing, or there is no .jpg + .mat pair.
     """
 
@@ -77,8 +71,7 @@ class AFLW2000(FaceDataset):
         super().__init__(split, transform)
         if annotation not in get_args(Annotation):
             raise ConfigError(f"annotation={annotation!r} is unknown, known are {', '.join(get_args(Annotation))}")
-        self.root = Path(root)
-        require_root(self.root, "AFLW2000-3D", "AFLW2000-3D.zip")
+        self.root = open_root(root, "AFLW2000-3D")
         self.reader = FittedFaceReader(morphable_model)
         self.names = np.array(fitted_photos(self.root, "AFLW2000-3D"), dtype=np.str_)
         if not len(self.names):
@@ -105,7 +98,7 @@ class AFLW2000(FaceDataset):
         return subset
 
     def inventory(self) -> list[Count]:
-        counts = [Count("photos", count_fitted_photos(self.root), PHOTOS)]
+        counts = [Count("photos", len(fitted_photos(self.root)), PHOTOS)]
         if self.reannotation is not None:
             counts.append(Count("re-annotated photos", len(self.reannotation.points), PHOTOS))
         return counts
@@ -114,10 +107,10 @@ class AFLW2000(FaceDataset):
 class Reannotation:
     """LS3D-W's landmarks of AFLW2000-3D, as 3DDFA's test.configs/ holds them.
 
-    Rows bear no names: a photo's is the one where the original landmarks, which come in the same order, are its own.
+    The rows have no names. A photo's row is found by its original landmarks, which come in the same order.
 
     Raises:
-        DataError: a file is missing or damaged, or of another shape.
+        DataError: a file is missing or damaged, or has another shape.
     """
 
     def __init__(self, root: Path) -> None:
@@ -125,7 +118,7 @@ class Reannotation:
         if len(original) != len(points):
             raise DataError(f"{ORIGINAL} has {len(original)} rows and {REANNOTATED} {len(points)}; {FROM_3DDFA}")
         self.original = original[:, :, :2] - 1  # as pt3d_68
-        # Whole numbers from 0: they lie one pixel up and left of pt3d_68, in the mean over all 2,000 photos.
+        # Whole numbers from 0: on average over all 2,000 photos they lie one pixel up and left of pt3d_68.
         self.points = points
 
     def find(self, original: Float[Tensor, "68 3"], photo: Path) -> Float[Tensor, "68 2"]:

@@ -1,4 +1,4 @@
-"""From photo to training crop: the framed face under one similarity, for pixels, camera and landmarks alike."""
+"""From photo to training crop: one similarity frames the face, and moves pixels, camera and landmarks alike."""
 
 import math
 
@@ -38,13 +38,13 @@ class CropTransform:
         return np.empty((count, self.size, self.size, 3), np.uint8)
 
     def sample_similarities(self, count: int) -> Float[Tensor, "count 2 3"]:
-        """How as many crops vary about the plain ones, random where crops are augmented."""
+        """How this many crops differ from plain ones: at random if crops are augmented, else not at all."""
         if self.augmentation is None:
             return torch.eye(2, 3).repeat(count, 1, 1)
         return self.augmentation.sample_similarities(count, self.size)
 
     def to_crop(self, box: FaceBox, similarity: Float[np.ndarray, "2 3"]) -> Float[np.ndarray, "2 3"]:
-        """The similarity after the plain crop of the face box, `crop_transform`; in NumPy, which is fast for one."""
+        """`crop_transform` of the face box followed by a similarity, in NumPy, which is fast for a single crop."""
         scale, centre = self.size / (CROP_MARGIN * box.size), (self.size - 1) / 2
         transform = similarity * np.array((scale, scale, 1), similarity.dtype)
         transform[:, 2] += similarity[:, :2] @ np.array(
@@ -53,8 +53,7 @@ class CropTransform:
         return transform
 
     def change_colours(self, crops: UInt8[np.ndarray, "count size size 3"]) -> UInt8[Tensor, "count 3 size size"]:
-        """The crops as a tensor with the channels last in memory, their colours changed in place where crops are
-        augmented."""
+        """The crops as a tensor, with channels last in memory. Augmentation changes their colours in place."""
         if self.augmentation is not None:
             for crop, change in zip(crops, self.augmentation.sample_colour_changes(len(crops)), strict=True):
                 change.apply(crop)
@@ -71,7 +70,7 @@ def warp(
     transform: Float[np.ndarray, "2 3"],
     crop: UInt8[np.ndarray, "size size 3"],
 ) -> None:
-    """Fills the crop with the image under a similarity; strong reduction averages first, so that it does not alias."""
+    """Fills the crop with the image under a similarity. Strong reduction averages first, to avoid aliasing."""
     size = len(crop)
     scale = math.hypot(transform[0, 0], transform[1, 0])
     if scale < 0.5:
@@ -86,6 +85,6 @@ def warp(
 
 
 def _after_reduction(transform: Float[np.ndarray, "2 3"], x: float, y: float) -> Float[np.ndarray, "2 3"]:
-    """The transform of an image that was reduced by (x, y); pixel centres stay at integers."""
+    """The transform for an image that was reduced by (x, y); pixel centres stay at integers."""
     enlargement = np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]], transform.dtype)
     return transform @ enlargement

@@ -1,10 +1,10 @@
-"""A packed split: one LMDB file of encoded pictures with checksums, and all labels in a few columns.
+"""The file of a packed split: LMDB, with JPEGs and their checksums, and all labels as columns.
 
-LMDB (lmdb.readthedocs.io) is a memory-mapped key-value store whose transactions leave the file whole whatever stops
-the writer. Why LMDB: docs/data.md, "Packed copies". Keys and values:
+LMDB (lmdb.readthedocs.io) is a memory-mapped key-value store whose file stays whole whatever stops the writer. Why it
+was chosen: docs/data.md, "Packed copies". Keys and values:
 
     8 bytes, big-endian index   checksum (CRC-32, 4 bytes, big-endian), the picture's JPEG
-    b"labels" + index           labels of one sample, as safetensors, to go on or repair
+    b"labels" + index           labels of one sample, as safetensors, to continue or repair the file
     b"broken" + index           why a sample could not be read
     b"columns"                  checksum, all labels and file names of the split, as safetensors
     b"meta"                     JSON: what the pictures are and how they were made
@@ -46,8 +46,8 @@ def _with_checksum(data: bytes) -> bytes:
 
 
 class PackedWriter:
-    """Writes a split, goes on where an earlier call was stopped, and repairs a copy. The file takes its name when it is
-    whole. To be used in a `with` block; one process at a time.
+    """Writes a split, continues where an earlier call was stopped, and repairs a copy. The file gets its name when it
+    is whole. To be used in a `with` block, by one process at a time.
 
     Args:
         path: `SPLIT.lmdb`; until it is whole, the file is called `SPLIT.lmdb.partial`.
@@ -66,29 +66,26 @@ class PackedWriter:
         except Timeout as error:
             raise DataError(f"{self.path}: another process is packing it; wait for that one") from error
         try:
-            self.environment = self._open()
-            self._require(meta)
+            self.environment = self._open(meta)
         except BaseException:
             self.lock.release()
             raise
 
-    def _open(self) -> lmdb.Environment:
+    def _open(self, meta: Mapping[str, Any]) -> lmdb.Environment:
         _close(str(self.path))
         try:
             if self.path.exists():
                 self.path.replace(self.partial)
-            return lmdb.open(str(self.partial), subdir=False, map_size=MAP_SIZE, readahead=False, lock=False)
+            environment = lmdb.open(str(self.partial), subdir=False, map_size=MAP_SIZE, readahead=False, lock=False)
+            with environment.begin(write=True) as writing:
+                writing.put(META, json.dumps(meta, sort_keys=True).encode(), overwrite=False)
+                same = json.loads(writing.get(META)) == meta
         except (lmdb.Error, OSError) as error:
             raise DataError(f"{self.partial}: cannot be opened for writing ({error}); delete it") from error
-
-    def _require(self, meta: Mapping[str, Any]) -> None:
-        with self.environment.begin() as reading:
-            found = reading.get(META)
-        if found is None:
-            self._commit({META: json.dumps(meta, sort_keys=True).encode()})
-        elif json.loads(found) != meta:
-            self.environment.close()
+        if not same:
+            environment.close()
             raise DataError(f"{self.partial}: was begun with other settings; delete it or choose another output_dir")
+        return environment
 
     def _commit(self, values: Mapping[bytes, bytes], delete: Iterable[bytes] = ()) -> None:
         try:
@@ -103,13 +100,12 @@ class PackedWriter:
             ) from error
 
     def missing(self, length: int) -> list[int]:
-        """The indices below `length` that are not whole in the file: not there yet, damaged, or broken when they were
-        read."""
+        """The indices below `length` that are not there yet, are damaged, or were broken when they were read."""
         with self.environment.begin(buffers=True) as reading:
             return [index for index in range(length) if not is_whole(reading.get(_key(index)))]
 
     def write(self, pictures: Iterable[tuple[int, bytes, Mapping[str, np.ndarray]]], broken: Mapping[int, str]) -> None:
-        """Adds JPEGs with the labels of their samples, and reasons why others are broken, all or none."""
+        """Adds JPEGs with the labels of their samples, and why others are broken, in one transaction."""
         values: dict[bytes, bytes] = {BROKEN + _key(index): reason.encode() for index, reason in broken.items()}
         outdated = [prefix + _key(index) for index in broken for prefix in (b"", LABELS)]
         for index, picture, labels in pictures:
@@ -144,7 +140,7 @@ def is_whole(record: Any) -> bool:
 
 
 def columns_of(rows: Sequence[Mapping[str, np.ndarray] | None]) -> dict[str, Tensor]:
-    """Labels by name, (N, ...), of the labels of samples; rows of broken samples (None) are zero."""
+    """Labels by name, (N, ...), from the labels of each sample; rows of broken samples (None) are zero."""
     like = next((row for row in rows if row is not None), {})
     zeros = {key: np.zeros_like(value) for key, value in like.items()}
     return {key: torch.from_numpy(np.stack([zeros[key] if row is None else row[key] for row in rows])) for key in like}
@@ -154,7 +150,7 @@ _reading_now: dict[str, tuple[lmdb.Environment, lmdb.Transaction]] = {}
 
 
 def _reading(path: Path) -> lmdb.Transaction:
-    """A lasting read transaction; LMDB opens a file at most once in a process."""
+    """A lasting read transaction, one a file: a process may open an LMDB file only once."""
     if str(path) not in _reading_now:
         environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False, max_readers=1)
         _reading_now[str(path)] = environment, environment.begin(buffers=True)
@@ -168,13 +164,8 @@ def _close(path: str) -> None:
         environment.close()
 
 
-def _close_all() -> None:
-    for path in list(_reading_now):
-        _close(path)
-
-
-# LMDB forbids to use a file in a forked process that was open in its parent; each loader worker opens it for itself.
-os.register_at_fork(before=_close_all)
+# LMDB forbids a forked process to use a file that its parent had open; each loader worker opens it for itself.
+os.register_at_fork(before=lambda: [_close(path) for path in list(_reading_now)])
 
 
 def _require_full_length(path: Path) -> None:

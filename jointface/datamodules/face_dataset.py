@@ -1,4 +1,4 @@
-"""What every data set of faces shares: a photo and its labels go in, an item of the data contract comes out."""
+"""The base of all data sets of faces: it turns a photo and its labels into an item of the data contract."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -33,8 +33,8 @@ BROKEN = "broken"  # key of a batch: indices of the samples left out of it
 class FaceSample:
     """A photo as it is on disk, with its labels.
 
-    image: (H, W, 3) uint8 RGB. box: where the face is. labels: keys of the data contract, `camera` and `landmarks68` in
-    image space.
+    image: (H, W, 3) uint8 RGB. box: where the face is. labels: by the keys of `FaceDataset`, with `camera` and
+    `landmarks68` in image space.
     """
 
     image: UInt8[np.ndarray, "height width 3"]
@@ -43,16 +43,16 @@ class FaceSample:
 
 
 class FaceDataset(Dataset[Item], ABC):
-    """Base of the data sets. A subclass lists its files, and reads and describes one of them.
+    """Base of the data sets. A subclass lists its files and reads one of them. docs/adding_a_data_set.md shows how.
 
     An item holds `image` (3, S, S) uint8 RGB and `index` (), and of the following what the data set labels:
     `attributes` (M,) and `attribute_mask` (M,); `shape_coefficients` (Ks,), `expression_coefficients` (Ke,) and
     `camera` (3, 4) from model to crop space; `landmarks68` (68, 3) in crop space; `identity` ().
     """
 
-    label_set: ClassVar[LabelSet | None] = None  # its attributes, where it labels any
+    label_set: ClassVar[LabelSet | None] = None  # the attributes that it labels
     has_shape: ClassVar[bool] = False  # whether it labels coefficients and camera
-    splits: ClassVar[tuple[str, ...]]  # the splits that it has
+    splits: ClassVar[tuple[str, ...]]
     rendered: ClassVar[bool] = False  # whether images are rendered when they are asked for: there are no photo files
 
     def __init__(self, split: str, transform: CropTransform) -> None:
@@ -65,15 +65,11 @@ class FaceDataset(Dataset[Item], ABC):
 
     @abstractmethod
     def path(self, index: int) -> Path:
-        """The file of a sample, to name it in messages."""
+        """The file of a sample, which names it in messages."""
 
     @abstractmethod
     def read(self, index: int) -> FaceSample:
-        """The sample as it is on disk.
-
-        Raises:
-            DataError: the sample is missing, broken or of another kind.
-        """
+        """The sample as it is on disk. Raises a DataError if it is missing, broken or of another kind."""
 
     def name(self, index: int) -> str:
         """The name of a sample without an ending; predictions for it are NAME.npz."""
@@ -107,7 +103,7 @@ class FaceDataset(Dataset[Item], ABC):
         )
 
     def inventory(self) -> list[Count]:
-        """What there is of the whole data set, in all splits, beside what was published; empty if nothing was."""
+        """What is there of the whole data set, in all splits, beside the published numbers, if there are any."""
         return []
 
     def why_broken(self, index: int) -> str:
@@ -119,7 +115,7 @@ class FaceDataset(Dataset[Item], ABC):
         return f"{self.path(index)}: could not be read the first time"
 
     def known_yaw(self) -> Float[np.ndarray, "samples"] | None:
-        """Yaw of each sample in degrees, where the data set knows it without a camera among its labels."""
+        """Yaw of each sample in degrees, if the data set knows it without labelling a camera."""
         return None
 
     def alpha(self) -> Float[Tensor, "attributes"]:
@@ -132,18 +128,18 @@ class FaceDataset(Dataset[Item], ABC):
         return {key: value[0] for key, value in self._assemble([index], crops, [labels], [transform]).items()}
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """Items stacked to a batch. Those that cannot be read are left out, their indices listed as `broken`.
+        """Items as a batch. Those that cannot be read are left out, and their indices are listed as `broken`.
 
-        What varies is drawn for all at once, which is faster than stacking items.
+        The augmentation is sampled for all at once, which is faster than stacking items.
         """
         crops = self.transform.empty(len(indices))
         similarities = self.transform.sample_similarities(len(indices)).numpy()
         whole: list[int] = []
         labels, transforms, broken = [], [], []
         for index, similarity in zip(indices, similarities, strict=True):
-            try:  # one after the other, so that a photo is still in the processor's cache when it is cropped
+            try:  # one by one, so that a photo is still in the processor's cache when it is cropped
                 label, transform = self._crop(index, similarity, crops[len(whole)])
-            except Exception:  # whatever is wrong with one sample must not stop the run; the main process names it
+            except Exception:  # nothing wrong with one sample may stop the run; the main process logs the reason
                 broken.append(index)
                 continue
             whole.append(index)
@@ -155,7 +151,7 @@ class FaceDataset(Dataset[Item], ABC):
     def _crop(
         self, index: int, similarity: Float[np.ndarray, "2 3"], crop: UInt8[np.ndarray, "size size 3"]
     ) -> tuple[Item, Float[np.ndarray, "2 3"]]:
-        """Fills the crop of a sample; its labels and the transform from its image to the crop."""
+        """Fills the crop of a sample and returns its labels and the transform from its image to the crop."""
         sample = self.read(index)
         transform = self.transform.to_crop(sample.box, similarity)
         warp(sample.image, transform, crop)
@@ -168,7 +164,7 @@ class FaceDataset(Dataset[Item], ABC):
         labels: Sequence[Item],
         transforms: Sequence[Float[np.ndarray, "2 3"]],
     ) -> Batch:
-        """Crops and labels as a batch, all in crop space."""
+        """Crops and labels as a batch in crop space."""
         stacked = {key: torch.stack([label[key] for label in labels]) for key in labels[0]}
         images = self.transform.change_colours(crops)
         moved = move_labels(stacked, torch.from_numpy(np.stack(transforms)))
@@ -216,7 +212,7 @@ def evenly_spaced(length: int, count: int) -> Int[np.ndarray, "count"]:
 
 
 def move_labels(labels: Item, transforms: Float[Tensor, "batch 2 3"]) -> Item:
-    """Labels of images that similarities move: camera and landmarks move with them, the rest stays."""
+    """The labels of images under similarities: camera and landmarks move with the images, the rest stays."""
     labels = dict(labels)
     if "camera" in labels:
         labels["camera"] = crop_camera(labels["camera"], transforms)
@@ -228,7 +224,7 @@ def move_labels(labels: Item, transforms: Float[Tensor, "batch 2 3"]) -> Item:
 def warp_landmarks(
     landmarks: Float[Tensor, "*batch 68 3"], transform: Float[Tensor, "*batch 2 3"]
 ) -> Float[Tensor, "*batch 68 3"]:
-    """Landmarks under an image similarity; after a flip they are named by the side that they are on now."""
+    """Landmarks under an image similarity. A flip exchanges the names of left and right ones."""
     warped = warp_points(transform, landmarks)
     flipped = (torch.linalg.det(transform[..., :2]) < 0)[..., None, None]
     return torch.where(flipped, warped[..., list(MIRROR68), :], warped)
@@ -248,11 +244,7 @@ def read_image(path: Path) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def decode_image(data: UInt8[np.ndarray, "bytes"], what: str) -> UInt8[np.ndarray, "height width 3"]:
-    """The bytes of an image file as RGB, turned upright by its EXIF orientation; `what` names it in the message.
-
-    Raises:
-        DataError: they are empty, cut short or no image.
-    """
+    """As `read_image`, from the bytes of a file; `what` names it in the message."""
     image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if len(data) else None
     if image is None:
         raise DataError(f"{what}: not a whole image ({len(data)} bytes); it is empty, cut short or of another kind")

@@ -1,6 +1,5 @@
-"""The .mat file of a face fitted with the Basel Face Model, as 300W-LP and AFLW2000-3D store it beside each photo."""
+"""Photos with a face fitted by the Basel Face Model: the .jpg + .mat pairs of 300W-LP and AFLW2000-3D."""
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +9,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jointface.datamodules.face_dataset import FaceSample, Item, read_image
-from jointface.datamodules.on_disk import ARCHIVES, file_names, require_folder
+from jointface.datamodules.on_disk import ARCHIVES, file_names, log_left_out, require_folder
 from jointface.errors import ConfigError, DataError
 from jointface.geometry.bfm import FACEWAREHOUSE
 from jointface.geometry.camera import apply_camera, camera_from_pose
 from jointface.geometry.framing import FaceBox, face_box
 from jointface.geometry.morphable_model import MorphableModel, linear_faces
 
-log = logging.getLogger(__name__)
-
+ENDINGS = (".jpg", ".mat")
 MAX_FACE_SIZE = 20_000  # pixels
-# Fields that tell whose a .mat file is that lies where a fit should be.
+# Fields that tell what another .mat file in the place of a fit is.
 FOREIGN = {
     "pts_2d": "a file of 300W-LP's landmarks/ folder, not the fit that lies beside the photo",
     "shapePC": "a Basel Face Model",
@@ -31,7 +29,7 @@ FOREIGN = {
 class FittedFaceReader:
     """Reads `.jpg` + `.mat` pairs into samples with coefficients and camera.
 
-    Only the 68 landmarks of the morphable model are kept, which is what the framing needs, so that workers stay small.
+    Of the morphable model only the 68 landmarks are kept, which the framing needs, so that workers stay small.
 
     Raises:
         ConfigError: the morphable model's expressions are not those that the files refer to.
@@ -48,8 +46,8 @@ class FittedFaceReader:
         self.basis = morphable_model.basis[:, morphable_model.landmarks68].clone()
 
     def read(self, photo: Path, with_landmarks: bool = False) -> FaceSample:
-        """The photo and its fit; `with_landmarks` adds the file's own `pt3d_68` as `landmarks68`, whose z is in the
-        frame of the camera."""
+        """The photo and its fit. `with_landmarks` adds the file's `pt3d_68` as `landmarks68`, with z in the camera's
+        frame, and frames the face by them."""
         path = photo.with_suffix(".mat")
         fields = {"Pose_Para": 7, "Shape_Para": self.num_shape, "Exp_Para": self.num_expression}
         fit = read_fit(path, [*fields, "pt3d_68"] if with_landmarks else [*fields])
@@ -85,27 +83,29 @@ def _require_size(box: FaceBox, what: str) -> None:
         )
 
 
-def require_root(root: Path, what: str, archive: str) -> None:
-    """The folder of a data set must be there; `archive` is what it is unpacked from."""
-    if not root.is_dir() and (root.parent / archive).is_file():
-        raise DataError(f"no folder {root.absolute()}: looked there for {what}; found {archive} beside it, unpack it")
+def open_root(root: str | Path, what: str) -> Path:
+    """The folder of a data set.
+
+    Raises:
+        DataError: it is missing.
+    """
+    root = Path(root)
     require_folder(root, what, f"set paths.data_dir to the folder that holds {root.name}/")
+    return root
 
 
 def no_pairs(root: Path, what: str, below: str = "") -> DataError:
-    """The error for a folder of a data set that has no photo with a fit: it says what it has instead.
+    """The error for a folder without any photo with a fit, which says what is there instead.
 
     Args:
-        root: the folder. what: the data set. below: "*/" where the photos should be in folders below it.
+        root: the folder. what: the data set. below: "*/" if the photos should be in folders below it.
     """
     photo = below + "*.[jJ][pP][gG]"
     if archive := next((name for name in sorted(file_names(root)) if name.lower().endswith(ARCHIVES)), None):
         hint = f"found {archive} there, unpack it"
     elif found := next(root.glob(photo), None):
-        other_case = found.suffix != ".jpg"
-        hint = f"found {found.name} in {found.parent}, " + (
-            "rename the files to .jpg and .mat" if other_case else "without its .mat; unpack both"
-        )
+        how = "without its .mat; unpack both" if found.suffix == ".jpg" else "rename the files to .jpg and .mat"
+        hint = f"found {found.name} in {found.parent}, {how}"
     elif found := next(root.glob(f"*/{photo}"), None):
         inner = root / found.relative_to(root).parts[0]
         hint = f"found photos one folder too deep, in {inner}: point the path there or move its content up"
@@ -116,39 +116,26 @@ def no_pairs(root: Path, what: str, below: str = "") -> DataError:
     return DataError(f"no .jpg + .mat pair of {what} in {root.absolute()}: {hint}")
 
 
-def fitted_photos(folder: Path, data_set: str) -> list[str]:
-    """The names, without ending and sorted, of a folder's photos that have a .mat beside them; photos and fits without
-    the other, and files that end in capitals, are counted in the log."""
-    photos, fits, capitals = paired_names(folder)
-    for what, lonely in {
-        "photos have no .mat": photos - fits,
-        ".mat files have no photo": fits - photos,
-        "files end in .JPG or .MAT instead of .jpg or .mat": capitals,
-    }.items():
-        if lonely:
-            log.warning("%s: %d %s in %s and are left out, e.g. %s", data_set, len(lonely), what, folder, min(lonely))
+def fitted_photos(folder: Path, data_set: str | None = None) -> list[str]:
+    """The names, sorted and without ending, of a folder's photos that have a .mat beside them.
+
+    With a `data_set` the log counts photos and fits without the other, and files that end in capitals.
+    """
+    names = file_names(folder)
+    photos, fits = ({name[:-4] for name in names if name.endswith(ending)} for ending in (".jpg", ".mat"))
+    if data_set is not None:
+        capitals = [name for name in names if name.lower().endswith((".jpg", ".mat")) and name[-4:] not in ENDINGS]
+        log_left_out(data_set, f"photos have no .mat in {folder}", photos - fits)
+        log_left_out(data_set, f".mat files have no photo in {folder}", fits - photos)
+        log_left_out(data_set, f"files end in .JPG or .MAT instead of .jpg or .mat in {folder}", capitals)
     return sorted(photos & fits)
 
 
-def count_fitted_photos(folder: Path) -> int:
-    """How many of a folder's photos have a .mat beside them; 0 where there is no such folder."""
-    photos, fits, _ = paired_names(folder) if folder.is_dir() else (set(), set(), set())
-    return len(photos & fits)
-
-
-def paired_names(folder: Path) -> tuple[set[str], set[str], set[str]]:
-    """The names, without ending, of a folder's .jpg and of its .mat files; whole names of those in capitals."""
-    names = file_names(folder)
-    photos, fits = ({name[:-4] for name in names if name.endswith(ending)} for ending in (".jpg", ".mat"))
-    capitals = {name for name in names if name[-4:] not in (".jpg", ".mat") and name[-4:].lower() in (".jpg", ".mat")}
-    return photos, fits, capitals
-
-
 def read_fit(path: Path, fields: list[str]) -> dict[str, np.ndarray]:
-    """The named fields of a .mat file, all there and finite.
+    """The named fields of a .mat file.
 
     Raises:
-        DataError: the file is missing or damaged, or a field is missing or holds NaN.
+        DataError: the file is missing or damaged, or a field is missing or not finite.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; every photo needs its .mat beside it")
@@ -171,7 +158,7 @@ def read_fit(path: Path, fields: list[str]) -> dict[str, np.ndarray]:
 
 
 def _kind(path: Path) -> str:
-    """What a .mat file seems to be that is no fit."""
+    """What a .mat file that is no fit seems to be."""
     names = [name for name, _, _ in scipy.io.whosmat(path)]
     seems = next((f"it seems to be {kind}" for name, kind in FOREIGN.items() if name in names), "")
     return seems or f"it holds {', '.join(names) or 'nothing'}; expected a file of 300W-LP or AFLW2000-3D"

@@ -1,7 +1,6 @@
 """MICC Florence: 3D scans of 53 people, rendered at large poses; the usual test set of dense reconstruction."""
 
 import copy
-import logging
 import math
 import re
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample, Item, evenly_spaced
-from jointface.datamodules.on_disk import Count, file_names, missing, require_file, require_folder
+from jointface.datamodules.on_disk import Count, file_names, log_left_out, missing, require_file, require_folder
 from jointface.errors import ConfigError, DataError
 from jointface.geometry.camera import apply_camera, euler_to_rotation
 from jointface.geometry.framing import face_box
@@ -23,8 +22,6 @@ from jointface.geometry.mesh import vertex_normals
 from jointface.geometry.model_fit import fit_to_surface
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.geometry.scan import Scan, find_face, near, read_scan, render_scan
-
-log = logging.getLogger(__name__)
 
 SUBJECTS = 53
 FRONTAL = ("frontal1", "frontal2")  # in the order in which they are taken
@@ -55,31 +52,29 @@ class Florence(FaceDataset):
         root/subject_01/Video/                                              not read
         ... subject_53/
 
-    The first scan of frontal1, or of frontal2 where that has none, stands for the subject; subjects with neither are
-    left out and counted in the log. The nose tip is found on the surface; a file `nose_tip.txt` of three numbers (mm,
-    in scan space) beside the .obj overrides it. Get the data from MICC, University of Florence, after its licence
+    The first scan of frontal1, or of frontal2 if there is none, stands for the subject; subjects with neither are left
+    out and counted in the log. The nose tip is found on the surface; a file `nose_tip.txt` of three numbers (mm, in
+    scan space) beside the .obj overrides it. Get the data from MICC, University of Florence, after its licence
     agreement ("Florence 2D/3D face dataset"). Licence: research, on agreement. Cite: Bagdanov, Del Bimbo, Masi, "The
     Florence 2D/3D Hybrid Face Dataset", ACM Workshop on Human Gesture and Behavior Understanding, 2011.
 
     The views are those of VRN (Jackson, Bulat, Argyriou, Tzimiropoulos, ICCV 2017), which PRNet (Feng et al., ECCV
     2018) follows: "a pitch of -15, 20 or 25 degrees and each of the five evenly spaced rotations between -80 and 80".
-    The paper counts 20 poses; its author later found 15 in his renderings, as these angles make, and took the 20 for a
-    misprint (issue 158 of AaronJackson/vrn; he names the pitches -15, -20, -25 there, from memory). The pitches answer
-    a bias of the scans, he says: these look down by some 20 degrees. So the angles turn the scan as it is, positive
-    pitch looks up (300W-LP's convention), and the framing finds the face's own tilt. Camera, size, light and background
-    of the published renderings are not known: here a scaled orthographic camera, 300W-LP's size and share of the face,
-    no light, plain grey.
+    These are 15 poses; the paper says 20, which its author took for a misprint (issue 158 of AaronJackson/vrn, where he
+    recalls the pitches as -15, -20, -25). The pitches compensate that the scans look down by some 20 degrees, so the
+    angles turn the scan as it is. Positive pitch looks up, as in 300W-LP, and the framing follows the face's own tilt.
+    Camera, size, light and background of the published renderings are unknown: here a scaled orthographic camera,
+    300W-LP's size and share of the face, no light, plain grey.
 
-    Items hold `identity`, the subject's number. There are no coefficients; `scan`, `view_camera`, `nose_tip`,
-    `landmarks68` and `face_region` give the ground truth of a benchmark. Consecutive indices are the views of one
-    subject, pitch by pitch, yaw by yaw; the last subject stays in memory.
+    Items hold `identity`, the subject's number, and no coefficients. `scan`, `view_camera`, `nose_tip`, `landmarks68`
+    and `face_region` give the ground truth of a benchmark. Consecutive indices are the views of one subject, pitch by
+    pitch, yaw by yaw; the last subject stays in memory.
 
     Args:
         root: the folder above.
         split: "test", the only one.
         transform: how a face is cropped.
-        morphable_model: laid on a scan, in the person's own shape, it says where the 68 landmarks are that a scan
-            lacks, see `jointface.geometry.model_fit`.
+        morphable_model: fitted to a scan, it says where the 68 landmarks are, see `jointface.geometry.model_fit`.
         pitches, yaws: of the views, in degrees.
         view_size: side of a view in pixels, before it is cropped.
 
@@ -111,11 +106,10 @@ class Florence(FaceDataset):
         without = [folder.name for folder, scan in scans.items() if scan is None]
         if len(without) == len(scans):
             raise _no_scan(next(iter(scans)))
-        if without:
-            log.warning(f"Florence: %d subjects have no frontal .obj and are left out, e.g. {without[0]}", len(without))
-        found = [(_number(folder), str(scan.relative_to(self.root))) for folder, scan in scans.items() if scan]
-        numbers, names = zip(*found, strict=True)
-        self.subjects, self.scans = np.array(numbers), np.array(names)
+        log_left_out("Florence", "subjects have no frontal .obj", without)
+        found = {folder: scan for folder, scan in scans.items() if scan is not None}
+        self.subjects = np.array([int(folder.name.removeprefix("subject_")) for folder in found])
+        self.scans = np.array([str(scan.relative_to(self.root)) for scan in found.values()])
         self._last: tuple[int, _Subject | DataError] | None = None
 
     def __len__(self) -> int:
@@ -178,18 +172,16 @@ class Florence(FaceDataset):
         return torch.cat([linear, (middle - linear @ (low + high) / 2)[:, None]], dim=1)
 
     def _subject(self, index: int) -> _Subject:
+        """The subject of a view. It or the error that it raises is kept for the other views."""
         row = index // len(self.angles)
         if self._last is None or self._last[0] != row:
-            self._last = row, self._try_subject(self.path(index))
-        if isinstance(self._last[1], DataError):  # once for all views
+            try:
+                self._last = row, self._read_subject(self.path(index))
+            except DataError as error:
+                self._last = row, error
+        if isinstance(self._last[1], DataError):
             raise self._last[1]
         return self._last[1]
-
-    def _try_subject(self, path: Path) -> _Subject | DataError:
-        try:
-            return self._read_subject(path)
-        except DataError as error:
-            return error
 
     def _read_subject(self, path: Path) -> _Subject:
         require_file(path, "a scan of Florence", "unpack it there")
@@ -220,11 +212,10 @@ class Florence(FaceDataset):
     def inventory(self) -> list[Count]:
         folders = subject_folders(self.root)
         found = sum(_obj_file(folder / "Model" / name / "obj") is not None for folder in folders for name in SCANS)
+        frontal = sum(frontal_scan(folder) is not None for folder in folders)
         return [
             Count("subjects", len(folders), SUBJECTS),
-            Count(
-                "subjects with a frontal scan", sum(frontal_scan(folder) is not None for folder in folders), SUBJECTS
-            ),
+            Count("subjects with a frontal scan", frontal, SUBJECTS),
             Count("scans", found),
         ]
 
@@ -237,11 +228,11 @@ def mean_face(model: MorphableModel) -> Float[Tensor, "vertices 3"]:
 def millimetres(model: MorphableModel) -> float:
     """The unit of a morphable model, in millimetres.
 
-    Models come in micrometres (Basel), millimetres (anny) or metres (FLAME): the unit is the one of these in which the
-    mean face's jaw is nearest to 145 mm wide.
+    Models come in micrometres (Basel), millimetres (anny) or metres (FLAME): the unit is that which makes the mean
+    face's jaw closest to 145 mm wide.
 
     Raises:
-        DataError: in none of them it is the width of a face.
+        DataError: none of them gives the width of a face.
     """
     width = (model.mean[model.landmarks68[16]] - model.mean[model.landmarks68[0]]).norm().item()
     unit = 1000.0 ** -round(math.log(max(width, 1e-9) / JAW_WIDTH, 1000))
@@ -267,10 +258,6 @@ def subject_folders(root: Path) -> list[Path]:
     return folders
 
 
-def _number(folder: Path) -> int:
-    return int(folder.name.removeprefix("subject_"))
-
-
 def frontal_scan(subject: Path) -> Path | None:
     """The .obj of a subject's first frontal scan, None where there is none."""
     scans = (_obj_file(subject / "Model" / name / "obj") for name in FRONTAL)
@@ -278,7 +265,7 @@ def frontal_scan(subject: Path) -> Path | None:
 
 
 def _obj_file(folder: Path) -> Path | None:
-    """The .obj of a folder; the published ones are named by numbers, unlike what people often write beside them."""
+    """The .obj of a folder, rather one named by a number, as the published ones are."""
     if not folder.is_dir():
         return None
     names = [name for name in file_names(folder) if name.lower().endswith(".obj")]
@@ -286,7 +273,7 @@ def _obj_file(folder: Path) -> Path | None:
 
 
 def _no_scan(subject: Path) -> DataError:
-    """The error where no subject has a scan, which names the first part of its path that is not there."""
+    """The error for a data set without any scan, which names the first part of the path that is missing."""
     what, how = "the first frontal scan of MICC Florence", "unpack the data set there"
     path = subject
     for part in ("Model", FRONTAL[0], "obj"):

@@ -23,14 +23,14 @@ from jointface.geometry.framing import FaceBox
 IMAGE_FOLDERS = ("lfw", "lfw-deepfunneled", "lfw_funneled")  # as LFW's archives unpack
 ATTRIBUTE_FILE, SPLIT_FILE = "lfw_att_73.mat", "indices_train_test.mat"
 
-# Average landmark box of LFW's 250 x 250 images. A detector framed them, so faces vary around it by some pixels. The
-# five MTCNN landmarks of all 13,233 original images (`data/lfw_landmark.txt` of clcarwin/sphereface_pytorch) average
-# eyes (104.7, 112.5) and (145.1, 111.7), nose (124.9, 136.5), mouth corners (107.6, 157.1) and (143.6, 156.7),
-# standard deviation 4 pixels at the eyes. CelebA's `list_landmarks_align_celeba.txt` (its first 50 rows) averages
-# eyes (69.4, 111.2) and (107.6, 111.2), nose (88.1, 135.3), mouth corners (71.3, 152.0) and (105.5, 152.3). The
-# scale, 1.074, and shift from those to these by least squares carry CelebA's box, centre (88.9, 139.8) and size 86.2,
-# to LFW. Funneling moves the photos onto their own average, so its folders get the same box; no landmarks of theirs
-# were there to check.
+# Average landmark box of LFW's 250 x 250 images, carried over from CelebA's by the mean landmarks of both. A detector
+# framed the images, so faces vary around it by some pixels.
+# The five MTCNN landmarks of all 13,233 original images (`data/lfw_landmark.txt` of clcarwin/sphereface_pytorch)
+# average eyes (104.7, 112.5) and (145.1, 111.7), nose (124.9, 136.5), mouth corners (107.6, 157.1) and (143.6, 156.7),
+# with a standard deviation of 4 pixels at the eyes. The first 50 rows of CelebA's `list_landmarks_align_celeba.txt`
+# average eyes (69.4, 111.2) and (107.6, 111.2), nose (88.1, 135.3), mouth corners (71.3, 152.0) and (105.5, 152.3).
+# The least-squares scale, 1.074, and shift between them carry over CelebA's box: centre (88.9, 139.8), size 86.2.
+# Funneling moves photos onto their average, so its folders get the same box; there were no landmarks to check that.
 SIDE = 250
 LFW_BOX = FaceBox(x=125.7, y=142.9, size=92.6)
 
@@ -56,16 +56,15 @@ class LFWA(FaceDataset):
 
     Args:
         root: the folder above.
-        split: "train", "val" or "test". The official split has no "val" and is one of people: none is in both parts.
-            "val" holds out people of the training part by a hash of their name, the same on any machine; "train" is the
-            rest.
+        split: "train", "val" or "test". The official split is by people and has no "val", which holds out people of
+            the training part by a hash of their name, the same on any machine; "train" is the rest.
         transform: how a face is cropped.
         images: name of the image folder in root: "lfw", the original images, "lfw-deepfunneled" or "lfw_funneled".
         val_fraction: share of the training part's people that is held out.
 
     Raises:
         DataError: a file or folder is missing or malformed, or the split is empty.
-        ConfigError: val_fraction is no share.
+        ConfigError: val_fraction is out of range.
     """
 
     label_set = LFWA_ATTRIBUTES
@@ -113,11 +112,7 @@ class LFWA(FaceDataset):
 
     def read(self, index: int) -> FaceSample:
         image = read_image(self.path(index))
-        labels = {
-            "attributes": self.attributes[index],
-            "attribute_mask": self.mask,
-            "identity": self.identity[index],
-        }
+        labels = {"attributes": self.attributes[index], "attribute_mask": self.mask, "identity": self.identity[index]}
         return FaceSample(image, lfw_box(image.shape[1], image.shape[0]), labels)
 
     def inventory(self) -> list[Count]:
@@ -142,8 +137,14 @@ def read_attributes(path: Path) -> tuple[np.ndarray, Float[np.ndarray, "images a
     attributes = [attribute_name(str(name)) for name in np.atleast_1d(content["AttrName"])]
     names = np.array([str(name).replace("\\", "/") for name in np.atleast_1d(content["name"])])
     label = np.atleast_2d(content["label"])
-    if set(attributes) != set(LFWA_ATTRIBUTES.attributes):
-        raise _other_attributes(path, attributes)
+    known = set(LFWA_ATTRIBUTES.attributes)
+    if set(attributes) != known:
+        lacking, unknown = sorted(known - set(attributes)), sorted(set(attributes) - known)
+        raise DataError(
+            f"{path.absolute()}: its {len(attributes)} attributes are not LFWA's {len(known)}: {len(lacking)} are "
+            f"lacking ({', '.join(lacking[:3])}), {len(unknown)} unknown ({', '.join(unknown[:3])}); this is another "
+            f"file, take {ATTRIBUTE_FILE}"
+        )
     if label.shape != (len(names), len(attributes)):
         raise DataError(
             f"{path.absolute()}: label is {label.shape}, but there are {len(names)} names of images and "
@@ -155,45 +156,29 @@ def read_attributes(path: Path) -> tuple[np.ndarray, Float[np.ndarray, "images a
     return names, label[:, columns].astype(np.float32)
 
 
-def _other_attributes(path: Path, attributes: list[str]) -> DataError:
-    published = set(LFWA_ATTRIBUTES.attributes)
-    lacking, unknown = sorted(published - set(attributes)), sorted(set(attributes) - published)
-    return DataError(
-        f"{path.absolute()}: its {len(attributes)} attributes are not LFWA's {len(published)}: "
-        f"{len(lacking)} are lacking ({', '.join(lacking[:3])}), {len(unknown)} unknown ({', '.join(unknown[:3])}); "
-        f"this is another file, take {ATTRIBUTE_FILE}"
-    )
-
-
 def read_split(path: Path, rows: int) -> tuple[Bool[np.ndarray, "rows"], Bool[np.ndarray, "rows"]]:
     """Which of the rows of `lfw_att_73.mat` are in the training and in the test part of `indices_train_test.mat`.
 
     Raises:
         DataError: the file is missing or broken, names rows that are not there, or a row in both parts.
     """
-    fields = ("indices_img_train", "indices_img_test")
-    content = read_variables(path, "LFWA's split", *fields)
-    train, test = (_members(path, field, content[field], rows) for field in fields)
+    parts = []
+    for field, indices in read_variables(path, "LFWA's split", "indices_img_train", "indices_img_test").items():
+        values = np.atleast_1d(indices).ravel()
+        if values.dtype.kind not in "iuf" or not np.isin(values, np.arange(1, rows + 1)).all():
+            raise DataError(
+                f"{path.absolute()}: {field} must hold row numbers from 1 to {rows}, the rows of {ATTRIBUTE_FILE}; the "
+                "two files are not of one release, get both again"
+            )
+        parts.append(np.isin(np.arange(1, rows + 1), values))
+    train, test = parts
     if (both := train & test).any():
         raise DataError(f"{path.absolute()}: {both.sum()} rows are in both parts; the file is damaged, get it again")
     return train, test
 
 
-def _members(path: Path, field: str, indices: Any, rows: int) -> Bool[np.ndarray, "rows"]:
-    """The rows that 1-based indices name."""
-    values = np.atleast_1d(indices).ravel()
-    if values.dtype.kind not in "iuf" or not np.isin(values, np.arange(1, rows + 1)).all():
-        raise DataError(
-            f"{path.absolute()}: {field} must hold row numbers from 1 to {rows}, the rows of {ATTRIBUTE_FILE}; the "
-            "two files are not of one release, get both again"
-        )
-    members = np.zeros(rows, dtype=bool)
-    members[values.astype(np.int64) - 1] = True
-    return members
-
-
 def read_variables(path: Path, what: str, *variables: str) -> dict[str, Any]:
-    """Variables of a MATLAB file, of version 5 or 7.3; a cell array of strings is a list.
+    """Variables of a MATLAB file of version 5 or 7.3, in this order; a cell array of strings becomes a list.
 
     Raises:
         DataError: the file is missing or no MATLAB file, or a variable is not in it.
@@ -213,18 +198,18 @@ def read_variables(path: Path, what: str, *variables: str) -> dict[str, Any]:
         raise DataError(
             f"{path.absolute()}: no variable {', '.join(lacking)}; the file is damaged or another one, get it again"
         )
-    return content
+    return {name: content[name] for name in variables}
 
 
 def _strings(cells: h5py.Dataset) -> list[str]:
     """A cell array of strings: references to arrays of UTF-16 units."""
-    return [_string(h5py.h5r.dereference(cell, cells.id)) for cell in cells[()].ravel()]
-
-
-def _string(text: h5py.h5d.DatasetID) -> str:
-    units = np.empty(text.shape, dtype="<u2")
-    text.read(h5py.h5s.ALL, h5py.h5s.ALL, units)  # half the time of h5py's own slicing
-    return units.tobytes().decode("utf-16-le")
+    strings = []
+    for cell in cells[()].ravel():
+        text = h5py.h5r.dereference(cell, cells.id)
+        units = np.empty(text.shape, dtype="<u2")
+        text.read(h5py.h5s.ALL, h5py.h5s.ALL, units)  # half the time of h5py's own slicing
+        strings.append(units.tobytes().decode("utf-16-le"))
+    return strings
 
 
 def _image_folder(root: Path, name: str) -> Path:
@@ -239,12 +224,8 @@ def _image_folder(root: Path, name: str) -> Path:
 
 
 def image_names(folder: Path) -> set[str]:
-    """`Person/Person_0001.jpg` of every photo in the folders of people."""
+    """`Person/Person_0001.jpg` of every photo."""
     with os.scandir(folder) as entries:
         people = [entry.name for entry in entries if entry.is_dir()]
-    return {
-        f"{person}/{name}"
-        for person in people
-        for name in file_names(folder / person)
-        if name.endswith((".jpg", ".png"))
-    }
+    names = (f"{person}/{name}" for person in people for name in file_names(folder / person))
+    return {name for name in names if name.endswith((".jpg", ".png"))}

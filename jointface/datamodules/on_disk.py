@@ -1,4 +1,4 @@
-"""What is on disk of a published data set: folders and files that must be there, tables, and counts to compare."""
+"""Published data sets on disk: folders and files that must be there, tables, and counts beside the published ones."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ ARCHIVES = (".zip", ".7z", ".7z.001", ".tar", ".tar.gz", ".tgz", ".rar")
 
 @dataclass(frozen=True)
 class Count:
-    """How many of something are on disk, and how many were published (None where no number was)."""
+    """How many of something are on disk, and how many were published, if that is known."""
 
     what: str
     found: int
@@ -28,13 +28,12 @@ class Count:
 
 
 def require_folder(folder: Path, what: str, how: str) -> None:
-    """A folder of a data set must be there and readable.
+    """Raises a DataError if a folder of a data set is missing or unreadable.
+
+    The error says what is there instead: an archive, another spelling, the folder one level off.
 
     Args:
         folder: where it should be. what: what was looked for there. how: what the user is to do.
-
-    Raises:
-        DataError: it is not; says also what is there instead: an archive, another spelling, the folder one level off.
     """
     if not os.path.isdir(folder):
         _require_readable_parents(folder)
@@ -44,7 +43,7 @@ def require_folder(folder: Path, what: str, how: str) -> None:
 
 
 def require_file(path: Path, what: str, how: str) -> None:
-    """As `require_folder`, for a file that must not be empty."""
+    """As `require_folder`, for a file, which must not be empty."""
     if not os.path.isfile(path):
         _require_readable_parents(path)
         raise missing(path, what, how)
@@ -55,7 +54,7 @@ def require_file(path: Path, what: str, how: str) -> None:
 
 
 def _require_readable_parents(path: Path) -> None:
-    # What lies behind a closed folder seems not to be there, or raises a PermissionError, by Python's version.
+    # What lies behind a closed folder seems to be missing, or raises a PermissionError, depending on Python's version.
     for parent in path.absolute().parents:
         if os.path.isdir(parent):
             if not os.access(parent, os.X_OK):
@@ -68,11 +67,7 @@ def _forbidden(folder: Path) -> DataError:
 
 
 def require_room_for(folder: Path) -> None:
-    """Finds out whether a folder can be made and written to, without making it.
-
-    Raises:
-        DataError: it cannot.
-    """
+    """Raises a DataError if a folder cannot be made and written to; does not make it."""
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
     if not os.path.isdir(place) or not os.access(place, os.W_OK | os.X_OK):
         why = "there is no permission to write there" if os.path.isdir(place) else f"{place} is a file"
@@ -80,11 +75,7 @@ def require_room_for(folder: Path) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Makes a folder that can be written to, before there is much to lose.
-
-    Raises:
-        DataError: it cannot.
-    """
+    """Makes a folder. Raises a DataError if that fails or it cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -101,20 +92,21 @@ def missing(path: Path, what: str, how: str) -> DataError:
 
 
 def instead(path: Path) -> str:
-    """What lies near a missing path and was probably meant, as advice; empty where nothing does."""
+    """Advice about what lies near a missing path and was probably meant; empty if there is nothing."""
     parent = path.parent
     if not os.path.isdir(parent) or not os.access(parent, os.R_OK | os.X_OK):
         return ""
     names = sorted(entry.name for entry in parent.iterdir())
-    stem = path.stem.lower()
+    alike = {_plain(path.stem), _plain(path.stem) + "3d"}  # 300W-LP for 300W_LP, AFLW2000-3D for AFLW2000
     for name in names:
-        if name.lower().startswith(stem) and name.lower()[len(stem) :] in ARCHIVES:
+        ending = next((ending for ending in ARCHIVES if name.lower().endswith(ending)), None)
+        if ending is not None and _plain(name[: -len(ending)]) in alike:
             return f"found {name} there, unpack it"
     for name in names:
         if name.lower() == path.name.lower() and name != path.name:
             return f"found {name!r} there, rename it to {path.name!r}"
-    for name in names:  # 300W-LP for 300W_LP, AFLW2000-3D for AFLW2000
-        if _plain(name) in (_plain(path.name), _plain(path.name) + "3d") and (parent / name).is_dir():
+    for name in names:
+        if _plain(name) in alike and name != path.name and (parent / name).is_dir():
             return f"found {name!r} there, rename it to {path.name!r}"
     if deeper := sorted(parent.glob(f"*/{path.name}")):
         return f"found it one folder too deep, in {deeper[0].parent}: move its content up or point the path there"
@@ -128,11 +120,7 @@ def _plain(name: str) -> str:
 
 
 def file_names(folder: Path) -> set[str]:
-    """The names of everything in a folder.
-
-    Raises:
-        DataError: it cannot be listed.
-    """
+    """The names of everything in a folder. Raises a DataError if it cannot be listed."""
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries}
@@ -150,10 +138,10 @@ def read_table(path: Path, what: str, columns: int, header_lines: int = 0) -> tu
     """File names (N,) and whole numbers (N, columns) of a table `NAME value value ...` separated by blanks.
 
     Args:
-        path: the file. what: its name in messages. columns: numbers in a row. header_lines: lines to pass over.
+        path: the file. what: its name in messages. columns: numbers in a row. header_lines: lines to skip.
 
     Raises:
-        DataError: the file is missing, or a row has another number of values or values that are no whole numbers.
+        DataError: the file is missing, or a row is not a name and this many whole numbers.
     """
     require_file(path, what, "download it")
     _require_rows(path, columns, header_lines, last=header_lines + 1)  # pandas drops what the first row has too much

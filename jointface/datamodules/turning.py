@@ -1,4 +1,4 @@
-"""Training faces turned out of plane on the device, for data that shows few large poses."""
+"""Turns training faces out of plane on the device, for data with few large poses."""
 
 import math
 
@@ -11,7 +11,7 @@ from jointface.geometry.morphable_model import MorphableModel
 
 
 class FaceTurning(nn.Module):
-    """Turns a share of the faces that have a fitted mesh by random pitch and yaw (see `geometry.face_profiling`).
+    """Turns some of the faces with a fitted mesh by random pitch and yaw, see `geometry.face_profiling`.
 
     Args:
         morphable_model: the model of the fits.
@@ -29,8 +29,7 @@ class FaceTurning(nn.Module):
 
     @torch.no_grad()
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The batch with some of its images and cameras turned; landmarks of the data set's own, which would no longer
-        fit, are left out."""
+        """The batch with some images and cameras turned. `landmarks68`, which would no longer fit, is dropped."""
         camera = batch["camera"]
         chosen = (torch.rand(len(camera), device=camera.device) < self.probability).nonzero().flatten()
         if not len(chosen):

@@ -13,14 +13,7 @@ from torch import Tensor
 
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample, Item
-from jointface.datamodules.fitted_face import (
-    FittedFaceReader,
-    count_fitted_photos,
-    fitted_photos,
-    no_pairs,
-    read_fit,
-    require_root,
-)
+from jointface.datamodules.fitted_face import FittedFaceReader, fitted_photos, no_pairs, open_root, read_fit
 from jointface.datamodules.on_disk import Count, file_names, require_folder
 from jointface.errors import ConfigError, DataError
 from jointface.geometry.morphable_model import MIRROR68, MorphableModel
@@ -45,8 +38,8 @@ class W300LP(FaceDataset):
         root/HELEN/, HELEN_Flip/, IBUG/, IBUG_Flip/, LFPW/, LFPW_Flip/
         root/landmarks/AFW/AFW_134212_1_0_pts.mat ... of the unflipped photos
 
-    A .mat holds Pose_Para (1, 7), Shape_Para (199, 1), Exp_Para (29, 1) of BFM 2009, and pt2d. One of landmarks/ holds
-    pts_2d and pts_3d (68, 2): the visible contour, and the projections of the landmarks in 3D. Get it as 300W-LP.zip
+    A .mat holds Pose_Para (1, 7), Shape_Para (199, 1), Exp_Para (29, 1) of BFM 2009, and pt2d. A file of landmarks/
+    holds pts_2d (68, 2), the visible contour, and pts_3d (68, 2), the projected 3D landmarks. Get it as 300W-LP.zip
     from the 3DDFA project page of Xiangyu Zhu. Licence: research. Cite: Zhu, Lei, Liu, Shi, Li, "Face Alignment Across
     Large Poses: A 3D Solution", CVPR 2016.
 
@@ -55,22 +48,21 @@ class W300LP(FaceDataset):
 
     Args:
         root: the folder above.
-        split: "train" or "val". The data set has no official one; a photo is held out by a hash of its name without the
-            copy number, so that all its copies and its flipped twin stay on one side, on any machine.
+        split: "train" or "val". There is no official split: a photo is held out by a hash of its name without the copy
+            number, so that all its copies and its flipped twin stay on one side, on any machine.
         transform: how a face is cropped.
         morphable_model: the model that the coefficients refer to.
         subsets: names of the subset folders; None takes all.
         val_fraction: share of the photos that is held out.
-        landmarks: "fit" leaves the landmarks to the coefficients. "file" adds them from landmarks/: x and y are pts_3d,
-            taken as 1-based like every label of the archive, and z is the fit's. A flipped photo without a file of its
-            own takes its twin's, mirrored; photos without either are left out and counted in the log. The framing is
-            the fit's with both.
-        num_photos: training photos to use, to learn from fewer; None takes all. They are chosen by the same hash, so
-            a smaller choice lies within a larger one, and do not change what is held out.
+        landmarks: "fit": landmarks follow from the coefficients. "file": items hold those of landmarks/, x and y of
+            pts_3d, taken as 1-based like every label of the archive, with z of the fit. A flipped photo without a file
+            of its own takes its twin's, mirrored; photos without either are left out and counted in the log. The
+            framing is that of the fit in both cases.
+        num_photos: number of training photos to use, None for all. They are chosen by the same hash, so a smaller
+            choice lies within a larger one, and what is held out does not change.
 
     Raises:
-        ConfigError: the morphable model has other expressions, landmarks is another word, or num_photos is no number of
-            photos that there are.
+        ConfigError: the morphable model has other expressions, landmarks is unknown, or num_photos is out of range.
         DataError: the folder, a subset or the landmarks are missing, or the split is empty.
     """
 
@@ -91,8 +83,7 @@ class W300LP(FaceDataset):
         super().__init__(split, transform)
         if landmarks not in get_args(Landmarks):
             raise ConfigError(f"landmarks={landmarks!r} is unknown, known are {', '.join(get_args(Landmarks))}")
-        self.root = Path(root)
-        require_root(self.root, "300W-LP", "300W-LP.zip")
+        self.root = open_root(root, "300W-LP")
         self.reader = FittedFaceReader(morphable_model)
         self.with_landmarks = landmarks == "file"
         photos = [f"{subset}/{name}" for subset in self._subsets(subsets) for name in self._names(subset)]
@@ -167,13 +158,12 @@ class W300LP(FaceDataset):
         """Photos with a fit in every subset, and files of landmarks where there are any."""
         published = {f"{subset}{flip}": count for subset, count in PUBLISHED.items() for flip in ("", FLIP)}
         subsets = [*published, *(name for name in subset_names(self.root) if name not in published)]
-        photos = {subset: count_fitted_photos(self.root / subset) for subset in subsets}
+        folders = {subset: self.root / subset for subset in subsets}
+        photos = {subset: len(fitted_photos(folder)) if folder.is_dir() else 0 for subset, folder in folders.items()}
         counts = [Count(f"{subset} photos", photos[subset], published.get(subset)) for subset in subsets]
         counts.append(Count("photos", sum(photos.values()), sum(published.values())))
         if (self.root / LANDMARKS).is_dir():
-            counts += [
-                Count(f"{subset} landmarks", len(self._marked(subset)), PUBLISHED[subset]) for subset in PUBLISHED
-            ]
+            counts += [Count(f"{subset} landmarks", len(self._marked(subset)), n) for subset, n in PUBLISHED.items()]
         return counts
 
 
@@ -202,14 +192,14 @@ def read_landmarks(path: Path) -> Float[Tensor, "68 2"]:
 
 
 def held_out_fractions(photos: list[str]) -> Float[np.ndarray, "photos"]:
-    """`held_out_fraction` of many `SUBSET/NAME`; a photo's hash is computed once, not for each copy."""
+    """`held_out_fraction` of many `SUBSET/NAME`, where all copies of a photo share one computation."""
     originals = [original_name(photo.rpartition("/")[2]) for photo in photos]
     fractions = {original: _fraction(original) for original in set(originals)}
     return np.array([fractions[original] for original in originals])
 
 
 def held_out_fraction(stem: str) -> float:
-    """A number in [0, 1) that all turned copies `NAME_1_0`, `NAME_1_1`, ... of a photo share."""
+    """A number in [0, 1) that all turned copies `NAME_1_0`, `NAME_1_1`, ... of a photo have in common."""
     return _fraction(original_name(stem))
 
 
