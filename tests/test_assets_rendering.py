@@ -76,9 +76,9 @@ def test_hair_is_measured(dressed: FaceFactory) -> None:
 
 
 def test_attributes_of_hair_are_as_frequent_as_without_assets(dressed: FaceFactory) -> None:
-    procedural = [style for style in dressed.wardrobe.hair if not style.proxy.name.startswith("makehuman")]
+    procedural = dressed.wardrobe.hair[:17]
     plain = [replace(style, feminine=1.0, masculine=0.5) for style in procedural]
-    added = [replace(plain[1], name="copy", feminine=0.3), replace(plain[1], name="other", feminine=0.1)]
+    added = [replace(plain[1], feminine=0.3), replace(plain[1], feminine=0.1)]
     mixed = balanced(plain, added)
     like = [style for style in mixed if (style.bangs, style.receding, style.wave, style.length)
             == (plain[1].bangs, plain[1].receding, plain[1].wave, plain[1].length)]  # fmt: skip

@@ -17,7 +17,6 @@ from jointface.geometry import MorphableModel, PositionMap, camera_from_pose, ce
 from jointface.geometry.rasteriser import (
     Cutout,
     Fragments,
-    depth_map,
     interpolate,
     load_kernels,
     rasterise,
@@ -234,7 +233,6 @@ def test_one_mesh_in_several_poses_is_each_pose_alone() -> None:
     fragments = rasterise_meshes(vertices, triangles, 20, 24)
     colours = torch.rand(3, len(vertices[0]), 2)
     blended = interpolate(fragments, triangles, colours)
-    assert torch.equal(depth_map(vertices, triangles, 20, 24), fragments.depth)
     for index in range(3):
         alone = one_image(vertices[index], triangles, 20, 24)
         assert torch.equal(fragments.triangle[index], alone.triangle[0])
@@ -292,7 +290,7 @@ def test_a_position_map_renders_like_its_mesh(tiny_model: MorphableModel) -> Non
     vertices = center_depth(tiny_model.project(shape, expression, camera))
     position_map = PositionMap(tiny_model, 128)
     back = position_map.to_vertices(position_map.sample(vertices))
-    direct, mapped = (depth_map(each, tiny_model.triangles, 96, 96) for each in (vertices, back))
+    direct, mapped = (rasterise_meshes(each, tiny_model.triangles, 96, 96).depth for each in (vertices, back))
     seen = direct.isfinite() & mapped.isfinite()
     assert seen.float().mean() > 0.05
     assert (direct.isfinite() != mapped.isfinite()).sum() < 0.05 * seen.sum()
@@ -426,7 +424,7 @@ class Renders(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         points, triangles = random_mesh(index)
-        return depth_map(points[None], triangles, 20, 24)[0]
+        return rasterise_meshes(points[None], triangles, 20, 24).depth[0]
 
 
 def test_it_works_in_forked_workers_of_a_data_loader() -> None:

@@ -1,4 +1,4 @@
-"""A morphable model laid on the surface of a scan: it says where a person's landmarks are, which a scan does not."""
+"""Fits a morphable model to the surface of a scan, to find the landmarks of the person, which a scan does not name."""
 
 from typing import NamedTuple
 
@@ -12,12 +12,12 @@ from torch import Tensor
 from jointface.errors import DataError
 
 FIT_RADIUS = 95.0  # mm around the nose tip: brows, eyes, nose, mouth, cheeks and chin
-FIT_POINTS = 3000  # vertices of the model, about, that take part
+FIT_POINTS = 3000  # about how many vertices of the model are fitted
 ROUNDS = 30
 FIRST_REACH, LAST_REACH = 25.0, 10.0  # mm between counterparts, in the first round and from the sixth on
-STEP = 3.0  # mm that the reach shrinks by in a round
+STEP = 3.0  # mm by which the reach shrinks in a round
 PRECISION = 1e-5  # of the last step: radians, millimetres, and of the scale
-PRIOR = 0.01  # variance of the distances over that of what a coefficient moves the face by
+PRIOR = 0.01  # variance of the distances over that of the motion by a coefficient
 MIN_SHARE = 0.1  # of the model's points that must find the surface
 
 Array = Float64[np.ndarray, "..."]
@@ -41,21 +41,21 @@ def fit_to_surface(
     basis: Float[Tensor, "vertices 3 coefficients"],
     start: Float[Tensor, "3 4"],
 ) -> Float[Tensor, "vertices 3"]:
-    """The face of a morphable model that lies nearest to a surface, in the surface's space.
+    """The face of a morphable model that is nearest to a surface, in the surface's space.
 
-    Pose, scale and identity coefficients in turn with the counterparts (Amberg, Knothe, Vetter, "Expression invariant
-    3D face recognition with a morphable model", FG 2008): each round looks for the surface's nearest point of each
-    vertex, and solves the linearised least squares of the distances along the surface's normals. Coefficients are held
-    back by how far they move the face, so that a hole or a beard does not bend it.
+    Fits pose, scale and identity coefficients in turn with the counterparts (Amberg, Knothe, Vetter, "Expression
+    invariant 3D face recognition with a morphable model", FG 2008): each round finds the point of the surface nearest
+    to each vertex, and solves the linearised least squares of the distances along the surface's normals. Coefficients
+    are penalised by how far they move the face, so that a hole or a beard does not bend it.
 
     Args:
         points: of the surface, in millimetres. normals: unit normals; zero where a point has none.
-        mean, basis: of the model, in millimetres, relative to the mean face's nose tip; vertices within 95 mm of it
-            take part.
+        mean, basis: of the model, in millimetres, relative to the mean face's nose tip; vertices within 95 mm of it are
+            fitted.
         start: the rigid motion from there to the surface's space, off by some 10 mm and degrees at most.
 
     Raises:
-        DataError: less than a tenth of those vertices has a counterpart.
+        DataError: fewer than a tenth of those vertices have a counterpart.
     """
     near = (mean.norm(dim=1) < FIT_RADIUS).nonzero().flatten()
     near = near[:: max(1, len(near) // FIT_POINTS)]
@@ -78,7 +78,7 @@ def fit_to_surface(
 
 
 def _improved(face: _Face, moved: Array, basis: Array, target: Array, normals: Array) -> tuple[_Face, float]:
-    """The face after one step of Gauss and Newton, and the largest part of the step in pose and scale."""
+    """The face after a Gauss-Newton step, and the largest component of the step in pose and scale."""
     centre = moved.mean(0)
     arms = moved - centre
     by_shape = np.einsum("pi,ij,pjk->pk", normals, face.linear, basis, optimize=True)

@@ -1,8 +1,8 @@
 """A batched z-buffer: which triangle is seen in each pixel, where on it, and how far away.
 
 Image space is that of docs/conventions.md: x right, y down, pixel centres at integers, z towards the viewer, so that
-the larger z hides the smaller. The kernels are Warp's (github.com/NVIDIA/warp); they run where the tensors are, on the
-CPU or on CUDA, with the same results. Nothing here has a gradient.
+the larger z hides the smaller. The kernels are written for Warp (github.com/NVIDIA/warp). They run where the tensors
+are, on the CPU or on CUDA, with the same results. Nothing here has a gradient.
 
 Warp compiles the kernels on their first use on a device and keeps them in the user's cache folder (WARP_CACHE_PATH
 moves it). `load_kernels` does so ahead of time, for instance before a data loader forks its workers.
@@ -44,8 +44,8 @@ class Fragments:
 class Cutout:
     """Textures whose alpha cuts holes into triangles: hair cards, brows, lashes.
 
-    A triangle is seen in a pixel if the texel that is nearest there has an alpha of at least 128. Beyond [0, 1] the
-    border of the texture goes on.
+    A triangle is seen in a pixel where the nearest texel has an alpha of at least 128. Beyond [0, 1] the border of the
+    texture is continued.
     """
 
     uv: Float32[Tensor, "points 2"]
@@ -66,35 +66,42 @@ def rasterise(
 ) -> Fragments:
     """The nearest surface in each pixel of a batch of images, each with meshes of its own.
 
-    A pixel shows a triangle that its centre lies in or on the edge of, whichever way the triangle is wound. Of several
-    surfaces at one depth the first in `triangles` is seen. Triangles with a corner that is not finite are left out, as
-    are those that reach behind a perspective camera.
+    A triangle covers the pixels whose centres lie in it or on its edge, whichever way it is wound. Of several surfaces
+    at one depth the first in `triangles` is seen. Triangles with a corner that is not finite are left out, and so are
+    those that reach behind a perspective camera.
 
     Args:
         points: (x, y, z) in pixels of their image; with a perspective camera after the division by w, z included.
-        triangles: rows of `points`. image: the image of the batch that each triangle is drawn to.
+        triangles: rows of `points`. image: the image of the batch that each triangle belongs to.
         size: (batch, height, width) of the images, in pixels.
-        inverse_w: 1 / w of each point for a perspective camera, positive before it; without it the camera is affine.
+        inverse_w: 1 / w of each point for a perspective camera, positive in front of it; None is an affine camera.
         cutout: textures that cut holes.
 
     Raises:
         InputError: shapes, devices or indices do not fit.
     """
     _check_size(size)
-    _check_mesh(points, triangles, image, inverse_w)
-    _check_same_device(points, triangles=triangles, image=image, inverse_w=inverse_w)
-    _check_indices(("triangles", triangles, 0, len(points)), ("image", image, 0, size[0]))
+    _check("points", points, (None, 3))
+    _check("triangles", triangles, (None, 3), INTEGERS, points)
+    _check("image", image, (len(triangles),), INTEGERS, points)
+    if inverse_w is not None:
+        _check("inverse_w", inverse_w, (len(points),), like=points)
+    indices = [("triangles", triangles, 0, len(points)), ("image", image, 0, size[0])]
     if cutout is not None:
-        _check_cutout(cutout, points, triangles)
+        _check("cutout.uv", cutout.uv, (len(points), 2), like=points)
+        _check("cutout.texture", cutout.texture, (len(triangles),), INTEGERS, points)
+        _check("cutout.alpha", cutout.alpha, (None, None, None), (torch.uint8,), points)
+        if not cutout.alpha.numel() and len(cutout.alpha):
+            raise InputError(f"cutout.alpha: expected planes of at least one texel, found {tuple(cutout.alpha.shape)}")
+        indices.append(("cutout.texture", cutout.texture, -1, len(cutout.alpha)))
+    _check_indices(*indices)
     return _rasterise(points[None], triangles, image, size, inverse_w[None] if inverse_w is not None else None, cutout)
 
 
 def rasterise_meshes(
     vertices: Float[Tensor, "batch vertices 3"], triangles: Int[Tensor, "triangles 3"], height: int, width: int
 ) -> Fragments:
-    """One mesh in several poses, one an image, under an affine camera.
-
-    Fragments name rows of `triangles` in every image. Otherwise as `rasterise`.
+    """One mesh in several poses, one for each image, under an affine camera; otherwise as `rasterise`.
 
     Args:
         vertices: (x, y, z) in pixels. triangles: rows of each image's vertices. height, width: of the images.
@@ -108,23 +115,20 @@ def interpolate(
     triangles: Int[Tensor, "triangles 3"],
     values: Float[Tensor, "points channels"] | Float[Tensor, "batch points channels"],
 ) -> Float32[Tensor, "batch height width channels"]:
-    """Values given per point in each pixel, 0 in the background.
+    """Values of the points, interpolated in each pixel; 0 in the background.
 
     Args:
         fragments: of `rasterise` or `rasterise_meshes`. triangles: as given there.
-        values: one row a point; of `rasterise_meshes` either those of the mesh, or those of every image's vertices.
+        values: a row for each point; after `rasterise_meshes` either one table for all images, or one for each.
 
     Raises:
         InputError: shapes, devices or indices do not fit.
     """
-    _check_shape("triangles", triangles, (None, 3), INTEGERS)
-    _check_shape("values", values, (None,) * values.ndim)
-    if values.ndim not in (2, 3) or (values.ndim == 3 and len(values) != len(fragments.triangle)):
-        raise InputError(f"values: expected shape (points, channels), or that per image, found {tuple(values.shape)}")
-    values = values if values.ndim == 3 else values[None]
-    _check_shape("fragments.triangle", fragments.triangle, (None, None, None), (torch.int32,))
-    _check_shape("fragments.barycentric", fragments.barycentric, (*fragments.triangle.shape, 3))
-    _check_same_device(values, triangles=triangles, fragments=fragments.triangle, weights=fragments.barycentric)
+    values = values[None] if values.ndim == 2 else values
+    _check("fragments.triangle", fragments.triangle, (None, None, None), (torch.int32,))
+    _check("fragments.barycentric", fragments.barycentric, (*fragments.triangle.shape, 3), like=fragments.triangle)
+    _check("triangles", triangles, (None, 3), INTEGERS, fragments.triangle)
+    _check("values", values, (len(fragments.triangle) if len(values) != 1 else 1, None, None), like=fragments.triangle)
     _check_indices(
         ("triangles", triangles, 0, values.shape[1]), ("fragments.triangle", fragments.triangle, -1, len(triangles))
     )
@@ -142,13 +146,6 @@ def interpolate(
     return output
 
 
-def depth_map(
-    vertices: Float[Tensor, "batch vertices 3"], triangles: Int[Tensor, "triangles 3"], height: int, width: int
-) -> Float32[Tensor, "batch height width"]:
-    """z of the nearest surface in each pixel, -inf in the background; arguments as of `rasterise_meshes`."""
-    return rasterise_meshes(vertices, triangles, height, width).depth
-
-
 def visible_vertices(
     vertices: Float[Tensor, "batch vertices 3"],
     triangles: Int[Tensor, "triangles 3"],
@@ -158,7 +155,7 @@ def visible_vertices(
 ) -> Bool[Tensor, "batch vertices"]:
     """Which vertices lie in the image and are hidden by no triangle.
 
-    Each vertex is tested where it is, not at the pixels' centres: the size of the image only says what lies in it.
+    Vertices are tested where they are, not at the centres of pixels; the size of the image only bounds them.
 
     Args:
         vertices, triangles, height, width: as of `rasterise_meshes`.
@@ -167,7 +164,7 @@ def visible_vertices(
     _check_poses(vertices, triangles, height, width)
     x, y, z = vertices.detach().float().unbind(-1)
     visible = (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5) & z.isfinite()
-    visible = visible.contiguous()  # the kernel writes to it, so that it must not get a copy
+    visible = visible.contiguous()  # the kernel must write to it, not to a copy
     column, row = (torch.where(visible, place + 0.5, 0).floor().long() for place in (x, y))
     pixel = torch.where(visible, row.clamp(max=height - 1) * width + column.clamp(max=width - 1), height * width)
     pixel, binned = pixel.sort(dim=1)
@@ -204,7 +201,7 @@ def _rasterise(
     inverse_w: Float[Tensor, "copies points"] | None,
     cutout: Cutout | None,
 ) -> Fragments:
-    """Checked arguments to fragments: copies of the points, each drawn to its own image unless `image` says where."""
+    """Rasterises checked arguments: copies of the points, one for each image, or one with `image` for each triangle."""
     device = points.device
     keys = torch.full(size, kernels.EMPTY, dtype=torch.int64, device=device)
     fragments = Fragments(
@@ -231,22 +228,13 @@ def _rasterise(
     return fragments
 
 
-_DTYPES = {
-    wp.float32: torch.float32,
-    wp.int32: torch.int32,
-    wp.int64: torch.int64,
-    wp.bool: torch.bool,
-    wp.uint8: torch.uint8,
-}
-
-
 def _view(tensor: Tensor | None, dtype: Any) -> Any:
-    """A tensor for a kernel: itself where it is laid out and typed as the kernel reads it, else a copy."""
+    """A tensor for a kernel: itself if it has the layout and type that the kernel reads, else a copy."""
     if tensor is None:
         return None
     scalar = getattr(dtype, "_wp_scalar_type_", dtype)
+    tensor = tensor.detach().to(wp.dtype_to_torch(scalar)).contiguous()
     # Descriptors cost a fraction of Warp's array objects; each keeps its tensor alive.
-    tensor = tensor.detach().to(_DTYPES[scalar]).contiguous()
     return wp.from_torch(tensor, dtype=dtype, requires_grad=False, return_ctype=True)
 
 
@@ -267,7 +255,7 @@ def _launch(kernel: Any, threads: int, inputs: list[Any], outputs: list[Any], de
 
 @cache
 def _start_warp() -> None:
-    """Initialises Warp, without its greeting and its notes on every kernel it loads unless someone asked for more."""
+    """Initialises Warp; its greeting and its notes on each kernel come only where someone asked for more."""
     if wp.config.log_level == wp.LOG_INFO:  # the default
         wp.config.log_level = wp.LOG_WARNING
     with _native_stderr_closed(not torch.cuda.is_available()):
@@ -276,8 +264,10 @@ def _start_warp() -> None:
 
 @contextmanager
 def _native_stderr_closed(closed: bool) -> Iterator[None]:
-    """Drops what native code writes to the error stream: no setting of Warp keeps it from telling every process, and
-    so every worker of a data loader, that there is no CUDA driver."""
+    """Drops what native code writes to the error stream.
+
+    No setting of Warp keeps it from saying in each process, also in a data loader's workers, that there is no CUDA.
+    """
     if not closed:
         yield
         return
@@ -296,57 +286,39 @@ def _check_size(size: tuple[int, int, int]) -> None:
         raise InputError(f"size: expected (batch, height, width), 1 to {LARGEST} pixels in all, found {tuple(size)}")
 
 
-def _check_mesh(points: Tensor, triangles: Tensor, image: Tensor, inverse_w: Tensor | None) -> None:
-    _check_shape("points", points, (None, 3))
-    _check_shape("triangles", triangles, (None, 3), INTEGERS)
-    _check_shape("image", image, (len(triangles),), INTEGERS)
-    if inverse_w is not None:
-        _check_shape("inverse_w", inverse_w, (len(points),))
-
-
 def _check_poses(vertices: Tensor, triangles: Tensor, height: int, width: int) -> None:
-    _check_shape("vertices", vertices, (None, None, 3))
-    _check_shape("triangles", triangles, (None, 3), INTEGERS)
+    _check("vertices", vertices, (None, None, 3))
+    _check("triangles", triangles, (None, 3), INTEGERS, vertices)
     _check_size((len(vertices), height, width))
     if len(vertices) * len(triangles) > LARGEST:
         raise InputError(f"vertices: a batch of {len(vertices)} is too large for {len(triangles)} triangles")
-    _check_same_device(vertices, triangles=triangles)
     _check_indices(("triangles", triangles, 0, vertices.shape[1]))
 
 
-def _check_cutout(cutout: Cutout, points: Tensor, triangles: Tensor) -> None:
-    _check_shape("cutout.uv", cutout.uv, (len(points), 2))
-    _check_shape("cutout.texture", cutout.texture, (len(triangles),), INTEGERS)
-    _check_shape("cutout.alpha", cutout.alpha, (None, None, None), (torch.uint8,))
-    _check_same_device(points, uv=cutout.uv, texture=cutout.texture, alpha=cutout.alpha)
-    _check_indices(("cutout.texture", cutout.texture, -1, len(cutout.alpha)))
-    if not cutout.alpha.numel() and len(cutout.alpha):
-        raise InputError(f"cutout.alpha: expected planes of at least one texel, found {tuple(cutout.alpha.shape)}")
-
-
-def _check_shape(
-    name: str, tensor: Tensor, shape: tuple[int | None, ...], dtypes: tuple[torch.dtype, ...] | None = None
+def _check(
+    name: str,
+    tensor: Tensor,
+    shape: tuple[int | None, ...],
+    integers: tuple[torch.dtype, ...] = (),
+    like: Tensor | None = None,
 ) -> None:
-    """Shape (None: any length) and kind of numbers; the kernels read memory where these say it is."""
-    if tensor.ndim != len(shape) or any(
-        want not in (None, have) for want, have in zip(shape, tensor.shape, strict=True)
-    ):
+    """Shape (None: any length), kind of numbers (floating-point ones without `integers`) and device (that of `like`):
+    the kernels read memory where these say it is."""
+    found = tuple(tensor.shape)
+    if len(found) != len(shape) or any(want not in (None, have) for want, have in zip(shape, found, strict=True)):
         wanted = ", ".join("any" if length is None else str(length) for length in shape)
-        raise InputError(f"{name}: expected shape ({wanted}), found {tuple(tensor.shape)}")
-    if tensor.dtype not in dtypes if dtypes else not tensor.is_floating_point():
-        raise InputError(f"{name}: expected {'integers' if dtypes else 'floating-point numbers'}, found {tensor.dtype}")
-
-
-def _check_same_device(points: Tensor, **others: Tensor | None) -> None:
-    if points.device.type not in ("cpu", "cuda"):
-        raise InputError(f"the rasteriser runs on cpu and cuda, not on {points.device}")
-    for name, tensor in others.items():
-        if tensor is not None and tensor.device != points.device:
-            raise InputError(f"{name}: expected on {points.device} like the points, found on {tensor.device}")
+        raise InputError(f"{name}: expected shape ({wanted}), found {found}")
+    if tensor.dtype not in integers if integers else not tensor.is_floating_point():
+        kind = "integers" if integers else "floating-point numbers"
+        raise InputError(f"{name}: expected {kind}, found {tensor.dtype}")
+    if tensor.device.type not in ("cpu", "cuda") and like is None:
+        raise InputError(f"the rasteriser runs on cpu and cuda, not on {tensor.device}")
+    if like is not None and tensor.device != like.device:
+        raise InputError(f"{name}: expected on {like.device} like the others, found on {tensor.device}")
 
 
 def _check_indices(*checks: tuple[str, Tensor, int, int]) -> None:
-    """Each index tensor lies in low ... high - 1; one transfer from the device for all of them."""
+    """Each index tensor must lie in low ... high - 1; one transfer from the device for all of them."""
     checks = tuple(check for check in checks if check[1].numel())
     if not checks:
         return

@@ -1,4 +1,4 @@
-"""Textured 3D scans of faces: reading them, finding the nose, and drawing them.
+"""Textured 3D scans of faces: reads them, finds the face in them, and renders them.
 
 Scan space: millimetres, x to the viewer's right, y up, z towards the viewer, as a frontal scanner delivers it.
 """
@@ -18,35 +18,39 @@ from trimesh.visual import TextureVisuals
 
 from jointface.errors import DataError
 from jointface.geometry.camera import apply_camera, crop_camera, euler_to_rotation
-from jointface.geometry.rasteriser import depth_map, interpolate, rasterise_meshes
+from jointface.geometry.mesh import triangle_normals
+from jointface.geometry.rasteriser import interpolate, rasterise_meshes
 
 HEAD_EXTENT = (100.0, 1000.0)  # mm; from a bare face to a bust
-START_STEP = 25.0  # mm between the places where a face is looked for
+START_STEP = 25.0  # mm between the places where the search for the face starts
 START_TILTS = (-30.0, 0.0, 30.0)  # degrees of pitch in each
-NOSE_REACH = 10.0  # mm around the mean face's nose tip that the scan's is looked for in
+NOSE_REACH = 10.0  # mm around the aligned mean face's nose tip within which the scan's is
 ALIGNED_RADIUS = 60.0  # mm around the nose tip: eyes, nose and mouth, which hair and collars leave free
 
 
 @dataclass
 class Scan:
-    """A triangle mesh with a texture. A vertex on a seam of the texture is there once for each of its coordinates."""
+    """A textured triangle mesh. A vertex on a seam of the texture is there once for each of its coordinates.
+
+    Attributes:
+        vertices: in millimetres.
+        triangles: rows of `vertices`.
+        uv: texture coordinates in [0, 1], v upwards: v = 1 is the upper border of the first row.
+        texture: RGB.
+    """
 
     vertices: Float[Tensor, "vertices 3"]
-    """In millimetres."""
     triangles: Int64[Tensor, "triangles 3"]
-    """Rows of `vertices`."""
     uv: Float[Tensor, "vertices 2"]
-    """Texture coordinates in [0, 1], v upwards: v = 1 is the upper border of the first row."""
     texture: UInt8[Tensor, "rows columns 3"]
-    """RGB."""
 
 
 def read_scan(path: Path) -> Scan:
-    """The scan of a Wavefront .obj with its .mtl and images; several materials become one texture. Holes are fine.
+    """The scan of a Wavefront .obj with its .mtl and images. Several materials become one texture; holes are fine.
 
     Raises:
-        DataError: the file holds no mesh, a material without its image, coordinates that are no numbers, or another
-            unit than millimetres.
+        DataError: the file holds no mesh, a material without its image, coordinates that are not finite, or its unit is
+            not the millimetre.
     """
     mesh = _read_mesh(path)
     visual = mesh.visual
@@ -61,7 +65,7 @@ def read_scan(path: Path) -> Scan:
     for what, values in (("vertices", scan.vertices), ("texture coordinates", scan.uv)):
         if not values.isfinite().all():
             raise DataError(f"{path}: {what} hold values that are no finite numbers; the file is damaged, get it again")
-    low, high = _extent(scan.vertices)
+    low, high = _bounds(scan.vertices)
     extent = (high - low).max().item()
     if not HEAD_EXTENT[0] < extent < HEAD_EXTENT[1]:
         raise DataError(
@@ -73,9 +77,9 @@ def read_scan(path: Path) -> Scan:
 
 def _read_mesh(path: Path) -> trimesh.Trimesh:
     try:
-        # With maintain_order a vertex on a seam would get a mean of its texture coordinates, not a copy for each.
+        # With maintain_order a vertex on a seam would get the mean of its texture coordinates, not a copy for each.
         meshes = list(trimesh.load_scene(path, process=False, maintain_order=False).geometry.values())
-    except Exception as error:  # the parser raises whatever its first wrong guess about a damaged file leads to
+    except Exception as error:  # whatever a damaged file leads the parser to
         raise _damaged(path, error) from error
     meshes = [mesh for mesh in meshes if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces)]
     if not meshes:
@@ -114,8 +118,8 @@ def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(f"{path}: not a readable .obj ({reason}); it is damaged or of another kind, get it again")
 
 
-def _extent(vertices: Float[Tensor, "vertices 3"]) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
-    """Corners of the box of the scan without the outermost hundredth, as scanners leave stray points."""
+def _bounds(vertices: Float[Tensor, "vertices 3"]) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
+    """Corners of the scan's box without its outermost hundredth: scanners leave stray points."""
     low, high = np.quantile(vertices.numpy(), (0.01, 0.99), axis=0).astype(np.float32)
     return torch.from_numpy(low), torch.from_numpy(high)
 
@@ -123,13 +127,12 @@ def _extent(vertices: Float[Tensor, "vertices 3"]) -> tuple[Float[Tensor, "3"], 
 def find_face(
     scan: Scan, mean_face: Float[Tensor, "points 3"], nose_tip: Float[Tensor, "3"] | None = None
 ) -> tuple[Float[Tensor, "3"], Float[Tensor, "3 4"]]:
-    """Where the tip of the nose is in a scan, and how a mean face lies on the scan's.
+    """Finds the tip of the nose in a scan, and aligns a mean face with it.
 
-    The frontmost vertex would be a curl, a collar or a chin on many a scan, and scanned heads are tipped. So the middle
-    of a mean face is laid on the scan by ICP (Besl and McKay, PAMI 1992; trimesh's), roughly from each place of a grid
-    over the middle of the scan and at three tilts, then finely from the best. The tip is the vertex that stands out
-    farthest, in the direction that the face looks, near the mean face's own. Finds faces that are turned by up to about
-    40 degrees.
+    The frontmost vertex is often a curl, a collar or a chin, and scanned heads are tipped. So the middle of a mean face
+    is aligned with the scan by ICP (Besl and McKay, PAMI 1992; trimesh's): roughly from each place of a grid over the
+    middle of the scan and at three tilts, then finely from the best. The tip is the vertex near the mean face's own
+    that stands out farthest in the direction that the face looks. Finds faces turned by up to about 40 degrees.
 
     Args:
         mean_face: vertices of a frontal face in millimetres, relative to its nose tip; those within 60 mm of it count.
@@ -155,11 +158,11 @@ def find_face(
 
 def _starts(scan: Scan) -> Float[Tensor, "starts 3"]:
     """The frontmost points of the scan on a grid over its middle half across and seven tenths up."""
-    low, high = _extent(scan.vertices)
+    low, high = _bounds(scan.vertices)
     scale = 1 / START_STEP
     columns, rows = (int(length * scale) + 1 for length in (high - low)[:2].tolist())
     to_grid = scale * torch.tensor([[1.0, 0, 0, -low[0]], [0, 1.0, 0, -low[1]], [0, 0, 1.0, 0]])
-    depth = depth_map(apply_camera(to_grid[None], scan.vertices[None]), scan.triangles, rows, columns)[0]
+    depth = rasterise_meshes(apply_camera(to_grid[None], scan.vertices[None]), scan.triangles, rows, columns).depth[0]
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     middle = ((x + 0.5) / columns - 0.5).abs().le(0.25) & ((y + 0.5) / rows - 0.5).abs().le(0.35)
     y, x = (middle & depth.isfinite()).nonzero(as_tuple=True)
@@ -170,7 +173,7 @@ def _starts(scan: Scan) -> Float[Tensor, "starts 3"]:
 def _align(
     face: Float[Tensor, "points 3"], surface: Float[Tensor, "vertices 3"], start: np.ndarray, iterations: int
 ) -> tuple[np.ndarray, float]:
-    """Rigid motion (4, 4) that lays the face on the surface, and its mean squared distance in the last step."""
+    """Rigid motion (4, 4) that aligns the face with the surface, and the mean squared distance of the last step."""
     options = {"reflection": False, "scale": False, "max_iterations": iterations}
     motion, _, cost = trimesh.registration.icp(face.numpy(), surface.numpy(), start, **options)
     return np.asarray(motion), float(cost)
@@ -226,5 +229,4 @@ def _reduced(scan: Scan, camera: Float[Tensor, "3 4"]) -> UInt8[Tensor, "rows co
 
 
 def _area(points: Float[Tensor, "points 3"], triangles: Int64[Tensor, "triangles 3"]) -> Float[Tensor, ""]:
-    a, b, c = points[triangles].unbind(1)
-    return torch.linalg.cross(b - a, c - a).norm(dim=1).sum() / 2
+    return triangle_normals(points, triangles).norm(dim=1).sum() / 2
