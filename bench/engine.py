@@ -1,7 +1,7 @@
-"""What the engine costs: the training of the embedded default against a bare loop, and two sources against one.
+"""What the engine costs: a step of the embedded default against a bare loop, and with two sources against one.
 
-`python -m bench.engine [OVERRIDE ...]`, in which overrides change the config, for instance trainer=gpu. Drawing of the
-faces is left out: each step gets the same batch.
+`python -m bench.engine [OVERRIDE ...]`; overrides change the config, for instance trainer=gpu. Every step gets the same
+batch, so the rendering of faces does not count.
 """
 
 import itertools
@@ -34,8 +34,8 @@ FEW = [
 Batch = dict[str, dict[str, Any]]
 
 
-class Again:
-    """The same batch, endlessly."""
+class Repeated:
+    """Yields one batch endlessly."""
 
     def __init__(self, batch: Any) -> None:
         self.batch = batch
@@ -45,17 +45,17 @@ class Again:
 
 
 class SameBatch(JointDataModule):
-    """Gives one batch again and again."""
+    """A data module of one batch."""
 
     batch: Batch
 
     def train_dataloader(self) -> CombinedLoader:
-        self.training_loader = TimedLoader({name: Again(part) for name, part in self.batch.items()}, "min_size")
+        self.training_loader = TimedLoader({name: Repeated(part) for name, part in self.batch.items()}, "min_size")
         return self.training_loader
 
 
 class Clock(Callback):
-    """Seconds of the steps after the warm-up."""
+    """Measures the seconds of a step after the warm-up."""
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         if trainer.global_step == WARM_UP:
@@ -67,14 +67,14 @@ class Clock(Callback):
 
 
 def synchronise() -> None:
-    """Waits for the GPU, where there is one."""
+    """Waits for the GPU, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def composed(folder: str, *overrides: str) -> DictConfig:
-    """The embedded default with few faces, and no validation within the steps measured."""
-    # One step more than is measured: with the last one a run saves a checkpoint.
+    """The embedded default with few faces and without validation."""
+    # One step more than is measured, since a run saves a checkpoint with its last step.
     steps = [
         f"trainer.max_steps={WARM_UP + STEPS + 1}",
         "trainer.val_check_interval=100000",
@@ -84,7 +84,7 @@ def composed(folder: str, *overrides: str) -> DictConfig:
 
 
 def resolved(folder: str, *overrides: str) -> DictConfig:
-    """A config of the embedded default, resolved, of a run that shows no progress."""
+    """The resolved config of the embedded default, without progress bar."""
     quiet = ["~callbacks.progress_bar", "+trainer.enable_progress_bar=false", f"paths.run_dir={folder}", "name=bench"]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         config = compose("train", overrides=["experiment=joint_synthetic", *quiet, *overrides])
@@ -93,7 +93,7 @@ def resolved(folder: str, *overrides: str) -> DictConfig:
 
 
 def trained(config: DictConfig, batch: Batch) -> float:
-    """Seconds of a step in a run of the command line."""
+    """Seconds of a step in a run of jointface.train."""
     datamodule = opened(config)
     datamodule.batch = batch
     trainer, clock = build_trainer(config), Clock()
@@ -103,7 +103,7 @@ def trained(config: DictConfig, batch: Batch) -> float:
 
 
 def bare(config: DictConfig, batch: Batch) -> float:
-    """Seconds of a step in a loop that knows nothing of Lightning."""
+    """Seconds of a step in a loop without Lightning."""
     module = build_module(config, opened(config))
     device = build_trainer(config).strategy.root_device
     module.to(device).train()
@@ -128,15 +128,15 @@ def bare(config: DictConfig, batch: Batch) -> float:
 
 
 def opened(config: DictConfig) -> SameBatch:
-    """The data module of the config, which gives one batch."""
+    """The config's data module, as a `SameBatch`."""
     config = OmegaConf.merge(config, {"data": {"_target_": f"{__name__}.SameBatch"}})
     datamodule: SameBatch = instantiate(config.data)
     datamodule.setup("fit")
     return datamodule
 
 
-def drawn(config: DictConfig) -> Batch:
-    """One mini-batch of the config."""
+def first_batch(config: DictConfig) -> Batch:
+    """The first mini-batch of the config."""
     datamodule: JointDataModule = instantiate(config.data)
     datamodule.setup("fit")
     batch, _, _ = next(iter(datamodule.train_dataloader()))
@@ -144,7 +144,7 @@ def drawn(config: DictConfig) -> Batch:
 
 
 def in_turn(ways: dict[str, Callable[[], float]]) -> dict[str, float]:
-    """Median time of each way, taken in turn since the machine's speed drifts."""
+    """Median time of each way, measured in turn because the machine's speed drifts."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(REPEATS):
         for name, way in ways.items():
@@ -157,14 +157,14 @@ def main(overrides: list[str]) -> None:
     quiet_libraries()
     with tempfile.TemporaryDirectory() as folder:
         config = composed(folder, *overrides)
-        batch = drawn(config)
+        batch = first_batch(config)
         both = [
             "data.sources.synthetic_shape.dataset.labels=both",
             "data.sources.synthetic_attributes.dataset.labels=both",
         ]
         half = sum(config.batch_size.values()) // 2
         two = composed(folder, *both, f"batch_size={{shape: {half}, attributes: {half}}}", *overrides)
-        parts = drawn(two)
+        parts = first_batch(two)
         joined = {key: torch.cat([part[key] for part in parts.values()]) for key in parts["synthetic_shape"]}
         one = composed(folder, *both, "~data.sources.synthetic_attributes", f"batch_size.shape={2 * half}", *overrides)
         times = in_turn(

@@ -1,4 +1,4 @@
-"""Position maps straight from coefficients, against rasterising the mesh triangle by triangle in a compiled loop.
+"""Position maps computed from coefficients, against rasterising the mesh triangle by triangle in a compiled loop.
 
 `python -m bench.position_map DATA`, one core, 256 x 256, the 40 + 10 basis in DATA/bfm_3ddfa.
 """
@@ -15,12 +15,12 @@ from jointface.geometry import MorphableModel, PositionMap, camera_from_pose, ce
 from jointface.geometry.position_map import uv_to_pixels
 
 SIZE, FACES, REPEATS = 256, 32, 15
-REQUIRED_RATIO, REQUIRED_AGREEMENT = 10.0, 1e-3
+REQUIRED_RATIO, LARGEST_DIFFERENCE = 10.0, 1e-3
 
 
 @njit
 def rasterise(grid: np.ndarray, triangles: np.ndarray, vertices: np.ndarray, image: np.ndarray) -> None:
-    """What face3d and PRNet do in C++: every pixel of every triangle's bounding box, one after the other."""
+    """The loop of face3d and PRNet, in C++ there: every pixel of every triangle's bounding box."""
     size = image.shape[0]
     for t in range(triangles.shape[0]):
         a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
@@ -53,7 +53,7 @@ def faces(model: MorphableModel) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def main(data: str) -> None:
-    """Prints the times, their ratios and the agreement; fails where a requirement is missed."""
+    """Prints the times, their ratios and the agreement; fails if the two disagree."""
     torch.set_num_threads(1)
     model = load_bfm_3ddfa(f"{data}/bfm_3ddfa")
     position_map = PositionMap(model, SIZE)
@@ -73,7 +73,7 @@ def main(data: str) -> None:
             rasterise(grid, triangles, vertices[face], images[face])
 
     def loop_from_coefficients() -> None:
-        """One face after the other, as loaders make position maps."""
+        """One face after the other, as data loaders would."""
         for face in range(FACES):
             rasterise(grid, triangles, vertices_of(face), images[face])
 
@@ -84,12 +84,12 @@ def main(data: str) -> None:
     points = batched().numpy()
     loop_alone()  # also compiles the loop
     inside = images.reshape(FACES, -1, 3)[:, position_map.pixels.numpy()]
-    drawn = np.abs(inside).sum(-1) > 0
-    assert drawn.mean() > 0.998  # the loop's rounding misses some pixels on the very border of the map
-    agreement = float((np.abs(inside - points).max(-1) * drawn).max()) / SIZE
+    covered = np.abs(inside).sum(-1) > 0
+    assert covered.mean() > 0.998  # the loop's rounding misses some pixels on the very border of the map
+    difference = float((np.abs(inside - points).max(-1) * covered).max()) / SIZE
     functions = {"loop alone": loop_alone, "loop": loop_from_coefficients, "batched": batched}
     times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(REPEATS):  # in turn, since the machine's speed drifts
+    for _ in range(REPEATS):  # in turn, because the machine's speed drifts
         for name, function in functions.items():
             start = time.perf_counter()
             function()
@@ -99,11 +99,11 @@ def main(data: str) -> None:
     print(f"  batched, coefficients to map              {product:7.3f} ms/face")
     print(f"  triangle loop, coefficients to map        {loop:7.3f} ms/face  {loop / product:5.1f} times as long")
     print(f"  triangle loop alone, vertices at hand     {alone:7.3f} ms/face  {alone / product:5.1f} times as long")
-    print(f"  largest difference {agreement:.1e} of the crop (at most {REQUIRED_AGREEMENT:g})")
-    if agreement > REQUIRED_AGREEMENT:
+    print(f"  largest difference {difference:.1e} of the crop (at most {LARGEST_DIFFERENCE:g})")
+    if difference > LARGEST_DIFFERENCE:
         sys.exit("position map: the two differ")
     if loop / product < REQUIRED_RATIO:
-        print(f"  below the {REQUIRED_RATIO:g} times that are aimed at")
+        print(f"  below the aim of {REQUIRED_RATIO:g} times")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ class FaceBox(NamedTuple):
 def face_box(landmarks: Float[Tensor, "68 *xyz"]) -> FaceBox:
     """Box of the 68 projected landmarks."""
     low, high = landmarks[:, :2].amin(0), landmarks[:, :2].amax(0)
-    return FaceBox(*((low + high) / 2).tolist(), (high - low).mean().item())
+    x, y = ((low + high) / 2).tolist()
+    return FaceBox(x, y, (high - low).mean().item())
 
 
 def similarity(scale: float, angle: float, shift: tuple[float, float], flip: bool, size: int) -> Float[Tensor, "2 3"]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+HALF = (torch.float16, torch.bfloat16)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -26,7 +27,7 @@ def full_precision(function: Function) -> Function:
         set_float32_precision("highest", convolutions=False)
         try:
             with torch.autocast(device.type, enabled=False):
-                return function(*(_float32(argument) for argument in arguments))
+                return function(*(a.float() if isinstance(a, Tensor) and a.dtype in HALF else a for a in arguments))
         finally:
             set_float32_precision(matrices, convolutions)
 
@@ -38,8 +39,3 @@ def set_float32_precision(matrices: str, convolutions: bool) -> None:
     convolutions may use TF32."""
     torch.set_float32_matmul_precision(matrices)
     torch.backends.cudnn.allow_tf32 = convolutions
-
-
-def _float32(argument: Any) -> Any:
-    half = isinstance(argument, Tensor) and argument.dtype in (torch.float16, torch.bfloat16)
-    return argument.float() if half else argument

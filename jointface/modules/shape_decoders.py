@@ -198,7 +198,7 @@ class MorphableDecoder(ShapeDecoder):
         self.register_buffer("weights", model.region_weights(**self.region_weights), persistent=False)
 
     def forward(self, features: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch points 3"]:
-        return self._points(*self.coefficients(features))
+        return self.target(*self.coefficients(features))
 
     def coefficients(self, features: Float[Tensor, "batch channels height width"]) -> tuple[Tensor, Tensor, Tensor]:
         """Identity (B, Ks), expression (B, Ke) and camera (B, 3, 4) to crop space."""
@@ -211,16 +211,12 @@ class MorphableDecoder(ShapeDecoder):
         linear = output[:, 6].exp()[:, None, None] * (self.frontal_camera[:, :3] @ rotation)
         shift = self.image_size * nn.functional.pad(output[:, 7:9], (0, 1))
         camera = torch.cat([linear, (self.frontal_camera[:, 3] + shift)[..., None]], dim=-1)
-        shape, expression = (output[:, 9:] * self.unit).split(
-            [self.morphable_model.num_shape, self.morphable_model.num_expression], -1
-        )
+        shape, expression = (output[:, 9:] * self.unit).tensor_split([self.morphable_model.num_shape], dim=-1)
         return shape, expression, camera
 
-    def _points(self, shape: Tensor, expression: Tensor, camera: Tensor) -> Float[Tensor, "batch points 3"]:
-        return center_depth(self.morphable_model.project(shape, expression, camera)) / self.image_size
-
     def target(self, shape_coefficients: Tensor, expression_coefficients: Tensor, camera: Tensor) -> Tensor:
-        return self._points(shape_coefficients, expression_coefficients, camera)
+        vertices = self.morphable_model.project(shape_coefficients, expression_coefficients, camera)
+        return center_depth(vertices) / self.image_size
 
     def vertices(self, points: Float[Tensor, "batch points 3"]) -> Float[Tensor, "batch vertices 3"]:
         return points * self.image_size

@@ -38,12 +38,6 @@ def flatten(tensors: Sequence[Tensor]) -> Float[Tensor, "numbers"]:
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 
-def unflatten(vector: Float[Tensor, "numbers"], parameters: Sequence[Parameter]) -> list[Tensor]:
-    """The inverse of `flatten`."""
-    parts = vector.split([parameter.numel() for parameter in parameters])
-    return [part.view(parameter.shape) for part, parameter in zip(parts, parameters, strict=True)]
-
-
 def gradient_statistics(
     loss: Float[Tensor, ""], total: Float[Tensor, ""], losses: Mapping[str, Tensor], shared: Sequence[Parameter]
 ) -> dict[str, Float[Tensor, ""]]:

@@ -15,7 +15,7 @@ from torch.nn import Parameter
 
 from jointface.errors import ConfigError
 from jointface.modules.distributed import mean_over_processes
-from jointface.modules.task_gradients import flatten, task_gradients, unflatten
+from jointface.modules.task_gradients import flatten, task_gradients
 
 TASKS = ("shape", "attributes")
 Losses = Mapping[str, Float[Tensor, ""]]  # by task, for the heads that the network has
@@ -180,13 +180,15 @@ class PCGrad(FixedWeights):
         self, loss: Float[Tensor, ""], losses: Losses, shared: Sequence[Parameter], own: Sequence[Parameter]
     ) -> None:
         tasks = task_gradients(loss, losses, [*shared, *own], keep_graph=False)
-        on_shared = mean_over_processes(torch.stack([flatten(task[: len(shared)]) for task in tasks]))
+        by_task = mean_over_processes(torch.stack([flatten(task[: len(shared)]) for task in tasks]))
         on_own = [sum(gradients) for gradients in zip(*(task[len(shared) :] for task in tasks), strict=True)]
-        self.accumulated = on_shared if self.accumulated is None else self.accumulated + on_shared
+        self.accumulated = by_task if self.accumulated is None else self.accumulated + by_task
         before, self.applied = self.applied, project_conflicting(self.accumulated)
         increment = self.applied if before is None else self.applied - before
+        parts = increment.split([parameter.numel() for parameter in shared])
+        on_shared = [part.view_as(parameter) for part, parameter in zip(parts, shared, strict=True)]
         # autograd.backward instead of assigning .grad, so that the hooks of distributed training run
-        torch.autograd.backward([*shared, *own], [*unflatten(increment, shared), *on_own])
+        torch.autograd.backward([*shared, *own], [*on_shared, *on_own])
 
 
 def project_conflicting(gradients: Float[Tensor, "tasks numbers"]) -> Float[Tensor, "numbers"]:
