@@ -2,7 +2,7 @@
 
 `python -m bench.comparison PICTURE MULTIRUN_FOLDER [MULTIRUN_FOLDER ...]`: folders that `sweep=joint_vs_shape` and
 `sweep=attributes_alone` (or their synthetic twins) left. Prints mean and spread over seeds as a Markdown table, and
-draws every test metric against the number of faces with 3D labels.
+plots every test metric against the number of faces with 3D labels.
 """
 
 import json
@@ -33,15 +33,8 @@ def read_run(folder: Path) -> list[dict[str, object]]:
     for key, value in json.loads((folder / "metrics.json").read_text()).items():
         split, source, metric = (*key.split("/", 2), "")[:3]
         if split == "test" and metric in METRICS:
-            row = {
-                "run": str(folder),
-                "kind": kind,
-                "faces": faces,
-                "seed": overrides["seed"],
-                "equal": str(equal),
-                "source": source,
-            }
-            rows.append(row | {"metric": metric, "value": value})
+            run = {"run": str(folder), "kind": kind, "faces": faces, "seed": overrides["seed"], "equal": str(equal)}
+            rows.append(run | {"source": source, "metric": metric, "value": value})
     return rows
 
 
@@ -91,12 +84,13 @@ def plot(runs: pd.DataFrame, path: Path) -> None:
 
 
 def main(picture: str, folders: list[str]) -> None:
-    """Prints the table and draws the plot."""
+    """Prints the table and makes the plot."""
     runs = collect(folders)
     print(f"{runs['run'].nunique()} runs\n")
-    print("| data set | metric | faces | " + " | ".join(KINDS[kind] for kind in table(runs).columns) + " |")
-    print("|---" * (3 + len(table(runs).columns)) + "|")
-    for (source, metric, faces), row in table(runs).iterrows():
+    rows = table(runs)
+    print("| data set | metric | faces | " + " | ".join(KINDS[kind] for kind in rows.columns) + " |")
+    print("|---" * (3 + len(rows.columns)) + "|")
+    for (source, metric, faces), row in rows.iterrows():
         print(f"| {source} | {METRICS[metric]} | {'all' if faces == 'null' else faces} | " + " | ".join(row) + " |")
     plot(runs, Path(picture))
 

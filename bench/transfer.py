@@ -1,8 +1,8 @@
 """How a checkpoint trained on synthetic faces does on real photos.
 
 `python -m bench.transfer CHECKPOINT DATA [PHOTO:X,Y,SIZE ...]`: landmarks and pose on DATA/AFLW2000, landmarks on the
-held-out photos of DATA/300W_LP, and the attributes that both label on the test split of DATA/celeba; then draws what it
-sees in photos, whose face boxes are given by hand, to transfer.png.
+held-out photos of DATA/300W_LP, and the attributes that both label on the test split of DATA/celeba. Photos whose face
+boxes are given by hand are shown with the faces and attributes that the network sees, in transfer.png.
 """
 
 import sys
@@ -17,6 +17,7 @@ from jointface.attributes import CELEBA, calibrated_probability
 from jointface.datamodules import AFLW2000, W300LP, CelebA, CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, read_image
 from jointface.geometry import FaceBox, load_bfm_3ddfa, pose_from_camera
+from jointface.metrics.attribute_scores import attribute_scores
 from jointface.metrics.nme import normalised_mean_error
 from jointface.modules import load_model
 from jointface.modules.network import FaceNetwork
@@ -59,18 +60,17 @@ def landmarks_and_pose(network: FaceNetwork, dataset: FaceDataset) -> dict[str, 
 def balanced_accuracies(network: FaceNetwork, dataset: CelebA) -> dict[str, float]:
     """Balanced accuracy of each attribute that the network and CelebA share, by balanced probabilities."""
     shared = [name for name in CELEBA.attributes if name in network.attributes]
-    logits, labels = [], []
+    batches = []
     for batch in DataLoader(dataset, batch_size=64):
-        logits.append(network(batch["image"]).logits[:, [network.attributes.index(name) for name in shared]])
-        labels.append(batch["attributes"][:, [CELEBA.attributes.index(name) for name in shared]] > 0.5)
-    positive, label = torch.cat(logits) > 0, torch.cat(labels)
-    recall = (positive & label).sum(0) / label.sum(0)
-    specificity = (~positive & ~label).sum(0) / (~label).sum(0)
-    return dict(zip(shared, ((recall + specificity) / 2).tolist(), strict=True))
+        logits = network(batch["image"]).logits[:, [network.attributes.index(name) for name in shared]]
+        columns = [CELEBA.attributes.index(name) for name in shared]
+        batches.append((logits, batch["attributes"][:, columns], batch["attribute_mask"][:, columns]))
+    scores = attribute_scores(*map(torch.cat, zip(*batches, strict=True)), torch.ones(len(shared)))
+    return dict(zip(shared, scores["balanced_accuracy"].tolist(), strict=True))
 
 
 @torch.no_grad()
-def draw_photos(network: FaceNetwork, photos: list[str], path: Path) -> None:
+def plot_photos(network: FaceNetwork, photos: list[str], path: Path) -> None:
     """Each crop, and over it the face that the network sees; beneath, the attributes it is surest of."""
     decoder, (labels,) = network.shape_decoder, network.label_sets.values()
     assert decoder is not None
@@ -97,7 +97,7 @@ def draw_photos(network: FaceNetwork, photos: list[str], path: Path) -> None:
 
 
 def main(checkpoint: str, data: str, photos: list[str]) -> None:
-    """Prints the figures and draws the photos."""
+    """Prints the figures and plots the photos."""
     network = load_model(checkpoint)
     transform = CropTransform(network.image_size)
     bfm = load_bfm_3ddfa(f"{data}/bfm_3ddfa")
@@ -112,7 +112,7 @@ def main(checkpoint: str, data: str, photos: list[str]) -> None:
     for name, value in sorted(accuracies.items(), key=lambda item: -item[1]):
         print(f"  {name:22} {value:.3f}")
     if photos:
-        draw_photos(network, photos, Path("transfer.png"))
+        plot_photos(network, photos, Path("transfer.png"))
         print("transfer.png")
 
 

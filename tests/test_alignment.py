@@ -1,6 +1,7 @@
 """Alignment of surfaces and their distances, in closed form and against an independent implementation."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from jointface.geometry import MorphableModel
 from jointface.geometry.mesh import vertex_normals
-from jointface.metrics.alignment import fit_rigid, fit_similarity, move, refine_by_icp, surface_errors
+from jointface.metrics.alignment import SurfaceErrors, fit_rigid, fit_similarity, move, refine_by_icp, surface_errors
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -54,6 +55,33 @@ def umeyama(source: np.ndarray, target: np.ndarray, with_scale: bool) -> np.ndar
     scale = (b * (a @ rotation.T)).sum() / (a**2).sum() if with_scale else 1.0
     linear = scale * rotation
     return np.concatenate([linear, (target.mean(0) - linear @ source.mean(0))[:, None]], axis=1)
+
+
+class Scanned(NamedTuple):
+    """A surface, and the part of it that a scan shows."""
+
+    vertices: Tensor
+    triangles: Tensor
+    kept: Tensor  # which vertices the scan has
+    normals: Tensor  # of the whole surface
+
+    @property
+    def scan(self) -> Tensor:
+        return self.vertices[self.kept]
+
+    def errors(self, aligned: Tensor) -> SurfaceErrors:
+        return surface_errors(self.scan, self.normals[self.kept], aligned)
+
+
+@pytest.fixture(scope="module")
+def scanned() -> Scanned:
+    vertices, triangles = bowl()
+    return Scanned(vertices, triangles, middle(vertices), vertex_normals(vertices, triangles))
+
+
+def aligned(surface: Tensor, scan: Tensor) -> Tensor:
+    """The surface laid on the scan by ICP, from where it is."""
+    return move(refine_by_icp(surface, scan, torch.eye(3, 4)), surface)
 
 
 @pytest.mark.parametrize("with_scale", [True, False])
@@ -126,63 +154,48 @@ def test_distances_are_those_of_an_independent_implementation() -> None:
 
 
 @pytest.mark.parametrize(("scale", "degrees", "shift"), [(1.0, 0.0, 0.0), (1.03, 5.0, 3.0), (0.93, 10.0, -5.0)])
-def test_an_exact_copy_has_no_error(scale: float, degrees: float, shift: float) -> None:
-    vertices, triangles = bowl()
-    kept = middle(vertices)
-    scan, normals = vertices[kept], vertex_normals(vertices, triangles)[kept]
-    moved = move(inverse(similarity(scale, degrees, (shift, -shift / 2, shift))), vertices)
-    motion = refine_by_icp(moved, scan, torch.eye(3, 4))
-    errors = surface_errors(scan, normals, move(motion, moved))
-    assert errors.point_to_point.max() < 1e-3
-    assert errors.point_to_plane.max() < 1e-3
+def test_an_exact_copy_has_no_error(scanned: Scanned, scale: float, degrees: float, shift: float) -> None:
+    moved = move(inverse(similarity(scale, degrees, (shift, -shift / 2, shift))), scanned.vertices)
+    assert all(error.max() < 1e-3 for error in scanned.errors(aligned(moved, scanned.scan)))
 
 
-def test_errors_do_not_depend_on_the_space_of_the_prediction() -> None:
+def test_errors_do_not_depend_on_the_space_of_the_prediction(scanned: Scanned) -> None:
     """The same surface under similarities, turned and in other units, from the same start on the scan."""
-    vertices, triangles = bowl()
-    kept = middle(vertices)
-    scan, normals = vertices[kept], vertex_normals(vertices, triangles)[kept]
+    vertices = scanned.vertices
     other = vertices + torch.stack([torch.zeros(len(vertices))] * 2 + [1.5 * torch.sin(vertices[:, 0] / 12)], 1)
     means = []
     for scale, degrees in ((1.0, 0.0), (300.0, 170.0), (0.01, 80.0)):
         motion = similarity(scale, degrees, (10.0, 20.0, 30.0))
         start = fit_similarity(move(motion, vertices), move(similarity(1.02, 3, (1.0, 2.0, -1.0)), vertices))
         moved = move(motion, other)
-        errors = surface_errors(scan, normals, move(refine_by_icp(moved, scan, start), moved))
+        errors = scanned.errors(move(refine_by_icp(moved, scanned.scan, start), moved))
         means.append(torch.stack([error.mean() for error in errors]))
     assert means[0][1] > 0.3
     torch.testing.assert_close(torch.stack(means), means[0].expand(3, 2), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5])
-def test_noise_along_the_normals_is_the_error(sigma: float) -> None:
+def test_noise_along_the_normals_is_the_error(scanned: Scanned, sigma: float) -> None:
     """Turned, scaled, shifted and noised by sigma: the point-to-plane RMSE is sigma within a few per cent."""
-    vertices, triangles = bowl()
-    kept = middle(vertices)
-    scan, normals = vertices[kept], vertex_normals(vertices, triangles)[kept]
-    noise = sigma * torch.randn(len(vertices), 1, generator=generator(), dtype=torch.float64)
-    noised = vertices + noise * vertex_normals(vertices, triangles)
+    noise = sigma * torch.randn(len(scanned.vertices), 1, generator=generator(), dtype=torch.float64)
+    noised = scanned.vertices + noise * scanned.normals
     moved = move(inverse(similarity(1.02, 3, (2.0, -1.0, 1.0))), noised)
-    errors = surface_errors(scan, normals, move(refine_by_icp(moved, scan, torch.eye(3, 4)), moved))
+    errors = scanned.errors(aligned(moved, scanned.scan))
     assert errors.point_to_plane.square().mean().sqrt().item() == pytest.approx(sigma, rel=0.05)
 
 
-def test_parts_of_the_face_beyond_the_scan_do_not_shrink_it() -> None:
-    vertices, _ = bowl()
-    scan = vertices[middle(vertices, 40)]
-    moved = move(inverse(similarity(1.02, 3, (1.0, 1.0, 1.0))), vertices)
+def test_parts_of_the_face_beyond_the_scan_do_not_shrink_it(scanned: Scanned) -> None:
+    scan = scanned.vertices[middle(scanned.vertices, 40)]
+    moved = move(inverse(similarity(1.02, 3, (1.0, 1.0, 1.0))), scanned.vertices)
     motion = refine_by_icp(moved, scan, torch.eye(3, 4))
     assert torch.linalg.det(motion[:, :3]).item() == pytest.approx(1.02**3, rel=2e-3)
 
 
-def test_a_hole_in_the_scan_changes_nothing_elsewhere() -> None:
-    vertices, triangles = bowl()
-    hole = (vertices[:, :2] - torch.tensor([20.0, 20.0])).norm(dim=1) < 12
-    kept = middle(vertices) & ~hole
-    scan, normals = vertices[kept], vertex_normals(vertices, triangles)[kept]
-    moved = move(inverse(similarity(1.02, 3, (2.0, 1.0, 1.0))), vertices)
-    errors = surface_errors(scan, normals, move(refine_by_icp(moved, scan, torch.eye(3, 4)), moved))
-    assert errors.point_to_point.max() < 1e-3
+def test_a_hole_in_the_scan_changes_nothing_elsewhere(scanned: Scanned) -> None:
+    hole = (scanned.vertices[:, :2] - torch.tensor([20.0, 20.0])).norm(dim=1) < 12
+    holed = scanned._replace(kept=scanned.kept & ~hole)
+    moved = move(inverse(similarity(1.02, 3, (2.0, 1.0, 1.0))), scanned.vertices)
+    assert holed.errors(aligned(moved, holed.scan)).point_to_point.max() < 1e-3
 
 
 @pytest.mark.parametrize("every", [4, 17])
@@ -193,5 +206,4 @@ def test_a_real_face_scanned_elsewhere_is_found_to_a_twentieth_of_a_millimetre(b
     anywhere = (vertices[bfm.triangles] * (weights / weights.sum(1, keepdim=True))[..., None]).sum(1)
     scan = anywhere[(anywhere - vertices[bfm.landmarks68[30]]).norm(dim=1) < 95][::every]
     moved = move(inverse(similarity(1.05, 8, (5.0, -3.0, 3.0))), vertices)
-    found = move(refine_by_icp(moved, scan, torch.eye(3, 4)), moved)
-    assert (found - vertices).norm(dim=1).square().mean().sqrt() < 0.05
+    assert (aligned(moved, scan) - vertices).norm(dim=1).square().mean().sqrt() < 0.05

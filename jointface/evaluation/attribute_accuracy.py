@@ -129,13 +129,13 @@ def attribute_accuracy(
     if train_alpha is None:
         known = (on_val or on_test)[TRIVIAL]
         train_alpha = positive_weight(known.labels, known.mask)
-    for split in (on_test, on_val):
-        if split:
-            split[TRIVIAL] = replace(split[TRIVIAL], alpha=train_alpha.float().cpu())
-    scores = {key: _scores(predictions, on_val.get(key)) for key, predictions in on_test.items()}
+    for predictions in (on_test, on_val):
+        if predictions:
+            predictions[TRIVIAL] = replace(predictions[TRIVIAL], alpha=train_alpha.float().cpu())
+    scores = {key: _scores(its, on_val.get(key)) for key, its in on_test.items()}
     split, val_faces = str(getattr(test, "split", "test")), 0 if val is None else len(val)
     tables = attribute_tables(label_set, scores, split, len(test), val_faces)
-    measured = {key: predictions for key, predictions in on_test.items() if key != TRIVIAL}
+    measured = {key: its for key, its in on_test.items() if key != TRIVIAL}
     result = BenchmarkResult(name or label_set.name, _metrics(scores), tables, _per_image(test, measured))
     _add_correlations(result, measured)
     _add_figures(result, scores, measured)
@@ -278,6 +278,6 @@ def _add_figures(
 def _reliability(predictions: Predictions, attributes: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Samples, probability and positives of each bin, added up over some attributes."""
     columns = [predictions.attributes.index(name) for name in attributes]
-    values = (part[:, columns] for part in (predictions.probability, predictions.labels, predictions.mask))
-    count, probability, positives = (part.sum(1).numpy() for part in reliability(*values))
-    return count, probability, positives
+    labels, mask = predictions.labels[:, columns], predictions.mask[:, columns]
+    count, probability, positives = reliability(predictions.probability[:, columns], labels, mask)
+    return count.sum(1).numpy(), probability.sum(1).numpy(), positives.sum(1).numpy()

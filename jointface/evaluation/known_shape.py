@@ -13,17 +13,7 @@ from jointface.datamodules.synthetic import SyntheticFaces
 from jointface.errors import ConfigError
 from jointface.evaluation.methods import PredictedFace, ShapeMethod
 from jointface.evaluation.result import BenchmarkResult, Table
-from jointface.evaluation.shape_errors import (
-    BY_YAW,
-    POSE_ERRORS,
-    KnownFace,
-    count_by_yaw,
-    means,
-    means_by_yaw,
-    measure,
-    missing_predictions,
-    yaw_metrics,
-)
+from jointface.evaluation.shape_errors import BY_YAW, POSE_ERRORS, KnownFace, ShapeErrors
 from jointface.geometry.camera import center_depth, pose_from_camera
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.metrics.alignment import fit_rigid, fit_similarity, move
@@ -70,14 +60,15 @@ def known_shape(methods: Sequence[ShapeMethod], dataset: SyntheticFaces) -> Benc
     """
     if not dataset.has_shape:
         raise ConfigError("synthetic: the faces are read without their shape; set labels=both or labels=shape")
-    per_image = measure(methods, dataset, _known_faces(dataset), [*ERRORS, *POSE_ERRORS])
+    errors = ShapeErrors.measure(methods, dataset, _known_faces(dataset), [*ERRORS, *POSE_ERRORS])
+    per_image = errors.per_image
     if not per_image["has_prediction"].any():
         raise ConfigError("synthetic: no method predicts a 3D face; give a checkpoint with a shape decoder")
-    missing, notes = missing_predictions(per_image, per_image["has_prediction"])
-    notes += [f"{count_by_yaw(per_image, 'faces')}.", *_missing_errors(per_image)]
+    missing, notes = errors.missing(per_image["has_prediction"])
+    notes += [f"{errors.count_by_yaw('faces')}.", *_missing_errors(per_image)]
+    metrics = errors.metrics([*ERRORS, *POSE_ERRORS])
     per_image = per_image.drop(columns="has_prediction")
-    metrics = yaw_metrics(per_image, [*ERRORS, *POSE_ERRORS])
-    return BenchmarkResult("synthetic", metrics, _tables(per_image), per_image, notes=notes, missing=missing)
+    return BenchmarkResult("synthetic", metrics, _tables(errors), per_image, notes=notes, missing=missing)
 
 
 def _known_faces(dataset: SyntheticFaces) -> Iterator[list[KnownFace]]:
@@ -136,15 +127,15 @@ def identity_error(
     return (move(motion, faces[0]) - faces[1]).norm(dim=-1).mean()
 
 
-def _tables(per_image: pd.DataFrame) -> list[Table]:
-    table = means(per_image, [*ERRORS, *POSE_ERRORS])
+def _tables(errors: ShapeErrors) -> list[Table]:
+    table = errors.means([*ERRORS, *POSE_ERRORS])
     main = table[[*ERRORS]].mul({error: _scale(error) for error in ERRORS})
     tables = [Table("Synthetic faces", f"{CAPTION}.", main.rename(columns=ERRORS))]
-    counts = count_by_yaw(per_image, "faces")
+    counts = errors.count_by_yaw("faces")
     for error in ("nme_2d_68", "nme_3d_dense", "dense_mm"):
         title = f"Synthetic faces by absolute yaw: {ERRORS[error]}"
         caption = f"{CAPTION}. By |yaw| in degrees; {BY_YAW}, all is over all faces; {counts}."
-        tables.append(Table(title, caption, means_by_yaw(per_image, error, _scale(error))))
+        tables.append(Table(title, caption, errors.means_by_yaw(error, _scale(error))))
     pose = table[[*POSE_ERRORS, "pose_error"]].rename(columns={**POSE_ERRORS, "pose_error": "mean"})
     caption = f"{PROTOCOL}. Mean absolute error in degrees, the convention of 300W-LP (Zhu et al., CVPR 2016)."
     return [*tables, Table("Synthetic faces, head pose", caption, pose)]

@@ -20,19 +20,7 @@ from jointface.evaluation.methods import LabelMethod, MeanFaceMethod, PredictedF
 from jointface.evaluation.participants import require_different
 from jointface.evaluation.published_figures import quoted_rows, with_quoted
 from jointface.evaluation.result import BenchmarkResult, Table
-from jointface.evaluation.shape_errors import (
-    BIN_NAMES,
-    BY_YAW,
-    POSE_ERRORS,
-    KnownFace,
-    count_by_yaw,
-    means,
-    means_by_yaw,
-    measure,
-    missing_predictions,
-    yaw_bins,
-    yaw_metrics,
-)
+from jointface.evaluation.shape_errors import BIN_NAMES, BY_YAW, POSE_ERRORS, KnownFace, ShapeErrors, yaw_bins
 from jointface.geometry.camera import center_depth
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.metrics.nme import normalised_mean_error
@@ -87,15 +75,16 @@ def landmarks_and_pose(
     require_different([method.name for method in methods])
     reannotation = dataset.reannotation or _reannotation(dataset.root)
     faces = _known_faces(dataset, morphable_model, reannotation)
-    per_image = measure(methods, dataset, faces, [*ERRORS, *POSE_ERRORS])
+    errors = ShapeErrors.measure(methods, dataset, faces, [*ERRORS, *POSE_ERRORS])
+    per_image = errors.per_image
     balanced = balanced_subset(per_image.drop_duplicates("index").set_index("index")["yaw"], seed)
-    missing, notes = missing_predictions(per_image, per_image["has_prediction"])
-    notes += _notes(per_image, balanced, reannotation, seed)
+    missing, notes = errors.missing(per_image["has_prediction"])
+    notes += _notes(errors, balanced, reannotation, seed)
     per_image = per_image.drop(columns=["has_prediction", "counts_for_pose"])
-    tables = _tables(per_image, balanced)
+    tables = _tables(errors, balanced)
     for table in tables:
         table.reference = tuple(reference.name for reference in references)
-    return BenchmarkResult("aflw2000", _metrics(per_image, balanced), tables, per_image, notes=notes, missing=missing)
+    return BenchmarkResult("aflw2000", _metrics(errors, balanced), tables, per_image, notes=notes, missing=missing)
 
 
 def balanced_subset(yaw: pd.Series, seed: int = 0, per_bin: int = PER_BIN) -> Int[np.ndarray, "chosen"] | None:
@@ -173,58 +162,62 @@ def _nme(predicted: Tensor, truth: Tensor, landmarks: Tensor) -> float:
 # Reporting
 
 
-def _metrics(per_image: pd.DataFrame, balanced: Int[np.ndarray, "chosen"] | None) -> dict[str, float]:
-    metrics = yaw_metrics(per_image, ERRORS)
-    further = {"": _pose(per_image)}
+def _metrics(errors: ShapeErrors, balanced: Int[np.ndarray, "chosen"] | None) -> dict[str, float]:
+    metrics = errors.metrics(ERRORS)
+    further = {"": _pose(errors)}
     if balanced is not None:
-        further["/balanced"] = means(per_image[per_image["index"].isin(balanced)], ERRORS[:2])
+        further["/balanced"] = _chosen(errors, balanced).means(ERRORS[:2])
     for part, table in further.items():
         metrics |= {f"{method}/{error}{part}": value for (method, error), value in table.stack().items()}
     return {key: float(value) for key, value in metrics.items() if np.isfinite(value)}
 
 
-def _pose(per_image: pd.DataFrame) -> pd.DataFrame:
+def _chosen(errors: ShapeErrors, photos: Int[np.ndarray, "chosen"]) -> ShapeErrors:
+    return ShapeErrors(errors.per_image[errors.per_image["index"].isin(photos)])
+
+
+def _pose(errors: ShapeErrors) -> pd.DataFrame:
     """Mean absolute errors of yaw, pitch and roll, and their mean, `pose_error`."""
-    table = means(per_image, [*POSE_ERRORS])
+    table = errors.means([*POSE_ERRORS])
     return table.assign(pose_error=table.mean(axis=1, skipna=False))
 
 
-def _tables(per_image: pd.DataFrame, balanced: Int[np.ndarray, "chosen"] | None) -> list[Table]:
+def _tables(errors: ShapeErrors, balanced: Int[np.ndarray, "chosen"] | None) -> list[Table]:
     tables = []
     annotations = {"nme_2d_68": ("original points", "")}
-    if per_image["nme_2d_68_reannotated"].notna().any():
+    if errors.per_image["nme_2d_68_reannotated"].notna().any():
         whose = " Points of LS3D-W (Bulat and Tzimiropoulos, ICCV 2017)."
         annotations["nme_2d_68_reannotated"] = ("re-annotated points", whose)
     for error, (what, whose) in annotations.items():
         title, normalised = f"AFLW2000-3D, NME 2D, {what}", f"{NORMALISED}, of 68 landmarks in 2D"
-        table = Table(title, f"{normalised}, {AS_IN_PAPERS}.{whose} {FRAMED}.", means_by_yaw(per_image, error, 100))
+        table = Table(title, f"{normalised}, {AS_IN_PAPERS}.{whose} {FRAMED}.", errors.means_by_yaw(error, 100))
         tables.append(with_quoted(table, quoted_rows("aflw2000", error)))
         if balanced is not None:
-            frame = means_by_yaw(per_image[per_image["index"].isin(balanced)], error, 100).drop(columns="mean")
+            frame = _chosen(errors, balanced).means_by_yaw(error, 100).drop(columns="mean")
             caption = (
                 f"{normalised}, over {PER_BIN} faces of each bin of |yaw|, {len(balanced)} in all, as tables of some "
                 f"papers balance the poses; the random choice is ours.{whose} {FRAMED}."
             )
             tables.append(Table(f"{title}, balanced", caption, frame))
     caption = f"{NORMALISED}, of 68 landmarks in 3D, z relative to their mean, {AS_IN_PAPERS}. {FRAMED}."
-    in_3d = means_by_yaw(per_image, "nme_3d_68", 100).dropna(how="all")
+    in_3d = errors.means_by_yaw("nme_3d_68", 100).dropna(how="all")
     tables.append(Table("AFLW2000-3D, NME 3D of 68 landmarks by yaw", caption, in_3d))
-    return [*tables, _table_3d(per_image), _table_pose(per_image)]
+    return [*tables, _table_3d(errors), _table_pose(errors)]
 
 
-def _table_3d(per_image: pd.DataFrame) -> Table:
+def _table_3d(errors: ShapeErrors) -> Table:
     columns = {"nme_3d_68": "68 landmarks", "nme_3d_dense": "dense"}
     caption = (
         f"{NORMALISED}, in 3D, z relative to the mean of the points: of 68 landmarks, and of the vertices without the "
         "neck for methods with the labels' mesh. After PRNet (Feng et al., ECCV 2018), which compares points that "
         "several meshes share; ours are all vertices of the face, so that dense numbers are not those of papers."
     )
-    frame = 100 * means(per_image, [*columns]).rename(columns=columns)
+    frame = 100 * errors.means([*columns]).rename(columns=columns)
     return Table("AFLW2000-3D, NME 3D", caption, frame.dropna(how="all"))
 
 
-def _table_pose(per_image: pd.DataFrame) -> Table:
-    frame = _pose(per_image).rename(columns={**POSE_ERRORS, "pose_error": "mean"}).dropna(how="all")
+def _table_pose(errors: ShapeErrors) -> Table:
+    frame = _pose(errors).rename(columns={**POSE_ERRORS, "pose_error": "mean"}).dropna(how="all")
     caption = (
         "Mean absolute errors of head pose in degrees against Pose_Para, without the photos that have an angle beyond "
         f"{MAX_ANGLE:.0f} degrees (Ruiz et al., Hopenet, CVPRW 2018, and the papers after it; Wu et al., SynergyNet, "
@@ -236,12 +229,13 @@ def _table_pose(per_image: pd.DataFrame) -> Table:
 
 
 def _notes(
-    per_image: pd.DataFrame, balanced: Int[np.ndarray, "chosen"] | None, reannotation: Reannotation | None, seed: int
+    errors: ShapeErrors, balanced: Int[np.ndarray, "chosen"] | None, reannotation: Reannotation | None, seed: int
 ) -> Iterable[str]:
+    per_image = errors.per_image
     predicts = per_image[per_image["has_prediction"]].groupby("method", sort=False)[[*ERRORS]].count().sum(axis=1)
     for method in predicts.index[predicts == 0]:
         yield f"{method} gives neither landmarks68 nor the mesh of the labels' morphable model: it cannot be compared."
-    yield f"{count_by_yaw(per_image, 'photos')}."
+    yield f"{errors.count_by_yaw('photos')}."
     extreme = per_image[~per_image["counts_for_pose"]]["index"].nunique()
     yield (
         f"Photos with an angle beyond {MAX_ANGLE:.0f} degrees, which head pose leaves out, as is the custom: "

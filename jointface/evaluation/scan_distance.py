@@ -15,7 +15,7 @@ from jointface.datamodules.florence import Florence
 from jointface.errors import ConfigError, DataError
 from jointface.evaluation.methods import PredictedFace, ShapeMethod
 from jointface.evaluation.result import BenchmarkResult, Table
-from jointface.evaluation.shape_errors import KnownFace, measure, missing_predictions
+from jointface.evaluation.shape_errors import KnownFace, ShapeErrors
 from jointface.geometry.mesh import vertex_normals
 from jointface.metrics.alignment import fit_similarity, move, refine_by_icp, surface_errors
 
@@ -67,7 +67,7 @@ def scan_distance(methods: Sequence[ShapeMethod], dataset: Florence) -> Benchmar
         DataError: no scan can be read. Single scans that cannot be read, or have no texture, are left out with a note.
     """
     broken: list[str] = []
-    per_image = measure(methods, dataset, _known_faces(dataset, broken), [*ERRORS])
+    per_image = ShapeErrors.measure(methods, dataset, _known_faces(dataset, broken), [*ERRORS]).per_image
     subjects = len(dataset.scans) - len(broken)
     if not subjects:
         raise DataError(f"no scan of Florence can be read; {broken[0]}")
@@ -81,7 +81,7 @@ def scan_distance(methods: Sequence[ShapeMethod], dataset: Florence) -> Benchmar
             "or predictions with vertices and triangles"
         )
     views = subjects * len(dataset.angles)
-    missing, notes = missing_predictions(per_image, per_image["nme"].notna())
+    missing, notes = ShapeErrors(per_image).missing(per_image["nme"].notna())
     notes += [f"{name} predicts landmarks only, no surface, and is left out." for name in flat]
     notes += [*broken, DIFFERENCES]
     metrics = _metrics(per_image) | {"num_images": views, "num_subjects": subjects}

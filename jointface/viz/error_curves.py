@@ -1,6 +1,7 @@
 """Error curves for papers: the cumulative distribution of errors, and errors against yaw."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -39,7 +40,7 @@ def cumulative_errors(errors: Mapping[str, Float[np.ndarray, "images"]], limit: 
     for name in sorted(errors, key=lambda name: -areas[name]):
         known = errors[name][~np.isnan(errors[name])]
         few = "" if len(known) == len(errors[name]) else f", {len(known):,} of {len(errors[name]):,} images"
-        # Infinite errors lie beyond the limit too, but cannot be drawn.
+        # Infinite errors lie beyond the limit too, but cannot be plotted.
         axis.ecdf(known.clip(max=2 * limit), label=f"{name} ({100 * areas[name]:.1f}{few})", **styles[name])
     axis.set(xlim=(0, limit), ylim=(0, 1), xlabel=label, ylabel="images below")
     axis.yaxis.set_major_formatter(PercentFormatter(1))
@@ -80,5 +81,5 @@ def error_against_yaw(
     return figure
 
 
-def _style(place: int) -> dict[str, object]:
+def _style(place: int) -> dict[str, Any]:
     return {"color": COLOURS[place % len(COLOURS)], "linestyle": LINES[place // len(COLOURS) % len(LINES)]}
