@@ -1,6 +1,7 @@
 """Earrings, which hang at the lobes of both ears."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ def _pair(name: str, solid: Solid, head: Head) -> Proxy:
     right = bind_rigidly(head, name, solid, LUMINANCE, lobe)
     left = bind_rigidly(head, name, solid.mirrored(), LUMINANCE, head.model.mirror[lobe].numpy())
     names = ("corners", "weights", "offsets", "uv")
-    both = {name: torch.cat([getattr(right, name), getattr(left, name)]) for name in names}
+    both: dict[str, Any] = {name: torch.cat([getattr(right, name), getattr(left, name)]) for name in names}
     return replace(right, **both, triangles=torch.cat([right.triangles, left.triangles + len(solid.points)]))
 
 

@@ -197,10 +197,10 @@ def _read_binding(path: Path) -> tuple[Path, Path, Float[np.ndarray, "vertices 9
         bound = _numbers([_full_row(row) for row in rows])
         if (abs(bound[:, 3:6].sum(axis=1) - 1) > 0.01).any():
             raise ValueError("expected weights that sum to 1")
-        scales = [keywords.get(f"{axis}_scale", []) for axis in "xyz"]
-        if missing := [axis for axis, row in zip("xyz", scales, strict=True) if len(row) != 3]:
-            raise ValueError(f"{missing[0]}_scale: expected two vertices and a length")
-        scales = _numbers(scales)
+        of_axes = {f"{axis}_scale": keywords.get(f"{axis}_scale", []) for axis in "xyz"}
+        if missing := [key for key, row in of_axes.items() if len(row) != 3]:
+            raise ValueError(f"{missing[0]}: expected two vertices and a length")
+        scales = _numbers(list(of_axes.values()))
         if scales[:, 2].min() <= 0:
             raise ValueError("expected scales with a length above 0")
         vertices = np.concatenate([bound[:, :3].ravel(), scales[:, :2].ravel()])

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +61,9 @@ class Proxy:
         if not kept.any():
             return self
         rows, triangles = self.triangles[kept].unique(return_inverse=True)
-        per_point = {name: getattr(self, name)[rows] for name in ("corners", "weights", "offsets", "uv")}
+        per_point: dict[str, Any] = {
+            name: getattr(self, name)[rows] for name in ("corners", "weights", "offsets", "uv")
+        }
         return replace(self, **per_point, triangles=triangles)
 
 
