@@ -86,6 +86,12 @@ def test_each_subject_has_the_fifteen_views_of_the_protocol(dataset: Florence, t
     assert few.read(1).image.shape == (90, 90, 3)
 
 
+def test_views_are_named_by_subject_and_angles_and_a_subset_keeps_whole_subjects(dataset: Florence) -> None:
+    assert [dataset.name(index) for index in (0, 17)] == ["subject_01_pitch-15_yaw-80", "subject_02_pitch-15_yaw+0"]
+    assert [len(dataset.subset(count)) for count in (1, 15, 16, 100)] == [15, 15, 30, 30]
+    assert dataset.plot(2).shape == (192, 192, 3)
+
+
 def test_views_turn_by_the_angles_of_the_protocol(dataset: Florence) -> None:
     """In closed form: a point ahead of the axis by z moves by -scale z sin(yaw), since positive yaw looks to the left;
     positive pitch looks up."""

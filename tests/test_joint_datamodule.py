@@ -5,6 +5,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -104,13 +105,29 @@ def test_only_training_faces_are_turned(tiny_data: Path, tiny_model: MorphableMo
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [({"num_workers": -1}, "must be at least 0 and 1"), ({"eval_batch_size": 0}, "must be at least 0 and 1")],
+    ("options", "splits", "message"),
+    [
+        ({"num_workers": -1}, {"train": "train"}, "must be at least 0 and 1"),
+        ({"eval_batch_size": 0}, {"train": "train"}, "must be at least 0 and 1"),
+        ({"max_train_samples": 0}, {"train": "train"}, "max_train_samples=0: must be at least 1, or null"),
+        ({}, {"training": "train"}, r"source celeba: splits has unknown stages \['training'\]"),
+    ],
 )
-def test_odd_settings_are_refused(tiny_data: Path, options: dict[str, object], message: str) -> None:
-    source = Source(partial(CelebA, tiny_data / "celeba"), {"train": "train"}, 4)
+def test_settings_out_of_range_are_refused(
+    tiny_data: Path, options: dict[str, Any], splits: dict[str, str], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
-        JointDataModule({"celeba": source}, 64, **options)  # type: ignore[arg-type]
+        JointDataModule({"celeba": Source(partial(CelebA, tiny_data / "celeba"), splits, 4)}, 64, **options)
+
+
+def test_a_stage_without_a_split_does_without_the_source(tiny_data: Path) -> None:
+    source = Source(partial(CelebA, tiny_data / "celeba"), {"train": "train", "val": None}, 4)
+    datamodule = JointDataModule({"celeba": source}, 64)
+    datamodule.setup("fit")
+    assert {stage: list(datasets) for stage, datasets in datamodule.datasets.items()} == {
+        "train": ["celeba"],
+        "val": [],
+    }
 
 
 def test_a_split_that_the_data_set_lacks_is_refused(tiny_data: Path, tiny_model: MorphableModel) -> None:
@@ -124,12 +141,6 @@ def test_sources_are_told_apart_by_their_labels(tiny_data: Path, tiny_model: Mor
     assert set(datamodule.label_sets()) == {"celeba"}
     assert datamodule.shape_sources() == {"w300lp"}
     assert datamodule.shape_sources("test") == {"aflw2000"}
-
-
-def test_an_unknown_stage_is_refused(tiny_data: Path) -> None:
-    source = Source(partial(CelebA, tiny_data / "celeba"), {"training": "train"}, 4)
-    with pytest.raises(ConfigError, match=r"source celeba: splits has unknown stages \['training'\]"):
-        JointDataModule({"celeba": source}, image_size=64)
 
 
 @pytest.fixture

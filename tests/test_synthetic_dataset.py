@@ -229,14 +229,12 @@ def test_splits_share_no_identity() -> None:
     assert len(set().union(*seen.values())) == 90
 
 
-def test_num_faces_may_differ_by_split() -> None:
+def test_num_faces_may_differ_by_split_and_samples_are_named_by_split_and_number() -> None:
     sizes = {"train": 7, "val": 3}
     for split, size in sizes.items():
         assert len(SyntheticFaces(split, CropTransform(SIZE), sizes)) == size
-
-
-def test_each_sample_has_a_name_to_report_it_by() -> None:
     assert dataset(first=100).path(2) == Path("synthetic/train/102")
+    assert dataset(first=100).name(2) == "synthetic_train_000102"
 
 
 @pytest.mark.parametrize("keep_in_memory", [False, True])
@@ -256,6 +254,7 @@ def test_there_are_no_faces_beyond_the_last(index: int, keep_in_memory: bool) ->
         ({"num_faces": 0}, "num_faces=0 must be at least 1"),
         ({"num_faces": 3, "first": -1}, "first=-1 at least 0"),
         ({"num_faces": 3, "split": "all"}, "no split 'all', it has train, val, test"),
+        ({"num_faces": 3, "draw_on": "device", "keep_in_memory": True}, "set keep_in_memory=false"),
     ],
 )
 def test_impossible_settings_are_refused_in_one_line(settings: dict[str, Any], message: str) -> None:
@@ -399,14 +398,14 @@ def test_a_run_on_synthetic_faces_needs_no_data_and_leaves_metrics(tmp_path: Pat
 
 
 def test_the_device_draws_what_a_worker_draws() -> None:
-    drawn, undrawn = dataset(4), dataset(4, draw_on="device")
-    loader = DataLoader(Batches(undrawn), batch_size=4, collate_fn=identity_collate, num_workers=1)
+    on_worker, on_device = dataset(4), dataset(4, draw_on="device")
+    loader = DataLoader(Batches(on_device), batch_size=4, collate_fn=identity_collate, num_workers=1)
     (batch,) = loader
     assert "image" not in batch
-    images = undrawn.draw(batch["scenes"], None, torch.device("cpu"))
-    expected = torch.stack([drawn[index]["image"] for index in range(4)])
+    images = on_device.draw(batch["scenes"], None, torch.device("cpu"))
+    expected = torch.stack([on_worker[index]["image"] for index in range(4)])
     assert (images.int() - expected.int()).abs().max() <= 1  # alone or in a batch: rounding
-    torch.testing.assert_close(batch["camera"], torch.stack([drawn[index]["camera"] for index in range(4)]))
+    torch.testing.assert_close(batch["camera"], torch.stack([on_worker[index]["camera"] for index in range(4)]))
 
 
 def test_sources_that_are_alike_are_drawn_together() -> None:
@@ -425,20 +424,6 @@ def test_sources_that_are_alike_are_drawn_together() -> None:
         assert (batch[name]["image"].int() - expected.int()).abs().max() <= 1, name
 
 
-def test_a_run_may_draw_on_the_device(tmp_path: Path) -> None:
-    streams = [
-        override
-        for name in ("synthetic_attributes", "synthetic_shape")
-        for override in (
-            f"data.sources.{name}.dataset.draw_on=device",
-            f"data.sources.{name}.dataset.keep_in_memory=false",
-        )
-    ]
-    metrics = train(config(tmp_path, *streams, "data.sources.synthetic.dataset.draw_on=device"))
-    assert math.isfinite(metrics["test/synthetic/nme_2d_68"])
-    assert (tmp_path / "figures" / "test_synthetic_shape.png").is_file()
-
-
 class AheadOfTheCPU:
     """Draws ahead as on a GPU, without a stream."""
 
@@ -454,10 +439,15 @@ class AheadOfTheCPU:
         type(self).waited += 1
 
 
-def test_drawing_ahead_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_may_draw_on_the_device_and_drawing_ahead_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each mini-batch but the first is drawn once, during the one before, also around a validation."""
-    overrides = ["drawing=device", "drawing.compile=false", "data.pin_memory=false", "trainer.log_every_n_steps=1"]
-    train(config(tmp_path / "plain", *overrides))
+    overrides = ["drawing=device", "drawing.compile=false", "data.pin_memory=false"]
+    overrides.append("data.sources.synthetic.dataset.draw_on=device")
+    metrics = train(config(tmp_path / "plain", *overrides))
+    assert math.isfinite(metrics["test/synthetic/nme_2d_68"])
+    assert (tmp_path / "plain" / "figures" / "test_synthetic_shape.png").is_file()
     monkeypatch.setattr("jointface.datamodules.joint.Ahead", AheadOfTheCPU)
     monkeypatch.setattr(JointDataModule, "_feeds_a_gpu", lambda self: True)
     train(config(tmp_path / "ahead", *overrides))
@@ -468,11 +458,6 @@ def test_drawing_ahead_changes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     steps, faces = plain["global_step"], sum(config(tmp_path, *overrides).batch_size.values())
     assert AheadOfTheCPU.drawn == steps * faces  # of steps 2, 3, ... and the one after the last
     assert AheadOfTheCPU.waited >= steps - 1
-
-
-def test_the_device_and_memory_exclude_each_other() -> None:
-    with pytest.raises(ConfigError, match="set keep_in_memory=false"):
-        dataset(4, draw_on="device", keep_in_memory=True)
 
 
 def test_a_face_that_cannot_be_drawn_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ class PackedWriter:
             environment = lmdb.open(str(self.partial), subdir=False, map_size=MAP_SIZE, readahead=False, lock=False)
             with environment.begin(write=True) as writing:
                 writing.put(META, json.dumps(meta, sort_keys=True).encode(), overwrite=False)
-                same = json.loads(writing.get(META)) == meta
+                same = json.loads(writing.get(META) or b"") == meta
         except (lmdb.Error, OSError) as error:
             raise DataError(f"{self.partial}: cannot be opened for writing ({error}); delete it") from error
         if not same:
@@ -164,8 +164,13 @@ def _close(path: str) -> None:
         environment.close()
 
 
+def _close_all() -> None:
+    for path in list(_reading_now):
+        _close(path)
+
+
 # LMDB forbids a forked process to use a file that its parent had open; each loader worker opens it for itself.
-os.register_at_fork(before=lambda: [_close(path) for path in list(_reading_now)])
+os.register_at_fork(before=_close_all)
 
 
 def _require_full_length(path: Path) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import re
+from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -89,7 +90,7 @@ class W300LP(FaceDataset):
         photos = [f"{subset}/{name}" for subset in self._subsets(subsets) for name in self._names(subset)]
         if not photos:
             raise no_pairs(self.root, "300W-LP", below="*/")
-        fractions = held_out_fractions(photos)
+        fractions = np.array([held_out_fraction(photo.rpartition("/")[2]) for photo in photos])
         held_out = fractions < val_fraction
         self.photos = np.array(photos)[held_out if split == "val" else ~held_out]
         if split == "train" and num_photos is not None:
@@ -191,13 +192,6 @@ def read_landmarks(path: Path) -> Float[Tensor, "68 2"]:
     return torch.from_numpy((points - 1).astype(np.float32))
 
 
-def held_out_fractions(photos: list[str]) -> Float[np.ndarray, "photos"]:
-    """`held_out_fraction` of many `SUBSET/NAME`, where all copies of a photo share one computation."""
-    originals = [original_name(photo.rpartition("/")[2]) for photo in photos]
-    fractions = {original: _fraction(original) for original in set(originals)}
-    return np.array([fractions[original] for original in originals])
-
-
 def held_out_fraction(stem: str) -> float:
     """A number in [0, 1) that all turned copies `NAME_1_0`, `NAME_1_1`, ... of a photo have in common."""
     return _fraction(original_name(stem))
@@ -208,5 +202,6 @@ def original_name(stem: str) -> str:
     return re.sub(r"(_\d+)_\d+$", r"\1", stem)
 
 
+@cache  # the copies of a photo share one computation
 def _fraction(original: str) -> float:
     return int.from_bytes(hashlib.sha256(original.encode()).digest()[:8]) / 2**64
