@@ -1,8 +1,8 @@
-"""What a GPU gives: images/s, the wait for data, memory and model FLOP utilisation of a training at full size.
+"""Images/s, wait for data, memory and model FLOP utilisation of a training at full size on a GPU.
 
-`python -m bench.gpu [OVERRIDE ...]`: the embedded default with ResNet-50, 256 x 256, position map and bf16, faces made
-up by the loaders and drawn on the GPU in every step. Beside each row stands the same training on one batch again and
-again, which waits for nothing.
+`python -m bench.gpu [OVERRIDE ...]`: the embedded default with ResNet-50, 256 x 256, position map and bf16. Loaders
+sample the faces, and the GPU renders them in every step. Each row also has the same training on one repeated batch,
+which waits for nothing.
 """
 
 import sys
@@ -20,7 +20,7 @@ from jointface.datamodules import JointDataModule
 from jointface.running.dry_run import part_sizes
 from jointface.train import build_module, build_trainer, quiet_libraries
 
-STEPS = 25  # that are measured, after as many that are not
+STEPS = 25  # measured, after as many that are not
 FULL_SIZE = [
     "scale=full",
     "trainer=gpu",
@@ -45,7 +45,7 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Speed:
-    """Of a training. wait: share of the time that it waited for its loaders. memory: GiB that tensors took at most."""
+    """Speed of a training. wait: share of the time spent waiting for loaders. memory: peak GiB of tensors."""
 
     images_per_second: float
     wait: float
@@ -53,8 +53,8 @@ class Speed:
 
 
 def measured(config: DictConfig, datamodule: JointDataModule) -> Speed:
-    """A training of the config."""
-    if config.model.compile:  # else what draws the faces would be compiled anew
+    """Speed of a training of the config."""
+    if config.model.compile:  # otherwise the renderer would be compiled anew
         torch._dynamo.reset()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -65,13 +65,13 @@ def measured(config: DictConfig, datamodule: JointDataModule) -> Speed:
 
 
 def drawn(datamodule: JointDataModule) -> Batch:
-    """One mini-batch with its images, on the GPU."""
+    """One mini-batch on the GPU, its images rendered."""
     batch, _, _ = next(iter(datamodule.train_dataloader()))
     return datamodule.on_after_batch_transfer(move_data_to_device(batch, torch.device("cuda")), 0)
 
 
 def flops_per_image(config: DictConfig, datamodule: JointDataModule) -> float:
-    """Of a training step, per image: three times those forwards, as usual; each head's for its part of the batch."""
+    """FLOPs of a training step per image: three times the forward pass, with each head on its part of the batch."""
     sizes = part_sizes(build_module(config, datamodule).network)
     shape, attributes = config.batch_size.shape, config.batch_size.attributes
     heads = shape * sizes["shape_decoder"].flops + attributes * sizes["attribute_classifier"].flops
@@ -79,7 +79,7 @@ def flops_per_image(config: DictConfig, datamodule: JointDataModule) -> float:
 
 
 def matrix_product_flops(size: int = 8192, repeats: int = 20) -> float:
-    """FLOP/s of a large product of bf16 matrices: what this GPU reaches."""
+    """FLOP/s that this GPU reaches in a large product of bf16 matrices."""
     a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     for _ in range(5):
@@ -93,7 +93,7 @@ def matrix_product_flops(size: int = 8192, repeats: int = 20) -> float:
 
 
 def main(overrides: list[str]) -> None:
-    """Prints a row for each variant."""
+    """Prints a row for each variant of VARIANTS."""
     if not torch.cuda.is_available():
         print("bench.gpu: there is no GPU here, so nothing is measured")
         return

@@ -9,11 +9,11 @@ from jointface.synthesis.faces import FaceFactory
 from jointface.synthesis.scenes import Scenes
 
 FACES, BATCH, REPEATS = 64, 8, 5
-REQUIRED = {"cpu": (128, 120.0), "cuda": (256, 5000.0)}  # size and images/s that were asked for
+CPU_SIZE, CUDA_SIZE = 128, 256
 
 
 def main() -> None:
-    """Prints images/s of rendering alone, in batches and one by one, and of everything that a sample needs."""
+    """Prints images/s of rendering, in batches and one by one, and faces/s of sampling."""
     torch.set_num_threads(1)
     on_cpu()
     if torch.cuda.is_available():
@@ -21,30 +21,28 @@ def main() -> None:
 
 
 def on_cpu() -> None:
-    """As a loader's process draws."""
+    """As a loader's process renders."""
     factory = FaceFactory()
-    size, required = REQUIRED["cpu"]
     faces = [factory.face("train", index) for index in range(FACES)]
-    cameras = torch.stack([factory.crop_camera(face, size) for face in faces])
+    cameras = torch.stack([factory.crop_camera(face, CPU_SIZE) for face in faces])
 
     def draw(first: int, end: int) -> None:
-        factory.render(faces[first:end], cameras[first:end], size)
+        factory.render(faces[first:end], cameras[first:end], CPU_SIZE)
 
-    def make_up(first: int, end: int) -> None:
+    def sample(first: int, end: int) -> None:
         factory.attributes([factory.face("train", index) for index in range(first, end)])
 
     rates = {
         f"rendering, batches of {BATCH}": _rate(draw, BATCH),
         "rendering, one by one": _rate(draw, 1),
-        "making up people and their attributes": _rate(make_up, FACES),
+        "sampling people and measuring their attributes": _rate(sample, FACES),
     }
-    _print(f"cpu, {size} x {size}", rates, required)
+    _print(f"cpu, {CPU_SIZE} x {CPU_SIZE}", rates)
 
 
 def on_cuda() -> None:
-    """As a training draws, from batches that loaders made."""
-    size, required = REQUIRED["cuda"]
-    rates = {}
+    """As a training renders, from batches that loaders made."""
+    size, rates = CUDA_SIZE, {}
     for compiled in (False, True):
         factory = FaceFactory(device="cuda", compiled=compiled)
         faces = [factory.face("train", index) for index in range(FACES)]
@@ -63,13 +61,13 @@ def on_cuda() -> None:
         torch.cuda.synchronize()
         rates[f"rendering, batches of {len(batch)}{how}"] = REPEATS * len(batch) / (time.perf_counter() - start)
         print(f"{len(batch)} pictures at once{how}: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
-    _print(f"cuda, {size} x {size}", rates, required)
+    _print(f"cuda, {size} x {size}", rates)
 
 
 def _rate(work: Callable[[int, int], None], batch: int) -> float:
     """Faces per second of work on rows of a batch, the best of several times."""
     best = float("inf")
-    for _ in range(REPEATS + 1):  # the first one compiles, and reads every texture once
+    for _ in range(REPEATS + 1):  # the first one compiles and loads every texture
         start = time.perf_counter()
         for first in range(0, FACES, batch):
             work(first, first + batch)
@@ -79,11 +77,9 @@ def _rate(work: Callable[[int, int], None], batch: int) -> float:
     return FACES / best
 
 
-def _print(where: str, rates: dict[str, float], required: float) -> None:
+def _print(where: str, rates: dict[str, float]) -> None:
     for what, rate in rates.items():
         print(f"{where}, {what}: {rate:.0f} images/s")
-    best = max(rate for what, rate in rates.items() if what.startswith("rendering"))
-    print(f"{where}: {best:.0f} images/s, {required:.0f} asked for: {'reached' if best >= required else 'missed'}")
 
 
 if __name__ == "__main__":
