@@ -49,10 +49,11 @@ def command(
 
 
 class Recording:
-    """What W&B recorded in a run's folder, read by W&B's own `wandb leet inspect`."""
+    """What W&B last recorded in a run's folder, read by W&B's own `wandb leet inspect`."""
 
     def __init__(self, run_dir: Path) -> None:
-        (self.file,) = run_dir.glob("wandb/*run-*/run-*.wandb")
+        files = run_dir.glob("wandb/*run-*/run-*.wandb")
+        *_, self.file = sorted(files, key=lambda file: file.parent.name.removeprefix("offline-"))
         self.records = [json.loads(line) for line in self._inspect("--json").splitlines()]
         self.state = json.loads(self._inspect("--json", "--summary"))  # config, summary, name, tags, exit_code, ...
 
@@ -232,6 +233,7 @@ def test_of_several_processes_the_first_one_records_the_samples_of_all(tiny_data
     result = command(tmp_path, tiny_data, "trainer.devices=2", "+trainer.strategy=ddp")
     assert result.returncode == 0, result.stderr
     (folder,) = tmp_path.glob("runs/tiny/*")
+    assert len(list(folder.glob("wandb/*run-*-*"))) == 1
     table = Recording(folder).table("tables/val/celeba")
     assert {row[1] for row in table["data"]} == {4}  # labelled samples of each attribute
 
@@ -376,15 +378,17 @@ def test_a_server_that_is_not_there_is_said_in_one_line(mode: str, tiny_data: Pa
 def test_training_goes_on_when_wandbs_process_dies(tiny_data: Path, tmp_path: Path) -> None:
     """It ends in the middle of the run; one line says so."""
     (tmp_path / "killer.py").write_text(
-        "import psutil\n"
+        "import os, signal\n"
+        "from pathlib import Path\n"
         "from lightning import Callback\n"
         "class Killer(Callback):\n"
         "    def on_train_batch_end(self, trainer, *rest):\n"
         "        if trainer.global_step == 1:\n"
-        "            for child in psutil.Process().children():\n"
-        "                if 'wandb' in child.name():\n"
-        "                    child.kill()\n"
-        "                    child.wait()\n"
+        "            for child in Path('/proc/self/task').glob('*/children'):\n"
+        "                for number in child.read_text().split():\n"
+        "                    if 'wandb' in Path('/proc', number, 'comm').read_text():\n"
+        "                        os.kill(int(number), signal.SIGKILL)\n"
+        "                        os.waitpid(int(number), 0)\n"
     )
     result = command(
         tmp_path, tiny_data, "+callbacks.killer._target_=killer.Killer",

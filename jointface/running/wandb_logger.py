@@ -209,9 +209,10 @@ def finished_dashboards() -> Iterator[None]:
         failed = False  # given up on purpose
         raise
     finally:
-        if "wandb" in sys.modules and wandb.run is not None:
+        run = getattr(sys.modules.get("wandb"), "run", None)  # not by the lazy module, which keeps what was there first
+        if run is not None:
             try:
-                wandb.run.finish(exit_code=int(failed))
+                run.finish(exit_code=int(failed))
             except Exception as error:
                 log.warning("W&B: ending the run failed (%s)", type(error).__name__)
 
