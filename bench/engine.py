@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from lightning import Callback, Trainer
 from lightning.pytorch.utilities import CombinedLoader, move_data_to_device
 from omegaconf import DictConfig, OmegaConf
@@ -22,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from jointface.command_line import CONF_DIR
 from jointface.datamodules import JointDataModule
 from jointface.datamodules.loading import TimedLoader
-from jointface.train import build_module, build_trainer, quiet_libraries
+from jointface.train import build_data, build_module, build_trainer, quiet_libraries
 
 WARM_UP, STEPS, REPEATS = 5, 25, 5
 FEW = [
@@ -130,14 +129,15 @@ def bare(config: DictConfig, batch: Batch) -> float:
 def opened(config: DictConfig) -> SameBatch:
     """The config's data module, as a `SameBatch`."""
     config = OmegaConf.merge(config, {"data": {"_target_": f"{__name__}.SameBatch"}})
-    datamodule: SameBatch = instantiate(config.data)
+    datamodule = build_data(config)
+    assert isinstance(datamodule, SameBatch)
     datamodule.setup("fit")
     return datamodule
 
 
 def first_batch(config: DictConfig) -> Batch:
     """The first mini-batch of the config."""
-    datamodule: JointDataModule = instantiate(config.data)
+    datamodule = build_data(config)
     datamodule.setup("fit")
     batch, _, _ = next(iter(datamodule.train_dataloader()))
     return batch

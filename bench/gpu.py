@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch.utilities import move_data_to_device
 from omegaconf import DictConfig
 
 from bench.engine import Batch, opened, resolved
 from jointface.datamodules import JointDataModule
 from jointface.running.dry_run import part_sizes
-from jointface.train import build_module, build_trainer, quiet_libraries
+from jointface.train import build_data, build_module, build_trainer, quiet_libraries
 
 STEPS = 25  # measured, after as many that are not
 FULL_SIZE = [
@@ -101,7 +100,7 @@ def main(overrides: list[str]) -> None:
     peak = matrix_product_flops()
     with tempfile.TemporaryDirectory() as folder:
         config = resolved(folder, *FULL_SIZE, *overrides)
-        fresh: JointDataModule = instantiate(config.data)
+        fresh = build_data(config)
         fresh.setup("fit")
         same, flops = opened(config), flops_per_image(config, fresh)
         same.batch = drawn(fresh)

@@ -8,11 +8,10 @@ import sys
 
 import cv2
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 
 from bench.timing import medians, seconds
 from jointface.command_line import CONF_DIR
-from jointface.datamodules import JointDataModule
+from jointface.train import build_data
 
 BATCHES, REPEATS = 40, 3
 
@@ -22,7 +21,7 @@ def main(data: str) -> None:
     overrides = ["experiment=joint_celeba_300wlp", "scale=small", f"paths.data_dir={data}"]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         config = compose("train", overrides=[*overrides, "paths.run_dir=unused", "name=bench"])
-    datamodule: JointDataModule = instantiate(config.data)
+    datamodule = build_data(config)
     datamodule.setup("fit")
     datasets = datamodule.datasets["train"]
     sizes = {name: datamodule.sources[name].batch_size for name in datasets}

@@ -176,9 +176,16 @@ def _validate_cpu_trainer(config: DictConfig, trainer: Trainer, wanted: str) -> 
         raise ConfigError(f"{wanted}: torch synchronises batch norm on GPUs only, set trainer.sync_batchnorm=false")
 
 
+def build_data(config: DictConfig) -> JointDataModule:
+    """The data module of the config, before it opens any data set."""
+    of_run = {"image_size": config.image_size, "seed": config.seed, "num_workers": config.num_workers}
+    datamodule: JointDataModule = instantiate(config.data, **of_run, packed_dir=config.paths.packed_dir)
+    return datamodule
+
+
 def open_data(config: DictConfig, trainer: Trainer) -> JointDataModule:
     """The data module with all its data sets open: a missing test set is better reported before the training."""
-    datamodule: JointDataModule = instantiate(config.data)
+    datamodule = build_data(config)
     datamodule.setup("fit")
     datamodule.setup("test")
     validate_labels(config, datamodule)

@@ -33,12 +33,12 @@ class Source:
     """A data set's part in the joint training.
 
     dataset: makes the data set from `split` and `transform`. splits: the split that each stage ("train", "val", "test")
-    uses; a stage that is left out or None does without the source. batch_size: its samples in a training mini-batch.
-    packed: its folder among the packed copies, None if it is never packed.
+    uses; a stage that is left out does without the source. batch_size: its samples in a training mini-batch. packed:
+    its folder among the packed copies, None if it is never packed.
     """
 
     dataset: Callable[..., FaceDataset]
-    splits: Mapping[str, str | None]
+    splits: Mapping[str, str]
     batch_size: int = 0
     packed: str | None = None
 
@@ -96,7 +96,7 @@ class JointDataModule(LightningDataModule):
         if max_train_samples is not None and max_train_samples < 1:
             raise ConfigError(f"data.max_train_samples={max_train_samples}: must be at least 1, or null")
         for name, source in self.sources.items():
-            if source.splits.get("train") and source.batch_size < 1:
+            if "train" in source.splits and source.batch_size < 1:
                 raise ConfigError(f"data.sources.{name}.batch_size={source.batch_size}: must be at least 1")
             if unknown := set(source.splits) - set(STAGES):
                 raise ConfigError(
@@ -108,13 +108,13 @@ class JointDataModule(LightningDataModule):
         for part in STAGES_OF.get(stage, ()):
             if part not in self.datasets:
                 self.datasets[part] = {
-                    name: self._open(name, source, split, part)
+                    name: self._open(name, source, part)
                     for name, source in self.sources.items()
-                    if (split := source.splits.get(part))
+                    if part in source.splits
                 }
 
-    def _open(self, name: str, source: Source, split: str, stage: Stage) -> FaceDataset:
-        transform, dataset = self.transforms[stage], source.dataset
+    def _open(self, name: str, source: Source, stage: Stage) -> FaceDataset:
+        split, transform, dataset = source.splits[stage], self.transforms[stage], source.dataset
         if self.packed_dir and source.packed:
             assert isinstance(dataset, partial)
             model = dataset.keywords.get("morphable_model")

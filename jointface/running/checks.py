@@ -37,7 +37,7 @@ def validate_config(config: DictConfig) -> None:
         raise ConfigError(f"trainer.profiler={profiler}: choose a profiler by trainer/profiler={profiler}")
     folder = Path(config.paths.data_dir)
     sources = [
-        source for source in config.data.sources.values() if not (config.data.packed_dir and source.get("packed"))
+        source for source in config.data.sources.values() if not (config.paths.packed_dir and source.get("packed"))
     ]
     roots = [source.dataset.get("root") for source in sources]
     if any(root and Path(root).is_relative_to(folder) for root in roots) and not folder.is_dir():
