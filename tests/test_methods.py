@@ -30,7 +30,6 @@ from jointface.geometry import (
     face_box,
     warp_points,
 )
-from jointface.metrics.alignment import fit_similarity
 from jointface.metrics.pose import pose_errors, pose_from_vertices
 from jointface.modules import build_network
 from jointface.modules.network import FaceNetwork
@@ -66,32 +65,6 @@ def whole(faces: Sequence[PredictedFace | None]) -> list[PredictedFace]:
 
 def rotation_of(pitch: float, yaw: float, roll: float) -> torch.Tensor:
     return euler_to_rotation(torch.tensor([pitch, yaw, roll], dtype=torch.float64).deg2rad())
-
-
-def test_the_similarity_between_two_poses_of_points_is_found() -> None:
-    points = torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    linear = 2.5 * torch.stack([rotation_of(10, -40, 5), rotation_of(0, 120, 0)])
-    shift = torch.tensor([[1.0, 2, 3], [-4, 5, 6]], dtype=torch.float64)
-    camera = fit_similarity(points, points @ linear.mT + shift[:, None])
-    torch.testing.assert_close(camera, torch.cat([linear, shift[..., None]], -1))
-
-
-def test_the_similarity_never_mirrors_and_is_the_best_of_those() -> None:
-    points = torch.randn(40, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    target = points * torch.tensor([-1.0, 1, 1]) + 0.1
-    camera = fit_similarity(points, target)
-    assert torch.linalg.det(camera[:, :3]) > 0
-
-    def error(camera: torch.Tensor) -> float:
-        return (apply_camera(camera[None], points[None])[0] - target).square().sum().item()
-
-    generator = torch.Generator().manual_seed(2)
-    for _ in range(50):
-        turn = euler_to_rotation(0.05 * torch.randn(3, generator=generator, dtype=torch.float64))
-        scale = 1 + 0.05 * torch.randn(1, generator=generator, dtype=torch.float64)
-        shift = 0.05 * torch.randn(3, 1, generator=generator, dtype=torch.float64)
-        nearby = torch.cat([scale * camera[:, :3] @ turn, camera[:, 3:] + shift], dim=1)
-        assert error(camera) < error(nearby)
 
 
 @pytest.mark.parametrize("angles", [(0, 0, 0), (20, -75, 10), (-35, 40, -60)])

@@ -9,10 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 
-from jointface.command_line import CONF_DIR
 from jointface.datamodules import AFLW2000, CropTransform, Florence, SyntheticFaces
 from jointface.datamodules.face_dataset import FaceDataset
 from jointface.errors import ConfigError, DataError
@@ -23,13 +20,7 @@ from jointface.evaluation.rendered_images import image_files, write_images
 from jointface.geometry import MorphableModel
 from jointface.geometry.camera import apply_camera
 from tests.data.florence import data as florence_data
-
-
-def evaluation_config(data: Path, output_dir: Path, *overrides: str) -> DictConfig:
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        given = [f"paths.data_dir={data}", f"output_dir={output_dir}", "device=cpu", *overrides]
-        return compose("evaluate", overrides=given)
-
+from tests.test_evaluate import evaluation_config
 
 VIEWS = {"pitches": [20], "yaws": [-40, 0]}
 
