@@ -1,7 +1,7 @@
-"""The rasteriser against a compiled triangle loop and against ray casting.
+"""Times the rasteriser against a compiled triangle loop and against ray casting, and compares their pictures.
 
-`python -m bench.rasteriser [DATA]`, one core: the mean face of DATA/bfm_3ddfa, or a sphere of 9,024 triangles. trimesh
-casts rays where rtree (plain Python) or embreex (Intel's Embree) is installed beside it.
+`python -m bench.rasteriser [DATA]`, on one core: a sphere, and the mean face of DATA/bfm_3ddfa. trimesh casts rays where
+rtree (plain Python) or embreex (Intel's Embree) is installed beside it.
 """
 
 import statistics
@@ -47,17 +47,6 @@ def loop(points: np.ndarray, triangles: np.ndarray, seen: np.ndarray, depth: np.
                         seen[y, x] = t
 
 
-def sphere(rings: int = 48, sectors: int = 96) -> tuple[torch.Tensor, torch.Tensor]:
-    """The unit sphere."""
-    polar = torch.linspace(0, torch.pi, rings)[:, None].expand(rings, sectors)
-    azimuth = (torch.arange(sectors) * (2 * torch.pi / sectors)).expand(rings, sectors)
-    vertices = torch.stack([polar.sin() * azimuth.cos(), polar.cos(), polar.sin() * azimuth.sin()], dim=-1)
-    ring, sector = torch.arange(rings - 1)[:, None] * sectors, torch.arange(sectors)
-    a, b = (ring + sector).flatten(), (ring + (sector + 1) % sectors).flatten()
-    triangles = torch.cat([torch.stack([a, b, a + sectors], 1), torch.stack([b, b + sectors, a + sectors], 1)])
-    return vertices.flatten(0, 1), triangles
-
-
 def framed(vertices: torch.Tensor, size: int) -> torch.Tensor:
     """A mesh (y down) that fills most of a square image."""
     low, high = vertices.amin(0), vertices.amax(0)
@@ -66,7 +55,7 @@ def framed(vertices: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def ray_caster(vertices: torch.Tensor, triangles: torch.Tensor, size: int) -> Callable[[], np.ndarray] | None:
-    """trimesh's first hits of the rays through all pixels, if its ray engine is there."""
+    """A function that gives the first hits of the rays through all pixels; None without a ray engine."""
     mesh = trimesh.Trimesh(vertices.numpy(), triangles.numpy(), process=False)
     y, x = np.mgrid[:size, :size]
     origins = np.stack([x.ravel(), y.ravel(), np.full(size * size, 10.0 * size)], axis=1)
@@ -75,14 +64,14 @@ def ray_caster(vertices: torch.Tensor, triangles: torch.Tensor, size: int) -> Ca
         mesh.ray.intersects_first(origins[:1], directions[:1])
     except ImportError:
         return None
-    # As for every new face: the mesh is new to the ray caster, which builds its tree anew.
+    # The mesh is new to the ray caster, as each face would be, so it builds its tree anew.
     return lambda: (
         trimesh.Trimesh(vertices.numpy(), triangles.numpy(), process=False).ray.intersects_first(origins, directions)
     ).reshape(size, size)
 
 
 def milliseconds(functions: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Median time of each, in turn, since the machine's speed drifts; slow ones run until their share is used up."""
+    """Median time of each; they take turns, as the machine's speed drifts, and slow ones stop after SLOW seconds."""
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(REPEATS):
         for name, function in functions.items():
@@ -95,7 +84,7 @@ def milliseconds(functions: dict[str, Callable[[], object]]) -> dict[str, float]
 
 
 def bench(name: str, vertices: torch.Tensor, triangles: torch.Tensor, size: int) -> float:
-    """Prints the times of one mesh at one size; returns the share of pixels in which all see the same triangle."""
+    """Prints the times for one mesh and size; returns the share of pixels in which all see the same triangle."""
     points, rows = framed(vertices, size), triangles.int()
     image = torch.zeros(len(rows), dtype=torch.int32)
     batch = points.repeat(BATCH, 1, 1)
@@ -145,7 +134,8 @@ def main(data: str | None) -> None:
     start = time.perf_counter()
     load_kernels("cpu")
     print(f"kernels loaded in {time.perf_counter() - start:.3f} s (compiled, if this machine had not done so before)")
-    meshes = {"sphere": sphere()}
+    sphere = trimesh.creation.uv_sphere(count=(48, 96))
+    meshes = {"sphere": (torch.from_numpy(sphere.vertices).float(), torch.from_numpy(sphere.faces.copy()))}
     if data is not None:
         model = load_bfm_3ddfa(f"{data}/bfm_3ddfa")
         meshes["mean face"] = model.mean * torch.tensor([1.0, -1.0, 1.0]), model.triangles

@@ -1,13 +1,10 @@
-"""The linear face model, its mirror map and its regions; and the loader of the 3DDFA basis."""
+"""The linear face model, its mirror map and its regions."""
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-import scipy.io
 import torch
 
-from jointface.errors import DataError
 from jointface.geometry import (
     FACE,
     LANDMARKS,
@@ -132,63 +129,3 @@ def test_hash_tells_models_apart(tiny_data: Path, tmp_path: Path) -> None:
     same = load_bfm_3ddfa(str(bfm_data.write(tmp_path / "same")))
     other = load_bfm_3ddfa(str(bfm_data.write(tmp_path / "other", seed=1)))
     assert model.content_hash() == same.content_hash() != other.content_hash()
-
-
-def test_fewer_components_are_the_first_ones(tiny_data: Path, tiny_model: MorphableModel) -> None:
-    small = load_bfm_3ddfa(str(tiny_data / "bfm_3ddfa"), shape_components=7, expression_components=3)
-    assert (small.num_shape, small.num_expression) == (7, 3)
-    assert torch.equal(small.shape_basis, tiny_model.shape_basis[..., :7])
-
-
-def test_the_same_folder_gives_the_same_object(tiny_data: Path) -> None:
-    folder = str(tiny_data / "bfm_3ddfa")
-    assert load_bfm_3ddfa(folder) is load_bfm_3ddfa(folder)
-
-
-def broken_basis(folder: Path, change: str) -> Path:
-    bfm_data.write(folder)
-    match change:
-        case "missing":
-            (folder / "w_exp_sim.npy").unlink()
-        case "shape":
-            np.save(folder / "w_shp_sim.npy", np.load(folder / "w_shp_sim.npy")[:-3])
-        case "components":
-            np.save(folder / "w_exp_sim.npy", np.load(folder / "w_exp_sim.npy")[:, :4])
-        case "nan":
-            mean = np.load(folder / "u_shp.npy")
-            mean[5] = np.nan
-            np.save(folder / "u_shp.npy", mean)
-        case "pickle":
-            np.save(folder / "keypoints_sim.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-        case "cut":
-            data = (folder / "tri.mat").read_bytes()
-            (folder / "tri.mat").write_bytes(data[: len(data) // 2])
-        case "other .mat":
-            scipy.io.savemat(folder / "BFM_UV.mat", {"texture": np.zeros(3)})
-        case "triangles":
-            scipy.io.savemat(folder / "tri.mat", {"tri": np.array([[1], [2], [10_000_000]])})
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("missing", "no w_exp_sim.npy in .*: point paths.bfm_dir at"),
-        ("shape", r"w_shp_sim.npy: expected shape \(11163, at least 40\)"),
-        ("components", r"w_exp_sim.npy: expected shape \(11163, at least 10\)"),
-        ("nan", "u_shp.npy: holds NaN"),
-        ("pickle", "keypoints_sim.npy: not a readable .npy file"),
-        ("cut", "tri.mat: not a readable MATLAB file"),
-        ("other .mat", "BFM_UV.mat: no variable 'UV'"),
-        ("triangles", "tri.mat: expected 1-based vertex indices"),
-    ],
-)
-def test_a_broken_basis_is_refused_in_one_line(tmp_path: Path, change: str, message: str) -> None:
-    with pytest.raises(DataError, match=message) as caught:
-        load_bfm_3ddfa(str(broken_basis(tmp_path / change.strip("."), change)))
-    assert "\n" not in str(caught.value)
-
-
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nowhere"):
-        load_bfm_3ddfa(str(tmp_path / "nowhere"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -41,15 +42,10 @@ def random_mesh(seed: int, triangles: int = 20, size: int = 24) -> tuple[Tensor,
     return points, torch.arange(3 * triangles).view(-1, 3)
 
 
-def sphere(rings: int = 24, sectors: int = 48, radius: float = 30.0, centre: float = 32.0) -> tuple[Tensor, Tensor]:
-    """Vertices around (centre, centre, 0) and triangles."""
-    polar = torch.linspace(0, torch.pi, rings)[:, None].expand(rings, sectors)
-    azimuth = (torch.arange(sectors) * (2 * torch.pi / sectors)).expand(rings, sectors)
-    unit = torch.stack([polar.sin() * azimuth.cos(), polar.cos(), polar.sin() * azimuth.sin()], dim=-1).flatten(0, 1)
-    ring, sector = torch.arange(rings - 1)[:, None] * sectors, torch.arange(sectors)
-    a, b = (ring + sector).flatten(), (ring + (sector + 1) % sectors).flatten()
-    triangles = torch.cat([torch.stack([a, b, a + sectors], 1), torch.stack([b, b + sectors, a + sectors], 1)])
-    return unit * radius + torch.tensor([centre, centre, 0.0]), triangles
+def sphere() -> tuple[Tensor, Tensor]:
+    """Vertices of a sphere of radius 30 around (32, 32, 0), and its triangles."""
+    mesh = trimesh.creation.icosphere(subdivisions=4, radius=30)
+    return torch.from_numpy(mesh.vertices).float() + torch.tensor([32.0, 32, 0]), torch.from_numpy(mesh.faces.copy())
 
 
 def rays(points: Tensor, triangles: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -112,9 +108,10 @@ def test_the_background_is_marked_as_such() -> None:
 
 
 def test_no_triangles_leave_the_background() -> None:
-    fragments = one_image(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64), 4, 5)
+    nothing = torch.zeros(0, 3, dtype=torch.int64)
+    fragments = one_image(torch.zeros(0, 3), nothing, 4, 5)
     assert (fragments.triangle == -1).all()
-    assert (interpolate(fragments, torch.zeros(0, 3, dtype=torch.int64), torch.zeros(0, 2)) == 0).all()
+    assert (interpolate(fragments, nothing, torch.zeros(0, 2)) == 0).all()
 
 
 @settings(max_examples=25, deadline=None)
@@ -122,16 +119,14 @@ def test_no_triangles_leave_the_background() -> None:
 def test_a_mesh_has_no_cracks(seed: int) -> None:
     """A fan around a point whose spokes go through pixels' centres, and one that lies anywhere."""
     generator = torch.Generator().manual_seed(seed)
+    rim = [(-3, -3), (8, -3), (19, -3), (19, 8), (19, 19), (8, 19), (-3, 19), (-3, 8)]
     for hub in (torch.tensor([8.0, 8.0, 0.0]), torch.rand(3, generator=generator) * 16):
-        rim = torch.tensor(
-            [[x, y, 0.0] for x, y in [(-3, -3), (8, -3), (19, -3), (19, 8), (19, 19), (8, 19), (-3, 19)]]
-        )
-        points = torch.cat([hub[None], rim, torch.tensor([[-3.0, 8.0, 0.0]])])
+        points = torch.cat([hub[None], torch.tensor([[x, y, 0.0] for x, y in rim])])
         triangles = torch.tensor([[0, i, i % 8 + 1] for i in range(1, 9)])
         assert (one_image(points, triangles, 17, 17).triangle >= 0).all()
 
 
-def test_both_windings_are_drawn() -> None:
+def test_both_windings_are_rendered() -> None:
     points = torch.tensor([[0.0, 0.0, 1.0], [4.0, 0.0, 1.0], [0.0, 4.0, 1.0]])
     one, other = (one_image(points, torch.tensor([corners]), 5, 5) for corners in ([0, 1, 2], [0, 2, 1]))
     assert torch.equal(one.triangle, other.triangle)
@@ -145,7 +140,7 @@ def test_of_equal_depths_the_first_triangle_is_seen() -> None:
     assert fragments.triangle[0].tolist() == [[int(row + column > 4) for column in range(5)] for row in range(5)]
 
 
-def test_what_cannot_be_drawn_is_left_out() -> None:
+def test_what_cannot_be_rendered_is_left_out() -> None:
     points, triangles = random_mesh(3)
     expected = one_image(points, triangles, 20, 24)
     bad = torch.tensor(
@@ -366,7 +361,7 @@ ALPHA = torch.zeros(2, 4, 4, dtype=torch.uint8)
         ((MESH[0], MESH[1], IMAGE, (1, 8, 8), None, Cutout(torch.zeros(12, 2), IMAGE, ALPHA[:, :0])), "cutout.alpha"),
     ],
 )
-def test_bad_arguments_are_said_in_one_line(arguments: tuple[object, ...], message: str) -> None:
+def test_bad_arguments_are_refused_in_one_line(arguments: tuple[object, ...], message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         rasterise(*arguments)  # type: ignore[arg-type]
     assert "\n" not in str(error.value)

@@ -332,6 +332,6 @@ def _zero_based(what: str, indices: np.ndarray, limit: int, count: int | None = 
         number = f"{count} " if count else ""
         raise DataError(
             f"{what}: expected {number}vertex indices in 1 ... {limit}, found {indices.size} in "
-            f"{indices.min()} ... {indices.max()}"
+            f"{indices.min():g} ... {indices.max():g}"
         )
     return indices.ravel().astype(np.int64) - 1
