@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from jointface.datamodules.celeba_boxes import ALIGNED_BOX, aligned_box, bbox_bo
 from jointface.datamodules.celeba_files import read_label_file
 from jointface.errors import ConfigError, DataError
 from tests.data.celeba import data as celeba_data
+from tests.faults import Fault, archived, deeper, edited, removed, renamed, without_rows, written
 
 CROP = CropTransform(64)
 # The only published rows that could be had of all three files: images 000001 to 000005, in datumaro's tests and a blog.
@@ -313,170 +315,99 @@ def test_rows_of_the_partition_without_attributes_are_reported(celeba: Path, cap
     assert "1 rows of the train partition have no attributes and are left out, e.g. 000003.jpg" in caplog.text
 
 
-def edit(path: Path, number: int, old: str, new: str) -> None:
-    """Changes a line, counted from 1 as messages do."""
-    lines = path.read_text().splitlines()
-    assert old in lines[number - 1]
-    lines[number - 1] = lines[number - 1].replace(old, new, 1)
-    path.write_text("\n".join(lines) + "\n")
+ATTRIBUTES, PARTITION, IMAGES = "list_attr_celeba.txt", "list_eval_partition.txt", "img_align_celeba"
 
 
-def break_files(root: Path, change: str) -> None:
-    attributes, partition, images = (
-        root / name for name in ("list_attr_celeba.txt", "list_eval_partition.txt", "img_align_celeba")
-    )
-    lines = attributes.read_text().splitlines()
-    match change:
-        case "no root":
-            shutil.rmtree(root)
-        case "root one folder too deep":
-            shutil.copytree(root, root / "CelebA")
-            for path in (attributes, partition):
-                path.unlink()
-            shutil.rmtree(images)
-        case "archive one folder too deep":
-            for path in list(root.iterdir()):
-                (root / "CelebA" / "Img").mkdir(parents=True, exist_ok=True)
-                path.rename(root / "CelebA" / "Img" / path.name)
-        case "images one folder too deep":
-            (images / "img_align_celeba").mkdir()
-            for path in list(images.glob("*.jpg")):
-                path.rename(images / "img_align_celeba" / path.name)
-        case "no images":
-            shutil.rmtree(images)
-        case "zip not unpacked":
-            shutil.rmtree(images)
-            (root / "img_align_celeba.zip").write_bytes(b"PK")
-        case "official zip not unpacked":
-            shutil.rmtree(images)
-            (root / "Img").mkdir()
-            (root / "Img" / "img_align_celeba.zip").write_bytes(b"PK")
-        case "wrong case":
-            images.rename(root / "Img_Align_Celeba")
-        case "no file in the folder":
-            shutil.rmtree(images)
-            images.mkdir()
-        case "attributes in the wrong case":
-            attributes.rename(root / "List_Attr_CelebA.txt")
-        case "no attributes":
-            attributes.unlink()
-        case "empty attributes":
-            attributes.write_text("")
-        case "short row":
-            edit(attributes, 7, lines[6], " ".join(lines[6].split()[:-1]))
-        case "long row":
-            edit(attributes, 7, lines[6], lines[6] + " 1")
-        case "letter":
-            edit(attributes, 7, "-1", "-l")
-        case "blank line":
-            edit(attributes, 7, lines[6], "")
-        case "odd value":
-            edit(attributes, 7, "-1", " 0")
-        case "listed twice":
-            edit(attributes, 7, "000005", "000004")
-        case "other release":
-            edit(attributes, 2, "Bald", "Hairless")
-        case "fewer attributes":
-            edit(attributes, 2, " Young", "")
-        case "another file":
-            shutil.copy(partition, attributes)
-        case "cut":
-            attributes.write_text("\n".join(lines[:15]) + "\n")
-        case "no partition":
-            partition.unlink()
-        case "bad partition":
-            edit(partition, 13, " 1", " 7")
-        case "empty split":
-            partition.write_text(partition.read_text().replace(" 2", " 0"))
+def row_changed(change: Callable[[str], str]) -> Fault:
+    """Line 7 of the attribute file differs."""
+
+    def fault(root: Path) -> None:
+        line = (root / ATTRIBUTES).read_text().splitlines()[6]
+        edited(ATTRIBUTES, 7, line, change(line))(root)
+
+    return fault
+
+
+def nested_copy(root: Path) -> None:
+    shutil.copytree(root, root / "CelebA")
+    removed(ATTRIBUTES, PARTITION, IMAGES)(root)
+
+
+def no_images(root: Path) -> None:
+    for path in (root / IMAGES).iterdir():
+        path.unlink()
+
+
+def no_test_split(root: Path) -> None:
+    (root / PARTITION).write_text((root / PARTITION).read_text().replace(" 2", " 0"))
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("fault", "message"),
     [
-        ("no root", "no folder .*celeba: looked there for CelebA; set paths.data_dir"),
-        ("root one folder too deep", "no folder .*img_align_celeba: .*found it one folder too deep, in .*/CelebA"),
-        ("archive one folder too deep", "no folder .*Img: .*found it one folder too deep, in .*celeba/CelebA: move"),
-        ("images one folder too deep", "no .jpg or .png file in it; found it one folder too deep, in .*/img_al"),
-        ("no images", r"no folder .*img_align_celeba: looked there for CelebA's images \(aligned\); unpack"),
-        ("zip not unpacked", "no folder .*img_align_celeba: .*found img_align_celeba.zip there, unpack it"),
-        ("official zip not unpacked", "no folder .*Img/img_align_celeba: .*found img_align_celeba.zip there, unpack"),
-        ("wrong case", "no folder .*: .*found 'Img_Align_Celeba' there, rename it to 'img_align_celeba'"),
-        ("no file in the folder", "img_align_celeba: no .jpg or .png file in it; unpack img_align_celeba.zip there"),
-        ("attributes in the wrong case", "no file .*: .*found 'List_Attr_CelebA.txt' there, rename it to 'list_attr"),
-        ("no attributes", "no file .*list_attr_celeba.txt: .*CelebA's attributes; get Anno/list_attr_celeba.txt"),
-        ("empty attributes", "list_attr_celeba.txt: the file is empty"),
-        ("short row", r"list_attr_celeba.txt, line 7: expected a file name and 40 whole numbers"),
-        ("long row", r"list_attr_celeba.txt, line 7: expected a file name and 40 whole numbers"),
-        ("letter", r"list_attr_celeba.txt, line 7: expected a file name and 40 whole numbers"),
-        ("blank line", r"list_attr_celeba.txt, line 7: expected a file name and 40 whole numbers"),
-        ("odd value", r"list_attr_celeba.txt, line 7: expected a file name and 40 of the values -1, 1;"),
-        ("listed twice", r"list_attr_celeba.txt, line 7: 000004.jpg is listed twice"),
-        ("other release", "line 2 the 40 names 5_o_Clock_Shadow to Young; this is another file or of another release"),
-        ("fewer attributes", "line 2 the 40 names 5_o_Clock_Shadow to Young; this is another file"),
-        ("another file", "list_attr_celeba.txt: line 1 must be the number of rows"),
-        ("cut", "list_attr_celeba.txt: line 1 announces 20 rows and there are 13; the file is cut"),
-        ("no partition", "no file .*list_eval_partition.txt: .*CelebA's partition; get Eval/list_eval_partition.txt"),
-        ("bad partition", r"list_eval_partition.txt, line 13: expected a file name and 1 of the values 0, 1, 2;"),
-        ("empty split", "CelebA's test split is empty: no image of .*img_align_celeba is in the attribute list"),
+        (removed("."), "no folder .*celeba: looked there for CelebA; set paths.data_dir"),
+        (nested_copy, "no folder .*img_align_celeba: .*found it one folder too deep, in .*/CelebA"),
+        (deeper("CelebA/Img"), "no folder .*Img: .*found it one folder too deep, in .*celeba/CelebA: move"),
+        (deeper(IMAGES, IMAGES), "no .jpg or .png file in it; found it one folder too deep, in .*/img_al"),
+        (removed(IMAGES), r"no folder .*img_align_celeba: looked there for CelebA's images \(aligned\); unpack"),
+        (archived(IMAGES, f"{IMAGES}.zip"), "no folder .*img_align_celeba: .*found img_align_celeba.zip there, unpack"),
+        (archived(IMAGES, f"Img/{IMAGES}.zip"), "no folder .*Img/img_align_celeba: .*found img_align_celeba.zip there"),
+        (renamed(IMAGES, "Img_Align_Celeba"), "found 'Img_Align_Celeba' there, rename it to 'img_align_celeba'"),
+        (no_images, "img_align_celeba: no .jpg or .png file in it; unpack img_align_celeba.zip there"),
+        (renamed(ATTRIBUTES, "List_Attr_CelebA.txt"), "no file .*: .*found 'List_Attr_CelebA.txt' there, rename it to"),
+        (removed(ATTRIBUTES), "no file .*list_attr_celeba.txt: .*CelebA's attributes; get Anno/list_attr_celeba.txt"),
+        (written(ATTRIBUTES, b""), "list_attr_celeba.txt: the file is empty"),
+        (row_changed(lambda row: row.rsplit(maxsplit=1)[0]), "line 7: expected a file name and 40 whole numbers"),
+        (
+            row_changed(lambda row: row + " 1"),
+            "list_attr_celeba.txt, line 7: expected a file name and 40 whole numbers",
+        ),
+        (edited(ATTRIBUTES, 7, "-1", "-l"), "line 7: expected a file name and 40 whole numbers"),
+        (row_changed(lambda row: ""), "line 7: expected a file name and 40 whole numbers"),
+        (edited(ATTRIBUTES, 7, "-1", " 0"), "line 7: expected a file name and 40 of the values -1, 1;"),
+        (edited(ATTRIBUTES, 7, "000005", "000004"), "list_attr_celeba.txt, line 7: 000004.jpg is listed twice"),
+        (edited(ATTRIBUTES, 2, "Bald", "Hairless"), "line 2 the 40 names 5_o_Clock_Shadow to Young; this is another"),
+        (edited(ATTRIBUTES, 2, " Young", ""), "line 2 the 40 names 5_o_Clock_Shadow to Young; this is another file"),
+        (renamed(PARTITION, ATTRIBUTES), "list_attr_celeba.txt: line 1 must be the number of rows"),
+        (
+            without_rows(ATTRIBUTES, 7),
+            "line 1 announces 20 rows and there are 13; the file is cut",
+        ),
+        (removed(PARTITION), "no file .*list_eval_partition.txt: .*CelebA's partition; get Eval/list_eval_partition"),
+        (edited(PARTITION, 13, " 1", " 7"), "list_eval_partition.txt, line 13: .* 1 of the values 0, 1, 2;"),
+        (no_test_split, "CelebA's test split is empty: no image of .*img_align_celeba is in the attribute list"),
     ],
 )
-def test_broken_files_are_refused_in_one_line(celeba: Path, change: str, message: str) -> None:
-    break_files(celeba, change)
+def test_broken_files_are_refused_in_one_line(celeba: Path, fault: Fault, message: str) -> None:
+    fault(celeba)
     with pytest.raises(DataError, match=message) as caught:
         CelebA(celeba, "test", CROP)
     assert "\n" not in str(caught.value)
 
 
-def break_annotations(root: Path, change: str) -> None:
-    landmarks, bbox, identity = (
-        root / name for name in ("list_landmarks_celeba.txt", "list_bbox_celeba.txt", "identity_CelebA.txt")
-    )
-    match change:
-        case "no photos":
-            shutil.rmtree(root / "img_celeba")
-        case "photos not unpacked":
-            shutil.rmtree(root / "img_celeba")
-            (root / "img_celeba.7z.001").write_bytes(b"7z")
-        case "no landmarks":
-            landmarks.unlink()
-        case "landmark row missing":
-            lines = landmarks.read_text().splitlines()
-            landmarks.write_text("\n".join(["19", *lines[1:-1]]) + "\n")
-        case "aligned landmarks for the original ones":
-            edit(landmarks, 2, "lefteye_x", "eye_x")
-        case "landmark of another kind":
-            edit(landmarks, 4, "000002.jpg", "000002.jpg 0.5")
-        case "bbox of another kind":
-            edit(bbox, 2, "width height", "x_2 y_2")
-        case "bbox row missing":
-            lines = bbox.read_text().splitlines()
-            bbox.write_text("\n".join(["19", *lines[1:-1]]) + "\n")
-        case "identity row missing":
-            identity.write_text("\n".join(identity.read_text().splitlines()[:-2]) + "\n")
-        case "identity no number":
-            edit(identity, 3, "103", "Bob")
+LANDMARKS, BBOX, IDENTITY = "list_landmarks_celeba.txt", "list_bbox_celeba.txt", "identity_CelebA.txt"
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("fault", "message"),
     [
+        (removed("img_celeba"), r"no folder .*img_celeba: .*CelebA's images \(in_the_wild\); unpack img_celeba.7z"),
         (
-            "no photos",
-            r"no folder .*img_celeba: looked there for CelebA's images \(in_the_wild\); unpack img_celeba.7z",
+            archived("img_celeba", "img_celeba.7z.001"),
+            "img_celeba: .*found img_celeba.7z.001 there, unpack",
         ),
-        ("photos not unpacked", "no folder .*img_celeba: .*found img_celeba.7z.001 there, unpack it"),
-        ("no landmarks", "no file .*: looked there for CelebA's landmarks; get Anno/list_landmarks_celeba.txt"),
-        ("landmark row missing", "list_landmarks_celeba.txt: no row for 1 of 4 images, e.g. 000020.jpg; the file is"),
-        ("aligned landmarks for the original ones", "line 2 the 10 names lefteye_x to rightmouth_y; this is another"),
-        ("landmark of another kind", "list_landmarks_celeba.txt, line 4: expected a file name and 10 whole numbers"),
-        ("bbox of another kind", "list_bbox_celeba.txt: .* line 2 the 4 names x_1 to height; this is another file"),
-        ("bbox row missing", "list_bbox_celeba.txt: no row for 1 of 4 images, e.g. 000020.jpg"),
-        ("identity row missing", "identity_CelebA.txt: no row for 2 of 4 images, e.g. 000019.jpg"),
-        ("identity no number", "identity_CelebA.txt, line 3: expected a file name and 1 whole numbers"),
+        (removed(LANDMARKS), "no file .*: looked there for CelebA's landmarks; get Anno/list_landmarks_celeba.txt"),
+        (without_rows(LANDMARKS, 1, "19"), "celeba.txt: no row for 1 of 4 images, e.g. 000020.jpg; the file is"),
+        (edited(LANDMARKS, 2, "lefteye_x", "eye_x"), "line 2 the 10 names lefteye_x to rightmouth_y; this is another"),
+        (edited(LANDMARKS, 4, ".jpg", ".jpg 0.5"), "line 4: expected a file name and 10 whole numbers"),
+        (edited(BBOX, 2, "width height", "x_2 y_2"), "line 2 the 4 names x_1 to height; this is another file"),
+        (without_rows(BBOX, 1, "19"), "list_bbox_celeba.txt: no row for 1 of 4 images, e.g. 000020.jpg"),
+        (without_rows(IDENTITY, 2), "identity_CelebA.txt: no row for 2 of 4 images, e.g. 000019.jpg"),
+        (edited(IDENTITY, 3, "103", "Bob"), "identity_CelebA.txt, line 3: expected a file name and 1 whole numbers"),
     ],
 )
-def test_broken_annotations_are_refused_in_one_line(whole_copy: Path, change: str, message: str) -> None:
-    break_annotations(whole_copy, change)
+def test_broken_annotations_are_refused_in_one_line(whole_copy: Path, fault: Fault, message: str) -> None:
+    fault(whole_copy)
     with pytest.raises(DataError, match=message) as caught:
         CelebA(whole_copy, "test", CROP, "in_the_wild")
     assert "\n" not in str(caught.value)

@@ -2,7 +2,9 @@
 
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import h5py
@@ -25,6 +27,7 @@ from jointface.geometry import MIRROR68, MorphableModel, face_box, is_mirrored
 from jointface.modules.joint_module import true_face
 from tests.data.aflw2000 import data as aflw2000_data
 from tests.data.w300lp import data as w300lp_data
+from tests.faults import Fault, archived, deeper, removed, written
 
 CROP = CropTransform(96)
 
@@ -320,50 +323,45 @@ def test_unknown_words_are_refused(
         AFLW2000(tiny_data / "AFLW2000", "test", CROP, tiny_model, annotation="new")
 
 
-def misplace(root: Path, change: str) -> None:
-    """What people do to a data set that they unpack at `root`."""
-    match change:
-        case "one folder too deep":
-            root.rename(root.with_name("inner"))
-            root.mkdir()
-            root.with_name("inner").rename(root / root.name)
-        case "not unpacked":
-            shutil.rmtree(root)
-            archive = "AFLW2000-3D.zip" if root.name == "AFLW2000" else "300W-LP.zip"
-            (root.parent / archive).write_bytes(b"PK")
-        case "archive inside":
-            shutil.rmtree(root)
-            root.mkdir()
-            (root / "AFW.zip").write_bytes(b"PK")
-        case "wrong case":
-            root.rename(root.with_name(root.name.lower()))
-        case "capital endings":
-            for file in root.rglob("*.jpg"):
-                file.rename(file.with_suffix(".JPG"))
-        case "no fits":
-            for file in root.rglob("*.mat"):
-                file.unlink()
+def zipped(root: Path) -> None:
+    archived(root.name, "AFLW2000-3D.zip" if root.name == "AFLW2000" else "300W-LP.zip")(root.parent)
+
+
+def with_capitals(root: Path) -> None:
+    for file in root.rglob("*.jpg"):
+        file.rename(file.with_suffix(".JPG"))
+
+
+def without_fits(root: Path) -> None:
+    for file in root.rglob("*.mat"):
+        file.unlink()
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("fault", "message"),
     [
-        ("one folder too deep", "found photos one folder too deep, in .*{name}/{name}: point the path there"),
-        ("not unpacked", "no folder .*{name}: looked there for .*; found .*.zip there, unpack it"),
-        ("archive inside", "no .jpg [+] .mat pair of .* in .*: found AFW.zip there, unpack it"),
-        ("wrong case", "no folder .*{name}: looked there for .*; found '{lower}' there, rename it to '{name}'"),
-        ("capital endings", "found .*.JPG in .*, rename the files to .jpg and .mat"),
-        ("no fits", "found .*.jpg in .*, without its .mat"),
+        (
+            lambda root: deeper(root.name)(root),
+            "found photos one folder too deep, in .*{name}/{name}: point the path there",
+        ),
+        (zipped, "no folder .*{name}: looked there for .*; found .*.zip there, unpack it"),
+        (archived(".", "AFW.zip"), "no .jpg [+] .mat pair of .* in .*: found AFW.zip there, unpack it"),
+        (
+            lambda root: root.rename(root.with_name(root.name.lower())),
+            "no folder .*{name}: looked there for .*; found '{lower}' there, rename it to '{name}'",
+        ),
+        (with_capitals, "found .*.JPG in .*, rename the files to .jpg and .mat"),
+        (without_fits, "found .*.jpg in .*, without its .mat"),
     ],
 )
 @pytest.mark.parametrize("name", ["300W_LP", "AFLW2000"])
 def test_a_misplaced_data_set_is_refused_with_what_lies_there(
-    tmp_path: Path, tiny_model: MorphableModel, name: str, change: str, message: str
+    tmp_path: Path, tiny_model: MorphableModel, name: str, fault: Fault, message: str
 ) -> None:
     root = tmp_path / name
     write, dataset = (aflw2000_data.write, AFLW2000) if name == "AFLW2000" else (w300lp_data.write, W300LP)
     write(root, tiny_model, photos=2)
-    misplace(root, change)
+    fault(root)
     with pytest.raises(DataError, match=message.format(name=name, lower=name.lower())) as caught:
         dataset(root, dataset.splits[0], CROP, tiny_model)
     assert "\n" not in str(caught.value)
@@ -421,71 +419,69 @@ def test_missing_and_empty_folders_are_named(tmp_path: Path, tiny_model: Morphab
             make()
 
 
-def break_pair(stem: Path, change: str) -> None:
-    fit = {key: value for key, value in scipy.io.loadmat(f"{stem}.mat").items() if not key.startswith("__")}
-    match change:
-        case "field":
-            del fit["Pose_Para"]
-        case "nan":
-            fit["Exp_Para"][3] = np.nan
-        case "short":
-            fit["Shape_Para"] = fit["Shape_Para"][:20]
-        case "text":
-            fit["Exp_Para"] = np.array(["none"])
-        case "no size":
-            fit["Pose_Para"][0, 6] = 0
-        case "upside down":
-            fit["Pose_Para"][0, 6] *= -1
-        case "one point":
-            fit["pt3d_68"][:] = 7
-        case "landmarks":
-            fit["pt3d_68"] = fit["pt3d_68"][:, :21]
-        case "image":
-            data = Path(f"{stem}.jpg").read_bytes()
-            Path(f"{stem}.jpg").write_bytes(data[: len(data) // 2])
-    scipy.io.savemat(f"{stem}.mat", fit)
-    if change == "cut":
-        data = Path(f"{stem}.mat").read_bytes()
-        Path(f"{stem}.mat").write_bytes(data[:300])
-    if change == "gone":
-        Path(f"{stem}.mat").unlink()
-    if change == "of landmarks/":
-        scipy.io.savemat(f"{stem}.mat", {"pts_2d": np.ones((68, 2)), "pts_3d": np.ones((68, 2))})
-    if change == "of another data set":
-        scipy.io.savemat(f"{stem}.mat", {"AttrName": np.ones((40, 1)), "label": np.ones((5, 40))})
-    if change == "7.3":
-        with h5py.File(f"{stem}.mat", "w", userblock_size=512) as file:
-            file["Pose_Para"] = fit["Pose_Para"]
-        data = Path(f"{stem}.mat").read_bytes()
-        header = b"MATLAB 7.3 MAT-file".ljust(116) + bytes(8) + b"\x00\x02IM"
-        Path(f"{stem}.mat").write_bytes(header + data[len(header) :])
+NAME = "image00002"
+
+
+def with_fit(**fields: Any) -> Fault:
+    """Fields of the fit are replaced, by values or by what a function makes of them; None takes them away."""
+
+    def fault(root: Path) -> None:
+        fit = {key: value for key, value in scipy.io.loadmat(root / f"{NAME}.mat").items() if not key.startswith("__")}
+        for key, value in fields.items():
+            fit[key] = value(fit[key]) if callable(value) else value
+        scipy.io.savemat(root / f"{NAME}.mat", {key: value for key, value in fit.items() if value is not None})
+
+    return fault
+
+
+def of_another_kind(**content: np.ndarray) -> Fault:
+    return lambda root: scipy.io.savemat(root / f"{NAME}.mat", content)
+
+
+def of_matlab_7_3(root: Path) -> None:
+    path = root / f"{NAME}.mat"
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file["Pose_Para"] = np.ones((1, 7))
+    header = b"MATLAB 7.3 MAT-file".ljust(116) + bytes(8) + b"\x00\x02IM"
+    path.write_bytes(header + path.read_bytes()[len(header) :])
+
+
+def scaled(factor: float) -> Callable[[np.ndarray], np.ndarray]:
+    """The scale of a pose, its seventh number, times a factor."""
+    return lambda pose: pose * np.array([1, 1, 1, 1, 1, 1, factor])
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("fault", "message"),
     [
-        ("field", "image00002.mat: no field Pose_Para"),
-        ("nan", "image00002.mat: Exp_Para holds values that are no finite numbers"),
-        ("short", "image00002.mat: Shape_Para has 20 values, at least 40"),
-        ("text", "image00002.mat: Exp_Para holds values that are no finite numbers"),
-        ("no size", "image00002.mat: the fitted face is .* pixels large"),
-        ("upside down", "image00002.mat: the scale of Pose_Para is .* must be positive"),
-        ("one point", "image00002.mat: pt3d_68 is 0 pixels large"),
-        ("landmarks", r"image00002.mat: pt3d_68 has shape \(3, 21\)"),
-        ("image", "image00002.jpg: not a whole image"),
-        ("cut", "image00002.mat: not a readable MATLAB file"),
-        ("gone", "image00002.mat: no such file"),
-        ("of landmarks/", "image00002.mat: no field Pose_Para; it seems to be a file of 300W-LP's landmarks/ folder"),
-        ("of another data set", "image00002.mat: no field Pose_Para; it holds AttrName, label; expected a file of"),
-        ("7.3", "image00002.mat: a MATLAB 7.3 file"),
+        (with_fit(Pose_Para=None), "mat: no field Pose_Para"),
+        (with_fit(Exp_Para=lambda values: values * np.nan), "mat: Exp_Para holds values that are no finite numbers"),
+        (with_fit(Shape_Para=lambda values: values[:20]), "mat: Shape_Para has 20 values, at least 40"),
+        (with_fit(Exp_Para=np.array(["none"])), "mat: Exp_Para holds values that are no finite numbers"),
+        (with_fit(Pose_Para=scaled(0)), "mat: the fitted face is .* pixels large"),
+        (with_fit(Pose_Para=scaled(-1)), "mat: the scale of Pose_Para is .* must be positive"),
+        (with_fit(pt3d_68=np.full((3, 68), 7.0)), "mat: pt3d_68 is 0 pixels large"),
+        (with_fit(pt3d_68=np.ones((3, 21))), r"mat: pt3d_68 has shape \(3, 21\)"),
+        (written(f"{NAME}.jpg", 5000), "jpg: not a whole image"),
+        (written(f"{NAME}.mat", 300), "mat: not a readable MATLAB file"),
+        (removed(f"{NAME}.mat"), "mat: no such file"),
+        (
+            of_another_kind(pts_2d=np.ones((68, 2)), pts_3d=np.ones((68, 2))),
+            "mat: no field Pose_Para; it seems to be a file of 300W-LP's landmarks/ folder",
+        ),
+        (
+            of_another_kind(AttrName=np.ones((40, 1)), label=np.ones((5, 40))),
+            "mat: no field Pose_Para; it holds AttrName, label; expected a file of",
+        ),
+        (of_matlab_7_3, "mat: a MATLAB 7.3 file"),
     ],
 )
 def test_a_broken_pair_is_refused_in_one_line(
-    tmp_path: Path, tiny_model: MorphableModel, change: str, message: str
+    tmp_path: Path, tiny_model: MorphableModel, fault: Fault, message: str
 ) -> None:
     dataset = AFLW2000(aflw2000_data.write(tmp_path, tiny_model, 1), "test", CROP, tiny_model)
-    break_pair(tmp_path / "image00002", change)
-    with pytest.raises(DataError, match=message) as caught:
+    fault(tmp_path)
+    with pytest.raises(DataError, match=f"{NAME}.{message}") as caught:
         dataset[0]
     assert "\n" not in str(caught.value)
 

@@ -2,7 +2,7 @@
 
 import logging
 import os
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -22,6 +22,7 @@ from jointface.geometry import MorphableModel
 from jointface.modules import JointFaceModule
 from jointface.train import train
 from tests.data.lfwa import data as lfwa_data
+from tests.faults import Fault, archived, deeper, removed, renamed, written
 from tests.networks import make_module
 from tests.test_training import tiny_config
 
@@ -162,101 +163,69 @@ def test_the_image_folder_is_named(lfwa: Path, folder: str) -> None:
         LFWA(lfwa, "test", CROP)
 
 
-def rewrite(root: Path, change: str) -> None:
-    """Writes the two .mat files anew, one of them wrong."""
-    path = root / "lfw_att_73.mat"
-    names, labels = read_attributes(path)
-    attributes = [name.replace("_", " ") for name in LFWA_ATTRIBUTES.attributes]
-    match change:
-        case "forty attributes":
-            lfwa_data.write_attributes(
-                path, [name.replace("_", " ") for name in CELEBA.attributes], labels[:, :40], names
-            )
-        case "fewer rows":
-            lfwa_data.write_attributes(path, attributes, labels[:-1], names)
-        case "minus one":
-            lfwa_data.write_attributes(path, attributes, 2 * labels - 1, names)
-        case "not a number":
-            labels[2, 5] = np.nan
-            lfwa_data.write_attributes(path, attributes, labels, names)
-        case "another release":
-            lfwa_data.write_split(root / "indices_train_test.mat", np.arange(1, 20), np.arange(20, 26))
-        case "from zero":
-            lfwa_data.write_split(root / "indices_train_test.mat", np.arange(0, 15), np.arange(15, 24))
-        case "in both parts":
-            lfwa_data.write_split(root / "indices_train_test.mat", np.arange(1, 18), np.arange(16, 25))
-        case "no variable":
-            with h5py.File(path, "r+") as file:
-                del file["label"]
+ATTRIBUTES, SPLIT = "lfw_att_73.mat", "indices_train_test.mat"
 
 
-def break_files(root: Path, change: str) -> None:
-    attributes, split, images = root / "lfw_att_73.mat", root / "indices_train_test.mat", root / "lfw"
-    match change:
-        case "no root":
-            shutil.rmtree(root)
-        case "too deep":
-            root.rename(root.parent / "moved")
-            root.mkdir()
-            (root.parent / "moved").rename(root / "LFWA+")
-        case "wrong case":
-            images.rename(root / "LFW")
-        case "not unpacked":
-            shutil.rmtree(images)
-            (root / "lfw.tgz").write_bytes(b"archive")
-        case "images too deep":
-            images.rename(root / "inner")
-            images.mkdir()
-            (root / "inner").rename(images / "lfw")
-        case "no attributes":
-            attributes.unlink()
-        case "other case of attributes":
-            attributes.rename(root / "LFW_att_73.mat")
-        case "empty attributes":
-            attributes.write_bytes(b"")
-        case "no split":
-            split.unlink()
-        case "cut":
-            attributes.write_bytes(attributes.read_bytes()[:3000])
-        case "text":
-            attributes.write_text("<html>log in to download</html>" * 20)
-        case _:
-            rewrite(root, change)
+def relabelled(change: Callable[[list[str], np.ndarray], tuple[list[str], np.ndarray]]) -> Fault:
+    """The attribute file has other names of attributes, or other labels."""
+
+    def fault(root: Path) -> None:
+        names, labels = read_attributes(root / ATTRIBUTES)
+        attributes, labels = change([name.replace("_", " ") for name in LFWA_ATTRIBUTES.attributes], labels)
+        lfwa_data.write_attributes(root / ATTRIBUTES, attributes, labels, names)
+
+    return fault
+
+
+def resplit(train: tuple[int, int], test: tuple[int, int]) -> Fault:
+    """The split names these ranges of rows."""
+    return lambda root: lfwa_data.write_split(root / SPLIT, np.arange(*train), np.arange(*test))
+
+
+def without_label(root: Path) -> None:
+    with h5py.File(root / ATTRIBUTES, "r+") as file:
+        del file["label"]
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("fault", "message"),
     [
-        ("no root", "no folder .*LFWA: looked there for LFWA; set paths.data_dir"),
+        (removed("."), "no folder .*LFWA: looked there for LFWA; set paths.data_dir"),
+        (deeper("LFWA+"), r"no folder .*lfw: looked there for LFW's images; found it one folder too deep, in .*LFWA\+"),
         (
-            "too deep",
-            r"no folder .*lfw: looked there for LFW's images; found it one folder too deep, in .*LFWA\+: move",
+            renamed("lfw", "LFW"),
+            "no folder .*lfw: looked there for LFW's images; found 'LFW' there, rename it",
         ),
-        ("wrong case", "no folder .*lfw: looked there for LFW's images; found 'LFW' there, rename it to 'lfw'"),
-        ("not unpacked", "no folder .*lfw: looked there for LFW's images; found lfw.tgz there, unpack it"),
-        ("images too deep", "looked there for LFW's photos of a person; found it one folder too deep, in .*lfw.lfw"),
-        ("no attributes", r"no file .*lfw_att_73.mat: looked there for LFWA's 73 attributes; get it from the LFWA\+"),
-        ("other case of attributes", "found 'LFW_att_73.mat' there, rename it to 'lfw_att_73.mat'"),
-        ("empty attributes", "lfw_att_73.mat: the file is empty; get it"),
-        ("no split", "no file .*indices_train_test.mat: looked there for LFWA's split; get it"),
-        ("cut", "lfw_att_73.mat: not a readable MATLAB file"),
-        ("text", "lfw_att_73.mat: not a readable MATLAB file"),
-        ("no variable", "lfw_att_73.mat: no variable label; the file is damaged or another one"),
+        (archived("lfw", "lfw.tgz"), "no folder .*lfw: looked there for LFW's images; found lfw.tgz there, unpack it"),
+        (deeper("lfw", "lfw"), "looked there for LFW's photos of a person; found it one folder too deep, in .*lfw.lfw"),
         (
-            "forty attributes",
+            removed(ATTRIBUTES),
+            r"no file .*lfw_att_73.mat: looked there for LFWA's 73 attributes; get it from the",
+        ),
+        (renamed(ATTRIBUTES, "LFW_att_73.mat"), "found 'LFW_att_73.mat' there, rename it to 'lfw_att_73.mat'"),
+        (written(ATTRIBUTES, b""), "lfw_att_73.mat: the file is empty; get it"),
+        (removed(SPLIT), "no file .*indices_train_test.mat: looked there for LFWA's split; get it"),
+        (written(ATTRIBUTES, 3000), "lfw_att_73.mat: not a readable MATLAB file"),
+        (written(ATTRIBUTES, b"<html>log in to download</html>" * 20), "lfw_att_73.mat: not a readable MATLAB file"),
+        (without_label, "lfw_att_73.mat: no variable label; the file is damaged or another one"),
+        (
+            relabelled(lambda names, labels: ([name.replace("_", " ") for name in CELEBA.attributes], labels[:, :40])),
             r"its 40 attributes are not LFWA's 73: 35 are lacking \(Asian, Attractive_Man, Attractive_Woman\), 2 "
             r"unknown \(Attractive, Young\); this is another file",
         ),
-        ("fewer rows", r"lfw_att_73.mat: label is \(23, 73\), but there are 24 names of images and 73 of attributes"),
-        ("minus one", "lfw_att_73.mat: label holds values other than 0 and 1"),
-        ("not a number", "lfw_att_73.mat: label holds values other than 0 and 1"),
-        ("another release", "indices_img_test must hold row numbers from 1 to 24, .*not of one release"),
-        ("from zero", "indices_img_train must hold row numbers from 1 to 24"),
-        ("in both parts", "indices_train_test.mat: 2 rows are in both parts"),
+        (
+            relabelled(lambda names, labels: (names, labels[:-1])),
+            r"lfw_att_73.mat: label is \(23, 73\), but there are 24 names of images and 73 of attributes",
+        ),
+        (relabelled(lambda names, labels: (names, 2 * labels - 1)), "label holds values other than 0 and 1"),
+        (relabelled(lambda names, labels: (names, labels * np.nan)), "label holds values other than 0 and 1"),
+        (resplit((1, 20), (20, 26)), "indices_img_test must hold row numbers from 1 to 24, .*not of one release"),
+        (resplit((0, 15), (15, 24)), "indices_img_train must hold row numbers from 1 to 24"),
+        (resplit((1, 18), (16, 25)), "indices_train_test.mat: 2 rows are in both parts"),
     ],
 )
-def test_broken_files_are_refused_in_one_line(lfwa: Path, change: str, message: str) -> None:
-    break_files(lfwa, change)
+def test_broken_files_are_refused_in_one_line(lfwa: Path, fault: Fault, message: str) -> None:
+    fault(lfwa)
     with pytest.raises(DataError, match=message) as caught:
         LFWA(lfwa, "test", CROP)
     assert "\n" not in str(caught.value)
