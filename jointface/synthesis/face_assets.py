@@ -1,5 +1,6 @@
 """MakeHuman's skins, brows, lashes, teeth and irises: prepared for the renderer, and chosen for a person."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from scipy.ndimage import distance_transform_edt
 from scipy.spatial import KDTree
 from torch import Tensor
 
+from jointface.geometry.camera import euler_to_rotation
 from jointface.geometry.position_map import PositionMap
 from jointface.geometry.rasteriser import rasterise
 from jointface.synthesis.appearance import Appearance, Colour
@@ -74,7 +76,7 @@ def load_assets(head: Head, wardrobe: Wardrobe, folder: Path) -> tuple[Wardrobe,
 
 
 def with_assets(rng: np.random.Generator, person: Person, look: Appearance, assets: FaceAssets) -> Appearance:
-    """The appearance with assets that suit the person: what is measured of it stays what is seen."""
+    """The appearance with assets that suit the person. What attributes are measured on stays what is seen."""
     chosen = _nearest_brow(rng, look, assets.brows) if rng.random() > DRAWN_BROWS else -1
     if chosen >= 0:
         shape = assets.brows[chosen]
@@ -92,9 +94,9 @@ def with_assets(rng: np.random.Generator, person: Person, look: Appearance, asse
 
 
 def _fitting_skin(rng: np.random.Generator, person: Person, tone: float, skins: Sequence[Skin]) -> int:
-    """A skin of the person's sex, about their age, and of one of their ancestries; the nearest there is.
+    """The skin that fits best: of the person's sex, about their age, and of one of their ancestries.
 
-    Who is dark has an African skin, others have not: shades of dark skin look like bruises on fair skin.
+    Dark people get African skins and others do not: shades of dark skin look like bruises on fair skin.
     """
     _, asian, caucasian = np.array(person.ancestry) + 1e-6
     fair = "asian" if rng.random() < asian / (asian + caucasian) else "caucasian"
@@ -111,7 +113,7 @@ def _fitting_skin(rng: np.random.Generator, person: Person, tone: float, skins: 
 
 
 def _nearest_brow(rng: np.random.Generator, look: Appearance, brows: Sequence[Brow]) -> int:
-    """The brows most like those that would be drawn, give or take."""
+    """The brows most like the procedural ones of this appearance, with some chance."""
     wanted = (look.brow_thickness * look.brow_density / 0.8, look.brow_arch / 1.2)
     misfit = [np.hypot(brow.thickness * brow.density / 0.8 - wanted[0], brow.arch / 1.2 - wanted[1]) for brow in brows]
     return int(np.argmin(np.array(misfit) + rng.gumbel(0, 0.35, len(brows))))
@@ -129,8 +131,8 @@ def skin_relief(
 ) -> UInt8[Tensor, "skins pixels 3"]:
     """Colour of skins relative to the colour of their face, over the layout of `face_fields`.
 
-    RELIEF_UNIT is the face's colour. Towards the neck and the scalp it fades to that, as the skin below the head is
-    plain, and the shadow of shaved hair belongs to who has hair.
+    RELIEF_UNIT is the face's colour. Towards the neck and the scalp the relief fades to it: the skin below the head is
+    plain, and the shadow of shaved hair is not everyone's.
     """
     layout = PositionMap(head.model, SIZE)
     uv = laid_out(layout, layout.sample(head.atlas_uv[: len(head.model.uv)][None])[0])
@@ -153,7 +155,7 @@ def _relief(
 
 
 def _face(head: Head, layout: PositionMap, field: dict[str, Tensor]) -> Bool[Tensor, "pixels"]:
-    """Bare skin that is seen from the front: what a tone of skin is the tone of."""
+    """Bare skin that is seen from the front, whose colour a tone of skin stands for."""
     is_skin = torch.zeros(len(head.mean), 1)
     is_skin[head.triangles[head.material == SKIN].unique()] = 1
     skin = laid_out(layout, layout.sample(is_skin[None, : len(head.model.uv)])[0])[:, 0] > 0.99
@@ -163,7 +165,7 @@ def _face(head: Head, layout: PositionMap, field: dict[str, Tensor]) -> Bool[Ten
 
 
 def _plain(head: Head, field: dict[str, Tensor]) -> Float[Tensor, "pixels"]:
-    """1 where a skin's relief is left out: at the edge to the neck, and on the scalp."""
+    """1 where the relief is left out: at the edge to the neck, and on the scalp."""
     body, skin = (head.weld[head.triangles[head.material == kind]].unique() for kind in (BODY, SKIN))
     edge = head.mean[skin[torch.isin(skin, body)]].numpy()
     places = torch.stack([field["x"], field["y"], field["z"]], dim=1).numpy()
@@ -173,52 +175,36 @@ def _plain(head: Head, field: dict[str, Tensor]) -> Float[Tensor, "pixels"]:
 
 
 def _bared(head: Head, teeth: Sequence[Proxy]) -> list[Proxy]:
-    """The triangles that are ever seen between the lips: most are roots, gums and backs."""
-    seen: list[tuple[Tensor, Tensor]] = []  # of each mesh, which several sets of teeth share
+    """The teeth without the triangles that are never seen between the lips: most are roots, gums and backs."""
+    seen: list[tuple[Tensor, Tensor]] = []  # triangles of a mesh, which several sets of teeth share; which are seen
+    bared = []
     for proxy in teeth:
-        if not any(torch.equal(proxy.triangles, triangles) for triangles, _ in seen):
-            seen.append((proxy.triangles, _seen_teeth(head, proxy)))
-    return [
-        proxy.subset(next(kept for triangles, kept in seen if torch.equal(proxy.triangles, triangles)))
-        for proxy in teeth
-    ]
+        kept = next((kept for triangles, kept in seen if torch.equal(proxy.triangles, triangles)), None)
+        if kept is None:
+            kept = _seen_teeth(head, proxy)
+            seen.append((proxy.triangles, kept))
+        bared.append(proxy.subset(kept))
+    return bared
 
 
 def _seen_teeth(head: Head, proxy: Proxy) -> Bool[Tensor, "triangles"]:
-    rows = {label: row for row, label in enumerate(head.expression_labels)}
-    seen = torch.zeros(len(proxy.triangles), dtype=torch.bool)
-    for actions in MOUTHS:
-        expression = torch.zeros(1, len(rows))
-        for action, strength in actions.items():
-            expression[0, rows[action]] = strength
-        points = head.points(torch.zeros(1, head.model.num_shape), expression)
-        seen |= _seen_from_around(head, points, proxy)
-    # What is beside it is seen on other heads.
-    corner = torch.zeros(len(proxy.uv), dtype=torch.bool)
-    corner[proxy.triangles[seen]] = True
-    return corner[proxy.triangles].any(dim=1)
-
-
-def _seen_from_around(head: Head, points: Float[Tensor, "1 points 3"], proxy: Proxy) -> Bool[Tensor, "triangles"]:
+    """The triangles that are seen on the mean head with an open mouth from around, and those beside them."""
     front = head.triangles[(head.material == SKIN) | (head.material == CAVITY)]
     triangles = torch.cat([front, proxy.triangles + len(head.mean)])
     image = torch.zeros(len(triangles), dtype=torch.int32)
-    mouth = head.model.landmarks68[48:]
-    place = torch.cat([points[0], proxy.fit(points)[0]]) - points[0, mouth].mean(0)
     seen = torch.zeros(len(triangles), dtype=torch.bool)
-    for yaw in (-0.9, -0.45, 0.0, 0.45, 0.9):
-        for pitch in (-0.35, 0.0, 0.35):
-            turned = place @ _rotation(yaw, pitch).T * torch.tensor([6.0, -6.0, 6.0]) + torch.tensor([210, 210, 0])
-            shown = rasterise(turned, triangles, image, (1, 420, 420)).triangle
+    for actions in MOUTHS:
+        expression = torch.tensor([[actions.get(action, 0.0) for action in head.expression_labels]])
+        points = head.points(torch.zeros(1, head.model.num_shape), expression)
+        place = torch.cat([points[0], proxy.fit(points)[0]]) - points[0, head.model.landmarks68[48:]].mean(0)
+        for yaw, pitch in itertools.product((-0.9, -0.45, 0.0, 0.45, 0.9), (-0.35, 0.0, 0.35)):
+            turned = place @ euler_to_rotation(torch.tensor([pitch, yaw, 0.0])).T
+            pixels = turned * torch.tensor([6.0, -6.0, 6.0]) + torch.tensor([210, 210, 0])
+            shown = rasterise(pixels, triangles, image, (1, 420, 420)).triangle
             seen[shown[shown >= 0].unique().long()] = True
-    return seen[len(front) :]
-
-
-def _rotation(yaw: float, pitch: float) -> Float[Tensor, "3 3"]:
-    (a, b), (c, d) = (np.cos([yaw, pitch]), np.sin([yaw, pitch]))
-    around_y = np.array([[a, 0, c], [0, 1, 0], [-c, 0, a]])
-    around_x = np.array([[1, 0, 0], [0, b, -d], [0, d, b]])
-    return torch.from_numpy(around_x @ around_y).float()
+    corner = torch.zeros(len(proxy.uv), dtype=torch.bool)
+    corner[proxy.triangles[seen[len(front) :]]] = True
+    return corner[proxy.triangles].any(dim=1)  # what is beside it is seen on other heads
 
 
 def iris_colour(texture: UInt8[Tensor, "rows columns 4"]) -> Colour | None:
@@ -227,7 +213,7 @@ def iris_colour(texture: UInt8[Tensor, "rows columns 4"]) -> Colour | None:
     pupil = (colour.max(-1) < 45) & (alpha > 127)
     if not pupil.any():
         return None
-    # The pupil is the thickest of what is black; the rim of the iris may be as dark.
+    # The pupil is the thickest of the black areas; the rim of the iris may be as dark.
     depth = distance_transform_edt(pupil)
     centre = np.unravel_index(depth.argmax(), depth.shape)
     away = np.hypot(*(np.indices(depth.shape) - np.array(centre)[:, None, None])) / depth.max()
