@@ -55,14 +55,10 @@ def attribute_tables(label_set: LabelSet, scores: Scores, split: str, faces: int
         _mean_table(f"{data_set}, {title}", caption, _over(scores, chosen), quoted)
         for title, chosen, quoted in _subsets(label_set, scores)
     ]
-    common = common_attributes(scores)
-    if common:
+    if common := common_attributes(scores):
         title = f"{data_set}, calibration error over {_count(common)}"
         tables.append(_calibration_table(title, _over(scores, common)))
-    return [
-        *tables,
-        *(_attribute_table(data_set, method, scores, caption) for method in scores if method != TRIVIAL),
-    ]
+    return tables + [_attribute_table(data_set, method, scores, caption) for method in scores if method != TRIVIAL]
 
 
 def common_attributes(scores: Scores) -> list[str]:
@@ -103,8 +99,7 @@ def _count(attributes: Sequence[str]) -> str:
 
 def _over(scores: Scores, chosen: Sequence[str]) -> Scores:
     """The scores of some attributes, of the methods that know all of them."""
-    known = {method: frame for method, frame in scores.items() if set(chosen) <= set(frame.index)}
-    return {method: frame.loc[list(chosen)] for method, frame in known.items()}
+    return {method: frame.loc[list(chosen)] for method, frame in scores.items() if set(chosen) <= set(frame.index)}
 
 
 def _mean_table(title: str, caption: str, scores: Scores, quoted: list[QuotedRow]) -> Table:
@@ -118,10 +113,8 @@ def _mean_table(title: str, caption: str, scores: Scores, quoted: list[QuotedRow
 
 
 def _calibration_table(title: str, scores: Scores) -> Table:
-    frame = pd.DataFrame({
-        "mean": {method: 100 * frame["calibration_error"].mean() for method, frame in scores.items()},
-        "largest of an attribute": {method: 100 * frame["calibration_error"].max() for method, frame in scores.items()},
-    })  # fmt: skip
+    errors = 100 * pd.DataFrame({method: frame["calibration_error"] for method, frame in scores.items()})
+    frame = pd.DataFrame({"mean": errors.mean(), "largest of an attribute": errors.max()})
     caption = (
         "Expected calibration error of the calibrated probability in per cent, 15 bins of equal width (Guo, Pleiss, "
         "Sun, Weinberger, ICML 2017), over attributes. That of the trivial predictor is how far the share of positives "

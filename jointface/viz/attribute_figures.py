@@ -29,13 +29,13 @@ def attribute_bars(scores: Mapping[str, pd.DataFrame], trivial: pd.DataFrame) ->
             evaluated on.
         trivial: the same for the trivial predictor, with all attributes.
     """
-    balanced = pd.DataFrame({method: frame["balanced_accuracy"] for method, frame in scores.items()}).mean(axis=1)
-    names = list(balanced.sort_values(kind="stable").index)  # barh begins at the bottom
+    values = pd.concat(scores, axis=1).swaplevel(axis=1)  # by metric, then method
+    names = values["balanced_accuracy"].mean(axis=1).sort_values(kind="stable").index  # barh begins at the bottom
     row = 0.12 + 0.07 * len(scores)
     figure = Figure(figsize=(8.5, 1.1 + row * len(names)), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for axis, metric in zip(axes, ("accuracy", "balanced_accuracy"), strict=True):
-        _bars(axis, names, {key: frame[metric] for key, frame in scores.items()}, trivial[metric])
+        _bars(axis, 100 * values.loc[names, metric], 100 * trivial.loc[names, metric])
         axis.set_xlabel(f"{metric.replace('_', ' ')} (%)")
     axes[0].set_yticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=7)
     axes[0].set_ylim(-0.6, len(names) - 0.4)
@@ -46,18 +46,15 @@ def attribute_bars(scores: Mapping[str, pd.DataFrame], trivial: pd.DataFrame) ->
     return figure
 
 
-def _bars(axis: Axes, names: Sequence[str], values: Mapping[str, pd.Series], trivial: pd.Series) -> None:
-    places, height = np.arange(len(names)), 0.8 / len(values)
-    lines = 100 * trivial.reindex(names).to_numpy()
-    lowest = lines[np.isfinite(lines)]
-    for number, (method, series) in enumerate(values.items()):
-        lengths = 100 * series.reindex(names).to_numpy()
-        lowest = np.append(lowest, lengths[np.isfinite(lengths)])
-        # The first method on top, as in the legend.
-        place = places + 0.4 - height * (number + 0.5)
-        axis.barh(place, lengths, height, color=COLOURS[number % len(COLOURS)], label=method)
-    axis.vlines(lines, places - 0.45, places + 0.45, color="black", linewidth=1.3, label=TRIVIAL)
-    axis.set_xlim(min(45.0, 5 * (lowest.min() // 5)), 100)
+def _bars(axis: Axes, values: pd.DataFrame, trivial: pd.Series) -> None:
+    """Bars of each column, and lines of the trivial predictor; rows are attributes, values in per cent."""
+    places, height = np.arange(len(values)), 0.8 / values.shape[1]
+    for number, method in enumerate(values):
+        place = places + 0.4 - height * (number + 0.5)  # the first method on top, as in the legend
+        axis.barh(place, values[method], height, color=COLOURS[number % len(COLOURS)], label=method)
+    axis.vlines(trivial, places - 0.45, places + 0.45, color="black", linewidth=1.3, label=TRIVIAL)
+    lowest = min(values.min().min(), trivial.min())
+    axis.set_xlim(min(45.0, 5 * (lowest // 5)), 100)
     axis.grid(axis="x", linewidth=0.4)
     axis.set_axisbelow(True)
     axis.tick_params(axis="y", length=0)
