@@ -59,7 +59,9 @@ class Recording:
 
     def _inspect(self, *options: str) -> str:
         reader = [sys.executable, "-m", "wandb", "leet", "inspect", *options, str(self.file)]
-        return subprocess.run(reader, capture_output=True, text=True, check=True).stdout
+        result = subprocess.run(reader, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         """The records of a kind."""

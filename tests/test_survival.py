@@ -216,7 +216,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_before(tiny_data: P
             train(tiny_config(tiny_data, tmp_path, *SIX, full))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, NO_LIMIT)
-    assert str(caught.value).endswith(f"room there and go on with checkpoint={tmp_path}/checkpoints/last.ckpt")
+    assert str(caught.value).endswith(f"room there and resume with checkpoint={tmp_path}/checkpoints/last.ckpt")
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     assert saved(tmp_path)["global_step"] == 2
     load_model(tmp_path / "checkpoints" / "best.ckpt")

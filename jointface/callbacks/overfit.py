@@ -1,4 +1,4 @@
-"""Stops a run on a handful of samples once it has learned them by heart."""
+"""Stops a run on a handful of samples once it has memorised them."""
 
 import logging
 
@@ -11,10 +11,10 @@ LOSSES = "train/loss_"  # what the tasks' losses are logged as
 
 
 class OverfitCheck(Callback):
-    """Watches each task's loss, at every validation, and says at the end how far they came down.
+    """Compares each task's loss with its first value at every validation, and reports at the end how far it fell.
 
     Args:
-        fraction: of its first value that every loss must come down to; the training ends when they have.
+        fraction: of its first value to which every loss must fall; the training then ends.
     """
 
     def __init__(self, fraction: float = 0.05) -> None:
@@ -25,16 +25,15 @@ class OverfitCheck(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Remembers the first losses."""
+        """Keeps the first losses."""
         self.first = self.first or _losses(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops once the losses are down: after a validation, so that a checkpoint is there."""
+        """Stops once the losses are low: after a validation, so that there is a checkpoint."""
         self.last = _losses(trainer)
         trainer.should_stop |= not self.too_high()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says how it went."""
         for name, first in self.first.items():
             message = f"{name}: {first:.4g} at first, {self.last[name]:.4g} after {trainer.global_step} steps"
             if name in self.too_high():
@@ -46,7 +45,7 @@ class OverfitCheck(Callback):
                 log.info("%s: learned by heart", message)
 
     def too_high(self) -> list[str]:
-        """The losses that are not down yet."""
+        """The losses that have not fallen far enough."""
         return [name for name, first in self.first.items() if not self.last[name] <= self.fraction * first]
 
 

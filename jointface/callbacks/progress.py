@@ -1,4 +1,4 @@
-"""The progress of a run: one bar over its optimiser steps, with the losses of both tasks; lines in a log file."""
+"""The progress of a run: a bar with the losses of both tasks, or lines in a log file."""
 
 import logging
 import time
@@ -12,10 +12,10 @@ log = logging.getLogger(__name__)
 
 
 class StepProgressBar(RichProgressBar):
-    """Lightning's rich bar, counting the run's steps: with several sources an epoch means little.
+    """Lightning's rich bar over the optimiser steps of the run: with several sources an epoch means little.
 
-    Where the output is no terminal, as in a job's log, it writes a line at each validation and at most one every
-    `seconds_between_lines` in between.
+    If the output is no terminal, as in a job's log, it logs a line at each validation, and in between at most one every
+    `seconds_between_lines`.
     """
 
     def __init__(self, seconds_between_lines: float = 60.0) -> None:
@@ -40,13 +40,12 @@ class StepProgressBar(RichProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Moves the bar to the step that is done."""
+        """Moves the bar to the completed step."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, trainer.global_step - 1)
         if self._lines and time.monotonic() - self._last_line >= self.seconds_between_lines:
             self._write_line(trainer, "train/loss")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says in a log how the validation went."""
         super().on_validation_end(trainer, pl_module)
         if self._lines and not trainer.sanity_checking:
             self._write_line(trainer, "train/loss", "val/error")

@@ -1,4 +1,4 @@
-"""How fast a training is, and whether it waits for its data."""
+"""How fast a training is, and how much of its time it waits for data."""
 
 import time
 from typing import Any
@@ -8,19 +8,19 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class Throughput(Callback):
-    """Logs, every `log_every_n_steps` steps and over the steps since the last time:
+    """Logs, every `log_every_n_steps` steps, over the steps since the last time:
 
-    `train/images_per_second`, of all processes, without the time of validations and of what follows them;
-    `train/loader_wait`, the share of that time in which the process waited for its loaders; `train/gpu_memory_gib`, the
-    most that tensors have taken on the GPU so far, where there is one.
+    `train/images_per_second` of all processes, without the time of validations and their figures and checkpoints;
+    `train/loader_wait`, the share of that time in which the process waited for its loaders; on a GPU
+    `train/gpu_memory_gib`, the most that tensors have occupied so far.
     """
 
     def __init__(self) -> None:
-        self._since = 0.0  # when the steps that are being measured began, moved on by the length of validations
-        self._waited = 0.0  # seconds that the loaders had been waited for by then
+        self._since = 0.0  # start of the measured steps, moved forward by the length of validations
+        self._waited = 0.0  # seconds waited for loaders up to then
         self._images = 0
         self._step = 0
-        # When the validation began that no step has followed yet, and the seconds waited by then.
+        # Start of a validation that no step has followed yet, and the seconds waited up to then.
         self._validation: tuple[float, float] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -33,7 +33,7 @@ class Throughput(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Counts the images, and logs where it is time to."""
+        """Counts the images, and logs when it is time."""
         self._images += sum(len(part["image"]) for part in batch.values())
         step = trainer.global_step
         if step == self._step or step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
@@ -52,7 +52,7 @@ class Throughput(Callback):
         self._validation = time.perf_counter(), _seconds_waited(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Leaves out a validation with its pictures and checkpoints."""
+        """Leaves out the validation before this batch."""
         if self._validation is not None:
             begun, waited = self._validation
             self._since += time.perf_counter() - begun

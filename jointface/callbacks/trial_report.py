@@ -1,4 +1,4 @@
-"""A run that is a trial of a study: it reports how it goes, and stops where others went better."""
+"""A run that is a trial of a study reports its validations, and stops if other trials were better."""
 
 import logging
 from typing import Any
@@ -18,10 +18,10 @@ class TrialReport(Callback):
     It finds its trial in the storage, so that the run may be in another process than the sweep.
 
     Args:
-        study_name, storage: of the study, as the sweep was given them.
-        number: of the trial in it; None reports to nobody.
-        objective: the logged metric that is reported, with the optimiser step as its step.
-        pruner: an Optuna pruner, which decides.
+        study_name, storage: of the study, as in the sweep's config.
+        number: of the trial in it; None reports nothing.
+        objective: the logged metric to report, over the optimiser step.
+        pruner: an Optuna pruner.
     """
 
     def __init__(self, study_name: str, storage: str, number: int | None, objective: str, pruner: Any) -> None:
@@ -31,7 +31,7 @@ class TrialReport(Callback):
         self._trial: Any = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reports; what the first process decides holds for all."""
+        """Reports and maybe stops; the first process decides for all."""
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         if self.number is None or self.objective not in trainer.callback_metrics:
@@ -44,15 +44,13 @@ class TrialReport(Callback):
     def _report(self, trainer: Trainer) -> None:
         self._trial = self._trial or self._find()
         value = trainer.callback_metrics[self.objective].item()
-        if trainer.global_step not in self._reported():  # else by the same run, before it was interrupted
+        reported = self._trial.study.get_trials(deepcopy=False)[self.number].intermediate_values
+        if trainer.global_step not in reported:  # else the same run reported it before it was interrupted
             self._trial.report(value, trainer.global_step)
-        # After the last step nothing is left to be saved.
+        # After the last step pruning would save nothing.
         self.pruned = trainer.global_step < trainer.max_steps and self._trial.should_prune()
         if self.pruned:
             log.info("Pruned at step %d with %s = %.6g", trainer.global_step, self.objective, value)
-
-    def _reported(self) -> dict[int, float]:
-        return self._trial.study.get_trials(deepcopy=False)[self.number].intermediate_values
 
     def _find(self) -> Any:
         import optuna  # an extra, which other runs do without

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,18 +99,17 @@ class DashboardLogger(WandbLogger):
         mode: str = asked or wandb.setup().settings.mode  # `wandb offline` and `wandb online` set it for a folder
         if mode in ("offline", "dryrun", "disabled") or logged_in():
             return mode
-        if self._must_be_online:
+        if asked:
             raise ConfigError(
                 "W&B is to be online, but nobody is logged in: run `wandb login`, set WANDB_API_KEY, or set "
                 "logger.wandb.mode=offline to record now and upload later"
             )
-        self._warn_offline("Nobody is logged in to W&B (`wandb login`)")
-        log.info("WANDB_MODE=offline chooses this without the warning")
+        log.warning("Nobody is logged in to W&B (`wandb login`; WANDB_MODE=offline is silent)%s", self._how_to_upload)
         return "offline"
 
-    def _warn_offline(self, reason: str) -> None:
-        upload = f"wandb sync {self.save_dir}/wandb/offline-run-*"
-        log.warning("%s: the run is recorded offline, to be uploaded with `%s`", reason, upload)
+    @property
+    def _how_to_upload(self) -> str:
+        return f": the run is recorded offline, to be uploaded with `wandb sync {self.save_dir}/wandb/offline-run-*`"
 
     @property
     @rank_zero_experiment
@@ -122,12 +122,13 @@ class DashboardLogger(WandbLogger):
         try:
             return super().experiment
         except wandb.errors.Error as error:
-            reason = f"W&B cannot be reached: {str(error).splitlines()[0]}"
+            reason = str(error).splitlines()[0]
             if self._must_be_online:
                 raise ConfigError(
-                    f"{reason}; try again, or set logger.wandb.mode=offline to record now and upload later"
+                    f"W&B cannot be reached: {reason}; try again, or set logger.wandb.mode=offline to record now and "
+                    "upload later"
                 ) from error
-            self._warn_offline(reason)
+            log.warning("W&B cannot be reached: %s%s", reason, self._how_to_upload)
             self._wandb_init["mode"] = "offline"
             return super().experiment
 
@@ -164,12 +165,11 @@ class DashboardLogger(WandbLogger):
         super().log_metrics(metrics, step)
         self._step = step
 
-    @rank_zero_only
     def log_media(self, parts: Mapping[str, Callable[[], Mapping[str, Any]]]) -> list[str]:
         """Logs pictures, tables and meshes at the step of the last metrics; returns the names of the parts that
-        succeeded.
+        succeeded. To be called by the first process.
 
-        For a table W&B asks its server and waits. After a wait without an answer the rest of the parts is left out.
+        W&B asks its server about each table and waits. After a wait without an answer the remaining parts are left out.
 
         Args:
             parts: by name, what makes the media by key.
@@ -177,15 +177,15 @@ class DashboardLogger(WandbLogger):
         succeeded = []
         for what, make in parts.items():
             start = time.monotonic()
-            if self.attempt(what, lambda make=make: self._log_made(make())):
+            if self.attempt(what, partial(self._log_made, make)):
                 succeeded.append(what)
             elif time.monotonic() - start > LONG_WAIT:
                 break
         return succeeded
 
-    def _log_made(self, media: Mapping[str, Any]) -> None:
-        if media:
-            WandbLogger.log_metrics(self, media, self._step)
+    def _log_made(self, make: Callable[[], Mapping[str, Any]]) -> None:
+        if media := make():
+            super().log_metrics(media, self._step)
 
     def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
         """Uploads the checkpoint now, or remembers it for the end, as `log_model` says."""

@@ -1,4 +1,4 @@
-"""Checkpoints are written whole or not at all."""
+"""Checkpoints that are written completely or not at all."""
 
 import io
 from pathlib import Path
@@ -12,14 +12,14 @@ from jointface.files import TEMPORARY, write_atomically
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint under a temporary name in its folder, from where it takes the place of the previous one.
+    """Writes a checkpoint under a temporary name in its folder, then replaces the previous one.
 
-    Lightning's own writer goes through the system's folder of temporary files; where that is another file system, its
-    last step is a copy that a kill leaves half done.
+    Lightning's own writer uses the system's folder for temporary files. If that is another file system, its last step
+    is a copy, which a kill interrupts halfway.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Saves what `trainer.save_checkpoint` hands over.
+        """Saves a checkpoint.
 
         Raises:
             CheckpointError: it cannot be written; the checkpoint that was there before is untouched.
@@ -31,13 +31,13 @@ class WholeCheckpoints(TorchCheckpointIO):
         except DataError as error:
             cause, last = error.__cause__, Path(path).with_name("last.ckpt")
             reason = getattr(cause, "strerror", None) or cause
-            advice = f"make room there and go on with checkpoint={last}" if last.exists() else "make room there"
+            advice = f"make room there and resume with checkpoint={last}" if last.exists() else "make room there"
             raise CheckpointError(
                 f"the checkpoint {Path(path).absolute()} could not be saved ({reason}): {advice}"
             ) from error
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what writers left in the folder that were killed before they were through."""
+    """Removes the temporary files of writers that were killed."""
     for leftover in folder.glob(f".*{TEMPORARY}"):
         leftover.unlink(missing_ok=True)
