@@ -7,7 +7,7 @@ import torch
 
 from jointface.attributes import CELEBA, LabelSet
 from jointface.geometry import MorphableModel
-from jointface.metrics import normalised_mean_error
+from jointface.metrics.nme import normalised_mean_error
 from jointface.modules import FixedWeights, attribute_loss, shape_loss
 from jointface.modules.joint_module import true_face
 from tests.networks import Batch, make_module, network_config
