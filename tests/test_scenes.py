@@ -98,7 +98,7 @@ def test_the_store_dresses_heads_as_each_proxy_says(factory: FaceFactory, head: 
         assert (dressed.triangle_picture[faces] == picture).all()
         assert (dressed.material[faces] == 7).all()
         (texture,) = dressed.texture[faces].unique().tolist()
-        assert torch.equal(store.textures[texture][0, 0], proxy.texture[0, 0])  # all have one size there
+        assert torch.equal(store.packed.textures[texture][0, 0], proxy.texture[0, 0])  # all have one size there
         points, triangles = own.stop, faces.stop
     assert len(dressed.points) == points
     assert len(dressed.triangles) == triangles

@@ -5,6 +5,7 @@ What goes together in life goes together here: hair colour with ancestry and age
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -196,7 +197,7 @@ BEARDS: tuple[tuple[float, tuple[float, float], tuple[str, ...]], ...] = (
 )
 
 
-def _facial_hair(rng: np.random.Generator, female: bool) -> dict[str, float]:
+def _facial_hair(rng: np.random.Generator, female: bool) -> dict[str, Any]:
     """Strengths of stubble, moustache, goatee, beard and sideburns."""
     strengths = dict.fromkeys(("stubble", "moustache", "goatee", "beard", "sideburns"), 0.0)
     if female:

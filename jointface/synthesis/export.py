@@ -3,11 +3,12 @@
 import importlib.metadata
 import json
 import logging
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas
@@ -38,12 +39,7 @@ CHUNK = 8  # faces rendered at once, which is faster than one by one
 SHEET_FACES, SHEET_SIZE = 64, 160
 
 
-class Entry(NamedTuple):
-    """A face of the export. name: of its files. index: in its split, as `FaceFactory.face` counts."""
-
-    name: str
-    split: Split
-    index: int
+Entry = tuple[str, Split, int]  # name of a face's files, split, and index in the split, as `FaceFactory.face` counts
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ class Plan:
         val, test = int(self.num_faces * self.val_fraction), int(self.num_faces * self.test_fraction)
         lengths: dict[Split, int] = {"train": self.num_faces - val - test, "val": val, "test": test}
         places = [(split, index) for split, length in lengths.items() for index in range(length)]
-        return [Entry(f"{number:06d}", *place) for number, place in enumerate(places, 1)]
+        return [(f"{number:06d}", split, index) for number, (split, index) in enumerate(places, 1)]
 
 
 def export(factory: FaceFactory, settings: Mapping[str, Any], output_dir: Path, plan: Plan) -> None:
@@ -165,12 +161,8 @@ def _require_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
 
 def _remove_if_empty(folder: Path) -> None:
     """A failed call that wrote no face leaves no settings behind, which would bind the next call."""
-    if any(path.is_file() and path.name != "settings.json" for path in folder.rglob("*")):
-        return
-    (folder / "settings.json").unlink(missing_ok=True)
-    for empty in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
-        empty.rmdir()
-    folder.rmdir()
+    if {path.name for path in folder.rglob("*") if not path.is_dir()} <= {"settings.json"}:
+        shutil.rmtree(folder)
 
 
 class _Renderings(Dataset[list[dict[str, Any]] | str]):
@@ -186,7 +178,7 @@ class _Renderings(Dataset[list[dict[str, Any]] | str]):
     def __getitem__(self, chunk: int) -> list[dict[str, Any]] | str:
         entries = self.entries[chunk * CHUNK : (chunk + 1) * CHUNK]
         try:
-            faces = [self.factory.face(entry.split, entry.index) for entry in entries]
+            faces = [self.factory.face(split, index) for _, split, index in entries]
             if "celeba" in self.plan.layouts:
                 self._write_celeba(entries, faces)
             if "300wlp" in self.plan.layouts:
@@ -195,16 +187,15 @@ class _Renderings(Dataset[list[dict[str, Any]] | str]):
         except JointFaceError as error:
             return str(error)
         return [
-            entry._asdict()
-            | {"identity": face.identity}
+            {"name": name, "split": split, "index": index, "identity": face.identity}
             | _pose(face)
             | dict(zip(SYNTHETIC.attributes, row, strict=True))
-            for entry, face, row in zip(entries, faces, attributes, strict=True)
+            for (name, split, index), face, row in zip(entries, faces, attributes, strict=True)
         ]
 
     def _write_celeba(self, entries: Sequence[Entry], faces: Sequence[SyntheticFace]) -> None:
         folder = self.root / "celeba" / "img_align_celeba"
-        paths = [folder / f"{entry.name}{self.plan.extension}" for entry in entries]
+        paths = [folder / f"{name}{self.plan.extension}" for name, *_ in entries]
         missing = [place for place, path in enumerate(paths) if not path.is_file()]
         side = (ALIGNED_HEIGHT - ALIGNED_WIDTH) // 2  # images are rendered square, then cut to CelebA's width
         box = ALIGNED_BOX._replace(x=ALIGNED_BOX.x + side)
@@ -212,7 +203,7 @@ class _Renderings(Dataset[list[dict[str, Any]] | str]):
             write_image(paths[place], image[:, side : side + ALIGNED_WIDTH], self.plan.quality)
 
     def _write_300wlp(self, entries: Sequence[Entry], faces: Sequence[SyntheticFace]) -> None:
-        photos = [self.root / "300W_LP" / f"Synthetic_{entry.split}" / f"{entry.name}.jpg" for entry in entries]
+        photos = [self.root / "300W_LP" / f"Synthetic_{split}" / f"{name}.jpg" for name, split, _ in entries]
         both = [photo.is_file() and photo.with_suffix(".mat").is_file() for photo in photos]
         missing = [place for place, there in enumerate(both) if not there]
         for place, camera, image in _rendered(self.factory, faces, missing, W300LP_BOX, W300LP_SIZE):
@@ -241,7 +232,7 @@ def _pose(face: SyntheticFace) -> dict[str, float]:
 
 
 def _contact_sheet(factory: FaceFactory, entries: Sequence[Entry]) -> bytes:
-    faces = [factory.face(entry.split, entry.index) for entry in entries]
+    faces = [factory.face(split, index) for _, split, index in entries]
     cameras = torch.stack([factory.crop_camera(face, SHEET_SIZE) for face in faces])
     images = torch.cat([
         factory.render(faces[start : start + CHUNK], cameras[start : start + CHUNK], SHEET_SIZE)

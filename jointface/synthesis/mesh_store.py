@@ -22,7 +22,7 @@ class Dressed(NamedTuple):
     texture: Int[Tensor, "triangles"]  # row of the store's textures
 
 
-class _Packed(NamedTuple):
+class Packed(NamedTuple):
     """All meshes one after the other: per point, per triangle (rows of its own mesh's points), per mesh."""
 
     corners: Int[Tensor, "points 3"]
@@ -33,7 +33,7 @@ class _Packed(NamedTuple):
     scale_ends: Int[Tensor, "meshes 3 2"]  # as rows of the head's flattened points
     scale_reference: Float[Tensor, "meshes 3"]
     textures: UInt8[Tensor, "textures rows columns 4"]
-    alpha: UInt8[Tensor, "textures rows columns"]
+    alpha: UInt8[Tensor, "textures rows columns"]  # of the textures, contiguous
 
 
 class MeshStore:
@@ -49,7 +49,7 @@ class MeshStore:
         self._rows: dict[int, int] = {}  # of proxies, by id
         self._textures = list(textures)
         self._texture_rows: dict[int, int] = {}  # by id of a proxy's texture
-        self._packed: _Packed | None = None
+        self._packed: Packed | None = None
 
     def row(self, proxy: Proxy) -> int:
         """Row of the proxy, which is added if it is new."""
@@ -64,23 +64,13 @@ class MeshStore:
             self._packed = None
         return self._rows[id(proxy)]
 
-    @property
-    def textures(self) -> UInt8[Tensor, "textures rows columns 4"]:
-        """All textures."""
-        return self._pack().textures
-
-    @property
-    def alpha(self) -> UInt8[Tensor, "textures rows columns"]:
-        """The alpha planes of all textures."""
-        return self._pack().alpha
-
     def dress(self, pieces: Int[Tensor, "pieces 3"], heads: Float[Tensor, "batch base 3"]) -> Dressed:
         """The pieces fitted to the heads of a batch, see `Proxy.fit`.
 
         Args:
             pieces: (picture, material, row of the proxy) of each, on the CPU.
         """
-        packed, base, mesh = self._pack(), heads.shape[1], pieces[:, 2]
+        packed, base, mesh = self.packed, heads.shape[1], pieces[:, 2]
         sizes = [
             (len(proxy.uv), len(proxy.triangles), self._texture_rows[id(proxy.texture)]) for proxy in self._proxies
         ]
@@ -110,11 +100,13 @@ class MeshStore:
             texture=texture.int().index_select(0, of_triangle),
         )
 
-    def _pack(self) -> _Packed:
+    @property
+    def packed(self) -> Packed:
+        """All proxies and textures, on the device."""
         if self._packed is None:
             proxies, textures = self._proxies, torch.stack(self._textures)
             axes = torch.arange(3)[:, None]
-            packed = _Packed(
+            packed = Packed(
                 corners=_cat([proxy.corners for proxy in proxies], (0, 3), torch.int64),
                 weights=_cat([proxy.weights for proxy in proxies], (0, 3), torch.float32)[..., None],
                 offsets=_cat([proxy.offsets for proxy in proxies], (0, 3), torch.float32),
@@ -125,7 +117,7 @@ class MeshStore:
                 textures=textures,
                 alpha=textures[..., 3].contiguous(),
             )
-            self._packed = _Packed(*(tensor.to(self.device) for tensor in packed))
+            self._packed = Packed(*(tensor.to(self.device) for tensor in packed))
         return self._packed
 
 

@@ -178,7 +178,7 @@ class Renderer:
     def _visible(self, geometry: _Geometry, normals: Float[Tensor, "triangles 3"], batch: int, size: int) -> Fragments:
         """What each pixel shows. Back faces of the head's closed surface are left out, which is faster."""
         kept = ((normals[:, 2] > 0) | _two_sided(geometry.material)).nonzero()[:, 0]
-        cutout = Cutout(geometry.uv, geometry.texture.index_select(0, kept), self._store.alpha)
+        cutout = Cutout(geometry.uv, geometry.texture.index_select(0, kept), self._store.packed.alpha)
         points = geometry.points * self.supersampling + (self.supersampling - 1) / 2
         triangles, image = geometry.triangles.index_select(0, kept), geometry.image.index_select(0, kept)
         fragments = rasterise(points, triangles, image, (batch, size, size), cutout=cutout)
@@ -222,7 +222,9 @@ class Renderer:
             look = materials.Look(table, present, picture.index_select(0, rows))
             texel = None
             if kind >= HAIR:
-                texel = sample_texture(self._store.textures, geometry.texture[triangle[rows]].long(), uv[:, rows])
+                texel = sample_texture(
+                    self._store.packed.textures, geometry.texture[triangle[rows]].long(), uv[:, rows]
+                )
             of_kind = self._paint(kind, uv.index_select(1, rows), canonical.index_select(1, rows), texel, look)
             colour.index_copy_(1, rows, of_kind[0].expand(3, len(rows)))
             shine.index_copy_(0, rows, of_kind[1].expand(len(rows)))

@@ -51,7 +51,7 @@ class Scenes:
 
     These stay on the CPU, where the host reads them: worn: a row for each piece that is worn, sorted by picture:
     (picture, material, row of the wardrobe, row of the hat above it or -1). mirrored: whether the camera mirrors.
-    present: the columns of `looks` that may not be zero.
+    present: at least all columns of `looks` that are not zero throughout.
     """
 
     shape: Float[Tensor, "batch shape"]
