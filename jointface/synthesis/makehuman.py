@@ -7,7 +7,7 @@ are those of MakeHuman's `shared/proxy.py` and of the wiki page "File formats an
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -222,30 +222,41 @@ def _read_mesh(
 ) -> tuple[int, Int[np.ndarray, "points"], Float[np.ndarray, "points 2"], Int[np.ndarray, "triangles 3"]]:
     """An .obj of triangles and quads: number of vertices; vertex and texture coordinates of its points, which are pairs
     of the two; triangles of these points. Where the vertices lie does not matter: the binding says it."""
-    lines = _lines(path)
-    vertices = sum(key == "v" for key, *_ in lines)
+    vertices, uv, corners = 0, [], []
     with _named_errors(path):
-        uv = _numbers([[*words, "nan", "nan"][:2] for key, *words in lines if key == "vt"] or [["nan"]])
-        faces = [[corner.split("/")[:2] for corner in words] for key, *words in lines if key == "f"]
-        if not faces:
+        for key, *words in _lines(path):
+            if key == "v":
+                vertices += 1
+            elif key == "vt":
+                u, v = [*words, "nan", "nan"][:2]
+                uv.append((float(u), float(v)))
+            elif key == "f":
+                face = [_corner(word) for word in words]
+                if len(face) not in (3, 4):
+                    raise ValueError("expected faces that are triangles or quads")
+                corners += [corner for i in range(2, len(face)) for corner in (face[0], face[i - 1], face[i])]
+        if not corners:
             raise ValueError("no faces in it")
-        if any(len(face) not in (3, 4) for face in faces):
-            raise ValueError("expected faces that are triangles or quads")
-        if any(len(corner) != 2 or "" in corner for face in faces for corner in face):
-            raise ValueError("expected corners of faces as VERTEX/UV")
-        fans = [[face[0], face[i], face[i + 1]] for face in faces for i in range(1, len(face) - 1)]
-        table = np.array(fans, dtype=np.int64).reshape(-1, 2) - 1  # the file counts from 1
-        if table.min() < 0 or (table.max(axis=0) >= [vertices, len(uv)]).any():
+        places, table = _numbers(uv), np.array(corners) - 1  # the file counts from 1
+        if table.min() < 0 or (table.max(axis=0) >= [vertices, len(places)]).any():
             raise ValueError("a face names a vertex or texture coordinate that is not there")
-    pairs, triangles = np.unique(table[:, 0] * len(uv) + table[:, 1], return_inverse=True)
-    triangles, vertex_of_point = triangles.reshape(-1, 3), pairs // len(uv)
+    pairs, triangles = np.unique(table[:, 0] * len(places) + table[:, 1], return_inverse=True)
+    triangles, vertex_of_point = triangles.reshape(-1, 3), pairs // len(places)
     # MakeHuman may write a triangle as a quad that repeats a vertex.
     a, b, c = vertex_of_point[triangles].T
-    return vertices, vertex_of_point, uv[pairs % len(uv)], triangles[(a != b) & (b != c) & (c != a)]
+    return vertices, vertex_of_point, places[pairs % len(places)], triangles[(a != b) & (b != c) & (c != a)]
 
 
-def _numbers(rows: list[list[str]]) -> Float[np.ndarray, "rows columns"]:
-    table = np.array(rows, dtype=np.float64)
+def _corner(word: str) -> tuple[int, int]:
+    try:
+        vertex, uv, *_ = word.split("/")
+        return int(vertex), int(uv)
+    except ValueError as error:
+        raise ValueError(f"expected corners of faces as VERTEX/UV, found {word}") from error
+
+
+def _numbers(rows: Sequence[Sequence[str | float]]) -> Float[np.ndarray, "rows columns"]:
+    table = np.array([[float(word) for word in row] for row in rows])
     if not np.isfinite(table).all():
         raise ValueError("holds NaN or infinite values")
     return table
@@ -311,11 +322,13 @@ def _named_file(path: Path, key: str, keywords: dict[str, list[str]]) -> Path:
     return (path.parent / " ".join(keywords[key])).resolve()
 
 
-def _lines(path: Path) -> list[list[str]]:
+def _lines(path: Path) -> Iterator[list[str]]:
     """The words of each line that is neither empty nor a comment."""
     # Names and licences in comments come in any encoding; what matters is ASCII.
-    lines = _content(path).decode("utf-8-sig", errors="replace").splitlines()
-    return [words for line in lines if (words := line.split()) and not words[0].startswith("#")]
+    for line in _content(path).decode("utf-8-sig", errors="replace").splitlines():
+        words = line.split()
+        if words and not words[0].startswith("#"):
+            yield words
 
 
 def _content(path: Path) -> bytes:
