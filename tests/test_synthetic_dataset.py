@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -28,7 +27,7 @@ from jointface.geometry.morphable_model import MIRROR68
 from jointface.synthesis.faces import FaceFactory
 from jointface.synthesis.head import Head
 from jointface.synthesis.measures import SYNTHETIC
-from jointface.train import train
+from jointface.train import build_data, train
 
 SIZE = 64
 COUNT = len(SYNTHETIC)
@@ -343,7 +342,7 @@ def config(run_dir: Path, *overrides: str) -> DictConfig:
 
 
 def test_the_experiment_builds_two_streams_that_share_nobody(tmp_path: Path) -> None:
-    module: JointDataModule = instantiate(config(tmp_path).data)
+    module: JointDataModule = build_data(config(tmp_path))
     module.setup("fit")
     module.setup("test")
     train_data, test_data = module.datasets["train"], module.datasets["test"]
@@ -361,7 +360,7 @@ def test_the_experiment_builds_two_streams_that_share_nobody(tmp_path: Path) -> 
 
 def test_the_settings_of_the_synthesis_reach_every_source(tmp_path: Path, quick_factories: None) -> None:
     changed = config(tmp_path, "synthesis.seed=3", "synthesis.max_yaw=20", "synthesis.images_per_person=2")
-    module: JointDataModule = instantiate(changed.data)
+    module: JointDataModule = build_data(changed)
     module.setup("fit")
     module.setup("test")
     factories = {
@@ -444,7 +443,7 @@ def test_a_run_may_draw_on_the_device_and_drawing_ahead_changes_nothing(
 ) -> None:
     """Each mini-batch but the first is drawn once, during the one before, also around a validation."""
     overrides = ["drawing=device", "drawing.compile=false", "data.pin_memory=false"]
-    overrides.append("data.sources.synthetic.dataset.draw_on=device")
+    overrides.append("+data.sources.synthetic.dataset.draw_on=device")
     metrics = train(config(tmp_path / "plain", *overrides))
     assert math.isfinite(metrics["test/synthetic/nme_2d_68"])
     assert (tmp_path / "plain" / "figures" / "test_synthetic_shape.png").is_file()
