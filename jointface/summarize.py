@@ -26,9 +26,8 @@ class Summary:
 
     settings: the keys that tell settings apart. groups: a row a setting, with `settings`, the number of `runs`, mean
     and sample standard deviation of each metric (`METRIC`, `METRIC std`), and `kind`, the number of what it is
-    validated on. runs: a row a finished run, with `run`, `state`, `seed`, `settings`, metrics, `kind`. others: a row an
-    unfinished, failed or pruned run, with `how far` in place of the settings. The rows of a kind lie together, the best
-    by the first metric first.
+    validated on; runs of a kind lie together, the best by the first metric first. runs: a row a finished run, as
+    sorted. others: a row an unfinished, failed or pruned run, with `how far`.
     """
 
     folder: Path
@@ -49,8 +48,7 @@ def summarize(folder: Path, wanted: Sequence[str] = ()) -> Summary:
     found = find_runs(folder)
     finished = [run for run in found if run.state == FINISHED]
     metrics = choose_metrics(finished or found, wanted)
-    group = group_by_setting(finished)
-    settings = settings_of(finished, group)
+    group, settings = group_by_setting(finished)
     runs = _run_rows(folder, finished, metrics).join(settings)
     runs["kind"] = pd.factorize(pd.Series([run.validated_on for run in finished], dtype=str))[0]
     by_group = runs.groupby(group)
@@ -79,43 +77,31 @@ def choose_metrics(runs: Sequence[Run], wanted: Sequence[str]) -> list[str]:
     return [*(name for name in known if name == "val/error"), *shown]
 
 
-def group_by_setting(runs: Sequence[Run]) -> np.ndarray:
-    """The number of each run's group; runs of a group differ in `seed`, and keys that take its value, alone."""
-    configs = _configs(runs)
-    return pd.factorize(pd.Series(list(configs.itertuples(index=False, name=None)), dtype=object))[0]
+def group_by_setting(runs: Sequence[Run]) -> tuple[np.ndarray, pd.DataFrame]:
+    """The number of each run's group, and the values that tell groups apart, a row a run.
 
-
-def settings_of(runs: Sequence[Run], group: np.ndarray) -> pd.DataFrame:
-    """The values that tell groups apart, a row a run.
-
-    The columns are the overrides that differ between groups and not within one. Where these do not tell all groups
-    apart, further keys of the config do, the shortest first.
+    Runs of a group differ in `seed`, and keys that take its value, alone. The values are of overrides that differ
+    between groups and not within one. Where these do not tell all groups apart, further keys of the config do, the
+    shortest first.
     """
-    configs, overrides = _configs(runs), pd.DataFrame([run.overrides for run in runs]).fillna("")
+    configs, overrides = (pd.DataFrame([getattr(run, of) for run in runs]).fillna("") for of in ("config", "overrides"))
+    configs = configs.drop(columns=[key for key in configs if _is_seed(key, runs)])
+    group = pd.factorize(pd.Series(list(configs.itertuples(index=False, name=None)), dtype=object))[0]
     ignored = [key for key in overrides if is_naming_key(key.lstrip("+")) or key == "sweep" or _is_seed(key, runs)]
     overrides = overrides.drop(columns=ignored)
     constant_within = overrides.groupby(group).nunique().eq(1).all()
     settings = overrides.loc[:, constant_within & overrides.nunique().gt(1)]
+    told_apart = len(settings.drop_duplicates()) if len(settings.columns) else 1
     for key in sorted(configs, key=lambda key: (key.count("."), len(key), key)):
         wider = pd.concat([settings, configs[[key]]], axis=1)
-        if _count_rows(wider) > _count_rows(settings):
-            settings = wider
-    return settings.map(_shorten)
-
-
-def _configs(runs: Sequence[Run]) -> pd.DataFrame:
-    configs = pd.DataFrame([run.config for run in runs]).fillna("")
-    return configs.drop(columns=[key for key in configs if _is_seed(key, runs)])
+        if (count := len(wider.drop_duplicates())) > told_apart:
+            settings, told_apart = wider, count
+    return group, settings.map(_shorten)
 
 
 def _is_seed(key: str, runs: Sequence[Run]) -> bool:
     """Whether a key is `seed` or takes its value from it."""
     return key.rsplit(".", 1)[-1] == "seed" and all(run.config.get(key, run.seed) == run.seed for run in runs)
-
-
-def _count_rows(frame: pd.DataFrame) -> int:
-    """The number of different rows."""
-    return len(set(frame.itertuples(index=False, name=None)))
 
 
 def _shorten(text: str) -> str:
@@ -135,9 +121,9 @@ def _run_rows(folder: Path, runs: Sequence[Run], metrics: Sequence[str]) -> pd.D
 
 
 def _best_first(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    first = rows[metrics[0]] * _sign(metrics[0]) if metrics else pd.Series(0.0, rows.index)
-    order = pd.DataFrame({"kind": rows["kind"], "first": first}).sort_values(["kind", "first"], kind="stable")
-    return rows.loc[order.index].reset_index(drop=True)
+    first = rows[metrics[0]] * _sign(metrics[0]) if metrics else 0.0
+    ranked = rows.assign(rank=first).sort_values(["kind", "rank"], kind="stable", ignore_index=True)
+    return ranked.drop(columns="rank")
 
 
 def _sign(metric: str) -> int:
@@ -189,12 +175,12 @@ def write_summary(summary: Summary, folder: Path, best: int = 5) -> str:
     Raises:
         DataError: it cannot be written to.
     """
-    text = markdown(summary, best)
-    groups = summary.groups[[*summary.settings, "runs", *(f"{m}{of}" for m in summary.metrics for of in ("", " std"))]]
-    runs = pd.concat([summary.runs, summary.others])[["run", "state", "seed", *summary.settings, *summary.metrics]]
-    write_atomically(folder / "summary.md", text.encode())
-    for name, rows in {"summary.csv": groups, "summary_runs.csv": runs}.items():
-        write_atomically(folder / name, rows.to_csv(index=False).encode())
+    text, settings, metrics = markdown(summary, best), summary.settings, summary.metrics
+    groups = summary.groups[[*settings, "runs", *(f"{metric}{of}" for metric in metrics for of in ("", " std"))]]
+    runs = pd.concat([summary.runs, summary.others])[["run", "state", "seed", *settings, *metrics]]
+    csv = {"summary.csv": groups.to_csv(index=False), "summary_runs.csv": runs.to_csv(index=False)}
+    for name, content in {"summary.md": text, **csv}.items():
+        write_atomically(folder / name, content.encode())
     return text
 
 

@@ -242,10 +242,10 @@ def damage(folder: Path, what: str) -> None:
         ("metrics", "0/metrics.json: not readable as metrics"),
         ("no metrics", "0/metrics.json: not readable as metrics"),
         ("history", "0/metrics.csv: not readable as metrics"),
-        ("config", "0/config.yaml: not readable as YAML"),
-        ("other config", "0/config.yaml: not the config of a training"),
-        ("overrides", "0/.hydra/overrides.yaml: not a list of overrides"),
-        ("trials", "trials.csv: not the table of a study"),
+        ("config", "0/config.yaml: not readable as the config of a training"),
+        ("other config", "0/config.yaml: not readable as the config of a training"),
+        ("overrides", "0/.hydra/overrides.yaml: not readable as overrides"),
+        ("trials", "trials.csv: not readable as the table of a study"),
     ],
 )
 def test_a_damaged_file_is_named_in_one_line(tmp_path: Path, what: str, message: str) -> None:

@@ -1,6 +1,7 @@
 """What the runs below a folder were asked to do, how far they came, and what they measured."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from jointface.errors import DataError
 FINISHED = "finished"
 # Keys that may differ between runs of the same training: names, places, and how much a run reports.
 _NAMING_KEYS = ("name", "checkpoint", "paths", "logger", "callbacks.trial", "dry_run", "keep_files")
-_REMEDY = "move the run's folder away to leave it out"
 
 
 @dataclass(frozen=True)
@@ -65,42 +65,7 @@ def find_runs(folder: Path) -> list[Run]:
         raise DataError(
             f"no run in {folder.absolute()}: looked there and below for config.yaml, which every run leaves"
         )
-    return [read_run(found) for found in outermost]
-
-
-def read_run(folder: Path) -> Run:
-    """The run of a folder.
-
-    Raises:
-        DataError: one of its files is damaged.
-    """
-    overrides_file, config_file = folder / ".hydra" / "overrides.yaml", folder / "config.yaml"
-    lines = _load_yaml(overrides_file) if overrides_file.exists() else []
-    if not isinstance(lines, list):
-        raise DataError(f"{overrides_file}: not a list of overrides")
-    overrides = {key: value for key, _, value in (str(line).partition("=") for line in lines)}
-    if not config_file.exists():
-        return Run(folder, overrides, {}, {}, "failed", "did not begin")
-    raw = _load_yaml(config_file)
-    try:
-        monitor, mode = (raw["callbacks"]["checkpoint"][key] for key in ("monitor", "mode"))
-        max_steps, sources = int(raw["trainer"]["max_steps"]), list(raw["data"]["sources"].values())
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DataError(f"{config_file}: not the config of a training ({error})") from error
-    history, steps = _read_history(folder / "metrics.csv", monitor)
-    metrics = _read_metrics(folder / "metrics.json")
-    metrics.pop(monitor, None)
-    if len(history):
-        metrics = {monitor: history.agg(mode)} | metrics
-    if any("test" in (source.get("splits") or {}) for source in sources):
-        finished = any(name.startswith("test/") for name in metrics)
-    else:
-        finished = steps >= max_steps
-    state, note = (FINISHED, "") if finished else ("unfinished", f"step {steps} of {max_steps}")
-    trial = _read_trials(folder.parent / "trials.csv").get(folder.name)
-    if trial and trial["state"] != FINISHED:
-        state, note = trial["state"], "; ".join(filter(None, [f"step {steps} of {max_steps}", trial["reason"]]))
-    return Run(folder, overrides, _comparable(raw), metrics, state, note)
+    return [_read_run(found) for found in outermost]
 
 
 def is_naming_key(key: str) -> bool:
@@ -108,48 +73,66 @@ def is_naming_key(key: str) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in _NAMING_KEYS)
 
 
-def _load_yaml(path: Path) -> Any:
+def _read_run(folder: Path) -> Run:
+    overrides = _read(folder / ".hydra" / "overrides.yaml", "overrides", _overrides, {})
+    config = _read(folder / "config.yaml", "the config of a training", _config, None)
+    if config is None:
+        return Run(folder, overrides, {}, {}, "failed", "did not begin")
+    flat, monitor, mode, max_steps, is_tested = config
+    metrics = _read(folder / "metrics.json", "metrics", _metrics, {})  # missing before the first validation
+    steps, history = _read(folder / "metrics.csv", "metrics", lambda path: _history(path, monitor), (0, pd.Series()))
+    best = {monitor: history.agg(mode)} if len(history) else {}
+    metrics = best | {name: value for name, value in metrics.items() if name != monitor}
+    is_finished = any(name.startswith("test/") for name in metrics) if is_tested else steps >= max_steps
+    state, note = (FINISHED, "") if is_finished else ("unfinished", f"step {steps} of {max_steps}")
+    trial = _read(folder.parent / "trials.csv", "the table of a study", _trials, {}).get(folder.name)
+    if trial and trial["state"] != FINISHED:
+        state, note = trial["state"], "; ".join(filter(None, [f"step {steps} of {max_steps}", trial["reason"]]))
+    return Run(folder, overrides, flat, metrics, state, note)
+
+
+def _read(path: Path, what: str, read: Callable[[Path], Any], missing: Any) -> Any:
+    """What `read` makes of a file; `missing` where there is none, or one without a line."""
     try:
-        return OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise DataError(f"{path}: not readable as YAML ({reason}); {_REMEDY}") from error
-
-
-def _read_metrics(path: Path) -> dict[str, float]:
-    if not path.exists():
-        return {}  # it has not validated yet
-    try:
-        return {str(name): float(value) for name, value in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise DataError(f"{path}: not readable as metrics ({error}); {_REMEDY}") from error
-
-
-def _read_history(path: Path, monitor: str) -> tuple[pd.Series, int]:
-    """All values of a metric, and the number of steps that the run logged."""
-    try:
-        rows = pd.read_csv(path, usecols=lambda column: column in ("step", monitor))
-        values = pd.to_numeric(rows[monitor]).dropna() if monitor in rows else pd.Series(dtype=float)
-        return values, int(pd.to_numeric(rows["step"]).fillna(0).max()) + 1 if len(rows) else 0
+        return read(path)
     except (FileNotFoundError, pd.errors.EmptyDataError):
-        return pd.Series(dtype=float), 0  # it has not logged yet
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not readable as metrics ({error}); {_REMEDY}") from error
+        return missing
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, YAMLError, OmegaConfBaseException) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(f"{path}: not readable as {what} ({reason}); move it away to go on without it") from error
 
 
-def _read_trials(path: Path) -> dict[str, dict[str, str]]:
-    """Rows of a study's table by the number of the trial, which is the name of its folder."""
-    if not path.exists():
-        return {}
-    rows = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if not {"trial", "state", "reason"} <= set(rows):
-        raise DataError(f"{path}: not the table of a study; repeat its sweep's command to have it written again")
-    return {row["trial"]: row for row in rows.to_dict("records")}
+def _overrides(path: Path) -> dict[str, str]:
+    lines = OmegaConf.load(path)
+    if not OmegaConf.is_list(lines):
+        raise TypeError("no list")
+    return {key: value for key, _, value in (str(line).partition("=") for line in lines)}
 
 
-def _comparable(config: dict[str, Any]) -> dict[str, str]:
-    """The config by dotted key, without what only names or places the run."""
-    (flat,) = pd.json_normalize(config).to_dict("records")
-    run_dir = str(config["paths"]["run_dir"])
+def _config(path: Path) -> tuple[dict[str, str], str, str, int, bool]:
+    """The comparable config, the metric that chooses the checkpoint and its mode, the steps, whether a test follows."""
+    raw: Any = OmegaConf.to_container(OmegaConf.load(path))
+    monitor, mode = (raw["callbacks"]["checkpoint"][key] for key in ("monitor", "mode"))
+    is_tested = any("test" in (source.get("splits") or {}) for source in raw["data"]["sources"].values())
+    (flat,) = pd.json_normalize(raw).to_dict("records")
     texts = {key: value if isinstance(value, str) else json.dumps(value, default=str) for key, value in flat.items()}
-    return {key: text for key, text in texts.items() if not is_naming_key(key) and run_dir not in text}
+    run_dir = str(raw["paths"]["run_dir"])
+    comparable = {key: text for key, text in texts.items() if not is_naming_key(key) and run_dir not in text}
+    return comparable, monitor, mode, int(raw["trainer"]["max_steps"]), is_tested
+
+
+def _metrics(path: Path) -> dict[str, float]:
+    return {name: float(value) for name, value in json.loads(path.read_text()).items()}
+
+
+def _history(path: Path, monitor: str) -> tuple[int, pd.Series]:
+    """The number of steps that the run logged, and all values of a metric."""
+    rows = pd.read_csv(path, usecols=lambda column: column in ("step", monitor)).apply(pd.to_numeric)
+    steps = int(rows["step"].fillna(0).max()) + 1 if len(rows) else 0
+    return steps, rows.get(monitor, pd.Series(dtype=float)).dropna()
+
+
+def _trials(path: Path) -> dict[str, dict[str, str]]:
+    """State and reason of a study's trials, by number, which is the name of a trial's folder."""
+    rows = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("trial")
+    return rows[["state", "reason"]].to_dict("index")
