@@ -3,7 +3,7 @@
 Arithmetic on screen positions is in float64 without fused multiply-adds. The two triangles of a shared edge then give a
 pixel on it the same number with opposite signs, so no pixel falls between them, and both devices give the same bits.
 
-Threads are counted in one dimension, since taking a place in several apart costs the CPU more than most threads' work.
+Threads are counted in one dimension: on the CPU, splitting an index into several costs more than most threads' work.
 
 Warp reads the source of these functions, so they carry Warp's types; `no_type_check` keeps type checkers away from
 them, also jaxtyping's import hook. For the same reason annotations must not be postponed (`from __future__`).
@@ -15,7 +15,7 @@ import warp as wp
 
 wp.set_module_options({"enable_backward": False, "fuse_fp": False})
 
-EMPTY = -(2**63 - 1)  # the key of a pixel that nothing was drawn to; that of every finite depth is larger
+EMPTY = -(2**63 - 1)  # the key of a pixel of the background; the key of every finite depth is larger
 
 _EMPTY = wp.constant(wp.int64(EMPTY))
 _LAST = wp.constant(0x7FFFFFFF)
@@ -73,8 +73,8 @@ def depth_at(edges: wp.vec3d, a: wp.vec3, b: wp.vec3, c: wp.vec3):
 
 @wp.func
 @no_type_check
-def drawable(a: wp.vec3, b: wp.vec3, c: wp.vec3):
-    """Whether all corners are finite; a sum is not where a term is not."""
+def is_finite(a: wp.vec3, b: wp.vec3, c: wp.vec3):
+    """Whether all corners are finite: if one is not, neither is the sum."""
     total = a + b + c
     return wp.isfinite(total[0] + total[1] + total[2])
 
@@ -148,7 +148,7 @@ def opaque(
 
 @wp.kernel
 @no_type_check
-def draw(
+def write_keys(
     points: wp.array2d(dtype=wp.vec3),
     triangles: wp.array(dtype=wp.vec3i),
     image: wp.array(dtype=wp.int32),
@@ -158,7 +158,7 @@ def draw(
     alpha: wp.array3d(dtype=wp.uint8),
     keys: wp.array3d(dtype=wp.int64),
 ):
-    """Each triangle leaves its key in the pixels where it is the nearest so far. Threads: copies x triangles."""
+    """Each triangle writes its key to the pixels where it is the nearest so far. Threads: copies x triangles."""
     thread = wp.tid()
     copy = thread // triangles.shape[0]
     triangle = thread - copy * triangles.shape[0]
@@ -166,7 +166,7 @@ def draw(
     a = points[copy, corners[0]]
     b = points[copy, corners[1]]
     c = points[copy, corners[2]]
-    if not drawable(a, b, c):
+    if not is_finite(a, b, c):
         return
     low, high = pixel_box(a, b, c, keys.shape[1], keys.shape[2], 0.0)
     if low[0] > high[0] or low[1] > high[1]:
@@ -201,7 +201,7 @@ def resolve(
     barycentric: wp.array(dtype=wp.vec3),
     depth: wp.array(dtype=wp.float32),
 ):
-    """What each pixel's key stands for. Threads: the pixels of all images."""
+    """Decodes each pixel's key. Threads: the pixels of all images."""
     pixel = wp.tid()
     key = keys[pixel]
     if key == _EMPTY:
@@ -275,7 +275,7 @@ def hide(
     a = points[image, corners[0]]
     b = points[image, corners[1]]
     c = points[image, corners[2]]
-    if not drawable(a, b, c):
+    if not is_finite(a, b, c):
         return
     nearest = wp.max(a[2], wp.max(b[2], c[2])) - tolerance
     # A little more than half a pixel: rounding may put a point that is just inside of the triangle one pixel further.

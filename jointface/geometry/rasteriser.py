@@ -217,7 +217,7 @@ def _rasterise(
         _view(cutout.alpha if cutout else None, wp.uint8),
     ]
     inputs = [point_view, triangle_view, _view(image, wp.int32), inverse_w_view, *cutout_views]
-    _launch(kernels.draw, len(points) * len(triangles), inputs, [_view(keys, wp.int64)], device)
+    _launch(kernels.write_keys, len(points) * len(triangles), inputs, [_view(keys, wp.int64)], device)
     inputs = [_view(keys.flatten(), wp.int64), point_view, triangle_view, inverse_w_view, *size[1:]]
     outputs = [
         _view(fragments.triangle.flatten(), wp.int32),

@@ -175,12 +175,12 @@ class _Form:
         self.radius = self._radius()
 
     def _alpha(self) -> Bool[np.ndarray, "rows columns"]:
-        """Between the lines, each strand with an end of its own."""
+        """Hair grows between the lines; each strand has its own end."""
         bare = self.skull.radius(self.path, self.azimuth, over_ears=False)
         height = place(self.path, self.azimuth, bare)[..., 1]
         strands = value_noise(self.u, self.v, (110, 2), 1) + value_noise(self.u, self.v, (30, 2), 2)
         sway = 1.2 * value_noise(self.u, self.v, (40, 30), 3) + SWAY[self.cut.wave] * self._wave()
-        # A parting draws the line of the forehead to its side.
+        # A parting shifts the line of the forehead to its side.
         shift = 0.6 * self.cut.part * (1 - np.abs(self.azimuth) / 60).clip(0)
         azimuth = np.abs(self.azimuth - shift) + sway
         ends = self._fray() * strands + value_noise(self.u, self.v, (TEXTURE, TEXTURE), 9)
@@ -188,14 +188,14 @@ class _Form:
         return (height > height_at(self.cut.low, azimuth) + ends) & (height < height_at(self.cut.high, azimuth) - ends)
 
     def _fray(self) -> Float[np.ndarray, "1 columns"]:
-        """mm; hair that grows from the line of the forehead begins evenly, bangs end there."""
+        """mm; hair begins evenly at the line of the forehead, bangs end there."""
         if self.cut.bangs:
             return np.full_like(self.azimuth, 0.7 * self.cut.fray)
         ends = smoothstep((np.abs(self.azimuth) - 45) / 15)
         return 0.7 * (1 + (self.cut.fray - 1) * ends)
 
     def _wave(self) -> Float[np.ndarray, "rows columns"]:
-        """-1 ... 1: where waves go out and in; curls are noise."""
+        """-1 ... 1: how waves go out and in; curls are noise."""
         if self.cut.wave == "curly":
             return np.clip(
                 0.6 * value_noise(self.u, self.v, (40, round(self.end / 13)), 4)
@@ -220,7 +220,7 @@ class _Form:
         return np.maximum(hair, self.skin + LEAST)
 
     def _thickness(self) -> Float[np.ndarray, "rows columns"]:
-        """Of the whole cut, before its edges."""
+        """Of the cut without its edges."""
         cut = self.cut
         up = np.sin(elevation(self.path)) ** 2
         behind = (1 - np.cos(np.radians(self.azimuth))) / 2
@@ -231,7 +231,7 @@ class _Form:
 
     def _taper(self) -> Float[np.ndarray, "rows columns"]:
         """0 ... 1 from the edge of the hair inwards."""
-        turn = TEXTURE // 4  # the pattern goes on around the back
+        turn = TEXTURE // 4  # the pattern continues around the back
         hair = np.pad(self.alpha, ((1, 0), (turn, turn)), mode="wrap")
         hair[0] = True
         distance = distance_transform_edt(hair, sampling=(self.end / TEXTURE, 100 * 2 * np.pi / TEXTURE))
@@ -258,7 +258,7 @@ class _Form:
         return strands + 0.5 * self._wave() * (self.cut.wave == "wavy")
 
     def _flow(self) -> Float[np.ndarray, "rows columns"]:
-        """Where across the hair a strand lies: the same all along it, period 1."""
+        """Position of strands across the hair, the same all along a strand; period 1."""
         x, y, z = np.moveaxis(place(self.path, self.azimuth, self.radius), -1, 0)
         if self.cut.flow == "back":
             return np.arctan2(x, y - 20) / (2 * np.pi)
