@@ -135,7 +135,7 @@ def test_a_damaged_file_leaves_nothing_and_all_of_them_are_named(
         np.savetxt(source / f"{stem}_kpt.txt", np.ones((68, 3)))
     for stem in stems[1:8]:
         (source / f"{stem}_kpt.txt").write_text("1 2 3\n")
-    with pytest.raises(DataError, match=r"7 files in .* are damaged, nothing was imported: ") as error:
+    with pytest.raises(DataError, match=r"damaged files in .* \(7\), nothing was imported: ") as error:
         import_predictions(source, tmp_path / "out", {stem: tmp_path / f"{stem}.jpg" for stem in stems})
     for stem in stems[1:6]:
         assert f"{stem}_kpt.txt: points of shape (1, 3)" in str(error.value)

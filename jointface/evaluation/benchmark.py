@@ -8,10 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from jaxtyping import UInt8
 from omegaconf import DictConfig
 
 from jointface.datamodules.crop import CropTransform
@@ -121,14 +119,11 @@ class Benchmark:
             note_incomplete_rows(result)
             drop_empty_tables(result)
             count_images(result, len(self.test))
-            result.pictures = self.picture
-            results.append(replace(result, name=f"{self.name}_{protocol}" if results else self.name))
+            result.pictures = lambda index: self.test[index]["image"].permute(1, 2, 0).numpy()
+            result.name = f"{self.name}_{protocol}" if results else self.name
+            results.append(result)
         results[0].notes += self.notes
         return results
-
-    def picture(self, index: int) -> UInt8[np.ndarray, "height width 3"]:
-        """The face that an image of the test split shows, for thumbnails."""
-        return self.test[index]["image"].permute(1, 2, 0).numpy()
 
     def _shape(self, test: FaceDataset) -> BenchmarkResult:
         """The protocol's tables, and the figures that all protocols of 3D faces share."""

@@ -6,7 +6,7 @@ import pandas as pd
 
 from jointface.datamodules.face_dataset import FaceDataset
 from jointface.errors import DataError
-from jointface.evaluation.result import DATA_SETS, BenchmarkResult
+from jointface.evaluation.result import DATA_SETS, BenchmarkResult, Table
 
 # Columns of per_image that are no errors.
 DESCRIPTIVE = ("file", "index", "method", "subject", "interocular_mm", "pitch", "yaw", "roll")
@@ -56,7 +56,8 @@ def note_incomplete_rows(result: BenchmarkResult) -> None:
 
 def drop_empty_tables(result: BenchmarkResult) -> None:
     """Drops tables in which only reference and quoted rows have numbers, with a note."""
-    kept, dropped = [], []
+    kept: list[Table] = []
+    dropped: list[Table] = []
     for table in result.tables:
         competitors = table.frame[~table.frame.index.isin([*table.quoted, *table.reference])]
         has_numbers = competitors.select_dtypes("number").notna().any(axis=None)

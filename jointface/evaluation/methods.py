@@ -217,7 +217,8 @@ class FolderMethod:
         ]
 
     def _face(self, file: str, sample: FaceSample) -> PredictedFace:
-        face = PredictedFace(**read_prediction(self.folder / file))
+        read = read_prediction(self.folder / file).get
+        face = PredictedFace(read("landmarks68"), read("vertices"), read("triangles"), pose=read("pose"))
         model, vertices = self.model, face.vertices
         if (
             model is not None

@@ -89,7 +89,8 @@ def import_predictions(
             write_prediction(folder / f"{stem}.npz", **face)
             without_landmarks += "landmarks68" not in face and not same_triangles(face["triangles"], triangles)
         if damaged:
-            raise DataError(_describe_damage(damaged, source))
+            named = "; ".join(damaged[:NAMED]) + (f"; and {len(damaged) - NAMED:,} more" if damaged[NAMED:] else "")
+            raise DataError(f"damaged files in {source} ({len(damaged):,}), nothing was imported: {named}")
         if missing:
             write_atomically(folder / MISSING_LIST, "".join(f"{photos[stem].name}\n" for stem in missing).encode())
     if without_landmarks:
@@ -120,13 +121,6 @@ def _whole_folder(target: Path) -> Iterator[Path]:
         raise DataError(f"cannot write {target} ({error.strerror or error}); choose another output_dir") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _describe_damage(reasons: list[str], source: Path) -> str:
-    if len(reasons) == 1:
-        return f"{reasons[0]}; nothing was imported"
-    more = f"; and {len(reasons) - NAMED:,} more" if len(reasons) > NAMED else ""
-    return f"{len(reasons):,} files in {source} are damaged, nothing was imported: {'; '.join(reasons[:NAMED])}{more}"
 
 
 def _first(patterns: tuple[str, ...], source: Path, names: set[str], photo: Path) -> Path | None:

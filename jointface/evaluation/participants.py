@@ -76,6 +76,10 @@ def _device(name: str) -> torch.device:
     return device
 
 
+def _some(files: Sequence[str]) -> str:
+    return ", ".join(files[:NAMED]) + (", ..." if len(files) > NAMED else "")
+
+
 def folders_by_benchmark(folders: Mapping[str, Path], tests: Mapping[str, FaceDataset]) -> dict[str, dict[str, Path]]:
     """For each benchmark the folders, by method, that hold a prediction for one of its images.
 
@@ -88,17 +92,13 @@ def folders_by_benchmark(folders: Mapping[str, Path], tests: Mapping[str, FaceDa
         if wanted and all(files.isdisjoint(names) for names in wanted.values()):
             raise DataError(
                 f"none of the {len(files):,} .npz files in {folders[method].absolute()} is named after a photo of "
-                f"{' or '.join(wanted)}: looked for {_first(next(iter(wanted.values())))}; there is "
-                f"{_first(sorted(files))}; name the file for STEM.jpg STEM.npz"
+                f"{' or '.join(wanted)}: looked for {_some(next(iter(wanted.values())))}; there is "
+                f"{_some(sorted(files))}; name the file for STEM.jpg STEM.npz"
             )
     return {
         key: {method: folder for method, folder in folders.items() if not found[method].isdisjoint(names)}
         for key, names in wanted.items()
     }
-
-
-def _first(files: Sequence[str]) -> str:
-    return ", ".join(files[:NAMED]) + (", ..." if len(files) > NAMED else "")
 
 
 # Names

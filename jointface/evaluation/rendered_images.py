@@ -38,7 +38,11 @@ def write_images(dataset: FaceDataset, folder: Path) -> list[str]:
             "run other methods on these"
         )
     names = [dataset.name(index) for index in range(len(dataset))]
-    _require_no_others(folder, names)
+    present = file_names(folder) if folder.is_dir() else set()
+    if others := sorted(file for file in present if file.endswith(".png") and file.removesuffix(".png") not in names):
+        raise DataError(  # a method would run on them as well
+            f"{folder.absolute()}: holds {len(others):,} other pictures, e.g. {others[0]}; choose another folder"
+        )
     boxes, reason = [], None
     for index, name in enumerate(names):
         try:
@@ -56,16 +60,6 @@ def write_images(dataset: FaceDataset, folder: Path) -> list[str]:
     table = pd.DataFrame(boxes).to_csv(index=False, float_format="%.3f", lineterminator="\n")
     write_atomically(folder / BOXES, table.encode())
     return [Path(box["file"]).stem for box in boxes]
-
-
-def _require_no_others(folder: Path, names: list[str]) -> None:
-    """Refuses a folder with other images, on which a method would run as well."""
-    present = file_names(folder) if folder.is_dir() else set()
-    others = sorted(name for name in present if name.endswith(".png") and name.removesuffix(".png") not in names)
-    if others:
-        raise DataError(
-            f"{folder.absolute()}: holds {len(others):,} other pictures, e.g. {others[0]}; choose another folder"
-        )
 
 
 def image_files(dataset: FaceDataset, rendered: Path | None) -> dict[str, Path]:

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
 from jointface.evaluation.comparability import error_columns
-from jointface.evaluation.result import DATA_SETS, MISSING_FILE, BenchmarkResult, Pictures
+from jointface.evaluation.result import DATA_SETS, MISSING_FILE, BenchmarkResult
 from jointface.evaluation.table_formats import ShownTable, latex, markdown, show, slug
 from jointface.files import write_atomically
 
@@ -26,21 +26,13 @@ LISTED = 8  # worst and best images of each method
 THUMBNAIL = 112  # pixels of the longer side
 
 
-class Listed(NamedTuple):
-    """A worst or best image; thumbnail: a data URI, empty where there is no picture."""
-
-    file: str
-    error: float
-    thumbnail: str
-
-
 class Extremes(NamedTuple):
-    """The worst and the best images of a method by one of its errors."""
+    """The worst and the best images of a method by one of its errors, with `file`, `error` and `thumbnail`."""
 
     method: str
     error: str
-    worst: list[Listed]
-    best: list[Listed]
+    worst: list[dict[str, Any]]
+    best: list[dict[str, Any]]
 
 
 def write_report(
@@ -88,11 +80,15 @@ def write_report(
             "notes": result.notes,
             "tables": tables,
             "figures": [_figure_on_page(result, name, formats["png"]) for name, formats in images.items()],
-            "extremes": extremes_of(_competitors(result), result.pictures),
+            "extremes": extremes_of(result),
         })  # fmt: skip
-    if missing := _missing_rows(results):
+    missing = [(of.name, method, file) for of in results for method, names in of.missing.items() for file in names]
+    if missing:
         files[MISSING_FILE] = _csv(pd.DataFrame(missing, columns=["benchmark", "method", "file"]))
-    page = _page_template().render(title=title, facts=facts or {}, notes=notes, sections=sections)
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    pages = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    pages.filters["slug"] = slug
+    page = pages.get_template("report.html.jinja").render(title=title, facts=facts, notes=notes, sections=sections)
     files["report.html"] = page.encode()
     _remove_report(output_dir)
     for path, data in files.items():
@@ -123,16 +119,6 @@ def _metrics_json(results: Iterable[BenchmarkResult]) -> bytes:
 
 def _csv(frame: pd.DataFrame) -> bytes:
     return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode()
-
-
-def _missing_rows(results: Iterable[BenchmarkResult]) -> list[tuple[str, str, str]]:
-    """Benchmark, method and file of each image that a method has no prediction for."""
-    return [(result.name, name, file) for result in results for name, files in result.missing.items() for file in files]
-
-
-def _competitors(result: BenchmarkResult) -> pd.DataFrame:
-    """The errors of each image without those of reference methods."""
-    return result.per_image[~result.per_image["method"].isin(result.references)]
 
 
 def _table_files(benchmark: str, tables: Iterable[ShownTable]) -> dict[str, bytes]:
@@ -183,26 +169,26 @@ def _image_files(figure: Figure) -> dict[str, bytes]:
     return files
 
 
-def extremes_of(per_image: pd.DataFrame, pictures: Pictures | None, count: int = LISTED) -> list[Extremes]:
-    """The images with the largest and the smallest error of each method, by the first error that the method has.
+def extremes_of(result: BenchmarkResult, count: int = LISTED) -> list[Extremes]:
+    """At most `count` images with the largest and the smallest error of each method that competes, by the first error
+    that it has; thumbnails are data URIs, empty where the result has no pictures."""
 
-    Args:
-        per_image: of a `BenchmarkResult`. pictures: makes thumbnails. count: images of each kind.
-    """
-    thumbnail = cache(lambda index: _thumbnail(pictures(index)) if pictures is not None else "")
+    @cache
+    def thumbnail(index: int) -> str:
+        return "" if result.pictures is None else _thumbnail(result.pictures(index))
+
     extremes = []
-    for method, rows in per_image.groupby("method", sort=False):
+    for method, rows in result.per_image.groupby("method", sort=False):
         errors = error_columns(rows.dropna(axis=1, how="all"))
-        if not errors:
+        if not errors or method in result.references:
             continue
-        error = errors[0]
-        ordered = rows.dropna(subset=error).sort_values([error, "index"], kind="stable")
-        half = min(count, math.ceil(len(ordered) / 2))  # no image is among the worst and the best
+        rows = rows.rename(columns={errors[0]: "error"}).dropna(subset="error").sort_values(["error", "index"])
+        half = min(count, math.ceil(len(rows) / 2))  # no image is among the worst and the best
         worst, best = (
-            [Listed(str(row["file"]), float(row[error]), thumbnail(int(row["index"]))) for _, row in some.iterrows()]
-            for some in (ordered[::-1][:half], ordered[: min(half, len(ordered) - half)])
+            some[["file", "error"]].assign(thumbnail=some["index"].map(thumbnail)).to_dict("records")
+            for some in (rows[::-1][:half], rows[: min(half, len(rows) - half)])
         )
-        extremes.append(Extremes(str(method), error, worst, best))
+        extremes.append(Extremes(str(method), errors[0], worst, best))
     return extremes
 
 
@@ -214,10 +200,3 @@ def _thumbnail(picture: UInt8[np.ndarray, "height width 3"]) -> str:
 
 def _data_uri(image: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
-
-
-def _page_template() -> jinja2.Template:
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["slug"] = slug
-    return environment.get_template("report.html.jinja")

@@ -27,6 +27,9 @@ _LATEX = str.maketrans({
 })  # fmt: skip
 
 
+Kind = Literal["measured", "quoted", "reference"]
+
+
 class Cell(NamedTuple):
     """A number as text; best: no competing row has a better one in this column."""
 
@@ -35,10 +38,10 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row of text; kind: measured here, quoted from a paper, or a floor or trivial predictor for reference."""
+    """A row of text; kind: measured here, quoted from a paper, or for reference, as a trivial predictor."""
 
     name: str
-    kind: Literal["measured", "quoted", "reference"]
+    kind: Kind
     cells: list[Cell]
 
 
@@ -60,7 +63,7 @@ def show(table: Table) -> ShownTable:
     best = _best(table, frame)
     rows = []
     for (name, values), flags in zip(frame.iterrows(), best.to_numpy(), strict=True):
-        kind = "quoted" if name in table.quoted else "reference" if name in table.reference else "measured"
+        kind: Kind = "quoted" if name in table.quoted else "reference" if name in table.reference else "measured"
         texts = [_number(value, table.decimals) for value in values]
         rows.append(Row(_label(table, name), kind, [*map(Cell, texts, flags.tolist())]))
     header = [str(frame.index.name or "method"), *(_label(table, column) for column in frame.columns)]
@@ -99,7 +102,8 @@ def _number(value: object, decimals: int) -> str:
 
 def _label(table: Table, name: object) -> str:
     """The name of a row or column with its mark, such as "PRNet (4 of 6)"."""
-    return f"{name} ({table.marks[name]})" if name in table.marks else str(name)
+    mark = table.marks.get(str(name))
+    return f"{name} ({mark})" if mark else str(name)
 
 
 def markdown(table: ShownTable) -> str:
@@ -113,14 +117,18 @@ def markdown(table: ShownTable) -> str:
 
 def latex(table: ShownTable, label: str) -> str:
     """The table as a LaTeX float with booktabs rules."""
-    lines = _marked_up(table, escape_latex, r"\textbf{{{}}}", r"\textit{{{}}}", escape_latex(QUOTED_MARK))
+
+    def escape(text: str) -> str:
+        return text.translate(_LATEX)
+
+    lines = _marked_up(table, escape, r"\textbf{{{}}}", r"\textit{{{}}}", escape(QUOTED_MARK))
     header, *rows = map(" & ".join, lines)
     body = "\n    ".join(rf"{line} \\" for line in rows)
-    note = f"  \\par\\smallskip\\footnotesize {escape_latex(table.note)}\n" if table.note else ""
+    note = f"  \\par\\smallskip\\footnotesize {escape(table.note)}\n" if table.note else ""
     return (
         "% needs \\usepackage{booktabs}\n"
         "\\begin{table}\n  \\centering\n"
-        f"  \\caption{{{escape_latex(f'{table.title}. {table.caption}')}}}\n  \\label{{tab:{label}}}\n"
+        f"  \\caption{{{escape(f'{table.title}. {table.caption}')}}}\n  \\label{{tab:{label}}}\n"
         f"  \\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}\n"
         f"    \\toprule\n    {header} \\\\\n    \\midrule\n    {body}\n    \\bottomrule\n"
         f"  \\end{{tabular}}\n{note}\\end{{table}}\n"
@@ -137,11 +145,6 @@ def _marked_up(
         texts = [(bold if cell.best else style).format(escape(cell.text)) for cell in cells]
         lines.append([style.format(escape(name)) + mark, *texts])
     return lines
-
-
-def escape_latex(text: str) -> str:
-    """Plain text for LaTeX."""
-    return text.translate(_LATEX)
 
 
 def escape_markdown(text: str) -> str:
