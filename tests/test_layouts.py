@@ -123,22 +123,16 @@ def assert_same_face(labels: dict[str, Tensor], face: dict[str, Tensor]) -> None
 
 def test_300wlp_reads_the_faces_of_each_split(tiny_model: MorphableModel, tmp_path: Path) -> None:
     faces = write_300wlp(tmp_path, tiny_model)
-    held_out: dict[Split, float] = {"train": 0, "val": 1}
+    held_out = {"train": 0.0, "val": 1.0}
     for split, fraction in held_out.items():
         data = W300LP(tmp_path, split, TRANSFORM, tiny_model, [f"Synthetic_{split}"], fraction)
         assert len(data) == len(faces[split])
         for index, face in enumerate(faces[split]):
             assert_same_face(data.read(index).labels, face)
-        item = data[0]
-        assert item["image"].shape == (3, 64, 64)
-
-
-def test_the_other_side_of_each_subset_is_empty(tiny_model: MorphableModel, tmp_path: Path) -> None:
-    write_300wlp(tmp_path, tiny_model)
-    with pytest.raises(DataError, match="val split is empty"):
-        W300LP(tmp_path, "val", TRANSFORM, tiny_model, ["Synthetic_train"], 0)
-    with pytest.raises(DataError, match="train split is empty"):
-        W300LP(tmp_path, "train", TRANSFORM, tiny_model, ["Synthetic_val"], 1)
+        assert data[0]["image"].shape == (3, 64, 64)
+    for split, other in (("val", "train"), ("train", "val")):  # the other side of each folder is empty
+        with pytest.raises(DataError, match=f"{split} split is empty"):
+            W300LP(tmp_path, split, TRANSFORM, tiny_model, [f"Synthetic_{other}"], held_out[other])
 
 
 def test_aflw2000_reads_the_test_split_with_its_landmarks(tiny_model: MorphableModel, tmp_path: Path) -> None:

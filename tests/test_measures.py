@@ -1,6 +1,6 @@
 """Measured attributes follow the geometry and appearance of a face, and are as frequent as in photos."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -47,31 +47,24 @@ def look(crowd: list[SyntheticFace]) -> Appearance:
     )  # fmt: skip
 
 
-class Scales:
-    """Scores of a face by attribute."""
-
-    def __init__(self, factory: FaceFactory, look: Appearance) -> None:
-        self.factory, self.look = factory, look
-
-    def __call__(
-        self,
-        person: Person = PLAIN,
-        expression: Mapping[str, float] | None = None,
-        look: Mapping[str, object] | None = None,
-    ) -> dict[str, float]:
-        head = self.factory.head
-        actions = torch.zeros(1, head.model.num_expression)
-        for action, strength in (expression or {}).items():
-            for side in ("Left", "Right") if action.endswith("Both") else ("",):
-                actions[0, head.expression_labels.index(action.removesuffix("Both") + side)] = strength
-        appearance = replace(self.look, **(look or {}))  # type: ignore[arg-type]
-        scores = self.factory.ruler.scores(identity_coefficients(head, [person]), actions, [appearance])
-        return dict(zip(SYNTHETIC.attributes, scores[0].tolist(), strict=True))
+Scales = Callable[..., dict[str, float]]
 
 
 @pytest.fixture(scope="module")
 def scales(factory: FaceFactory, look: Appearance) -> Scales:
-    return Scales(factory, look)
+    """Scores by attribute of a person with facial actions ("Both" stands for both sides) and changes of the look."""
+    head = factory.head
+
+    def scores(person: Person = PLAIN, expression: Any = None, changes: Any = None) -> dict[str, float]:
+        actions = torch.zeros(1, head.model.num_expression)
+        for action, strength in (expression or {}).items():
+            for side in ("Left", "Right") if action.endswith("Both") else ("",):
+                actions[0, head.expression_labels.index(action.removesuffix("Both") + side)] = strength
+        looks = [replace(look, **(changes or {}))]
+        row = factory.ruler.scores(identity_coefficients(head, [person]), actions, looks)[0]
+        return dict(zip(SYNTHETIC.attributes, row.tolist(), strict=True))
+
+    return scores
 
 
 def both(change: str, value: float) -> dict[str, float]:
@@ -278,7 +271,7 @@ FACIAL_HAIR = ("moustache", "goatee", "beard", "sideburns")
 def test_the_appearance_decides_its_attribute(
     scales: Scales, attribute: str, without: dict[str, object], having: dict[str, object]
 ) -> None:
-    low, high = scales(look=without)[attribute], scales(look=having)[attribute]
+    low, high = scales(changes=without)[attribute], scales(changes=having)[attribute]
     assert low < high
     if attribute not in ("Young", "Black", "White"):  # which take the geometry into account
         assert low < 0 < high
@@ -293,7 +286,7 @@ def test_each_look_changes_nothing_but_its_attributes(scales: Scales) -> None:
         ({"blush": 0.8}, {"Rosy_Cheeks"}),
         ({"hair_kind": "black"}, {"Black_Hair", "Brown_Hair"}),
     ):
-        plain, changed = scales(), scales(look=change)
+        plain, changed = scales(), scales(changes=change)
         assert {name for name in plain if plain[name] != changed[name]} == allowed
 
 
