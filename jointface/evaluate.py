@@ -17,7 +17,7 @@ from jointface.evaluation.rendered_images import image_files, write_images
 from jointface.evaluation.report import write_report
 from jointface.evaluation.table_formats import print_results
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("jointface.evaluate")
 
 
 def evaluate(config: DictConfig) -> dict[str, float]:

@@ -20,7 +20,7 @@ from jointface.datamodules.packed import pack_split
 from jointface.datamodules.sample_check import Packing, check_samples
 from jointface.errors import ConfigError, DataError
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("jointface.prepare")
 
 NAMED = 20  # broken samples that are named on the screen
 LIMITS = {"image_size": (16, 4096), "quality": (1, 100), "num_workers": (0, 512)}  # of whole numbers

@@ -41,7 +41,7 @@ from jointface.running.sweep_jobs import one_job
 from jointface.running.wandb_logger import finished_dashboards
 from jointface.running.whole_checkpoints import WholeCheckpoints
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("jointface.train")  # not "__main__", which `python -m` makes of it
 
 # A run is counted in steps: its sources are endless streams, and their batches are shared out already.
 IN_STEPS = {
