@@ -166,6 +166,7 @@ def _image_files(figure: Figure) -> dict[str, bytes]:
         stream = io.BytesIO()
         figure.savefig(stream, format=ending, dpi=150, metadata=metadata)
         files[ending] = stream.getvalue()
+        figure.set_layout_engine("none")  # the layout stays: computing it takes half of the time
     return files
 
 
