@@ -12,6 +12,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 log = logging.getLogger(__name__)
@@ -58,22 +59,24 @@ class OptunaSweeper(Sweeper):
             ConfigError: the search is impossible, or differs from that of the study.
             SweepError: more than `max_failures` trials failed.
         """
-        # Every command imports this plugin when it starts, so what only a sweep needs is imported here.
         self._validate_settings()
+        # Every command imports this plugin when it starts, so what only a sweep needs is imported here.
         from jointface.running.search_space import read_search_space
-        from jointface.running.study import SweepStudy, alone_in
+        from jointface.running.study import alone_in, open_study, require_same_search
 
         overrides = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         space = read_search_space(self.parser.parse_overrides(overrides))
         self.validate_batch_is_legal([space.overrides(space.example())])
         with alone_in(self.folder):
             OmegaConf.save(self.config, self.folder / "multirun.yaml")
-            study = SweepStudy(
-                self.folder, self.storage, self.study_name, space,
-                self.objective, self.direction, self.sampler, self.pruner,
-            )  # fmt: skip
+            study = open_study(self.storage, self.study_name, self.direction)
+            settings = [f"hydra.sweep.dir={self.folder}", f"hydra.sweeper.objective={self.objective}"]
+            require_same_search(study, list(space.ranges.values()), settings + list(space.fixed.values()))
+            seed = self.sampler.get("seed")  # a resumed sweep must not sample again what it gave the first trials
+            seeded = {} if seed is None else {"seed": seed + len(study.trials)}
+            study.sampler, study.pruner = instantiate(self.sampler, **seeded), instantiate(self.pruner)
             try:
-                self._search(study)
+                self._search(study, space)
             except (KeyboardInterrupt, SystemExit):
                 # Not logged: the log's file may have been removed with the run's folder.
                 print("stopped; to resume the study, repeat its command", file=sys.stderr)
@@ -90,44 +93,51 @@ class OptunaSweeper(Sweeper):
             if not isinstance(value, int) or value < least:
                 raise ConfigError(f"hydra.sweeper.{name}={value}: expected a whole number, at least {least}")
 
-    def _search(self, study: Any) -> None:
+    def _search(self, study: Any, space: Any) -> None:
         from jointface.errors import SweepError
+        from jointface.running.study import finished, interrupted
 
         failures: list[str] = []
-        for trial in study.interrupted():
+        for trial in interrupted(study, space.searched):
             log.info("Resuming trial %d, which was interrupted", trial.number)
-            failures += self._run(study, [trial], "checkpoint=auto")
-        while (left := self.n_trials - study.finished()) > 0:
-            failures += self._run(study, [study.ask() for _ in range(min(self.n_jobs, left))])
+            failures += self._run(study, space, [trial], "checkpoint=auto")
+        while (left := self.n_trials - finished(study)) > 0:
+            trials = [study.ask(dict(space.searched)) for _ in range(min(self.n_jobs, left))]
+            failures += self._run(study, space, trials)
             if len(failures) > self.max_failures:
                 raise SweepError(
                     f"{len(failures)} failed trials, more than hydra.sweeper.max_failures={self.max_failures}, the "
                     f"last with: {failures[-1]}; fix it and repeat the command to resume"
                 )
 
-    def _run(self, study: Any, trials: list[Any], *more: str) -> list[str]:
+    def _run(self, study: Any, space: Any, trials: list[Any], *more: str) -> list[str]:
         """Runs trials of consecutive numbers in parallel; returns why some failed."""
-        study.write_table()
-        jobs = [[*study.space.overrides(trial.params), *self._number(trial.number), *more] for trial in trials]
+        from jointface.running.study import outcome, tell, write_table
+
+        table = self.folder / "trials.csv", study, space.searched, self.objective
+        write_table(*table)
+        jobs = [space.overrides(trial.params) for trial in trials]
+        for job, trial in zip(jobs, trials, strict=True):
+            # The first makes a run report as this trial, where the config has a report.
+            job += [f"callbacks.trial.number={trial.number}"] * self.reports + list(more)
         results = self.launcher.launch(jobs, initial_job_idx=trials[0].number)
-        failures = [study.tell(trial, job) for trial, job in zip(trials, results, strict=True)]
-        study.write_table()
+        failures = [tell(study, trial, job, self.objective) for trial, job in zip(trials, results, strict=True)]
+        write_table(*table)
         for trial in trials:
-            log.info("%s", study.outcome(trial))
+            log.info("%s", outcome(study.trials[trial.number], self.objective))
         return [failure for failure in failures if failure is not None]
 
-    def _number(self, number: int) -> list[str]:
-        """The override that makes a run report as this trial; none if the config has no reporting."""
-        return [f"callbacks.trial.number={number}"] if self.reports else []
-
     def _report(self, study: Any) -> None:
-        best = study.best()
-        if best is None:
-            log.info("%d trials, none ran to its end; see %s", study.finished(), study.folder)
+        from jointface.running.study import finished
+
+        try:
+            best = study.best_trial
+        except ValueError:
+            log.info("%d trials, none ran to its end; see %s", finished(study), self.folder)
             return
         log.info(
             "%d trials; the best, %s, has %s = %.6g with: %s",
-            study.finished(), study.folder / str(best.number), self.objective, best.value,
+            finished(study), self.folder / str(best.number), self.objective, best.value,
             " ".join(f"{key}={value}" for key, value in best.params.items()),
         )  # fmt: skip
-        log.info("All of them: %s, python -m jointface.summarize %s", study.folder / "trials.csv", study.folder)
+        log.info("All of them: %s, python -m jointface.summarize %s", self.folder / "trials.csv", self.folder)

@@ -14,9 +14,10 @@ Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """written: every override by key, as Hydra writes it. searched: the distributions of those with a range."""
+    """By key: overrides without a range and those with one, as Hydra writes them; the distributions of the latter."""
 
-    written: dict[str, str]
+    fixed: dict[str, str]
+    ranges: dict[str, str]
     searched: dict[str, Distribution]
 
     def example(self) -> dict[str, Any]:
@@ -27,8 +28,7 @@ class SearchSpace:
 
     def overrides(self, values: Mapping[str, Any]) -> list[str]:
         """The overrides of a trial with these values."""
-        fixed = [text for key, text in self.written.items() if key not in self.searched]
-        return [*fixed, *(f"{key}={value}" for key, value in values.items())]
+        return [*self.fixed.values(), *(f"{key}={value}" for key, value in values.items())]
 
 
 def read_search_space(overrides: Iterable[Override]) -> SearchSpace:
@@ -45,16 +45,17 @@ def read_search_space(overrides: Iterable[Override]) -> SearchSpace:
     Raises:
         ConfigError: nothing is to be searched, or a range is empty or has no logarithm.
     """
-    space = SearchSpace({}, {})
-    for override in overrides:
-        key = override.get_key_element()
-        space.written[key] = _text(override)
-        space.searched.pop(key, None)
+    space = SearchSpace({}, {}, {})
+    for key, override in {override.get_key_element(): override for override in overrides}.items():
+        text = override.input_line or ""
         if override.is_sweep_override():
+            space.ranges[key] = text
             try:
                 space.searched[key] = _distribution(override)
             except ValueError as error:
-                raise ConfigError(f"cannot search {_text(override)}: {error}") from error
+                raise ConfigError(f"cannot search {text}: {error}") from error
+        else:
+            space.fixed[key] = text if override.is_delete() else f"{key}={override.get_value_element_as_str()}"
     if not space.searched:
         raise ConfigError(
             "nothing to search: give at least one key a range, for instance "
@@ -63,37 +64,22 @@ def read_search_space(overrides: Iterable[Override]) -> SearchSpace:
     return space
 
 
-def _text(override: Override) -> str:
-    if override.is_sweep_override() or override.is_delete():
-        assert override.input_line is not None  # it was parsed
-        return override.input_line
-    return f"{override.get_key_element()}={override.get_value_element_as_str()}"
-
-
 def _distribution(override: Override) -> Distribution:
-    sweep = override.value()
-    if isinstance(sweep, IntervalSweep):
-        assert sweep.start is not None
-        assert sweep.end is not None
-        log = _logarithmic(sweep.tags)
-        if isinstance(sweep.start, int) and isinstance(sweep.end, int):
-            return IntDistribution(sweep.start, sweep.end, log=log)
-        return FloatDistribution(sweep.start, sweep.end, log=log)
-    if isinstance(sweep, RangeSweep):
-        if _logarithmic(sweep.tags):
-            raise ValueError("a range has no logarithmic scale, an interval has")
-        values = sorted(sweep.range())
-        if not values:
-            raise ValueError("the range is empty")
-        step = abs(sweep.step)
-        if all(isinstance(value, int) for value in values):
-            return IntDistribution(values[0], values[-1], step=step)  # type: ignore[arg-type]
-        return FloatDistribution(values[0], values[-1], step=step)
-    # As texts, so that true, null and [1,2] mean in a trial what they mean on the command line.
-    return CategoricalDistribution(list(override.sweep_string_iterator()))
-
-
-def _logarithmic(tags: set[str]) -> bool:
-    if unknown := tags - {"log"}:
+    sweep: Any = override.value()
+    if not isinstance(sweep, IntervalSweep | RangeSweep):
+        # As texts, so that true, null and [1,2] mean in a trial what they mean on the command line.
+        return CategoricalDistribution(list(override.sweep_string_iterator()))
+    if unknown := sweep.tags - {"log"}:
         raise ValueError(f"tag {', '.join(sorted(unknown))} is unknown, known is log")
-    return "log" in tags
+    low, high, step, log = None, None, None, "log" in sweep.tags
+    if isinstance(sweep, IntervalSweep):
+        low, high = sweep.start, sweep.end
+    elif log:
+        raise ValueError("a range has no logarithmic scale, an interval has")
+    elif values := sorted(sweep.range()):
+        low, high, step = values[0], values[-1], abs(sweep.step)
+    else:
+        raise ValueError("the range is empty")
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log=log, step=step or 1)
+    return FloatDistribution(low, high, log=log, step=step)
