@@ -64,6 +64,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
 
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise what it would print over several lines
+            sys.argv[1:] = [without_group(word) for word in sys.argv[1:]]
             try:
                 hydra.main(config_path=str(CONF_DIR), config_name=config_name, version_base="1.3")(job)()
             except KeyboardInterrupt:
@@ -75,6 +76,12 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
         return main
 
     return decorate
+
+
+def without_group(word: str) -> str:
+    """`GROUP=null`, which Hydra takes in files alone, as Hydra wants it on the command line: `~GROUP`."""
+    group, _, value = word.partition("=")
+    return f"~{group}" if value == "null" and (CONF_DIR / group).is_dir() else word
 
 
 def leave_message_to_first_process() -> None:

@@ -17,7 +17,7 @@ from hydra.errors import InstantiationException
 from jaxtyping import TypeCheckError
 from omegaconf import DictConfig, OmegaConf
 
-from jointface.command_line import CONF_DIR
+from jointface.command_line import CONF_DIR, without_group
 from jointface.datamodules import CelebA, CropTransform
 from jointface.errors import CheckpointError, ConfigError, DataError, InputError, JointFaceError
 from jointface.geometry import MorphableModel
@@ -308,6 +308,16 @@ def test_the_command_line_answers_mistakes_in_one_line(arguments: list[str], mes
     assert line.startswith("error: ")
     assert message in line
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]  # nothing is left behind
+
+
+@pytest.mark.parametrize(
+    ("word", "taken"),
+    [("model/shape_decoder=null", "~model/shape_decoder"), ("scale=null", "~scale"), ("checkpoint=null",) * 2],
+)
+def test_a_group_is_left_out_by_null(word: str, taken: str) -> None:
+    assert without_group(word) == taken
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        compose("train", [taken])
 
 
 def test_the_command_runs_in_any_folder(tiny_data: Path, tmp_path: Path) -> None:
