@@ -38,7 +38,7 @@ VARIANTS = {
     "compiled": ["model.compile=true"],
     "compiled, without channels_last": ["model.compile=true", "model.channels_last=false"],
     "float32 with TF32": ["trainer.precision=32-true"],
-    "faces not drawn ahead": ["~callbacks.draw_ahead"],
+    "faces not rendered ahead": ["~callbacks.draw_ahead"],
 }
 
 
@@ -63,7 +63,7 @@ def measured(config: DictConfig, datamodule: JointDataModule) -> Speed:
     return Speed(*(logged[f"train/{key}"].item() for key in ("images_per_second", "loader_wait", "gpu_memory_gib")))
 
 
-def drawn(datamodule: JointDataModule) -> Batch:
+def rendered(datamodule: JointDataModule) -> Batch:
     """One mini-batch on the GPU, its images rendered."""
     batch, _, _ = next(iter(datamodule.train_dataloader()))
     return datamodule.on_after_batch_transfer(move_data_to_device(batch, torch.device("cuda")), 0)
@@ -103,7 +103,7 @@ def main(overrides: list[str]) -> None:
         fresh = build_data(config)
         fresh.setup("fit")
         same, flops = opened(config), flops_per_image(config, fresh)
-        same.batch = drawn(fresh)
+        same.batch = rendered(fresh)
         images = sum(config.batch_size.values())
         print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {images} images a step")
         print(f"{config.num_workers} loader processes a source, {flops / 1e9:.1f} GFLOP an image trained on")

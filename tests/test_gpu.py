@@ -61,7 +61,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("loss", ["fixed", "uncertainty", "dwa", "pcgrad"])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
 def test_every_loss_trains_in_every_precision(precision: str, loss: str, tmp_path: Path) -> None:
-    """With averaged weights, accumulated batches and measured gradients; faces are drawn on the device."""
+    """With averaged weights, accumulated batches and measured gradients; faces are rendered on the device."""
     metrics = run(
         tmp_path, f"trainer.precision={precision}", f"model/loss={loss}", "callbacks/ema=default",
         "trainer.accumulate_grad_batches=2", "model.log_gradients_every_n_steps=1",

@@ -103,7 +103,7 @@ def skin(
     """Colour and shine of facial skin with its make-up and hair.
 
     Args:
-        field: see `face_fields`; "brow", where it is there, is the coverage by brows of MakeHuman's assets.
+        field: see `face_fields`; "brow", if present, is the coverage by brows of MakeHuman's assets.
         base: the skin's own colour.
     """
     x, y = field["x"], field["y"]

@@ -50,7 +50,7 @@ class Face:
         """Height of the face from between the brows to the chin."""
         return (self.neutral[:, [21, 22]].mean(1) - self.neutral[:, 8]).norm(dim=1)
 
-    def drawn(self, value: Callable[[Appearance], float]) -> Float[Tensor, "batch"]:
+    def appearance(self, value: Callable[[Appearance], float]) -> Float[Tensor, "batch"]:
         """A number of each face's appearance."""
         return torch.tensor([float(value(look)) for look in self.looks])
 
@@ -131,17 +131,17 @@ def arched_eyebrows(face: Face) -> Tensor:
     for inner, peak, outer in ((21, 19, 17), (22, 24, 26)):
         base = (face.posed[:, inner, 1] + face.posed[:, outer, 1]) / 2
         heights.append((face.posed[:, peak, 1] - base) / _distance(face.posed, inner, outer))
-    return (heights[0] + heights[1]) / 2 + face.drawn(lambda look: look.brow_arch) / 42
+    return (heights[0] + heights[1]) / 2 + face.appearance(lambda look: look.brow_arch) / 42
 
 
 def male(face: Face) -> Tensor:
     """Position between the average female (0) and male (1) head, plus half the facial hair, minus half the lipstick."""
-    hair = face.drawn(lambda look: max(look.stubble, look.moustache, look.goatee, look.beard))
-    return face.axes["male"] + 0.5 * hair - 0.5 * face.drawn(lambda look: look.lipstick)
+    hair = face.appearance(lambda look: max(look.stubble, look.moustache, look.goatee, look.beard))
+    return face.axes["male"] + 0.5 * hair - 0.5 * face.appearance(lambda look: look.lipstick)
 
 
 def _hair(*kinds: str) -> Callable[[Face], Tensor]:
-    return lambda face: face.drawn(lambda look: look.hair >= 0 and look.hair_kind in kinds)
+    return lambda face: face.appearance(lambda look: look.hair >= 0 and look.hair_kind in kinds)
 
 
 def _no_beard(look: Appearance) -> bool:
@@ -155,51 +155,51 @@ class Measure(NamedTuple):
     threshold: float = 0.5
 
 
-def drawn(value: Callable[[Appearance], float], threshold: float = 0.5) -> Measure:
+def appearance(value: Callable[[Appearance], float], threshold: float = 0.5) -> Measure:
     """A measure of the appearance."""
-    return Measure(lambda face: face.drawn(value), threshold)
+    return Measure(lambda face: face.appearance(value), threshold)
 
 
 MEASURES: dict[str, Measure] = {
-    "5_o_Clock_Shadow": drawn(lambda look: look.stubble * (look.beard < 0.3), 0.42),
+    "5_o_Clock_Shadow": appearance(lambda look: look.stubble * (look.beard < 0.3), 0.42),
     "Arched_Eyebrows": Measure(arched_eyebrows, 0.149),
-    "Bags_Under_Eyes": drawn(lambda look: look.eye_bags, 0.54),
-    "Bald": drawn(lambda look: look.hair < 0 and look.hat < 0),
-    "Bangs": drawn(lambda look: look.bangs and look.hat < 0),
+    "Bags_Under_Eyes": appearance(lambda look: look.eye_bags, 0.54),
+    "Bald": appearance(lambda look: look.hair < 0 and look.hat < 0),
+    "Bangs": appearance(lambda look: look.bangs and look.hat < 0),
     "Big_Lips": Measure(big_lips, 0.185),
     "Big_Nose": Measure(big_nose, 2.54),
     "Black_Hair": Measure(_hair("black")),
     "Blond_Hair": Measure(_hair("blond", "light_blond")),
     "Brown_Hair": Measure(_hair("brown", "light_brown")),
-    "Bushy_Eyebrows": drawn(lambda look: look.brow_thickness * look.brow_density, 3.18),
+    "Bushy_Eyebrows": appearance(lambda look: look.brow_thickness * look.brow_density, 3.18),
     "Chubby": Measure(chubby, 1.095),
     "Double_Chin": Measure(double_chin, 0.119),
-    "Eyeglasses": drawn(lambda look: look.glasses >= 0),
-    "Goatee": drawn(lambda look: look.goatee, 0.3),
+    "Eyeglasses": appearance(lambda look: look.glasses >= 0),
+    "Goatee": appearance(lambda look: look.goatee, 0.3),
     "Gray_Hair": Measure(_hair("gray", "white")),
-    "Heavy_Makeup": drawn(lambda look: look.lipstick / 2 + look.eye_shadow + look.liner, 1.2),
+    "Heavy_Makeup": appearance(lambda look: look.lipstick / 2 + look.eye_shadow + look.liner, 1.2),
     "High_Cheekbones": Measure(high_cheekbones, 0.102),
     "Male": Measure(male, 0.5),
     "Mouth_Slightly_Open": Measure(mouth_open, 0.03),
-    "Mustache": drawn(lambda look: look.moustache, 0.3),
+    "Mustache": appearance(lambda look: look.moustache, 0.3),
     "Narrow_Eyes": Measure(narrow_eyes, 5.3),
-    "No_Beard": drawn(_no_beard),
+    "No_Beard": appearance(_no_beard),
     "Oval_Face": Measure(oval_face, 0.279),
-    "Pale_Skin": drawn(lambda look: sum(share * part for share, part in zip(LUMA, look.skin, strict=True)), 0.86),
+    "Pale_Skin": appearance(lambda look: sum(share * part for share, part in zip(LUMA, look.skin, strict=True)), 0.86),
     "Pointy_Nose": Measure(pointy_nose, 0.774),
-    "Receding_Hairline": drawn(lambda look: look.hat < 0 and (look.hair < 0 or look.receding)),
-    "Rosy_Cheeks": drawn(lambda look: look.blush, 0.5),
-    "Sideburns": drawn(lambda look: look.sideburns, 0.3),
+    "Receding_Hairline": appearance(lambda look: look.hat < 0 and (look.hair < 0 or look.receding)),
+    "Rosy_Cheeks": appearance(lambda look: look.blush, 0.5),
+    "Sideburns": appearance(lambda look: look.sideburns, 0.3),
     "Smiling": Measure(smiling, 0.03),
-    "Straight_Hair": drawn(lambda look: look.wave == "straight" and look.hair_length != "short"),
-    "Wavy_Hair": drawn(lambda look: look.wave in ("wavy", "curly")),
-    "Wearing_Earrings": drawn(lambda look: look.earrings >= 0),
-    "Wearing_Hat": drawn(lambda look: look.hat >= 0),
-    "Wearing_Lipstick": drawn(lambda look: look.lipstick, 0.3),
-    "Young": Measure(lambda face: -face.drawn(lambda look: look.wrinkles) - face.axes["old"], -0.7),
+    "Straight_Hair": appearance(lambda look: look.wave == "straight" and look.hair_length != "short"),
+    "Wavy_Hair": appearance(lambda look: look.wave in ("wavy", "curly")),
+    "Wearing_Earrings": appearance(lambda look: look.earrings >= 0),
+    "Wearing_Hat": appearance(lambda look: look.hat >= 0),
+    "Wearing_Lipstick": appearance(lambda look: look.lipstick, 0.3),
+    "Young": Measure(lambda face: -face.appearance(lambda look: look.wrinkles) - face.axes["old"], -0.7),
     "Asian": Measure(lambda face: face.axes["asian"], 0.5),
-    "Black": Measure(lambda face: face.axes["african"] + face.drawn(lambda look: look.tone) / 6, 0.9),
-    "White": Measure(lambda face: face.axes["caucasian"] - face.drawn(lambda look: look.tone) / 6, 0.2),
+    "Black": Measure(lambda face: face.axes["african"] + face.appearance(lambda look: look.tone) / 6, 0.9),
+    "White": Measure(lambda face: face.axes["caucasian"] - face.appearance(lambda look: look.tone) / 6, 0.2),
 }
 
 
