@@ -1,1 +1,1 @@
-"""Published protocols: what trained models and other methods are judged by."""
+"""Published protocols: they compare trained models and other methods."""
