@@ -11,7 +11,7 @@ from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning import Trainer, seed_everything
+from lightning import LightningModule, Trainer, seed_everything
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
@@ -188,15 +188,19 @@ def open_data(config: DictConfig, trainer: Trainer) -> JointDataModule:
     datamodule = build_data(config)
     datamodule.setup("fit")
     datamodule.setup("test")
-    validate_labels(config, datamodule)
+    if "_target_" not in config.model:
+        validate_labels(config, datamodule)
     if datamodule.compiles_drawing():
         require_compiler(trainer.strategy.root_device, "drawing.compile")
     return datamodule
 
 
-def build_module(config: DictConfig, datamodule: JointDataModule) -> JointFaceModule:
-    """The LightningModule of the config, for the label sets of the data."""
+def build_module(config: DictConfig, datamodule: JointDataModule) -> LightningModule:
+    """The LightningModule of the config: for the label sets of the data, or the one that `model` names."""
     model = config.model
+    if "_target_" in model:
+        module: LightningModule = instantiate(model)
+        return module
     label_sets = datamodule.label_sets() if model.attribute_classifier else {}
     return JointFaceModule(
         network=network_config(config),
@@ -220,7 +224,7 @@ def network_config(config: DictConfig) -> dict[str, Any]:
 
 
 def fit(
-    config: DictConfig, trainer: Trainer, module: JointFaceModule, datamodule: JointDataModule, start: int | None,
+    config: DictConfig, trainer: Trainer, module: LightningModule, datamodule: JointDataModule, start: int | None,
     requeues: bool,
 ) -> None:  # fmt: skip
     """Trains, from the start or from the config's checkpoint.
@@ -254,7 +258,7 @@ def fit(
 
 
 def test(
-    config: DictConfig, trainer: Trainer, module: JointFaceModule, datamodule: JointDataModule
+    config: DictConfig, trainer: Trainer, module: LightningModule, datamodule: JointDataModule
 ) -> dict[str, float]:
     """Tests best.ckpt and prints the result beside the trivial predictors; the metrics, see `train`."""
     checkpoint = trainer.checkpoint_callback  # the first of them: the best

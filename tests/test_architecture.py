@@ -13,10 +13,10 @@ LEVELS = [
     {"viz"},
     {"synthesis", "metrics"},
     {"datamodules", "modules"},
-    {"running"},
-    {"callbacks", "evaluation"},
+    {"running", "detection"},
+    {"callbacks", "evaluation", "inference"},
     {"command_help", "command_line"},
-    {"train", "evaluate", "prepare", "synthesize", "summarize", "workspace"},
+    {"train", "evaluate", "predict", "export", "prepare", "synthesize", "summarize", "workspace"},
 ]
 LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from lightning import LightningModule
 from omegaconf import DictConfig
 
 from jointface.errors import ConfigError
-from jointface.modules import JointFaceModule
 from jointface.modules.checkpoint import read_checkpoint, require_training_state
 from jointface.running.checks import steps_between_validations
 
@@ -19,10 +19,8 @@ TRAINING_WEIGHTS = "training_weights"  # where a checkpoint of averaged weights 
 
 def resolve_checkpoint(folder: Path, checkpoint: str | None) -> str | None:
     """The file that `checkpoint` means; None to start from the beginning."""
-    if checkpoint != AUTO:
-        return checkpoint
-    last = folder / LAST
-    return str(last) if last.is_file() else None
+    last = str(folder / LAST) if (folder / LAST).is_file() else None
+    return last if checkpoint == AUTO else checkpoint
 
 
 def run_of(checkpoint: str | None) -> Path | None:
@@ -33,7 +31,7 @@ def run_of(checkpoint: str | None) -> Path | None:
     return run if (run / "config.yaml").is_file() else None
 
 
-def validate_checkpoint(config: DictConfig, module: JointFaceModule) -> int:
+def validate_checkpoint(config: DictConfig, module: LightningModule) -> int:
     """Checks before the training, and in one line, that it can resume from the config's checkpoint.
 
     Returns:
@@ -68,8 +66,7 @@ def resume_command(checkpoint: Path) -> str:
         if source.provider == "command-line":
             words += ["--config-dir", source.path]
     words += [word for word in hydra.overrides.task if not word.startswith("checkpoint=")]
-    inside = checkpoint.is_relative_to(Path.cwd())
-    words.append(f"checkpoint={checkpoint.relative_to(Path.cwd()) if inside else checkpoint}")
+    words.append(f"checkpoint={checkpoint.relative_to(Path.cwd()) if Path.cwd() in checkpoint.parents else checkpoint}")
     if hydra.mode == RunMode.MULTIRUN:
         words.append("hydra.mode=RUN")  # this job alone
     return shlex.join(words)
