@@ -31,7 +31,7 @@ from jointface.datamodules.crop import warp
 from jointface.datamodules.crop_store import FORMAT, PackedWriter
 from jointface.datamodules.face_dataset import read_image
 from jointface.datamodules.loading import Batches, identity_collate
-from jointface.datamodules.sample_check import Packing, encode
+from jointface.datamodules.sample_check import CheckedSample, Packing, encode
 from jointface.geometry import FaceBox, crop_transform
 
 PICTURES, READS, REPEATS, BATCH = 4000, 1500, 5, 64
@@ -123,7 +123,7 @@ def loader(folder: Path, packing: Packing, encoded: list[bytes], augmentation: A
     meta = {"format": FORMAT, "image_size": packing.image_size, "picture_size": packing.picture_size, "settings": {}}
     meta |= {"label_set": None, "has_shape": True, "morphable_model": None, "root": "."}
     with PackedWriter(folder / "train.lmdb", meta) as writer:
-        writer.write([(index, encoded[index % len(encoded)], LABELS) for index in range(PICTURES)], {})
+        writer.write(CheckedSample(index, LABELS, encoded[index % len(encoded)]) for index in range(PICTURES))
         writer.finish(np.array([f"{index}.jpg" for index in range(PICTURES)]))
     only_geometry = Augmentation(augmentation.rotation, augmentation.scale, augmentation.shift, augmentation.flip)
     variants = {"plain crops": None, "geometry": only_geometry, "geometry and colours": augmentation}

@@ -15,7 +15,7 @@ from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.crop_store import columns_of
 from jointface.datamodules.description import SHEET_SIZE, Described, inventory_table, summary_table, write_description
 from jointface.datamodules.face_dataset import FaceDataset
-from jointface.datamodules.on_disk import require_writable
+from jointface.datamodules.on_disk import require_room_for
 from jointface.datamodules.packed import pack_split
 from jointface.datamodules.sample_check import Packing, check_samples
 from jointface.errors import ConfigError, DataError
@@ -23,7 +23,7 @@ from jointface.errors import ConfigError, DataError
 log = logging.getLogger("jointface.prepare")
 
 NAMED = 20  # broken samples that are named on the screen
-LIMITS = {"image_size": (16, 4096), "quality": (1, 100), "num_workers": (0, 512)}  # of whole numbers
+LIMITS = {"image_size": (16, 4096), "margin": (0, 1), "quality": (1, 100), "num_workers": (0, 512)}
 
 
 @entry_point("prepare")
@@ -31,22 +31,20 @@ def main(config: DictConfig) -> None:
     """Prepares the data set of the config."""
     if not config.get("source"):
         raise ConfigError("which data set? add source=celeba, lfwa, 300wlp, aflw2000 or florence")
-    options = {key: config[key] for key in ("pack", "image_size", "margin", "quality", "num_workers")}
-    require_options(**options)
     dataset = instantiate(config.source.dataset, _convert_="all")
+    options = {key: config[key] for key in ("pack", *LIMITS)}
     prepare(config.source.packed, dataset, Path(str(config.output_dir)), **options)
 
 
-def require_options(pack: bool, margin: float, **numbers: int) -> None:
+def require_options(pack: bool, **numbers: float) -> None:
     """Raises a ConfigError that names the option that is out of range."""
     if not isinstance(pack, bool):
         raise ConfigError(f"pack={pack}: expected true or false")
     for key, value in numbers.items():
         low, high = LIMITS[key]
-        if not isinstance(value, int) or not low <= value <= high:
-            raise ConfigError(f"{key}={value}: expected a whole number from {low} to {high}")
-    if not isinstance(margin, int | float) or not 0 <= margin <= 1:
-        raise ConfigError(f"margin={margin}: expected a number from 0 to 1")
+        fraction = key == "margin"
+        if not isinstance(value, int | float if fraction else int) or not low <= value <= high:
+            raise ConfigError(f"{key}={value}: expected a {'' if fraction else 'whole '}number from {low} to {high}")
 
 
 def prepare(
@@ -67,19 +65,17 @@ def prepare(
     Args:
         name: of the data set, in messages.
         dataset: its class with all arguments but `split` and `transform`, a functools.partial.
-        output_dir: folder to write to. pack: write the packed copy.
         image_size, margin, quality: see `Packing`. num_workers: processes that read.
 
     Returns:
         The content of report.json.
 
     Raises:
-        ConfigError: an option is out of range. DataError: the data set is missing or malformed, or output_dir cannot be
-            written to.
+        ConfigError: an option is out of range. DataError: the data set is malformed, or output_dir is not writable.
     """
-    require_options(pack, margin, image_size=image_size, quality=quality, num_workers=num_workers)
+    require_options(pack, margin=margin, image_size=image_size, quality=quality, num_workers=num_workers)
     splits = _open_splits(name, dataset)
-    require_writable(output_dir)
+    require_room_for(output_dir)
     inventory = next(iter(splits.values())).inventory()
     console = Console()
     console.print(inventory_table(name, inventory))
@@ -92,7 +88,10 @@ def prepare(
             copy = pack_split(what, data, dataset, path, packing, num_workers)  # type: ignore[arg-type]
             described.append(Described(split, data, copy.columns, copy.broken))
         else:
-            described.append(_check_split(what, split, data, num_workers))
+            samples = [s for chunk in check_samples(what, data, range(len(data)), None, num_workers) for s in chunk]
+            labels = columns_of([None if sample.broken else sample.labels for sample in samples])
+            broken = {sample.index: sample.broken for sample in samples if sample.broken}
+            described.append(Described(split, data, labels, broken))
     report = write_description(output_dir, name, inventory, described)
     console.print(summary_table(name, described))
     for row in report["broken"][:NAMED]:
@@ -123,14 +122,6 @@ def _open_splits(name: str, dataset: Callable[..., FaceDataset]) -> dict[str, Fa
     for split, reason in errors.items():
         log.warning("%s: %s is left out: %s", name, split, reason)
     return splits
-
-
-def _check_split(what: str, split: str, data: FaceDataset, num_workers: int) -> Described:
-    """Reads a split that is not to be packed."""
-    samples = [sample for chunk in check_samples(what, data, range(len(data)), None, num_workers) for sample in chunk]
-    samples.sort(key=lambda sample: sample.index)
-    labels = columns_of([None if sample.broken else sample.labels for sample in samples])
-    return Described(split, data, labels, {sample.index: sample.broken for sample in samples if sample.broken})
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from jointface.datamodules import (
 from jointface.datamodules.crop_store import PackedReader, PackedWriter
 from jointface.datamodules.loading import Batches, identity_collate
 from jointface.datamodules.packed import settings_of
+from jointface.datamodules.sample_check import CheckedSample
 from jointface.errors import ConfigError, DataError
 from jointface.geometry import MorphableModel
 from jointface.modules.joint_module import true_face
@@ -255,12 +256,11 @@ def test_an_interrupted_packing_goes_on_where_it_was(
     dataset = partial(CelebA, root=tiny_data / "celeba")
     write, written = PackedWriter.write, []
 
-    def interrupted(writer: PackedWriter, pictures: Any, broken: Any) -> None:
+    def interrupted(writer: PackedWriter, samples: list[CheckedSample]) -> None:
         if len(written) == 2:
             raise KeyboardInterrupt
-        pictures = list(pictures)
-        written.append([index for index, _, _ in pictures])
-        write(writer, pictures, broken)
+        written.append([sample.index for sample in samples])
+        write(writer, samples)
 
     with monkeypatch.context() as patch:
         patch.setattr(PackedWriter, "write", interrupted)
@@ -340,7 +340,7 @@ def test_splits_that_are_not_there_are_left_out(tmp_path: Path, caplog: pytest.L
 def test_an_output_folder_that_cannot_be_is_refused_at_once(tiny_data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(DataError, match="cannot make the folder"):
+        with pytest.raises(DataError, match=r"cannot write to the folder, .*file is a file; choose another"):
             pack(partial(CelebA, root=tiny_data / "celeba"), folder)
 
 

@@ -29,13 +29,9 @@ class CropTransform:
     ) -> tuple[UInt8[Tensor, "3 size size"], Float[Tensor, "2 3"]]:
         """The crop, and the similarity from image space to it, for camera and landmarks."""
         transform = self.to_crop(box, self.sample_similarities(1)[0].numpy())
-        crops = self.empty(1)
+        crops = np.empty((1, self.size, self.size, 3), np.uint8)
         warp(image, transform, crops[0])
         return self.change_colours(crops)[0], torch.from_numpy(transform)
-
-    def empty(self, count: int) -> UInt8[np.ndarray, "count size size 3"]:
-        """Room for crops."""
-        return np.empty((count, self.size, self.size, 3), np.uint8)
 
     def sample_similarities(self, count: int) -> Float[Tensor, "count 2 3"]:
         """How this many crops differ from plain ones: at random if crops are augmented, else not at all."""
@@ -77,14 +73,9 @@ def warp(
         height, width = image.shape[:2]
         reduced = (max(1, round(width * 2 * scale)), max(1, round(height * 2 * scale)))
         image = cv2.resize(image, reduced, interpolation=cv2.INTER_AREA)
-        transform = _after_reduction(transform, width / reduced[0], height / reduced[1])
+        x, y = width / reduced[0], height / reduced[1]  # pixel centres stay at integers
+        transform = transform @ np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]], transform.dtype)
     # OpenCV warps four channels more than twice as fast as three.
     four = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
     four = cv2.warpAffine(four, transform, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     cv2.cvtColor(four, cv2.COLOR_RGBA2RGB, dst=crop)
-
-
-def _after_reduction(transform: Float[np.ndarray, "2 3"], x: float, y: float) -> Float[np.ndarray, "2 3"]:
-    """The transform for an image that was reduced by (x, y); pixel centres stay at integers."""
-    enlargement = np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]], transform.dtype)
-    return transform @ enlargement

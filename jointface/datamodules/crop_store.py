@@ -14,6 +14,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +27,8 @@ from filelock import FileLock, Timeout
 from jaxtyping import UInt8
 from torch import Tensor
 
-from jointface.datamodules.on_disk import require_file, require_writable
+from jointface.datamodules.on_disk import require_file
+from jointface.datamodules.sample_check import CheckedSample
 from jointface.errors import DataError
 
 FORMAT = 1
@@ -60,19 +62,18 @@ class PackedWriter:
     def __init__(self, path: Path, meta: Mapping[str, Any]) -> None:
         self.path, self.partial = path.resolve(), path.resolve().with_name(path.name + ".partial")
         self.lock = FileLock(self.partial.with_name(self.partial.name + ".lock"))
-        require_writable(self.path.parent)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self.lock.acquire(timeout=0)
+            self.environment = self._open(meta)
         except Timeout as error:
             raise DataError(f"{self.path}: another process is packing it; wait for that one") from error
-        try:
-            self.environment = self._open(meta)
         except BaseException:
             self.lock.release()
             raise
 
     def _open(self, meta: Mapping[str, Any]) -> lmdb.Environment:
-        _close(str(self.path))
+        _reading.cache_clear()
         try:
             if self.path.exists():
                 self.path.replace(self.partial)
@@ -104,14 +105,19 @@ class PackedWriter:
         with self.environment.begin(buffers=True) as reading:
             return [index for index in range(length) if not is_whole(reading.get(_key(index)))]
 
-    def write(self, pictures: Iterable[tuple[int, bytes, Mapping[str, np.ndarray]]], broken: Mapping[int, str]) -> None:
-        """Adds JPEGs with the labels of their samples, and why others are broken, in one transaction."""
-        values: dict[bytes, bytes] = {BROKEN + _key(index): reason.encode() for index, reason in broken.items()}
-        outdated = [prefix + _key(index) for index in broken for prefix in (b"", LABELS)]
-        for index, picture, labels in pictures:
-            values[_key(index)] = _with_checksum(picture)
-            values[LABELS + _key(index)] = safetensors.numpy.save(dict(labels))
-            outdated.append(BROKEN + _key(index))
+    def write(self, samples: Iterable[CheckedSample]) -> None:
+        """Adds the JPEGs and labels of samples, or why they are broken, in one transaction."""
+        values: dict[bytes, bytes] = {}
+        outdated: list[bytes] = []
+        for sample in samples:
+            key = _key(sample.index)
+            if sample.broken:
+                values[BROKEN + key] = sample.broken.encode()
+                outdated += [key, LABELS + key]
+            else:
+                values[key] = _with_checksum(sample.picture)
+                values[LABELS + key] = safetensors.numpy.save(sample.labels)
+                outdated.append(BROKEN + key)
         self._commit(values, delete=outdated)
 
     def finish(self, names: np.ndarray) -> None:
@@ -146,31 +152,15 @@ def columns_of(rows: Sequence[Mapping[str, np.ndarray] | None]) -> dict[str, Ten
     return {key: torch.from_numpy(np.stack([zeros[key] if row is None else row[key] for row in rows])) for key in like}
 
 
-_reading_now: dict[str, tuple[lmdb.Environment, lmdb.Transaction]] = {}
-
-
+@cache  # for as long as the process lives, as it may open an LMDB file only once at a time
 def _reading(path: Path) -> lmdb.Transaction:
-    """A lasting read transaction, one a file: a process may open an LMDB file only once."""
-    if str(path) not in _reading_now:
-        environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False, max_readers=1)
-        _reading_now[str(path)] = environment, environment.begin(buffers=True)
-    return _reading_now[str(path)][1]
-
-
-def _close(path: str) -> None:
-    if path in _reading_now:
-        environment, transaction = _reading_now.pop(path)
-        transaction.abort()
-        environment.close()
-
-
-def _close_all() -> None:
-    for path in list(_reading_now):
-        _close(path)
+    """A lasting read transaction of a file. `_reading.cache_clear` closes all files; they open again when needed."""
+    environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False, max_readers=1)
+    return environment.begin(buffers=True)
 
 
 # LMDB forbids a forked process to use a file that its parent had open; each loader worker opens it for itself.
-os.register_at_fork(before=_close_all)
+os.register_at_fork(before=_reading.cache_clear)
 
 
 def _require_full_length(path: Path) -> None:
@@ -202,7 +192,7 @@ class PackedReader:
         unfinished = os.path.exists(path.with_name(path.name + ".partial"))
         how = "packing was interrupted, repeat the command to finish it" if unfinished else HOW
         require_file(path, "a packed split", how)
-        _close(str(path))  # it may have been another file
+        _reading.cache_clear()  # it may have been another file
         try:
             _require_full_length(path)
             meta, columns = self._get(META), self._get(COLUMNS)
@@ -214,7 +204,7 @@ class PackedReader:
         except (lmdb.Error, ValueError) as error:
             raise DataError(f"{path}: not a packed split ({error}); {ANEW}") from error
         finally:
-            _close(str(path))
+            _reading.cache_clear()
         if self.meta["format"] != FORMAT:
             raise DataError(f"{path}: of format {self.meta['format']}, this version reads {FORMAT}; {ANEW}")
         self.names = self.columns.pop("names")

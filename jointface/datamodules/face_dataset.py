@@ -123,52 +123,37 @@ class FaceDataset(Dataset[Item], ABC):
         raise DataError(f"{type(self).__name__} labels no attributes")
 
     def __getitem__(self, index: int) -> Item:
-        crops, similarity = self.transform.empty(1), self.transform.sample_similarities(1)[0].numpy()
-        labels, transform = self._crop(index, similarity, crops[0])
-        return {key: value[0] for key, value in self._assemble([index], crops, [labels], [transform]).items()}
+        sample = self.read(index)
+        image, transform = self.transform(sample.image, sample.box)
+        return {**move_labels(sample.labels, transform), "image": image, "index": torch.tensor(index)}
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Items as a batch. Those that cannot be read are left out, and their indices are listed as `broken`.
 
         The augmentation is sampled for all at once, which is faster than stacking items.
         """
-        crops = self.transform.empty(len(indices))
+        crops = np.empty((len(indices), self.transform.size, self.transform.size, 3), np.uint8)
         similarities = self.transform.sample_similarities(len(indices)).numpy()
         whole: list[int] = []
         labels, transforms, broken = [], [], []
         for index, similarity in zip(indices, similarities, strict=True):
             try:  # one by one, so that a photo is still in the processor's cache when it is cropped
-                label, transform = self._crop(index, similarity, crops[len(whole)])
+                sample = self.read(index)
+                transform = self.transform.to_crop(sample.box, similarity)
+                warp(sample.image, transform, crops[len(whole)])
             except Exception:  # nothing wrong with one sample may stop the run; the main process logs the reason
                 broken.append(index)
                 continue
             whole.append(index)
-            labels.append(label)
+            labels.append(sample.labels)
             transforms.append(transform)
-        batch: Batch = self._assemble(whole, crops[: len(whole)], labels, transforms) if whole else {}
-        return batch | ({BROKEN: torch.tensor(broken)} if broken else {})
-
-    def _crop(
-        self, index: int, similarity: Float[np.ndarray, "2 3"], crop: UInt8[np.ndarray, "size size 3"]
-    ) -> tuple[Item, Float[np.ndarray, "2 3"]]:
-        """Fills the crop of a sample and returns its labels and the transform from its image to the crop."""
-        sample = self.read(index)
-        transform = self.transform.to_crop(sample.box, similarity)
-        warp(sample.image, transform, crop)
-        return sample.labels, transform
-
-    def _assemble(
-        self,
-        indices: Sequence[int],
-        crops: UInt8[np.ndarray, "batch size size 3"],
-        labels: Sequence[Item],
-        transforms: Sequence[Float[np.ndarray, "2 3"]],
-    ) -> Batch:
-        """Crops and labels as a batch in crop space."""
-        stacked = {key: torch.stack([label[key] for label in labels]) for key in labels[0]}
-        images = self.transform.change_colours(crops)
-        moved = move_labels(stacked, torch.from_numpy(np.stack(transforms)))
-        return {**moved, "image": images, "index": torch.tensor(indices)}
+        batch: Batch = {BROKEN: torch.tensor(broken)} if broken else {}
+        if whole:
+            stacked = {key: torch.stack([label[key] for label in labels]) for key in labels[0]}
+            batch |= move_labels(stacked, torch.from_numpy(np.stack(transforms)))
+            batch["image"] = self.transform.change_colours(crops[: len(whole)])
+            batch["index"] = torch.tensor(whole)
+        return batch
 
 
 class _Subset(FaceDataset):
@@ -195,9 +180,6 @@ class _Subset(FaceDataset):
     def alpha(self) -> Float[Tensor, "attributes"]:
         return self.dataset.alpha()
 
-    def inventory(self) -> list[Count]:
-        return self.dataset.inventory()
-
 
 def reason_of(error: Exception, path: Path) -> str:
     """One line that says why the sample of this file could not be read."""
@@ -211,23 +193,19 @@ def evenly_spaced(length: int, count: int) -> Int[np.ndarray, "count"]:
     return np.linspace(0, length - 1, min(count, length)).round().astype(np.int64)
 
 
-def move_labels(labels: Item, transforms: Float[Tensor, "batch 2 3"]) -> Item:
-    """The labels of images under similarities: camera and landmarks move with the images, the rest stays."""
+def move_labels(labels: Item, transform: Float[Tensor, "*batch 2 3"]) -> Item:
+    """The labels of images under similarities. Camera and landmarks move with the images, the rest stays.
+
+    A flip exchanges the names of left and right landmarks.
+    """
     labels = dict(labels)
     if "camera" in labels:
-        labels["camera"] = crop_camera(labels["camera"], transforms)
+        labels["camera"] = crop_camera(labels["camera"], transform)
     if "landmarks68" in labels:
-        labels["landmarks68"] = warp_landmarks(labels["landmarks68"], transforms)
+        moved = warp_points(transform, labels["landmarks68"])
+        flipped = (torch.linalg.det(transform[..., :2]) < 0)[..., None, None]
+        labels["landmarks68"] = torch.where(flipped, moved[..., list(MIRROR68), :], moved)
     return labels
-
-
-def warp_landmarks(
-    landmarks: Float[Tensor, "*batch 68 3"], transform: Float[Tensor, "*batch 2 3"]
-) -> Float[Tensor, "*batch 68 3"]:
-    """Landmarks under an image similarity. A flip exchanges the names of left and right ones."""
-    warped = warp_points(transform, landmarks)
-    flipped = (torch.linalg.det(transform[..., :2]) < 0)[..., None, None]
-    return torch.where(flipped, warped[..., list(MIRROR68), :], warped)
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "height width 3"]:

@@ -74,16 +74,6 @@ def require_room_for(folder: Path) -> None:
         raise DataError(f"{folder.absolute()}: cannot write to the folder, {why}; choose another")
 
 
-def require_writable(folder: Path) -> None:
-    """Makes a folder. Raises a DataError if that fails or it cannot be written to."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{folder.absolute()}: cannot make the folder ({error.strerror}); choose another") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise DataError(f"{folder.absolute()}: no permission to write to the folder; choose another")
-
-
 def missing(path: Path, what: str, how: str) -> DataError:
     """The error for something that is not where it should be."""
     kind = "file" if path.suffix in {".txt", ".mat", ".npy", ".bin", ".obj", ".lmdb"} else "folder"
@@ -96,17 +86,14 @@ def instead(path: Path) -> str:
     parent = path.parent
     if not os.path.isdir(parent) or not os.access(parent, os.R_OK | os.X_OK):
         return ""
-    names = sorted(entry.name for entry in parent.iterdir())
+    names = sorted(entry.name for entry in parent.iterdir() if entry.name != path.name)
     alike = {_plain(path.stem), _plain(path.stem) + "3d"}  # 300W-LP for 300W_LP, AFLW2000-3D for AFLW2000
     for name in names:
         ending = next((ending for ending in ARCHIVES if name.lower().endswith(ending)), None)
         if ending is not None and _plain(name[: -len(ending)]) in alike:
             return f"found {name} there, unpack it"
     for name in names:
-        if name.lower() == path.name.lower() and name != path.name:
-            return f"found {name!r} there, rename it to {path.name!r}"
-    for name in names:
-        if _plain(name) in alike and name != path.name and (parent / name).is_dir():
+        if name.lower() == path.name.lower() or (_plain(name) in alike and (parent / name).is_dir()):
             return f"found {name!r} there, rename it to {path.name!r}"
     if deeper := sorted(parent.glob(f"*/{path.name}")):
         return f"found it one folder too deep, in {deeper[0].parent}: move its content up or point the path there"

@@ -77,7 +77,8 @@ class PackedFaces(FaceDataset):
             raise DataError(
                 f"{where}: its coefficients are of another morphable model; pack the data set anew into another folder"
             )
-        self.label_set = _label_set(*meta["label_set"]) if meta["label_set"] else None  # type: ignore[misc]
+        name, attributes = meta["label_set"] or ("", ())
+        self.label_set = LabelSet(name, tuple(attributes)) if name else None  # type: ignore[misc]
         self.has_shape = bool(meta["has_shape"])  # type: ignore[misc]
         self.labels = self.reader.columns
         side = meta["picture_size"]
@@ -133,8 +134,7 @@ def pack_split(
         if len(missing) < len(data):
             log.info("%s: %d of %d samples are packed already", what, len(data) - len(missing), len(data))
         for chunk in check_samples(what, data, missing, packing, num_workers):
-            whole = [(sample.index, sample.picture, sample.labels) for sample in chunk if not sample.broken]
-            writer.write(whole, {sample.index: sample.broken for sample in chunk if sample.broken})
+            writer.write(chunk)
         root = Path(meta["root"])
         writer.finish(np.array([str(data.path(index).absolute().relative_to(root)) for index in range(len(data))]))
     return PackedReader(path)
@@ -161,10 +161,6 @@ def settings_of(dataset: partial[Any]) -> dict[str, Any]:
 
 def _as_json(content: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(content))
-
-
-def _label_set(name: str, attributes: list[str]) -> LabelSet:
-    return LabelSet(name, tuple(attributes))
 
 
 def fingerprint(model: MorphableModel) -> str:

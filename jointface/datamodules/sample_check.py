@@ -74,8 +74,7 @@ class _Samples(Dataset[CheckedSample]):
             transform[:, 2] += packing.border
             crop = np.empty((packing.picture_size, packing.picture_size, 3), np.uint8)
             warp(sample.image, transform.numpy(), crop)
-            moved = move_labels({key: value[None] for key, value in labels.items()}, transform[None])
-            labels, picture = {key: value[0] for key, value in moved.items()}, encode(crop, packing.quality)
+            labels, picture = move_labels(labels, transform), encode(crop, packing.quality)
         return CheckedSample(index, {key: value.numpy() for key, value in labels.items()}, picture)
 
 
