@@ -168,10 +168,10 @@ def test_a_proxy_off_the_head_is_an_error_alone_and_left_out_among_others(
 
 
 def test_the_head_must_carry_hair_and_scale_points(whole: Path) -> None:
-    with pytest.raises(DataError, match=r"none of the 2 hair in .* is on the head"):
+    with pytest.raises(DataError, match=r"none of the hair in .* is on the head"):
         read_assets(whole, torch.where(ALL < 7000, ALL, -1), 8)
     with pytest.raises(DataError, match="for its scale points"):
-        read_proxy(whole / f"{SHORT}.mhclo", torch.where(ALL == 5399, -1, ALL), 8)
+        read_proxy(whole / f"{SHORT}.mhclo", torch.where(ALL == 5399, -1, ALL), Textures(8))
 
 
 def test_skins_have_the_tags_of_their_folder_and_share_images(whole: Path, assets: MakeHumanAssets) -> None:
@@ -183,7 +183,8 @@ def test_skins_have_the_tags_of_their_folder_and_share_images(whole: Path, asset
     ]
     assert assets.skins[0].texture is assets.skins[1].texture
     image = cv2.imread(str(whole / "skins/textures/young_darkskinned_female_diffuse.png"), cv2.IMREAD_COLOR_RGB)
-    assert np.array_equal(read_assets(whole, ALL, 16).skins[2].texture, image)  # the material's grey does not count
+    texture = read_assets(whole, ALL, 16).skins[2].texture
+    assert np.array_equal(texture[..., :3], image)  # the material's grey does not count
 
 
 def test_two_reads_are_equal(whole: Path, assets: MakeHumanAssets) -> None:

@@ -54,10 +54,7 @@ class FaceAssets:
 
 
 def load_assets(head: Head, wardrobe: Wardrobe, folder: Path) -> tuple[Wardrobe, FaceAssets]:
-    """The assets of a folder.
-
-    Args:
-        wardrobe: the procedural one; it is returned with the assets' hair added.
+    """The assets of a folder, and the procedural wardrobe with the assets' hair added.
 
     Raises:
         DataError: the folder is not one of MakeHuman's assets, or a file in it is broken.
@@ -83,14 +80,19 @@ def with_assets(rng: np.random.Generator, person: Person, look: Appearance, asse
         density = float(np.clip(shape.density * rng.normal(1.0, 0.12), 0.2, 1))
         look = replace(look, brow_thickness=shape.thickness, brow_density=density, brow_arch=shape.arch)
     coloured = bool(assets.irises) and rng.random() < 0.7 * person.ancestry[2]
+    female = person.gender > 0.5  # men wear the thinnest lashes
     return replace(
         look,
         asset_skin=_fitting_skin(rng, person, look.tone, assets.skins),
         asset_brows=chosen,
-        asset_lashes=_lashes(rng, person.gender > 0.5, assets.lashes),
-        asset_teeth=int(rng.integers(len(assets.teeth))) if assets.teeth else -1,
+        asset_lashes=_any_row(rng, assets.lashes if female else assets.lashes[:1]),
+        asset_teeth=_any_row(rng, assets.teeth),
         iris=assets.irises[int(rng.integers(len(assets.irises)))] if coloured else look.iris,
     )
+
+
+def _any_row(rng: np.random.Generator, options: Sequence[Proxy]) -> int:
+    return int(rng.integers(len(options))) if options else -1
 
 
 def _fitting_skin(rng: np.random.Generator, person: Person, tone: float, skins: Sequence[Skin]) -> int:
@@ -119,13 +121,6 @@ def _nearest_brow(rng: np.random.Generator, look: Appearance, brows: Sequence[Br
     return int(np.argmin(np.array(misfit) + rng.gumbel(0, 0.35, len(brows))))
 
 
-def _lashes(rng: np.random.Generator, female: bool, lashes: Sequence[Proxy]) -> int:
-    """Any for women, the thinnest for men."""
-    if not lashes:
-        return -1
-    return int(rng.integers(len(lashes))) if female else 0
-
-
 def skin_relief(
     head: Head, fields: Float[Tensor, "pixels fields"], skins: Sequence[Skin]
 ) -> UInt8[Tensor, "skins pixels 3"]:
@@ -140,15 +135,12 @@ def skin_relief(
     plain, face = _plain(head, field), _face(head, layout, field)
     reliefs: dict[int, Tensor] = {}  # skins may share an image
     for skin in skins:
-        key = skin.texture.data_ptr()
-        if key not in reliefs:
-            reliefs[key] = _relief(bilinear(skin.texture, uv), face, plain)
-    return torch.stack([reliefs[skin.texture.data_ptr()] for skin in skins])
+        if id(skin.texture) not in reliefs:
+            reliefs[id(skin.texture)] = _relief(bilinear(skin.texture[..., :3], uv), face, plain)
+    return torch.stack([reliefs[id(skin.texture)] for skin in skins])
 
 
-def _relief(
-    colour: Float[Tensor, "pixels 3"], face: Bool[Tensor, "pixels"], plain: Float[Tensor, "pixels"]
-) -> UInt8[Tensor, "pixels 3"]:
+def _relief(colour: Tensor, face: Bool[Tensor, "pixels"], plain: Float[Tensor, "pixels"]) -> UInt8[Tensor, "pixels 3"]:
     ratio = colour / colour[face].mean(0).clamp(min=1)
     ratio = 1 + (ratio.clamp(0.35, 1.5) - 1) * (1 - plain[:, None])
     return (ratio * RELIEF_UNIT).round().to(torch.uint8)
@@ -176,15 +168,12 @@ def _plain(head: Head, field: dict[str, Tensor]) -> Float[Tensor, "pixels"]:
 
 def _bared(head: Head, teeth: Sequence[Proxy]) -> list[Proxy]:
     """The teeth without the triangles that are never seen between the lips: most are roots, gums and backs."""
-    seen: list[tuple[Tensor, Tensor]] = []  # triangles of a mesh, which several sets of teeth share; which are seen
-    bared = []
+    seen: dict[bytes, Tensor] = {}  # which triangles of a mesh, which several sets of teeth share
     for proxy in teeth:
-        kept = next((kept for triangles, kept in seen if torch.equal(proxy.triangles, triangles)), None)
-        if kept is None:
-            kept = _seen_teeth(head, proxy)
-            seen.append((proxy.triangles, kept))
-        bared.append(proxy.subset(kept))
-    return bared
+        mesh = proxy.triangles.numpy().tobytes()
+        if mesh not in seen:
+            seen[mesh] = _seen_teeth(head, proxy)
+    return [proxy.subset(seen[proxy.triangles.numpy().tobytes()]) for proxy in teeth]
 
 
 def _seen_teeth(head: Head, proxy: Proxy) -> Bool[Tensor, "triangles"]:

@@ -33,30 +33,23 @@ SECTIONS = ("verts", "weights", "delete_verts")  # keywords of .mhclo that rows 
 
 @dataclass(frozen=True)
 class Skin:
-    """A skin.
+    """A skin of people who are young, middleage or old; african, asian or caucasian; female or male.
 
-    Attributes:
-        name: of the material, e.g. `young_caucasian_male2`.
-        age: young, middleage or old.
-        ancestry: african, asian or caucasian.
-        gender: female or male.
-        texture: RGB in MakeHuman's UV atlas of the whole body; the first row is at v = 1. Skins of the same image
-            share it.
+    texture: in MakeHuman's UV atlas of the whole body, RGBA with the first row at v = 1; skins of one image share it.
     """
 
     name: str
     age: str
     ancestry: str
     gender: str
-    texture: UInt8[Tensor, "rows columns 3"]
+    texture: UInt8[Tensor, "rows columns 4"]
 
 
 @dataclass(frozen=True)
 class MakeHumanAssets:
     """What a head can wear, each kind sorted by name. Eyelashes, teeth and irises may be empty.
 
-    Attributes:
-        irises: RGBA texture of an eyeball by the name of its colour; the first row is at v = 1.
+    irises: RGBA texture of an eyeball by the name of its colour; the first row is at v = 1.
     """
 
     skins: tuple[Skin, ...]
@@ -88,9 +81,9 @@ def read_assets(folder: Path, base_points: Int[Tensor, "19158"], texture_size: i
     """
     if not folder.is_dir():
         raise DataError(f"no folder {folder.absolute()}: looked there for MakeHuman's skins/, hair/, eyebrows/; {GET}")
-    textures, skin_textures = Textures(texture_size), Textures(texture_size, channels=3)
+    textures = Textures(texture_size)
     skins = [
-        Skin(path.stem, tags[1], tags[2], tags[3], skin_textures.read(path))
+        Skin(path.stem, *tags.groups(), textures.read(path))
         for path in _find(folder / "skins", "*/*.mhmat")
         if (tags := SKIN_FOLDER.fullmatch(path.parent.name))
     ]
@@ -109,17 +102,15 @@ def read_assets(folder: Path, base_points: Int[Tensor, "19158"], texture_size: i
 def _read_proxies(
     folder: Path, base_points: Int[Tensor, "19158"], textures: "Textures", required: bool
 ) -> tuple[Proxy, ...]:
-    paths, proxies, reason = _find(folder, "**/*.mhclo"), [], ""
-    for path in paths:
+    proxies, missing = [], f"no {folder.name} in {folder.absolute()}: looked there for *.mhclo; {GET}"
+    for path in _find(folder, "**/*.mhclo"):
         try:
             proxies.append(read_proxy(path, base_points, textures))
         except _NotOnHeadError as error:
-            reason = str(error)
-            log.info("Left out: %s", reason)
-    if required and not paths:
-        raise DataError(f"no {folder.name} in {folder.absolute()}: looked there for *.mhclo; {GET}")
+            missing = f"none of the {folder.name} in {folder.absolute()} is on the head, e.g. {error}"
+            log.info("Left out: %s", error)
     if required and not proxies:
-        raise DataError(f"none of the {len(paths)} {folder.name} in {folder.absolute()} is on the head, e.g. {reason}")
+        raise DataError(missing)
     return tuple(proxies)
 
 
@@ -129,13 +120,10 @@ def _find(folder: Path, pattern: str) -> list[Path]:
 
 
 def read_proxy(path: Path, base_points: Int[Tensor, "19158"], textures: "Textures") -> Proxy:
-    """An .mhclo with its mesh and its texture.
+    """An .mhclo with its mesh and its texture; see `read_assets` for `base_points`.
 
     Triangles that need vertices which the head does not carry are left out, and then the points without triangles:
     long hair reaches the shoulders.
-
-    Args:
-        base_points: row among the head's points of each vertex of hm08, -1 where the head carries none.
 
     Raises:
         DataError: a file is missing, broken or made for another base mesh, or nothing of the proxy lies on the head.
@@ -181,13 +169,13 @@ def _read_binding(path: Path) -> tuple[Path, Path, Float[np.ndarray, "vertices 9
     """
     keywords: dict[str, list[str]] = {}
     rows, section = [], ""
-    for key, *values in _lines(path):
-        if key in SECTIONS:
-            section = key
-        elif key[0].isalpha():  # keywords may stand between the rows
-            keywords[key] = values
+    for words in _lines(path):
+        if words[0] in SECTIONS:
+            section = words[0]
+        elif words[0][0].isalpha():  # keywords may stand between the rows
+            keywords[words[0]] = words[1:]
         elif section == "verts":
-            rows.append([key, *values])
+            rows.append(words)
     base = " ".join(keywords.get("basemesh", [BASE_MESH]))
     if base != BASE_MESH:
         raise DataError(f"{path}: made for base mesh {base}, looked for {BASE_MESH}; leave this proxy out")
@@ -263,17 +251,13 @@ def _numbers(rows: Sequence[Sequence[str | float]]) -> Float[np.ndarray, "rows c
 
 
 class Textures:
-    """Reads the textures of .mhmat files. Materials of one image share one texture.
+    """Reads the textures of .mhmat files, `size` pixels a side. Materials of one image share one texture."""
 
-    Args:
-        size: side of the textures, in pixels. channels: 4 for RGBA, 3 for RGB.
-    """
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._of_images: dict[Path, UInt8[Tensor, "size size 4"]] = {}
 
-    def __init__(self, size: int, channels: int = 4) -> None:
-        self.size, self.channels = size, channels
-        self._of_images: dict[Path, UInt8[Tensor, "rows columns channels"]] = {}
-
-    def read(self, path: Path) -> UInt8[Tensor, "rows columns channels"]:
+    def read(self, path: Path) -> UInt8[Tensor, "size size 4"]:
         """The texture of an .mhmat, or its plain colour where it names no image.
 
         Beside an image the colour counts for nothing, as in MakeHuman's shader of skin, hair and eyes: half of its
@@ -294,14 +278,14 @@ class Textures:
             self._of_images[image] = self._resized(_read_image(image))
         return self._of_images[image]
 
-    def _resized(self, image: UInt8[np.ndarray, "height width 4"]) -> UInt8[Tensor, "rows columns channels"]:
+    def _resized(self, image: UInt8[np.ndarray, "height width 4"]) -> UInt8[Tensor, "size size 4"]:
         """Colours are averaged by alpha: clear pixels of hair are black and would darken its edges."""
         colour, alpha = image[..., :3].astype(np.float32), image[..., 3].astype(np.float32)
         resize = partial(cv2.resize, dsize=(self.size, self.size), interpolation=cv2.INTER_AREA)
         weight, plain = resize(alpha)[..., None], resize(colour)
         blend = resize(colour * alpha[..., None]) / np.maximum(weight, 1e-6)
         rgba = np.concatenate([np.where(weight > 0, blend, plain), weight], axis=-1)
-        return torch.from_numpy(np.rint(rgba).clip(0, 255).astype(np.uint8)[..., : self.channels].copy())
+        return torch.from_numpy(np.rint(rgba).clip(0, 255).astype(np.uint8))
 
 
 def _read_image(path: Path) -> UInt8[np.ndarray, "height width 4"]:
@@ -310,9 +294,8 @@ def _read_image(path: Path) -> UInt8[np.ndarray, "height width 4"]:
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
     if image is None or image.dtype != np.uint8:
         raise DataError(f"{path}: not a whole 8-bit image ({len(data)} bytes); {AGAIN}")
-    channels = 1 if image.ndim == 2 else image.shape[2]
     conversion = {1: cv2.COLOR_GRAY2RGBA, 3: cv2.COLOR_BGR2RGBA, 4: cv2.COLOR_BGRA2RGBA}
-    return cv2.cvtColor(image, conversion[channels])
+    return cv2.cvtColor(image, conversion[len(np.atleast_3d(image)[0, 0])])
 
 
 def _named_file(path: Path, key: str, keywords: dict[str, list[str]]) -> Path:
