@@ -225,6 +225,10 @@ def remove(*names: str) -> Callable[[Path], object]:
     return lambda folder: [(folder / name).unlink() for name in names]
 
 
+def write(name: str, text: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_text(text)
+
+
 def refused(load: Callable[[], object], message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
         load()
@@ -236,15 +240,9 @@ def refused(load: Callable[[], object], message: str) -> None:
     [
         (remove("w_exp_sim.npy"), "no w_exp_sim.npy in .*: point paths.bfm_dir at"),
         (save_npy("w_shp_sim.npy", lambda basis: basis[:-3]), r"w_shp_sim.npy: expected shape \(11163, at least 40\)"),
-        (
-            save_npy("w_exp_sim.npy", lambda basis: basis[:, :4]),
-            r"w_exp_sim.npy: .* \(11163, at least 10\)",
-        ),
+        (save_npy("w_exp_sim.npy", lambda basis: basis[:, :4]), r"w_exp_sim.npy: .* \(11163, at least 10\)"),
         (save_npy("u_shp.npy", lambda mean: mean * np.nan), "u_shp.npy: holds NaN"),
-        (
-            save_npy("keypoints_sim.npy", lambda _: np.array([{}], object)),
-            "keypoints_sim.npy: not a readable .npy",
-        ),
+        (save_npy("keypoints_sim.npy", lambda _: np.array([{}], object)), "keypoints_sim.npy: not a readable .npy"),
         (save_npy("keypoints_sim.npy", lambda old: old - 10**6), r"keypoints_sim.npy: indices must lie in 0 ... 11162"),
         (cut("tri.mat"), "tri.mat: not a readable MATLAB file"),
         (save_mat("BFM_UV.mat", UV=None, texture=np.zeros(3)), "BFM_UV.mat: no variable 'UV'"),
@@ -315,18 +313,15 @@ BASEL, SIZES = "01_MorphableModel.mat", r"Exp_Pca.bin: \d+ bytes, where \d+ comp
     ("damage", "expression", "message"),
     [
         (remove(BASEL), "3ddfa", f"no {BASEL} in .*: get it from the University of Basel"),
-        (
-            remove("BFM_UV.mat"),
-            "3ddfa",
-            "no BFM_UV.mat in .*: it is in .* github.com/anilbas/3DMMasSTN",
-        ),
+        (remove("BFM_UV.mat"), "3ddfa", "no BFM_UV.mat in .*: it is in .* github.com/anilbas/3DMMasSTN"),
         (remove("model_info.mat"), "3ddfa", "no model_info.mat in .*: it is in 3DDFA.zip"),
-        (remove("Model_Expression.mat"), "3ddfa", "Exp_Pca.bin: set morphable_model.expression=facewarehouse"),
-        (remove("Exp_Pca.bin"), "facewarehouse", "but Model_Expression.mat: set morphable_model.expression=3ddfa"),
         (
-            remove("Exp_Pca.bin", "Model_Expression.mat"),
-            "3ddfa",
-            f"{BASEL} has no expressions: Model_Expression.mat supplies them .* Exp_Pca.bin",
+            remove("Model_Expression.mat", "model_info.mat"), "3ddfa",
+            "no Model_Expression.mat .* is in 3DDFA.zip .* Exp_Pca.bin with morphable_model.expression=facewarehouse",
+        ),
+        (
+            remove("Exp_Pca.bin", "BFM_exp_idx.mat"), "facewarehouse",
+            "no Exp_Pca.bin .* it is in .*3DFace.* Model_Expression.mat with morphable_model.expression=3ddfa",
         ),
         (remove("std_exp.txt"), "facewarehouse", "no std_exp.txt in .*Deep3DFaceRecon_pytorch"),
         (remove("BFM_exp_idx.mat"), "facewarehouse", "no BFM_exp_idx.mat in .*Deep3DFaceRecon_pytorch"),
@@ -340,18 +335,10 @@ BASEL, SIZES = "01_MorphableModel.mat", r"Exp_Pca.bin: \d+ bytes, where \d+ comp
         (save_mat("model_info.mat", keypoints=np.ones((1, 5))), "3ddfa", "keypoints: expected 68 .* in 1 ... 3721"),
         (save_mat("BFM_UV.mat", UV=np.zeros((9, 2))), "3ddfa", r"UV: expected shape \(3733, 2\) or \(3721, 2\)"),
         *((cut("Exp_Pca.bin", size), "facewarehouse", SIZES) for size in (0, 3, 4, 1000, -4)),
-        (
-            lambda folder: (folder / "std_exp.txt").write_text("1 2 3"),
-            "facewarehouse",
-            "std_exp.txt: 3 numbers for the 10 components of Exp_Pca.bin",
-        ),
-        (
-            lambda folder: (folder / "std_exp.txt").write_text("<html>"),
-            "facewarehouse",
-            "std_exp.txt: not a row of numbers",
-        ),
+        (write("std_exp.txt", "1 2 3"), "facewarehouse", "std_exp.txt: 3 numbers for the 10 components of Exp_Pca.bin"),
+        (write("std_exp.txt", "<html>"), "facewarehouse", "std_exp.txt: not a row of numbers"),
     ],
-)
+)  # fmt: skip
 def test_a_broken_part_is_named_with_its_source(
     parts: Path, damage: Callable[[Path], object], expression: str, message: str
 ) -> None:

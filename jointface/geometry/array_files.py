@@ -1,4 +1,4 @@
-"""Arrays in .npy and MATLAB files: read with checks that name the file, and written as bytes."""
+"""Arrays in .npy and MATLAB files: read with checks that name the file; MATLAB files also written."""
 
 import io
 import os
@@ -12,29 +12,26 @@ from jointface.errors import DataError
 
 
 def read_npy(path: Path, source: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """The numbers of a .npy file.
-
-    Args:
-        source: where to get the file, for messages. shape: what the array must have.
+    """The numbers of a .npy file. `source` says in error messages where to get it.
 
     Raises:
-        DataError: the file is missing or unreadable, or holds no finite numbers of that shape.
+        DataError: the file is missing or unreadable, or holds no finite numbers of this shape.
     """
     require_file(path, source)
     try:
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise DataError(f"{path}: not a readable .npy file ({error})") from error
-    return checked_numbers(str(path), array, shape)
+    return checked_numbers(path, array, shape)
 
 
 def read_mat(path: Path, name: str, source: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """The numbers of one variable of a .mat file; arguments and errors as of `read_npy`."""
+    """The numbers of a variable of a .mat file, as `read_npy`."""
     return checked_numbers(f"{path}: {name}", read_mat_variable(path, name, source), shape)
 
 
 def read_mat_variable(path: Path, name: str, source: str) -> np.ndarray:
-    """One variable of a .mat file, numbers or not; arguments and errors as of `read_npy`."""
+    """A variable of a .mat file, numbers or not."""
     require_file(path, source)
     try:
         content = scipy.io.loadmat(path, variable_names=[name])
@@ -49,7 +46,7 @@ def read_mat_variable(path: Path, name: str, source: str) -> np.ndarray:
 
 
 def require_file(path: Path, source: str) -> None:
-    """Raises a DataError unless the file is there and readable."""
+    """Raises a DataError unless the file is there and may be read."""
     if not path.parent.is_dir():
         raise DataError(f"no folder {path.parent.resolve()}: looked there for {path.name}; {source}")
     if not path.is_file():
@@ -58,7 +55,7 @@ def require_file(path: Path, source: str) -> None:
         raise DataError(f"{path}: no permission to read the file; allow it, e.g. with chmod u+r")
 
 
-def checked_numbers(what: str, array: np.ndarray, shape: tuple[int, ...] | None = None) -> np.ndarray:
+def checked_numbers(what: str | Path, array: np.ndarray, shape: tuple[int, ...] | None = None) -> np.ndarray:
     """The array, if it holds finite numbers of this shape; `what` names it in the DataError."""
     if shape is not None and array.shape != shape:
         raise DataError(f"{what}: expected shape {shape}, found {array.shape}")
@@ -67,13 +64,6 @@ def checked_numbers(what: str, array: np.ndarray, shape: tuple[int, ...] | None 
     if not np.isfinite(array).all():
         raise DataError(f"{what}: holds NaN or infinite values; the file is damaged, get it again")
     return array
-
-
-def npy_bytes(array: np.ndarray) -> bytes:
-    """The array as a .npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
 
 
 def mat_bytes(variables: dict[str, Any]) -> bytes:

@@ -34,11 +34,13 @@ NO_EXPRESSIONS = (
 UV_OF_FACE3D = "face3d's generate.m writes it with BFM.mat, put both into one folder"
 FROM_BASEL = "get it from the University of Basel (faces.dmi.unibas.ch/bfm, registration) into morphable_model.folder"
 FROM_ZHU = "it is in 3DDFA.zip of the 3DDFA project page of Xiangyu Zhu, put it beside 01_MorphableModel.mat"
-FROM_GUO = "it is in CoarseData of github.com/Juyong/3DFace, put it beside 01_MorphableModel.mat"
+OR_EXP_PCA = f"{FROM_ZHU}, or use Exp_Pca.bin with morphable_model.expression=facewarehouse"
+FROM_GUO = (
+    "it is in CoarseData of github.com/Juyong/3DFace, put it beside 01_MorphableModel.mat, or use Model_Expression.mat "
+    "with morphable_model.expression=3ddfa"
+)
 FROM_DENG = "it is in the folder BFM of github.com/sicxu/Deep3DFaceRecon_pytorch, put it beside 01_MorphableModel.mat"
 FROM_BAS = "it is in the folder util of github.com/anilbas/3DMMasSTN, put it beside 01_MorphableModel.mat"
-
-SHAPE, EXPRESSION_FILES = "01_MorphableModel.mat", {"3ddfa": "Model_Expression.mat", "facewarehouse": "Exp_Pca.bin"}
 
 # 1-based vertices of the trimmed mesh that BFM_UV.mat puts far from their neighbours, and the neighbours whose mean
 # they take instead, in this order: as face3d's generate.m does.
@@ -58,20 +60,20 @@ def load_bfm_3ddfa(folder: str, shape_components: int = 40, expression_component
         DataError: a file is missing, unreadable, or of another shape.
     """
     root = Path(folder)
-    mean_path, triangle_path, regions_path = root / "u_shp.npy", root / "tri.mat", root / "regions.npy"
-    mean_shape = read_npy(mean_path, FROM_3DDFA)
-    rows = _count_rows(str(mean_path), mean_shape)
+    mean_shape = read_npy(root / "u_shp.npy", FROM_3DDFA)
+    rows = _count_rows(root / "u_shp.npy", mean_shape)
     mean = mean_shape + read_npy(root / "u_exp.npy", FROM_3DDFA, (rows, 1))
     shape_basis, expression_basis = (
-        _first_components(str(root / name), read_npy(root / name, FROM_3DDFA), rows, components, "u_shp.npy")
+        _first_components(root / name, read_npy(root / name, FROM_3DDFA), rows, components, "u_shp.npy")
         for name, components in {"w_shp_sim.npy": shape_components, "w_exp_sim.npy": expression_components}.items()
     )
     keypoints = read_npy(root / "keypoints_sim.npy", FROM_3DDFA, (204,))
     if not 0 <= keypoints.min() <= keypoints.max() < rows:
         raise DataError(f"{root / 'keypoints_sim.npy'}: indices must lie in 0 ... {rows - 1}")
-    triangles = _outward_triangles(str(triangle_path), read_mat(triangle_path, "tri", FROM_3DDFA), rows // 3)
+    triangles = _outward_triangles(root / "tri.mat", read_mat(root / "tri.mat", "tri", FROM_3DDFA), rows // 3)
     uv = read_mat(root / "BFM_UV.mat", "UV", FROM_3DDFA, (rows // 3, 2))
-    regions = read_npy(regions_path, FROM_3DDFA, (rows // 3,)) if regions_path.is_file() else None
+    file = root / "regions.npy"
+    regions = read_npy(file, FROM_3DDFA, (rows // 3,)) if file.is_file() else None
     landmarks68 = keypoints[::3].astype(np.int64) // 3
     return _model("bfm_3ddfa", mean, shape_basis, expression_basis, triangles, uv, landmarks68, regions)
 
@@ -158,81 +160,61 @@ def load_bfm2009_parts(
         ConfigError: expression is another word.
         DataError: a file or field is missing, unreadable, or of another shape.
     """
-    if expression not in EXPRESSION_FILES:
-        raise ConfigError(f"expression={expression!r} is unknown, known are {', '.join(EXPRESSION_FILES)}")
-    root = Path(folder)
-    _require_expressions(root, expression)
-    file, is_3ddfa = root / SHAPE, expression == "3ddfa"
-    shape_mean = read_mat(file, "shapeMU", FROM_BASEL)
+    if expression not in ("3ddfa", "facewarehouse"):
+        raise ConfigError(f"expression={expression!r} is unknown, known are 3ddfa, facewarehouse")
+    root, is_3ddfa = Path(folder), expression == "3ddfa"
+    file = root / "01_MorphableModel.mat"
+    shape_mean, shape_basis = (read_mat(file, name, FROM_BASEL) for name in ("shapeMU", "shapePC"))
     rows = _count_rows(f"{file}: shapeMU", shape_mean)
-    trim = (
-        _read_indices(root / "model_info.mat", "trimIndex", FROM_ZHU, rows // 3)
-        if is_3ddfa
-        else _read_indices(root / "BFM_exp_idx.mat", "trimIndex", FROM_DENG, rows // 3)
-    )
-    shape_basis = read_mat(file, "shapePC", FROM_BASEL)
     shape_basis = _first_components(f"{file}: shapePC", shape_basis, rows, shape_components, "shapeMU")
-    parts = _read_3ddfa_parts if is_3ddfa else _read_facewarehouse_parts
-    expression_mean, expression_basis, triangles, landmarks68 = parts(root, trim, rows // 3, expression_components)
+    read_expressions = _read_3ddfa_expressions if is_3ddfa else _read_facewarehouse_expressions
+    trim, mean, basis, triangles, landmarks68 = read_expressions(root, rows // 3, expression_components)
     return _model(
         "bfm2009" if is_3ddfa else FACEWAREHOUSE,
-        _trimmed(shape_mean, trim) + expression_mean,
+        _trimmed(shape_mean, trim) + mean,
         _trimmed(shape_basis, trim),
-        expression_basis,
+        basis,
         triangles,
         _read_uv(root / "BFM_UV.mat", rows // 3, trim),
         landmarks68,
     )
 
 
-def _require_expressions(root: Path, expression: Expression) -> None:
-    """Where the University of Basel's model is there without the expressions, says how to get them."""
-    if not (root / SHAPE).is_file() or (root / EXPRESSION_FILES[expression]).is_file():
-        return
-    for other, name in EXPRESSION_FILES.items():
-        if (root / name).is_file():
-            raise DataError(
-                f"no {EXPRESSION_FILES[expression]} in {root.resolve()}, but {name}: set "
-                f"morphable_model.expression={other}"
-            )
-    raise DataError(
-        f"{(root / SHAPE).resolve()} has no expressions: Model_Expression.mat supplies them ({FROM_ZHU}), or, with "
-        f"morphable_model.expression=facewarehouse, Exp_Pca.bin ({FROM_GUO})"
-    )
+Expressions = tuple[np.ndarray, np.ndarray | float, np.ndarray, np.ndarray, np.ndarray]
+"""The trimmed vertices; over these, mean and basis of the expressions, triangles and landmarks."""
 
 
-Parts = tuple[np.ndarray | float, np.ndarray, np.ndarray, np.ndarray]
-"""Mean and basis of the expressions, triangles, landmarks, all over the trimmed vertices."""
-
-
-def _read_3ddfa_parts(root: Path, trim: np.ndarray, vertices: int, components: int | None) -> Parts:
-    file, info = root / EXPRESSION_FILES["3ddfa"], root / "model_info.mat"
+def _read_3ddfa_expressions(root: Path, vertices: int, components: int | None) -> Expressions:
+    file, info = root / "Model_Expression.mat", root / "model_info.mat"
+    require_file(file, OR_EXP_PCA)
+    trim = _read_indices(info, "trimIndex", FROM_ZHU, vertices)
     mean = read_mat(file, "mu_exp", FROM_ZHU, (3 * len(trim), 1))
     basis = _first_components(f"{file}: w_exp", read_mat(file, "w_exp", FROM_ZHU), len(mean), components, "mu_exp")
     triangles = _outward_triangles(f"{info}: tri", read_mat(info, "tri", FROM_ZHU), len(trim))
-    return mean, basis, triangles, _read_indices(info, "keypoints", FROM_ZHU, len(trim), 68)
+    return trim, mean, basis, triangles, _read_indices(info, "keypoints", FROM_ZHU, len(trim), 68)
 
 
-def _read_facewarehouse_parts(root: Path, trim: np.ndarray, vertices: int, components: int | None) -> Parts:
-    file, deviation_file, shape_file = root / EXPRESSION_FILES["facewarehouse"], root / "std_exp.txt", root / SHAPE
+def _read_facewarehouse_expressions(root: Path, vertices: int, components: int | None) -> Expressions:
+    file, deviation_file, shape_file = root / "Exp_Pca.bin", root / "std_exp.txt", root / "01_MorphableModel.mat"
+    require_file(file, FROM_GUO)
+    trim = _read_indices(root / "BFM_exp_idx.mat", "trimIndex", FROM_DENG, vertices)
     basis, deviations = _read_exp_pca(file, len(trim)), _read_deviations(deviation_file)
     if len(deviations) != basis.shape[1]:
         raise DataError(
             f"{deviation_file}: {len(deviations)} numbers for the {basis.shape[1]} components of {file.name}"
         )
-    basis = _first_components(str(file), basis * deviations, len(basis), components, "trimIndex")
+    basis = _first_components(file, basis * deviations, len(basis), components, "trimIndex")
     front = _read_indices(root / "BFM_front_idx.mat", "idx", FROM_DENG, len(trim))
     landmarks68 = front[_read_indices(root / "facemodel_info.mat", "keypoints", FROM_DENG, len(front), 68)]
     whole = _outward_triangles(f"{shape_file}: tl", read_mat(shape_file, "tl", FROM_BASEL).T, vertices)
     new_row = np.full(vertices, -1)
     new_row[trim] = np.arange(len(trim))
     triangles = new_row[whole]
-    return 0.0, basis, triangles[(triangles >= 0).all(axis=1)], landmarks68
+    return trim, 0.0, basis, triangles[(triangles >= 0).all(axis=1)], landmarks68
 
 
 def _read_exp_pca(path: Path, vertices: int) -> np.ndarray:
     """The basis (3V, K) of `Exp_Pca.bin`."""
-    require_file(path, FROM_GUO)
     components = int(np.fromfile(path, "<i4", count=1).sum())  # 0 where there are no four bytes
     expected = 4 + 4 * 3 * vertices * (1 + components)
     if components < 1 or path.stat().st_size != expected:
@@ -241,13 +223,13 @@ def _read_exp_pca(path: Path, vertices: int) -> np.ndarray:
             f"{expected}; the file is cut short or another one, get it again: {FROM_GUO}"
         )
     values = np.fromfile(path, "<f4", offset=4).reshape(1 + components, 3 * vertices)
-    return checked_numbers(str(path), values[1:].T)
+    return checked_numbers(path, values[1:].T)
 
 
 def _read_deviations(path: Path) -> np.ndarray:
     require_file(path, FROM_DENG)
     try:
-        return checked_numbers(str(path), np.loadtxt(path, dtype=np.float32, ndmin=1))
+        return checked_numbers(path, np.loadtxt(path, dtype=np.float32, ndmin=1))
     except (ValueError, OSError) as error:
         raise DataError(f"{path}: not a row of numbers ({error}); {FROM_DENG}") from error
 
@@ -296,14 +278,14 @@ def _model(
     )
 
 
-def _count_rows(what: str, mean: np.ndarray) -> int:
+def _count_rows(what: str | Path, mean: np.ndarray) -> int:
     """3V of a mean (3V, 1)."""
     if mean.ndim != 2 or mean.shape[0] % 3 or mean.shape[1] != 1:
         raise DataError(f"{what}: expected shape (3 x vertices, 1), found {mean.shape}")
     return len(mean)
 
 
-def _first_components(what: str, basis: np.ndarray, rows: int, components: int | None, mean: str) -> np.ndarray:
+def _first_components(what: str | Path, basis: np.ndarray, rows: int, components: int | None, mean: str) -> np.ndarray:
     """The first components (None: all) of a basis (3V, K), which must match the mean of that name."""
     components = components or basis.shape[-1]
     if basis.ndim != 2 or len(basis) != rows or basis.shape[1] < components:
@@ -311,7 +293,7 @@ def _first_components(what: str, basis: np.ndarray, rows: int, components: int |
     return np.ascontiguousarray(basis[:, :components])
 
 
-def _outward_triangles(what: str, triangles: np.ndarray, vertices: int) -> np.ndarray:
+def _outward_triangles(what: str | Path, triangles: np.ndarray, vertices: int) -> np.ndarray:
     """(F, 3) 0-based, counter-clockwise, of the files' (3, F) 1-based, clockwise."""
     if triangles.ndim != 2 or triangles.shape[0] != 3 or not 1 <= triangles.min() <= triangles.max() <= vertices:
         raise DataError(
@@ -326,7 +308,7 @@ def _read_indices(path: Path, name: str, source: str, limit: int, count: int | N
     return _zero_based(f"{path}: {name}", read_mat(path, name, source), limit, count)
 
 
-def _zero_based(what: str, indices: np.ndarray, limit: int, count: int | None = None) -> np.ndarray:
+def _zero_based(what: str | Path, indices: np.ndarray, limit: int, count: int | None = None) -> np.ndarray:
     """(N,) 0-based of (N, 1) or (1, N) indices in 1 ... limit; N must be `count` where that is given."""
     if count not in (None, indices.size) or not 1 <= indices.min() <= indices.max() <= limit:
         number = f"{count} " if count else ""

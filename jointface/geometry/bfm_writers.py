@@ -1,5 +1,6 @@
 """Writers of a morphable model in the Basel Face Model's layouts, for the loaders of `bfm.py` and for other tools."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -8,18 +9,18 @@ from torch import Tensor
 
 from jointface.errors import DataError
 from jointface.files import write_atomically
-from jointface.geometry.array_files import mat_bytes, npy_bytes
+from jointface.geometry.array_files import mat_bytes
 from jointface.geometry.morphable_model import MorphableModel
 
 NEUTRAL_TEXTURE = 128.0  # grey, of face3d's 0 ... 255
 
 
 def write_bfm_3ddfa(folder: Path, model: MorphableModel) -> None:
-    """Writes the seven files that `load_bfm_3ddfa(folder, model.num_shape, model.num_expression)` reads, and
-    `regions.npy` with the region of each vertex, which 3DDFA does not know.
+    """Writes the seven files that `load_bfm_3ddfa` reads, and `regions.npy` with the region of each vertex, which 3DDFA
+    does not know.
 
-    The loaded model has the same mean, basis, triangles, UV, landmarks and regions. Its mirror map is computed anew
-    from the UV layout. A folder that this process has loaded before still gives the model of then.
+    Loaded with all components, the model is the same but for its mirror map, which is computed anew from the UV layout.
+    A folder that this process has loaded before still gives the model of then.
 
     Raises:
         DataError: a file cannot be written; each file is whole or as it was.
@@ -34,7 +35,8 @@ def write_bfm_3ddfa(folder: Path, model: MorphableModel) -> None:
         "keypoints_sim.npy": (3 * landmarks68[:, None] + np.arange(3)).ravel(),
     }
     for name, array in arrays.items():
-        write_atomically(folder / name, npy_bytes(array))
+        np.save(buffer := io.BytesIO(), array)
+        write_atomically(folder / name, buffer.getvalue())
     write_atomically(folder / "tri.mat", mat_bytes({"tri": _matlab_triangles(model)}))
     _write_uv(folder, model)
 
@@ -50,9 +52,8 @@ def write_bfm2009(
     The texture that face3d asks for is grey without variation; `tri_mouth` is empty. Otherwise as `write_bfm_3ddfa`.
 
     Args:
-        shape_sigma: (Ks,) standard deviations of the identity coefficients (shapeEV), by which face3d's fitting weighs
-            them; None writes ones, as a morphable model does not hold them.
-        expression_sigma: (Ke,) the same for the expression (expEV).
+        shape_sigma, expression_sigma: standard deviations of the coefficients (shapeEV, expEV), by which face3d's
+            fitting weighs them; None writes ones, as a morphable model does not hold them.
 
     Raises:
         DataError: a file cannot be written; each file is whole or as it was.

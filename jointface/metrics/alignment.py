@@ -19,36 +19,34 @@ ICP_ROUNDS = 50
 ICP_PRECISION = 1e-6  # of the scale: 0.1 µm at the face's border
 NEIGHBOURS = 10  # from which a point's tangent plane is estimated
 
+Points = Float[Tensor, "*#batch points 3"]
+Motion = Float[Tensor, "*#batch 3 4"]
+Array = Float64[np.ndarray, "points 3"]
+Matrix = Float64[np.ndarray, "4 4"]
+
 
 class SurfaceErrors(NamedTuple):
-    """Distances from the points of one surface to another surface.
+    """Distances from the points of one surface to another surface."""
 
-    point_to_point: to the nearest vertex of the other surface. point_to_plane: from that vertex to the point's tangent
-    plane, which does not depend on how densely the other surface is sampled.
-    """
-
-    point_to_point: Float64[Tensor, "points"]
+    point_to_point: Float64[Tensor, "points"]  # to the nearest vertex of the other surface
+    # From that vertex to the point's tangent plane: does not depend on how densely the other surface is sampled.
     point_to_plane: Float64[Tensor, "points"]
 
 
-def fit_similarity(
-    source: Float[Tensor, "*#batch points 3"], target: Float[Tensor, "*#batch points 3"]
-) -> Float64[Tensor, "*batch 3 4"]:
+def fit_similarity(source: Points, target: Points) -> Float64[Tensor, "*batch 3 4"]:
     """The similarity (scale, rotation, shift) that takes source nearest to target in the least-squares sense. It never
     mirrors. Umeyama, TPAMI 1991."""
     rotation, shift, scale = roma.rigid_points_registration(source.double(), target.double(), compute_scaling=True)
     return torch.cat([scale[..., None, None] * rotation, shift[..., None]], dim=-1)
 
 
-def fit_rigid(
-    source: Float[Tensor, "*#batch points 3"], target: Float[Tensor, "*#batch points 3"]
-) -> Float64[Tensor, "*batch 3 4"]:
+def fit_rigid(source: Points, target: Points) -> Float64[Tensor, "*batch 3 4"]:
     """As `fit_similarity`, without scale."""
     rotation, shift = roma.rigid_points_registration(source.double(), target.double())
     return torch.cat([rotation, shift[..., None]], dim=-1)
 
 
-def move(motion: Float[Tensor, "*#batch 3 4"], points: Float[Tensor, "*#batch points 3"]) -> Tensor:
+def move(motion: Motion, points: Points) -> Tensor:
     """The moved points (*batch, points, 3)."""
     return points.double() @ motion[..., :3].double().mT + motion[..., 3].double().unsqueeze(-2)
 
@@ -91,22 +89,18 @@ def refine_by_icp(
     return inverse[:3] @ torch.cat([start.double(), inverse.new_tensor([[0, 0, 0, 1]])])
 
 
-def _cloud(points: Float64[np.ndarray, "points 3"]) -> tuple[small_gicp.PointCloud, small_gicp.KdTree]:
+def _cloud(points: Array) -> tuple[small_gicp.PointCloud, small_gicp.KdTree]:
     cloud = small_gicp.PointCloud(points)
     tree = small_gicp.KdTree(cloud, num_threads=1)
     small_gicp.estimate_normals_covariances(cloud, tree, num_neighbors=NEIGHBOURS, num_threads=1)
     return cloud, tree
 
 
-def _moved(motion: Float64[np.ndarray, "4 4"], points: Float64[np.ndarray, "points 3"]) -> np.ndarray:
+def _moved(motion: Matrix, points: Array) -> Array:
     return points @ motion[:3, :3].T + motion[:3, 3]
 
 
-def _rescaling(
-    points: Float64[np.ndarray, "points 3"],
-    counterparts: Float64[np.ndarray, "points 3"],
-    normals: Float64[np.ndarray, "points 3"],
-) -> Float64[np.ndarray, "4 4"]:
+def _rescaling(points: Array, counterparts: Array, normals: Array) -> Matrix:
     """The scale, with its shift, that brings points nearest to their counterparts' tangent planes."""
     centre = points.mean(0)
     outwards = ((points - centre) * normals).sum(1)

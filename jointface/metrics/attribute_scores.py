@@ -12,6 +12,8 @@ from torchmetrics.utilities import dim_zero_cat
 from jointface.attributes import balanced_probability, calibrated_probability
 
 UNLABELLED = -1  # in targets, beside 1 and 0
+Values = Float[Tensor, "samples attributes"]
+Mask = Bool[Tensor, "samples attributes"]
 
 
 class AttributeMetrics(Metric):
@@ -40,12 +42,7 @@ class AttributeMetrics(Metric):
         for state in ("logits", "labels", "masks"):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
-    def update(
-        self,
-        logits: Float[Tensor, "batch attributes"],
-        labels: Float[Tensor, "batch attributes"],
-        mask: Bool[Tensor, "batch attributes"],
-    ) -> None:
+    def update(self, logits: Values, labels: Values, mask: Mask) -> None:
         """Adds samples."""
         self.logits.append(logits)
         self.labels.append(labels)
@@ -71,10 +68,7 @@ class AttributeMetrics(Metric):
 
 
 def attribute_scores(
-    logits: Float[Tensor, "samples attributes"],
-    labels: Float[Tensor, "samples attributes"],
-    mask: Bool[Tensor, "samples attributes"],
-    alpha: Float[Tensor, "attributes"],
+    logits: Values, labels: Values, mask: Mask, alpha: Float[Tensor, "attributes"]
 ) -> dict[str, Float[Tensor, "attributes"]]:
     """The scores of `AttributeMetrics` for each attribute, NaN where one is undefined."""
     target = torch.where(mask, labels > 0.5, UNLABELLED)

@@ -3,8 +3,10 @@
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
+
+from jointface.metrics.attribute_scores import Mask, Values
 
 Goal = Literal["accuracy", "balanced_accuracy"]
 
@@ -12,38 +14,25 @@ BINS = 15
 
 
 class Reliability(NamedTuple):
-    """The labelled samples in each bin of probability, as a reliability diagram shows them, in float64.
+    """The labelled samples in each bin of probability, as a reliability diagram shows them, in float64."""
 
-    samples: their number. probability: the sum of their predicted probabilities. positives: how many are positive.
-    """
-
-    samples: Float[Tensor, "bins attributes"]
-    probability: Float[Tensor, "bins attributes"]
+    samples: Float[Tensor, "bins attributes"]  # their number
+    probability: Float[Tensor, "bins attributes"]  # the sum of their predicted probabilities
     positives: Float[Tensor, "bins attributes"]
 
 
-def reliability(
-    probability: Float[Tensor, "samples attributes"],
-    labels: Float[Tensor, "samples attributes"],
-    mask: Bool[Tensor, "samples attributes"],
-    bins: int = BINS,
-) -> Reliability:
+def reliability(probability: Values, labels: Values, mask: Mask, bins: int = BINS) -> Reliability:
     """Samples by their probability of being positive, in bins of equal width over [0, 1], lower edges included."""
     probability, labels, labelled = probability.double(), labels.double(), mask.double()
     place = (probability * bins).long().clamp(0, bins - 1)
 
-    def total(values: Tensor) -> Tensor:
-        empty = values.new_zeros(bins, values.shape[1])
-        return empty.scatter_add(0, place, values * labelled)
-
-    return Reliability(total(torch.ones_like(labels)), total(probability), total(labels))
+    empty = probability.new_zeros(bins, probability.shape[1])
+    summands = (labelled, probability * labelled, labels * labelled)
+    return Reliability(*(empty.scatter_add(0, place, values) for values in summands))
 
 
 def expected_calibration_error(
-    probability: Float[Tensor, "samples attributes"],
-    labels: Float[Tensor, "samples attributes"],
-    mask: Bool[Tensor, "samples attributes"],
-    bins: int = BINS,
+    probability: Values, labels: Values, mask: Mask, bins: int = BINS
 ) -> Float[Tensor, "attributes"]:
     """ECE of each attribute: the mean over bins of |mean probability - share of positives|, weighted by samples.
 
@@ -54,12 +43,7 @@ def expected_calibration_error(
     return (predicted - positives).abs().sum(0) / count.sum(0)
 
 
-def best_thresholds(
-    scores: Float[Tensor, "samples attributes"],
-    labels: Float[Tensor, "samples attributes"],
-    mask: Bool[Tensor, "samples attributes"],
-    goal: Goal,
-) -> Float[Tensor, "attributes"]:
+def best_thresholds(scores: Values, labels: Values, mask: Mask, goal: Goal) -> Float[Tensor, "attributes"]:
     """For each attribute, the threshold that is best on these samples when scores above it count as positive.
 
     Scores are logits of the reading that the goal is about: their usual threshold is 0. A threshold lies in the middle

@@ -6,19 +6,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 from sklearn.metrics import precision_recall_curve
-from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from jointface.metrics.attribute_scores import AttributeMetrics
+from jointface.metrics.attribute_scores import AttributeMetrics, Mask, Values
 
 RECALLS = np.linspace(0, 1, 21)
 
 
-def gathered_samples(
-    metric: AttributeMetrics,
-) -> tuple[
-    Float[Tensor, "samples attributes"], Float[Tensor, "samples attributes"], Bool[Tensor, "samples attributes"]
-]:
+def gathered_samples(metric: AttributeMetrics) -> tuple[Values, Values, Mask]:
     """Logits, labels and mask of a metric's samples so far, on the CPU. In a distributed run every process has to call
     this, and gets the samples of all."""
     metric.update_empty()
@@ -27,16 +22,8 @@ def gathered_samples(
     return logits, labels, mask
 
 
-def precision_recall_table(
-    attributes: Sequence[str],
-    logits: Float[Tensor, "samples attributes"],
-    labels: Float[Tensor, "samples attributes"],
-    mask: Bool[Tensor, "samples attributes"],
-) -> pd.DataFrame:
-    """Columns attribute, recall, precision: the best precision at each of RECALLS or more.
-
-    Attributes without a positive have no rows.
-    """
+def precision_recall_table(attributes: Sequence[str], logits: Values, labels: Values, mask: Mask) -> pd.DataFrame:
+    """Columns attribute, recall, precision; no rows for attributes without a positive."""
     parts = []
     for m, attribute in enumerate(attributes):
         truth = labels[mask[:, m], m].numpy() > 0.5

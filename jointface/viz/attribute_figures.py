@@ -8,15 +8,14 @@ import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 COLOURS = matplotlib.color_sequences["tab10"]
 TRIVIAL = "trivial"  # label of the trivial predictor
 Bins = Float[np.ndarray, "bins"]
-
-LOG_LABELS = 50.0  # largest ratio on a logarithmic axis with labels at 1, 2 and 5 times the powers of ten
+Matrix = Float[np.ndarray, "attributes attributes"]
 
 
 def attribute_bars(scores: Mapping[str, pd.DataFrame], trivial: pd.DataFrame) -> Figure:
@@ -41,8 +40,9 @@ def attribute_bars(scores: Mapping[str, pd.DataFrame], trivial: pd.DataFrame) ->
     axes[0].set_ylim(-0.6, len(names) - 0.4)
     handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
     labels = [*scores, TRIVIAL]
-    lines = [handles[label] for label in labels]
-    figure.legend(lines, labels, loc="outside upper right", ncols=4, fontsize=8, frameon=False)
+    figure.legend(
+        [handles[label] for label in labels], labels, loc="outside upper right", ncols=4, fontsize=8, frameon=False
+    )
     return figure
 
 
@@ -61,17 +61,10 @@ def _bars(axis: Axes, values: pd.DataFrame, trivial: pd.Series) -> None:
 
 
 def correlation_figure(
-    method: str,
-    attributes: Sequence[str],
-    predicted: Float[np.ndarray, "attributes attributes"],
-    labels: Float[np.ndarray, "attributes attributes"],
-    difference: float,
+    method: str, attributes: Sequence[str], predicted: Matrix, labels: Matrix, difference: float
 ) -> Figure:
-    """The correlation matrices of labels and of predictions side by side, similar attributes next to each other.
-
-    Both have the order of a hierarchical clustering of the labels' correlations. difference: see
-    `jointface.metrics.correlation.correlation_difference`.
-    """
+    """The correlation matrices of labels and of predictions side by side, both in the order of a hierarchical
+    clustering of the labels' correlations. difference: see `jointface.metrics.correlation.correlation_difference`."""
     order = _similar_together(labels)
     names = [attributes[place].replace("_", " ") for place in order]
     side = 2.2 + 0.115 * len(names)
@@ -88,7 +81,7 @@ def correlation_figure(
     return figure
 
 
-def _similar_together(correlation: Float[np.ndarray, "attributes attributes"]) -> list[int]:
+def _similar_together(correlation: Matrix) -> list[int]:
     """The order of the leaves of a hierarchical clustering; attributes that exclude each other end up far apart."""
     if len(correlation) < 3:
         return list(range(len(correlation)))
@@ -116,18 +109,14 @@ def reliability_figure(methods: Mapping[str, tuple[Bins, Bins, Bins]], errors: M
         diagram.plot(mean, share, "o-", color=colour, linewidth=1.2, markersize=4, label=label)
         edges = np.linspace(0, 1, len(count) + 1)
         counts.stairs(count / count.sum(), edges, color=colour, linewidth=1.2)
-    diagram.set_ylabel("share of positives")
-    diagram.set_xlim(0, 1)
-    diagram.set_ylim(0, 1)
+    diagram.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of positives")
     diagram.legend(fontsize=8, loc="upper left", frameon=False)
-    counts.set_ylabel("share of labels")
-    counts.set_yscale("log")
+    counts.set(yscale="log", xlabel="calibrated probability", ylabel="share of labels")
     low, high = counts.get_ylim()
     # Labels between the powers of ten only where there are few of those, or they overlap.
-    counts.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < LOG_LABELS else (1.0,)))
-    counts.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
+    counts.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 50 else (1.0,)))
+    counts.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
     counts.yaxis.set_minor_formatter(NullFormatter())
-    counts.set_xlabel("calibrated probability")
     for axis in (diagram, counts):
         axis.grid(linewidth=0.4)
     return figure

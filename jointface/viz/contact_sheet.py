@@ -6,26 +6,19 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 
 def contact_sheet(
     images: Sequence[UInt8[np.ndarray, "size size 3"]], attributes: Sequence[Sequence[str]], columns: int = 8
 ) -> bytes:
-    """A PNG of the pictures in rows, each with the names of its attributes beneath.
-
-    Args:
-        images: RGB. attributes: of each picture, those that are there. columns: pictures in a row.
-    """
+    """A PNG of the RGB pictures in rows, each with the names of the attributes that it shows beneath."""
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(1.9 * columns, 2.4 * rows), dpi=110)
-    FigureCanvasAgg(figure)
     for number, (image, names) in enumerate(zip(images, attributes, strict=True)):
         axis = figure.add_subplot(rows, columns, number + 1)
         axis.imshow(image)
-        axis.set_xticks([])
-        axis.set_yticks([])
+        axis.set(xticks=[], yticks=[])
         text = textwrap.fill(", ".join(name.replace("_", " ") for name in names), 42, max_lines=5, placeholder=" ...")
         axis.set_xlabel(text, fontsize=5, labelpad=2)
     figure.subplots_adjust(left=0.01, right=0.99, top=0.995, bottom=0.22 / rows, wspace=0.05, hspace=0.3)

@@ -10,12 +10,13 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+Errors = Float[np.ndarray, "images"]
 COLOURS = matplotlib.color_sequences["tab10"]
 LINES = ("-", "--", "-.", ":")
 YAW_LIMITS = (-60, -30, 30, 60)  # degrees, between the bins of AFLW2000-3D's papers
 
 
-def area_under_curve(errors: Float[np.ndarray, "images"], limit: float) -> float:
+def area_under_curve(errors: Errors, limit: float) -> float:
     """Area under the cumulative error distribution from 0 to `limit`, as a fraction of the largest possible area.
 
     This equals the mean of 1 - error / limit, with errors beyond the limit counted as 0. Images without a prediction,
@@ -25,11 +26,11 @@ def area_under_curve(errors: Float[np.ndarray, "images"], limit: float) -> float
     return float(np.clip(1 - known / limit, 0, 1).mean()) if len(known) else float("nan")
 
 
-def cumulative_errors(errors: Mapping[str, Float[np.ndarray, "images"]], limit: float, label: str) -> Figure:
+def cumulative_errors(errors: Mapping[str, Errors], limit: float, label: str) -> Figure:
     """Share of images below each error, one curve a method, the largest area under the curve first in the legend.
 
     Args:
-        errors: of each image, by method; NaN, where a method has no prediction, is left out of its curve.
+        errors: by method; NaN, where a method has no prediction, is left out of its curve.
         limit: largest error shown.
         label: what the error is, with its unit.
     """
@@ -49,14 +50,12 @@ def cumulative_errors(errors: Mapping[str, Float[np.ndarray, "images"]], limit: 
     return figure
 
 
-def error_against_yaw(
-    errors: Mapping[str, Float[np.ndarray, "images"]], yaw: Float[np.ndarray, "images"], label: str, width: float = 10.0
-) -> Figure:
+def error_against_yaw(errors: Mapping[str, Errors], yaw: Errors, label: str, width: float = 10.0) -> Figure:
     """Each image's error against its yaw, and each method's mean in bins of yaw.
 
     Args:
-        errors: of each image, by method; infinite and NaN errors are left out.
-        yaw: of each image, in degrees.
+        errors: by method; infinite and NaN errors are left out.
+        yaw: in degrees.
         label: what the error is, with its unit.
         width: of a bin, in degrees.
     """

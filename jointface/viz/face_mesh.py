@@ -3,19 +3,16 @@
 import numpy as np
 import torch
 import trimesh
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import UInt8
 
 from jointface.geometry.rasteriser import visible_vertices
+from jointface.viz.mesh_view import Triangles, Vertices
 
 TOLERANCE = 0.03  # of the crop's side: depth that a vertex may lie behind the surface and still count as seen
 HIDDEN = np.uint8(160)  # grey
 
 
-def face_mesh(
-    crop: UInt8[np.ndarray, "size size 3"],
-    vertices: Float[np.ndarray, "vertices 3"],
-    triangles: Int[np.ndarray, "triangles 3"],
-) -> trimesh.Trimesh:
+def face_mesh(crop: UInt8[np.ndarray, "size size 3"], vertices: Vertices, triangles: Triangles) -> trimesh.Trimesh:
     """A face in crop space as glTF has it, y up and triangles wound counter-clockwise, with the colours of the photo
     where that shows it and grey elsewhere. Its centre is the origin, its unit the crop's side."""
     size = len(crop)

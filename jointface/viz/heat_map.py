@@ -4,20 +4,20 @@ from collections.abc import Mapping
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from jointface.viz.mesh_view import SIDE_YAW, view_mesh
+from jointface.viz.mesh_view import SIDE_YAW, Triangles, Vertices, view_mesh
 
 COLOUR_MAP = matplotlib.colormaps["YlOrRd"]  # light where errors are small, so that the shading shows the face
 UNKNOWN = 200.0  # grey
 
 
 def error_heat_map(
-    vertices: Float[np.ndarray, "vertices 3"],
-    triangles: Int[np.ndarray, "triangles 3"],
+    vertices: Vertices,
+    triangles: Triangles,
     errors: Mapping[str, Float[np.ndarray, "vertices"]],
     label: str,
     highest: float | None = None,
@@ -26,7 +26,6 @@ def error_heat_map(
 
     Args:
         vertices: x right, y down, z towards the viewer.
-        triangles: counter-clockwise seen from outside.
         errors: by method; NaN, such as for the neck, stays grey.
         label: what the error is, with its unit.
         highest: end of the colour scale; None takes the 99 % quantile.

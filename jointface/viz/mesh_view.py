@@ -12,19 +12,17 @@ LIGHT = np.array([0.25, -0.35, 0.9])  # from the upper right, behind the viewer
 SIDE_YAW = 60.0  # degrees, of a view from the side
 SURFACE = (190.0, 204.0, 230.0)  # RGB of a mesh without colours
 
+Vertices = Float[np.ndarray, "vertices 3"]
+Triangles = Int[np.ndarray, "triangles 3"]  # counter-clockwise seen from outside
+
 
 def render_surface(
-    points: Float[np.ndarray, "vertices 3"],
-    triangles: Int[np.ndarray, "triangles 3"],
-    height: int,
-    width: int,
-    colours: Float[np.ndarray, "vertices 3"] | None = None,
+    points: Vertices, triangles: Triangles, height: int, width: int, colours: Vertices | None = None
 ) -> tuple[Bool[np.ndarray, "height width"], Float[np.ndarray, "seen"], Float[np.ndarray, "seen 3"]]:
     """Which pixels show the mesh, and in each of these the cosine between its normal and LIGHT, and its colour.
 
     Args:
         points: vertices in pixels: x right, y down, z towards the viewer.
-        triangles: counter-clockwise seen from outside.
         colours: RGB of each vertex, 0 to 255; None is SURFACE.
     """
     vertices, mesh = torch.from_numpy(points), torch.from_numpy(np.ascontiguousarray(triangles))
@@ -37,22 +35,20 @@ def render_surface(
 
 
 def view_mesh(
-    vertices: Float[np.ndarray, "vertices 3"],
-    triangles: Int[np.ndarray, "triangles 3"],
+    vertices: Vertices,
+    triangles: Triangles,
     pose: Float[np.ndarray, "3"] | None = None,
     yaw: float = 0.0,
-    colours: Float[np.ndarray, "vertices 3"] | None = None,
+    colours: Vertices | None = None,
     size: int = 360,
 ) -> UInt8[np.ndarray, "size size 3"]:
     """A shaded mesh that fills a white picture; the picture stays white where a vertex is not finite.
 
     Args:
         vertices: x right, y down, z towards the viewer.
-        triangles: counter-clockwise seen from outside.
         pose: pitch, yaw, roll in degrees, which the view undoes first.
         yaw: degrees by which the face is turned then.
-        colours: RGB of each vertex, 0 to 255; None is one colour.
-        size: side of the picture, in pixels.
+        colours: see `render_surface`.
     """
     canvas = np.full((size, size, 3), 255, np.uint8)
     if not np.isfinite(vertices).all():

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 
-from jointface.viz.mesh_view import render_surface
+from jointface.viz.mesh_view import Triangles, Vertices, render_surface
+
+Image = UInt8[np.ndarray, "height width 3"]  # RGB
 
 # iBUG's 68 landmarks as lines: jaw, brows, nose bridge, nose, eyes, lips.
 OUTLINES = (
@@ -15,10 +17,8 @@ OUTLINES = (
 )  # fmt: skip
 
 
-def overlay_landmarks(
-    image: UInt8[np.ndarray, "height width 3"], landmarks: Float[np.ndarray, "68 dims"]
-) -> UInt8[np.ndarray, "height width 3"]:
-    """The 68 landmarks as outlines over the RGB image."""
+def overlay_landmarks(image: Image, landmarks: Float[np.ndarray, "68 dims"]) -> Image:
+    """The landmarks as outlines over the image."""
     canvas, points = image.copy(), landmarks[:, :2].round().astype(np.int32)
     outlines = [points[list(outline)].reshape(-1, 1, 2) for outline in OUTLINES]
     cv2.polylines(canvas, outlines, isClosed=False, color=(255, 215, 0), thickness=1, lineType=cv2.LINE_AA)
@@ -27,10 +27,8 @@ def overlay_landmarks(
     return canvas
 
 
-def add_caption(
-    image: UInt8[np.ndarray, "height width 3"], lines: Sequence[str]
-) -> UInt8[np.ndarray, "taller width 3"]:
-    """Lines of text on a white strip beneath the RGB image."""
+def add_caption(image: Image, lines: Sequence[str]) -> UInt8[np.ndarray, "taller width 3"]:
+    """Lines of text on a white strip beneath the image."""
     line_height = 14
     strip = np.full((line_height * len(lines) + 4, image.shape[1], 3), 255, np.uint8)
     for number, line in enumerate(lines, start=1):
@@ -39,10 +37,7 @@ def add_caption(
 
 
 def overlay_mesh(
-    image: UInt8[np.ndarray, "height width 3"],
-    vertices: Float[np.ndarray, "vertices 3"],
-    triangles: Int[np.ndarray, "triangles 3"],
-    enlargement: int = 3,
+    image: Image, vertices: Vertices, triangles: Triangles, enlargement: int = 3
 ) -> UInt8[np.ndarray, "large_height large_width 3"]:
     """The visible side of a mesh, shaded, over the enlarged image; the plain image where a vertex is not finite."""
     canvas = cv2.resize(image, None, fx=enlargement, fy=enlargement, interpolation=cv2.INTER_LINEAR)
