@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,9 +13,10 @@ from jointface.datamodules.face_dataset import FaceDataset
 from jointface.errors import ConfigError, DataError
 from jointface.evaluation.prediction_files import list_predictions
 from jointface.modules.checkpoint import load_model
+from jointface.modules.devices import open_device
 from jointface.modules.network import FaceNetwork
 
-PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
+PRECISIONS = ("float64", "float32")
 NAMED = 3  # files of either kind that a message names
 
 # Parts of a path that name no run: checkpoints, numbers of a sweep's jobs, dates.
@@ -28,8 +30,7 @@ class Participants:
     checkpoints: Mapping[str, Path]
     networks: Mapping[str, FaceNetwork]
     folders: Mapping[str, Path]
-    batch_size: int
-    device: torch.device
+    placement: Mapping[str, Any]  # batch_size and device
 
     @property
     def names(self) -> list[str]:
@@ -54,7 +55,7 @@ def open_participants(
         ConfigError: two have one name, or there is no such device or precision.
         CheckpointError, DataError: a checkpoint or a folder is missing or broken.
     """
-    placed = _device(device)
+    placed = open_device(device)
     paths, folders = named_checkpoints(checkpoints), named_folders(compare)
     require_different([*paths, *folders])
     for name, folder in folders.items():
@@ -63,21 +64,8 @@ def open_participants(
         raise ConfigError(f"precision={precision}: known are {', '.join(PRECISIONS)}")
     if precision == "float64" and placed.type == "mps":
         raise ConfigError("device=mps has no float64: set precision=float32, or device=cpu")
-    networks = {name: load_model(path).to(PRECISIONS[precision]) for name, path in paths.items()}
-    return Participants(paths, networks, folders, batch_size, placed)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch's errors for an unknown and for an absent device
-        raise ConfigError(f"device={name}: there is no such device here; set auto or cpu") from error
-    return device
-
-
-def _some(files: Sequence[str]) -> str:
-    return ", ".join(files[:NAMED]) + (", ..." if len(files) > NAMED else "")
+    networks = {name: load_model(path).to(getattr(torch, precision)) for name, path in paths.items()}
+    return Participants(paths, networks, folders, {"batch_size": batch_size, "device": placed})
 
 
 def folders_by_benchmark(folders: Mapping[str, Path], tests: Mapping[str, FaceDataset]) -> dict[str, dict[str, Path]]:
@@ -90,10 +78,13 @@ def folders_by_benchmark(folders: Mapping[str, Path], tests: Mapping[str, FaceDa
     found = {method: list_predictions(method, folder) for method, folder in folders.items()}
     for method, files in found.items():
         if wanted and all(files.isdisjoint(names) for names in wanted.values()):
+            looked_for, there = (
+                ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+                for names in (next(iter(wanted.values())), sorted(files))
+            )
             raise DataError(
                 f"none of the {len(files):,} .npz files in {folders[method].absolute()} is named after a photo of "
-                f"{' or '.join(wanted)}: looked for {_some(next(iter(wanted.values())))}; there is "
-                f"{_some(sorted(files))}; name the file for STEM.jpg STEM.npz"
+                f"{' or '.join(wanted)}: looked for {looked_for}; there is {there}; name the file for STEM.jpg STEM.npz"
             )
     return {
         key: {method: folder for method, folder in folders.items() if not found[method].isdisjoint(names)}
@@ -114,15 +105,10 @@ def named_checkpoints(entries: Iterable[str]) -> dict[str, Path]:
     Raises:
         ConfigError: two have one name, or a name is empty or has a slash.
     """
-    given: list[tuple[str | None, Path]] = []
-    for entry in entries:
-        name, colon, path = entry.partition(":")
-        is_path = not colon or Path(entry).exists()  # a path may hold a colon
-        given.append((None, Path(entry)) if is_path else (_require_name(name, entry), Path(path)))
-    shortest = iter(_shortest_names([path for name, path in given if name is None]))
-    names = [next(shortest) if name is None else name for name, _ in given]
-    require_different(names)
-    return {name: path for name, (_, path) in zip(names, given, strict=True)}
+    # A path may hold a colon.
+    given = [("", Path(entry)) if ":" not in entry or Path(entry).exists() else _split(entry) for entry in entries]
+    shortest = iter(_shortest_names([path for name, path in given if not name]))
+    return _by_name([(name or next(shortest), path) for name, path in given])
 
 
 def named_folders(entries: Iterable[str]) -> dict[str, Path]:
@@ -131,14 +117,7 @@ def named_folders(entries: Iterable[str]) -> dict[str, Path]:
     Raises:
         ConfigError: an entry has no name, or two have the same.
     """
-    folders = []
-    for entry in entries:
-        name, colon, folder = entry.partition(":")
-        if not colon:
-            raise ConfigError(f"compare={entry}: expected NAME:FOLDER, the name of the method and its predictions")
-        folders.append((_require_name(name, entry), Path(folder)))
-    require_different([name for name, _ in folders])
-    return dict(folders)
+    return _by_name([_split(entry) for entry in entries])
 
 
 def require_different(names: Sequence[str]) -> None:
@@ -147,26 +126,33 @@ def require_different(names: Sequence[str]) -> None:
         raise ConfigError(f"two methods are called {repeated[0]!r}: write NAME:PATH to name one otherwise")
 
 
-def _require_name(name: str, entry: str) -> str:
+def _by_name(named: Sequence[tuple[str, Path]]) -> dict[str, Path]:
+    require_different([name for name, _ in named])
+    return dict(named)
+
+
+def _split(entry: str) -> tuple[str, Path]:
+    name, colon, path = entry.partition(":")
+    if not colon:
+        raise ConfigError(f"compare={entry}: expected NAME:FOLDER, the name of the method and its predictions")
     if not name or "/" in name:
         raise ConfigError(f"{entry}: a method's name is a word or more, without /, before the colon")
-    return name
+    return name, Path(path)
 
 
 def _shortest_names(paths: Iterable[Path]) -> list[str]:
     """For each path the part that names its run, and the parts that tell it from other runs of that name."""
     parts = [[part for part in path.absolute().with_suffix("").parts[1:] if part != "checkpoints"] for path in paths]
-    places = [_place_of_run(of_path) for of_path in parts]
+    runs = [
+        max((n for n, part in enumerate(path) if not _ANONYMOUS.fullmatch(part)), default=len(path) - 1)
+        for path in parts
+    ]
     names = []
-    for path, place in zip(parts, places, strict=True):
-        same = [other for other, at in zip(parts, places, strict=True) if other[at] == path[place]]
+    for path, run in zip(parts, runs, strict=True):
+        same = [other for other, at in zip(parts, runs, strict=True) if other[at] == path[run]]
         first, last = _common_parts(same), len(path) - _common_parts([other[::-1] for other in same])
-        names.append("/".join(part for n, part in enumerate(path) if n == place or first <= n < last))
+        names.append("/".join(part for n, part in enumerate(path) if n == run or first <= n < last))
     return names
-
-
-def _place_of_run(parts: Sequence[str]) -> int:
-    return max((n for n, part in enumerate(parts) if not _ANONYMOUS.fullmatch(part)), default=len(parts) - 1)
 
 
 def _common_parts(paths: Iterable[Sequence[str]]) -> int:

@@ -1,21 +1,28 @@
 """Head pose of a face without a camera, and errors of head pose."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from jointface.geometry.camera import pose_from_camera
+from jointface.geometry.camera import rotation_to_euler
 from jointface.metrics.alignment import fit_similarity
 
 
 def pose_from_vertices(
     vertices: Float[Tensor, "*batch points 3"], mean: Float[Tensor, "points 3"]
 ) -> Float[Tensor, "*batch 3"]:
-    """Pitch, yaw, roll in degrees of faces in image or crop space: those of the similarity that takes the mean face, in
-    model space, to each of them."""
+    """Pitch, yaw, roll in degrees of faces in image or crop space: those of `rotation_from_vertices`."""
+    return rotation_to_euler(rotation_from_vertices(vertices, mean)).rad2deg().float()
+
+
+def rotation_from_vertices(
+    vertices: Float[Tensor, "*batch points 3"], mean: Float[Tensor, "points 3"]
+) -> Float64[Tensor, "*batch 3 3"]:
+    """The rotation, from model space to that of the picture with y up, of the similarity that takes the mean face, in
+    model space, to each of the faces in image or crop space."""
     y_down = vertices.new_tensor([1.0, -1.0, 1.0])
-    camera = fit_similarity(mean * y_down, vertices) * torch.cat([y_down, y_down[:1]]).double()
-    return pose_from_camera(camera, 0)[..., :3].rad2deg().float()
+    scaled = fit_similarity(mean, vertices * y_down)[..., :3]
+    return scaled / torch.linalg.det(scaled).pow(1 / 3)[..., None, None]
 
 
 def pose_errors(predicted: Float[Tensor, "*batch 3"], truth: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:

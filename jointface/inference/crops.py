@@ -1,0 +1,51 @@
+"""From a photo to the crops of its faces, and from pixels of a crop back to pixels of the photo."""
+
+import math
+
+import numpy as np
+from jaxtyping import Float, Float64, UInt8
+
+from jointface.datamodules.crop import CropTransform, warp
+from jointface.geometry.framing import FaceBox
+
+
+def cut_crop(
+    image: UInt8[np.ndarray, "height width 3"], box: FaceBox, size: int
+) -> tuple[UInt8[np.ndarray, "size size 3"], Float64[np.ndarray, "2 3"]]:
+    """The crop of a face box, as networks are trained with, and the similarity from the photo to it.
+
+    Beyond the photo's border the crop shows its reflection. Only the part of the photo that the crop shows is worked
+    on, so a face costs the same in a small photo and in a panorama.
+    """
+    transform = CropTransform(size).to_crop(box, np.eye(2, 3))
+    scale, crop = transform[0, 0], np.empty((size, size, 3), np.uint8)
+    margin = 2 + 2 / scale
+    (left, right), (top, bottom) = (
+        _shown((-1 - offset) / scale - margin, (size - offset) / scale + margin, length)
+        for offset, length in zip(transform[:, 2], image.shape[1::-1], strict=True)
+    )
+    within = transform.copy()  # from that part of the photo
+    within[:, 2] += scale * np.array([left, top])
+    warp(image[top:bottom, left:right], within, crop)
+    return crop, transform
+
+
+def _shown(low: float, high: float, length: int) -> tuple[int, int]:
+    """The first pixel, and that after the last, of a row of `length` pixels that low ... high shows or reflects."""
+    end = length - 1
+    first, last = min(low, 2 * end - high), max(high, -low)
+    return min(max(math.floor(first), 0), end), min(max(math.ceil(last), 0), end) + 1
+
+
+def to_photo(
+    points: Float[np.ndarray, "points 3"], transform: Float64[np.ndarray, "2 3"]
+) -> Float64[np.ndarray, "points 3"]:
+    """Points of a crop in pixels of the photo. z is scaled like x and y."""
+    return (points - np.append(transform[:, 2], 0.0)) / transform[0, 0]
+
+
+def to_crop(
+    points: Float[np.ndarray, "points 3"], transform: Float64[np.ndarray, "2 3"]
+) -> Float64[np.ndarray, "points 3"]:
+    """The inverse of `to_photo`."""
+    return points * transform[0, 0] + np.append(transform[:, 2], 0.0)
