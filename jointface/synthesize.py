@@ -7,7 +7,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from jointface.command_line import entry_point
-from jointface.synthesis.export import Plan, export
+from jointface.synthesis.face_files import Plan, export
 from jointface.synthesis.faces import FaceFactory
 
 

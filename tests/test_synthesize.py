@@ -19,7 +19,7 @@ from jointface.datamodules import W300LP, CelebA, CropTransform, SyntheticFaces
 from jointface.errors import ConfigError, DataError
 from jointface.geometry import load_bfm_3ddfa
 from jointface.geometry.bfm import load_bfm2009
-from jointface.synthesis.export import Plan, export
+from jointface.synthesis.face_files import Plan, export
 from jointface.synthesis.faces import FaceFactory
 from jointface.synthesis.measures import SYNTHETIC
 from jointface.synthesize import main

@@ -8,12 +8,11 @@ import torch
 from jaxtyping import Int
 
 from jointface.synthesis.head import SKIN, Head
-from jointface.synthesis.proxy import EAR_SIDE, Proxy, bind_rigidly
+from jointface.synthesis.proxy import EAR_SIDE, PER_POINT, Proxy, bind_rigidly
 from jointface.synthesis.solids import Solid, ellipsoid, join, tube
 
 LUMINANCE = 204  # of metal
 HOLE = np.array([3.5, 3.0, 2.0])  # mm from the lowest points of the right ear to where earrings sit
-LOBE_ROWS = 3  # lowest points of an ear, which an earring follows
 
 
 def earrings(head: Head) -> tuple[Proxy, ...]:
@@ -28,16 +27,15 @@ def _pair(name: str, solid: Solid, head: Head) -> Proxy:
     solid = solid.moved(head.mean[lobe].double().numpy().mean(axis=0) + HOLE)
     right = bind_rigidly(head, name, solid, LUMINANCE, lobe)
     left = bind_rigidly(head, name, solid.mirrored(), LUMINANCE, head.model.mirror[lobe].numpy())
-    names = ("corners", "weights", "offsets", "uv")
-    both: dict[str, Any] = {name: torch.cat([getattr(right, name), getattr(left, name)]) for name in names}
+    both: dict[str, Any] = {part: torch.cat([getattr(right, part), getattr(left, part)]) for part in PER_POINT}
     return replace(right, **both, triangles=torch.cat([right.triangles, left.triangles + len(solid.points)]))
 
 
 def _lobe(head: Head) -> Int[np.ndarray, "3"]:
-    """Rows of the lowest points of the right ear."""
+    """Rows of the three lowest points of the right ear."""
     skin = head.triangles[head.material == SKIN].unique()
     ear = skin[(head.mean[skin, 0] > EAR_SIDE) & (skin < len(head.model.mirror))]
-    return ear[head.mean[ear, 1].argsort()[:LOBE_ROWS]].numpy()
+    return ear[head.mean[ear, 1].argsort()[:3]].numpy()
 
 
 def _hoop(radius: float, wire: float) -> Solid:

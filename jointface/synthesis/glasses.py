@@ -18,7 +18,6 @@ HINGE_Y = 45.0
 EAR = np.array([78.5, 47.0, -78.0])  # where a temple rests
 NODES = 40  # of a rim
 GREY, DARK = 153, 26  # luminance of frames and of lenses
-BRIDGE = 27  # of the 68 landmarks
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,9 @@ def glasses(head: Head) -> tuple[Glasses, ...]:
     return tuple(
         Glasses(
             frame=bind_rigidly(head, shape.name, _frame(shape), GREY, rests, tilt=True),
-            lenses=bind_rigidly(head, f"{shape.name}_lenses", _lenses(shape), DARK, rests, tilt=True),
+            lenses=bind_rigidly(head, f"{shape.name}_lenses", join([lens, lens.mirrored()]), DARK, rests, tilt=True),
         )
-        for shape in SHAPES
+        for shape, lens in ((shape, disk(_outline(shape), 1.5)) for shape in SHAPES)
     )
 
 
@@ -77,7 +76,7 @@ def _rests(head: Head) -> np.ndarray:
     skin = skin[skin < len(head.model.mirror)]
     near = torch.from_numpy(EAR).float() - torch.tensor([2.5, 0, 0])
     right: Tensor = skin[(head.mean[skin] - near).norm(dim=1).argmin()]
-    return torch.stack([head.model.mirror[right], right, head.model.landmarks68[BRIDGE]]).numpy()
+    return torch.stack([head.model.mirror[right], right, head.model.landmarks68[27]]).numpy()
 
 
 def _frame(shape: _Shape) -> Solid:
@@ -89,11 +88,6 @@ def _frame(shape: _Shape) -> Solid:
     return join([rim, rim.mirrored(), temple, temple.mirrored(), *bars])
 
 
-def _lenses(shape: _Shape) -> Solid:
-    lens = disk(_outline(shape), 1.5)
-    return join([lens, lens.mirrored()])
-
-
 def _outline(shape: _Shape) -> Float[np.ndarray, "nodes 3"]:
     """The right rim's middle line, counter-clockwise."""
     turn = np.arange(NODES) / NODES * 2 * np.pi
@@ -102,11 +96,7 @@ def _outline(shape: _Shape) -> Float[np.ndarray, "nodes 3"]:
     y += shape.slant * smoothstep((out + 0.8) / 1.8) * smoothstep((up + 1) / 2)
     x += shape.sag * 0.5 * (-up).clip(0) * (out > -0.5) - shape.sag * 0.3 * (-up).clip(0)
     y -= shape.sag * (-up).clip(0) * smoothstep((out + 1) / 1.5)
-    return np.stack([x, y, _front(x)], axis=1)
-
-
-def _front(x: Float[np.ndarray, "nodes"]) -> Float[np.ndarray, "nodes"]:
-    return FRONT - WRAP * x**2
+    return np.stack([x, y, FRONT - WRAP * x**2], axis=1)
 
 
 def _bar(shape: _Shape, number: int) -> Float[np.ndarray, "nodes 3"]:

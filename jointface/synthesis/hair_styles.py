@@ -4,12 +4,12 @@ The sheet is the grid of `synthesis.skull` at some distance from the skin; hair 
 is widest. A cut says how thick the hair is where, and between which heights it grows.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import binary_dilation, distance_transform_edt
 
 from jointface.synthesis.head import Head
 from jointface.synthesis.noise import smoothstep, value_noise
@@ -37,11 +37,9 @@ Flow = Literal["crown", "back", "part"]
 class HairStyle:
     """A hair cut.
 
-    Attributes:
-        proxy: its mesh, and strands in grey, mean luminance 153 of 255, to be coloured.
-        bangs: hair hides the forehead. receding: the forehead is higher, as hair has gone.
-        feminine, masculine: how plausible the cut is for women and for men, 0 ... 1.
-        fits_under_hat: thinner than the hats are above the rim.
+    proxy: its mesh, and strands in grey, mean luminance 153 of 255, to be coloured. bangs: hair hides the forehead.
+    receding: the forehead is higher, as hair has gone. feminine, masculine: how plausible the cut is for women and for
+    men, 0 ... 1. fits_under_hat: thinner than the hats are above the rim.
     """
 
     proxy: Proxy
@@ -100,13 +98,10 @@ UP: Heights = {0: 115, 25: 115, 42: 110, 52: 100} | SIDES | {74: 52, 80: 46, 125
 CROWN: Heights = {0: 20, 55: 50, 64: 64, 75: 84, 100: 98, 140: 104, 180: 106}
 
 
-def _long(end: float) -> Heights:
-    """Over the ears and down to a height, from the parting to both sides of the face."""
-    return {0: 120, 15: 117, 30: 109, 42: 94, 50: 72, 56: 40, 60: end, 180: end}
-
-
-def _long_with_bangs(end: float) -> Heights:
-    return {0: 66, 25: 66, 42: 68, 51: 66, 56: 45, 60: end, 180: end}
+def _long(end: float, bangs: bool = False) -> Heights:
+    """Over the ears and down to a height, from the parting (or below bangs) to both sides of the face."""
+    top = {0: 66, 25: 66, 42: 68, 51: 66, 56: 45} if bangs else {0: 120, 15: 117, 30: 109, 42: 94, 50: 72, 56: 40}
+    return {**top, 60: end, 180: end}
 
 
 CUTS = (
@@ -121,11 +116,11 @@ CUTS = (
     _Cut("afro", SHORT, 46, 42, 44, 0.7, 0.8, root=34, ripple=4, fray=4, wave="curly", fits_under_hat=False),
     _Cut("bob_straight", _long(-52), 12, 11, 12, 1.0, 0.05, over_ears=True, fall=True, cling=0.05, flow="part",
          part=-25, length="medium"),
-    _Cut("bob_bangs", _long_with_bangs(-52), 13, 11, 12, 1.0, 0.05, root=10, over_ears=True, fall=True, cling=0.05,
+    _Cut("bob_bangs", _long(-52, bangs=True), 13, 11, 12, 1.0, 0.05, root=10, over_ears=True, fall=True, cling=0.05,
          fray=5, bangs=True, length="medium"),
     _Cut("long_straight", _long(-210), 9, 8, 9, 1.0, 0.15, over_ears=True, fall=True, cling=0.03, fray=12, flow="part",
          length="long"),
-    _Cut("long_straight_bangs", _long_with_bangs(-210), 10, 9, 9, 1.0, 0.05, root=10, over_ears=True, fall=True,
+    _Cut("long_straight_bangs", _long(-210, bangs=True), 10, 9, 9, 1.0, 0.05, root=10, over_ears=True, fall=True,
          cling=0.03, fray=8, bangs=True, length="long"),
     _Cut("long_wavy", _long(-200), 12, 12, 13, 1.0, 0.15, over_ears=True, fall=True, flare=0.06, ripple=4, fray=12,
          flow="part", part=18, wave="wavy", length="long"),
@@ -139,11 +134,10 @@ CUTS = (
 
 def hair_styles(head: Head, skull: Skull) -> tuple[HairStyle, ...]:
     """All cuts, made on the mean head."""
+    traits = [trait.name for trait in fields(HairStyle) if trait.name != "proxy"]
     return tuple(
-        HairStyle(_proxy(cut, head, skull), cut.bangs, cut.wave, cut.length, cut.receding, cut.feminine,
-                  cut.masculine, cut.fits_under_hat)
-        for cut in CUTS
-    )  # fmt: skip
+        HairStyle(_proxy(cut, head, skull), **{trait: getattr(cut, trait) for trait in traits}) for cut in CUTS
+    )
 
 
 def _proxy(cut: _Cut, head: Head, skull: Skull) -> Proxy:
@@ -171,6 +165,7 @@ class _Form:
         self.v, self.u = middle[:, None], middle[None]
         self.path, self.azimuth = self.v * self.end, self.u * 360 - 180
         self.skin = skull.radius(self.path, self.azimuth, cut.over_ears)
+        self.wave = self._wave()
         self.alpha = self._alpha()
         self.radius = self._radius()
 
@@ -179,36 +174,33 @@ class _Form:
         bare = self.skull.radius(self.path, self.azimuth, over_ears=False)
         height = place(self.path, self.azimuth, bare)[..., 1]
         strands = value_noise(self.u, self.v, (110, 2), 1) + value_noise(self.u, self.v, (30, 2), 2)
-        sway = 1.2 * value_noise(self.u, self.v, (40, 30), 3) + SWAY[self.cut.wave] * self._wave()
+        sway = 1.2 * value_noise(self.u, self.v, (40, 30), 3) + SWAY[self.cut.wave] * self.wave
         # A parting shifts the line of the forehead to its side.
         shift = 0.6 * self.cut.part * (1 - np.abs(self.azimuth) / 60).clip(0)
         azimuth = np.abs(self.azimuth - shift) + sway
-        ends = self._fray() * strands + value_noise(self.u, self.v, (TEXTURE, TEXTURE), 9)
+        # Hair begins evenly at the line of the forehead; bangs end there.
+        frayed = 1.0 if self.cut.bangs else smoothstep((np.abs(self.azimuth) - 45) / 15)
+        fray = 0.7 * (1 + (self.cut.fray - 1) * frayed)
+        ends = fray * strands + value_noise(self.u, self.v, (TEXTURE, TEXTURE), 9)
         ends = ends * np.cos(elevation(self.path))  # near the crown a little height is a long way
         return (height > height_at(self.cut.low, azimuth) + ends) & (height < height_at(self.cut.high, azimuth) - ends)
-
-    def _fray(self) -> Float[np.ndarray, "1 columns"]:
-        """mm; hair begins evenly at the line of the forehead, bangs end there."""
-        if self.cut.bangs:
-            return np.full_like(self.azimuth, 0.7 * self.cut.fray)
-        ends = smoothstep((np.abs(self.azimuth) - 45) / 15)
-        return 0.7 * (1 + (self.cut.fray - 1) * ends)
 
     def _wave(self) -> Float[np.ndarray, "rows columns"]:
         """-1 ... 1: how waves go out and in; curls are noise."""
         if self.cut.wave == "curly":
-            return np.clip(
-                0.6 * value_noise(self.u, self.v, (40, round(self.end / 13)), 4)
-                + 0.6 * value_noise(self.u, self.v, (20, round(self.end / 26)), 5),
-                -1, 1,
-            )  # fmt: skip
+            fine = 0.6 * value_noise(self.u, self.v, (40, round(self.end / 13)), 4)
+            return (fine + 0.6 * value_noise(self.u, self.v, (20, round(self.end / 26)), 5)).clip(-1, 1)
         phase = 1.5 * value_noise(self.u, self.v, (16, 3), 6) + 0.8 * value_noise(self.u, self.v, (40, 7), 16)
         return np.sin(2 * np.pi * self.path / 50 + phase)
 
     def _radius(self) -> Float[np.ndarray, "rows columns"]:
         cut = self.cut
-        thickness = self._thickness() * self._taper()
-        hair = self.skin + thickness
+        behind = (1 - np.cos(np.radians(self.azimuth))) / 2
+        low = cut.sides + (cut.back - cut.sides) * behind
+        quiff = cut.quiff * np.exp(-((self.azimuth / 45) ** 2) - ((self.path - 95) / 30) ** 2)
+        thickness = low + (cut.top - low) * np.sin(elevation(self.path)) ** 2 + quiff
+        uneven = 1 + 0.08 * value_noise(self.u, self.v, (10, 6), 7)
+        hair = self.skin + thickness * uneven * self._taper()
         if cut.fall:
             step = self.end / TEXTURE
             for row in range(int(FALL / step), TEXTURE):
@@ -216,18 +208,8 @@ class _Form:
             hair *= 1 + cut.flare * smoothstep((self.path - ARC) / 150)
         onset = smoothstep((self.path - 25) / 60) if cut.wave == "wavy" else 1.0
         # Ripples stand on the full thickness; the hairline stays close to the skin.
-        hair = hair + cut.ripple * self._wave() * onset * smoothstep((hair - self.skin) / (cut.ripple + 4))
+        hair = hair + cut.ripple * self.wave * onset * smoothstep((hair - self.skin) / (cut.ripple + 4))
         return np.maximum(hair, self.skin + LEAST)
-
-    def _thickness(self) -> Float[np.ndarray, "rows columns"]:
-        """Of the cut without its edges."""
-        cut = self.cut
-        up = np.sin(elevation(self.path)) ** 2
-        behind = (1 - np.cos(np.radians(self.azimuth))) / 2
-        low = cut.sides + (cut.back - cut.sides) * behind
-        quiff = cut.quiff * np.exp(-((self.azimuth / 45) ** 2) - ((self.path - 95) / 30) ** 2)
-        uneven = 1 + 0.08 * value_noise(self.u, self.v, (10, 6), 7)
-        return (low + (cut.top - low) * up + quiff) * uneven
 
     def _taper(self) -> Float[np.ndarray, "rows columns"]:
         """0 ... 1 from the edge of the hair inwards."""
@@ -242,43 +224,40 @@ class _Form:
         light = self._strands()
         light = (light - light[self.alpha].mean()) / light[self.alpha].std()
         sheen = 0.1 * np.exp(-(((self.path - 95) / 22) ** 2))
-        light = GREY * (1 + CONTRAST * light) * (1 + sheen) * (1 - 0.45 * self._parting())
+        light = GREY * (1 + CONTRAST * light) * (1 + sheen)
+        if self.cut.flow == "part":  # a dark line
+            x, _, z = self._place()
+            on = (self.path < ARC) & (z > -120)
+            light *= 1 - 0.45 * (on * np.exp(-(((x - self.cut.part) / 1.8) ** 2)))
         light *= GREY / light[self.alpha].mean()
         return grey_texture(light.clip(30, 255), self.alpha)
 
     def _strands(self) -> Float[np.ndarray, "rows columns"]:
         if self.cut.wave == "curly":
             fine = value_noise(self.u, self.v, (90, round(self.end / 6)), 8)
-            return fine + 1.5 * self._wave()
-        across, along = self._flow(), self.v
-        if self.cut.wave == "wavy":
-            across = across + 0.012 * self._wave()
+            return fine + 1.5 * self.wave
+        wave = self.wave if self.cut.wave == "wavy" else 0.0
+        across = self._flow() + 0.012 * wave
         noise = (((150, 6), 1.0), ((60, 4), 0.8), ((22, 3), 0.7))
-        strands = sum(weight * value_noise(across, along, cells, 10 + i) for i, (cells, weight) in enumerate(noise))
-        return strands + 0.5 * self._wave() * (self.cut.wave == "wavy")
+        strands = sum(weight * value_noise(across, self.v, cells, 10 + i) for i, (cells, weight) in enumerate(noise))
+        return strands + 0.5 * wave
 
     def _flow(self) -> Float[np.ndarray, "rows columns"]:
         """Position of strands across the hair, the same all along a strand; period 1."""
-        x, y, z = np.moveaxis(place(self.path, self.azimuth, self.radius), -1, 0)
+        x, y, z = self._place()
         if self.cut.flow == "back":
             return np.arctan2(x, y - 20) / (2 * np.pi)
         if self.cut.flow == "part":
-            return _around_segment(x - self.cut.part, z, -130.0, -20.0) / 520
+            return _around_segment(x - self.cut.part, z) / 520
         return self.u + 0 * self.v
 
-    def _parting(self) -> Float[np.ndarray, "rows columns"]:
-        """1 on the line where the hair parts."""
-        if self.cut.flow != "part":
-            return np.zeros_like(self.radius)
-        x, _, z = np.moveaxis(place(self.path, self.azimuth, self.radius), -1, 0)
-        on = (self.path < ARC) & (z > -120)
-        return on * np.exp(-(((x - self.cut.part) / 1.8) ** 2))
+    def _place(self) -> Float[np.ndarray, "3 rows columns"]:
+        return np.moveaxis(place(self.path, self.azimuth, self.radius), -1, 0)
 
 
-def _around_segment(
-    x: Float[np.ndarray, "*shape"], z: Float[np.ndarray, "*shape"], back: float, front: float
-) -> Float[np.ndarray, "*shape"]:
-    """mm along a line around the segment from `back` to `front` on the z axis, 50 mm away; 0 in front."""
+def _around_segment(x: Float[np.ndarray, "*shape"], z: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """mm along a line around a segment of the z axis, 50 mm away; 0 in front."""
+    back, front = -130.0, -20.0
     ahead, behind = (z - front).clip(0), (back - z).clip(0)
     side = np.abs(x) + 1e-6
     around = np.where(ahead > 0, np.arctan2(side, ahead), np.pi / 2) + np.arctan2(behind, side)
@@ -289,11 +268,10 @@ def _kept_cells(form: _Form) -> tuple[Float[np.ndarray, "points 2"], Solid]:
     """The cells of the sheet in which something is seen, with the texture coordinates of their points."""
     columns, rows = np.meshgrid(np.linspace(0, 1, COLUMNS + 1), np.linspace(0, 1, ROWS + 1))
     uv = np.stack([columns.ravel(), 1 - rows.ravel()], axis=1)
-    texel = [np.linspace(0, TEXTURE, cells + 1).astype(int) for cells in (ROWS, COLUMNS)]
-    seen = np.logical_or.reduceat(np.logical_or.reduceat(form.alpha, texel[0][:-1], axis=0), texel[1][:-1], axis=1)
-    # A cell may show half a texel of its neighbours.
-    around = np.pad(seen, 1)
-    seen = around[1:-1, 1:-1] | around[:-2, 1:-1] | around[2:, 1:-1] | around[1:-1, :-2] | around[1:-1, 2:]
+    seen = form.alpha
+    for axis, cells in enumerate((ROWS, COLUMNS)):
+        seen = np.logical_or.reduceat(seen, np.linspace(0, TEXTURE, cells + 1).astype(int)[:-1], axis=axis)
+    seen = binary_dilation(seen)  # a cell may show half a texel of its neighbours
     radius = sample(form.radius, (1 - uv[:, 1]) * TEXTURE - 0.5, uv[:, 0])
     points = place((1 - uv[:, 1]) * form.end, uv[:, 0] * 360 - 180, radius)
     sheet = grid(points.reshape(ROWS + 1, COLUMNS + 1, 3))

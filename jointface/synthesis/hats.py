@@ -22,16 +22,16 @@ GAP = 3.0  # mm between hat and hair
 LOOSE = 30.0  # mm below the rim over which hair comes out of the hat
 
 Cloth = Literal["knit", "panels", "felt"]
+Row = Float[np.ndarray, "columns"]  # around the head
+Rows = Float[np.ndarray, "rows columns 3"]  # points, mm
 
 
 @dataclass(frozen=True)
 class Hat:
     """A hat.
 
-    Attributes:
-        proxy: its mesh, and cloth in grey, mean luminance 153 of 255, to be coloured.
-        rim: (360,) height in mm on the mean head, by whole degrees of azimuth from -180; hair above is under the hat.
-        room: mm between skull and hat at the rim.
+    proxy: its mesh, and cloth in grey, mean luminance 153 of 255, to be coloured. rim: its height in mm on the mean
+    head, by whole degrees of azimuth from -180; hair above is under the hat. room: mm between skull and hat at the rim.
     """
 
     proxy: Proxy
@@ -100,9 +100,7 @@ def _proxy(pattern: _Pattern, head: Head, skull: Skull) -> Proxy:
     return bind(head, pattern.name, mesh, uv.reshape(-1, 2), _texture(pattern.cloth), roots.reshape(-1, 3))
 
 
-def _dome(
-    pattern: _Pattern, azimuth: Float[np.ndarray, "columns"], skull: Skull
-) -> tuple[Float[np.ndarray, "rows columns 3"], Float[np.ndarray, "rows columns 3"]]:
+def _dome(pattern: _Pattern, azimuth: Row, skull: Skull) -> tuple[Rows, Rows]:
     """Points of the dome, and those of the skull below them."""
     down = np.linspace(0, 1, DOME + 1)[:, None]
     path = down * _path(_around(pattern.rim, azimuth), azimuth, skull)
@@ -115,9 +113,7 @@ def _dome(
     return place(path, azimuth, outside), place(path, azimuth, skin)
 
 
-def _path(
-    y: Float[np.ndarray, "columns"], azimuth: Float[np.ndarray, "columns"], skull: Skull
-) -> Float[np.ndarray, "columns"]:
+def _path(y: Row, azimuth: Row, skull: Skull) -> Row:
     """Where on the path the skull has this height."""
     steps = np.arange(0, ARC + 130, 2.0)
     heights = CENTRE[1] + height(steps, skull.radius(steps[:, None], azimuth, over_ears=False))
@@ -125,9 +121,7 @@ def _path(
     return np.array([np.interp(-wanted, -column, steps) for wanted, column in zip(y, columns, strict=True)])
 
 
-def _brim(
-    pattern: _Pattern, azimuth: Float[np.ndarray, "columns"], rim: Float[np.ndarray, "columns 3"]
-) -> Float[np.ndarray, "rows columns 3"]:
+def _brim(pattern: _Pattern, azimuth: Row, rim: Float[np.ndarray, "columns 3"]) -> Rows:
     around = np.radians(azimuth)
     out = np.stack([np.sin(around), np.zeros_like(around), np.cos(around)], axis=-1)
     if pattern.ahead:  # flatter in front than the forehead is round, its corners bent down
@@ -153,5 +147,5 @@ def _texture(cloth: Cloth) -> UInt8[np.ndarray, "rows columns 4"]:
     return grey_texture(np.broadcast_to(light, (TEXTURE, TEXTURE)).clip(0, 255))
 
 
-def _around(values: Heights, azimuth: Float[np.ndarray, "columns"]) -> Float[np.ndarray, "columns"]:
+def _around(values: Heights, azimuth: Row) -> Row:
     return height_at(values, np.abs(azimuth))

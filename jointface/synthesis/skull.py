@@ -19,15 +19,12 @@ EAR = ((78.0, 118.0), (-16.0, 58.0))  # degrees, mm: where the radius is that of
 
 Heights = dict[int, float]
 """Heights (or widths) in mm by degrees of azimuth from the front, the same on both sides."""
+Values = Float[np.ndarray, "*#shape"]  # paths and radii in mm, azimuths in degrees, broadcast against each other
+Grid = Float[np.ndarray, "rows columns"]
 
 
 class Skull:
-    """Radii of the mean head.
-
-    Attributes:
-        bare: (rows, COLUMNS) mm, of the skull without ears.
-        draped: of a cloth over skull and ears.
-    """
+    """Radii of the mean head, (rows, COLUMNS) in mm. bare: without ears; draped: of a cloth over skull and ears."""
 
     def __init__(self, head: Head) -> None:
         path = np.arange(0, ARC + CENTRE[1] - LOWEST + STEP, STEP)
@@ -41,32 +38,24 @@ class Skull:
         cloth = maximum_filter(radius, size=(7, 5), mode=("nearest", "wrap"))
         self.draped = np.maximum(gaussian_filter(cloth, (2.5, 2), mode=("nearest", "wrap")), radius)
 
-    def radius(
-        self, path: Float[np.ndarray, "*#shape"], azimuth: Float[np.ndarray, "*#shape"], over_ears: bool
-    ) -> Float[np.ndarray, "*shape"]:
-        """mm from the axis to the skin. path in mm, azimuth in degrees; broadcast against each other."""
+    def radius(self, path: Values, azimuth: Values, over_ears: bool) -> Float[np.ndarray, "*shape"]:
+        """mm from the axis to the skin."""
         return sample(self.draped if over_ears else self.bare, path / STEP, azimuth / 360 + 0.5)
 
 
-def sample(
-    grid: Float[np.ndarray, "rows columns"], row: Float[np.ndarray, "*#shape"], turn: Float[np.ndarray, "*#shape"]
-) -> Float[np.ndarray, "*shape"]:
+def sample(grid: Grid, row: Values, turn: Values) -> Float[np.ndarray, "*shape"]:
     """A grid interpolated between its nodes; columns wrap around (the middle of the first is at turn 0.5 / columns)."""
     row, turn = np.broadcast_arrays(row, turn)
     around = np.pad(grid, ((0, 0), (1, 1)), mode="wrap")
     return map_coordinates(around, [row, turn * grid.shape[1] + 0.5], order=1, mode="nearest")
 
 
-def place(
-    path: Float[np.ndarray, "*#shape"], azimuth: Float[np.ndarray, "*#shape"], radius: Float[np.ndarray, "*#shape"]
-) -> Float[np.ndarray, "*shape 3"]:
+def place(path: Values, azimuth: Values, radius: Values) -> Float[np.ndarray, "*shape 3"]:
     """Points in mm."""
     return _origin(path) + _direction(path, azimuth) * radius[..., None]
 
 
-def height(
-    path: Float[np.ndarray, "rows"], radius: Float[np.ndarray, "rows columns"]
-) -> Float[np.ndarray, "rows columns"]:
+def height(path: Float[np.ndarray, "rows"], radius: Grid) -> Grid:
     """mm above CENTRE."""
     return radius * np.sin(elevation(path))[:, None] - np.maximum(path - ARC, 0)[:, None]
 
@@ -83,13 +72,10 @@ def height_at(heights: Heights, azimuth: Float[np.ndarray, "*shape"]) -> Float[n
 
 def _origin(path: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape 3"]:
     """Where rays start."""
-    below = np.maximum(path - ARC, 0)
-    return CENTRE - below[..., None] * np.array([0.0, 1.0, 0.0])
+    return CENTRE - np.maximum(path - ARC, 0)[..., None] * np.array([0.0, 1.0, 0.0])
 
 
-def _direction(
-    path: Float[np.ndarray, "*#shape"], azimuth: Float[np.ndarray, "*#shape"]
-) -> Float[np.ndarray, "*shape 3"]:
+def _direction(path: Values, azimuth: Values) -> Float[np.ndarray, "*shape 3"]:
     """Unit vectors of rays."""
     up, around = elevation(path), np.radians(azimuth)
     level = np.cos(up)
@@ -122,9 +108,7 @@ def _near_cone(corners: Float[np.ndarray, "triangles 3 3"], up: float) -> Bool[n
     return (above.min(axis=1) < 1e-6) & (above.max(axis=1) > -edge - 1e-6)
 
 
-def _without_ears(
-    radius: Float[np.ndarray, "rows columns"], path: Float[np.ndarray, "rows"], azimuth: Float[np.ndarray, "columns"]
-) -> Float[np.ndarray, "rows columns"]:
+def _without_ears(radius: Grid, path: Float[np.ndarray, "rows"], azimuth: Float[np.ndarray, "columns"]) -> Grid:
     """The radii with those of the ears interpolated between the columns before and behind them."""
     (front, back), (low, high) = EAR
     y = CENTRE[1] + height(path, radius)
