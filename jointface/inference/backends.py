@@ -118,8 +118,14 @@ def network_facts(network: FaceNetwork) -> NetworkFacts:
     mesh = None
     if network.shape_decoder is not None:
         model = network.shape_decoder.morphable_model
-        tensors = (model.triangles, model.uv, model.landmarks68, model.mean, model.face_region)
-        mesh = MeshFacts(*(tensor.cpu().numpy() for tensor in tensors), name=model.name)
+        mesh = MeshFacts(
+            triangles=model.triangles.cpu().numpy(),
+            uv=model.uv.cpu().numpy(),
+            landmarks68=model.landmarks68.cpu().numpy(),
+            mean=model.mean.cpu().numpy(),
+            face_region=model.face_region.cpu().numpy(),
+            name=model.name,
+        )
     attributes = network.attributes if network.attribute_classifier is not None else ()
     return NetworkFacts(network.image_size, attributes, union_alpha(attributes, network.label_sets), mesh)
 

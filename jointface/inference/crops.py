@@ -40,12 +40,12 @@ def _shown(low: float, high: float, length: int) -> tuple[int, int]:
 def to_photo(
     points: Float[np.ndarray, "points 3"], transform: Float64[np.ndarray, "2 3"]
 ) -> Float64[np.ndarray, "points 3"]:
-    """Points of a crop in pixels of the photo. z is scaled like x and y."""
-    return (points - np.append(transform[:, 2], 0.0)) / transform[0, 0]
+    """Points of a crop in pixels of the photo. z is scaled like x and y, and relative to the mean of the points."""
+    return (points - np.append(transform[:, 2], points[:, 2].mean(dtype=np.float64))) / transform[0, 0]
 
 
 def to_crop(
     points: Float[np.ndarray, "points 3"], transform: Float64[np.ndarray, "2 3"]
 ) -> Float64[np.ndarray, "points 3"]:
-    """The inverse of `to_photo`."""
+    """The inverse of `to_photo`, for points whose z is relative to their mean."""
     return points * transform[0, 0] + np.append(transform[:, 2], 0.0)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Float32, Int, UInt8
 from jointface.errors import ConfigError
 from jointface.geometry.camera import rotation_to_euler
 from jointface.geometry.framing import FaceBox
-from jointface.inference.crops import cut_crop
+from jointface.inference.crops import cut_crop, to_crop
 from jointface.inference.mesh_files import photo_mesh, save_mesh
 from jointface.inference.photos import Photo
 from jointface.viz.overlay import overlay_landmarks, overlay_mesh
@@ -90,8 +90,7 @@ class Face:
         picture, transform = cut_crop(self.photo.image, frame, VIEW)
         if self.vertices is None or self.triangles is None or self.landmarks is None:
             return picture
-        move = np.append(transform[:, 2], 0.0).astype(np.float32)
         vertices, landmarks = (
-            points * np.float32(transform[0, 0]) + move for points in (self.vertices, self.landmarks)
+            to_crop(points, transform).astype(np.float32) for points in (self.vertices, self.landmarks)
         )
         return overlay_landmarks(overlay_mesh(picture, vertices, self.triangles, enlargement=1), landmarks)

@@ -3,12 +3,15 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import trimesh
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
+from trimesh.exchange.gltf import export_glb
 from trimesh.exchange.obj import export_obj
+from trimesh.exchange.ply import export_ply
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
@@ -73,24 +76,27 @@ def save_mesh(mesh: trimesh.Trimesh, path: str | os.PathLike[str]) -> list[Path]
 
 
 def _glb(mesh: trimesh.Trimesh, path: Path) -> dict[Path, bytes]:
-    scene = trimesh.Scene(mesh, metadata=mesh.metadata)
-    return {path: scene.export(file_type="glb")}
+    return {path: export_glb(trimesh.Scene(mesh, metadata=mesh.metadata))}
 
 
 def _obj(mesh: trimesh.Trimesh, path: Path) -> dict[Path, bytes]:
     name = "_".join(path.stem.split()) + "_texture"  # readers of .obj end a file's name at a blank
-    texture, white, black = mesh.visual.material.baseColorTexture, [255] * 4, [0, 0, 0, 255]
+    visual = _visual(mesh)
+    texture, white, black = visual.material.baseColorTexture, [255] * 4, [0, 0, 0, 255]
     material = SimpleMaterial(texture, diffuse=white, ambient=white, specular=black, name=name)
-    plain = trimesh.Trimesh(mesh.vertices, mesh.faces, visual=TextureVisuals(mesh.visual.uv, material), process=False)
+    plain = trimesh.Trimesh(mesh.vertices, mesh.faces, visual=TextureVisuals(visual.uv, material), process=False)
     text, beside = export_obj(plain, return_texture=True, mtl_name=f"{name}.mtl", header=_header(mesh))
     return {**{path.with_name(file): data for file, data in beside.items()}, path: text.encode()}
 
 
 def _ply(mesh: trimesh.Trimesh, path: Path) -> dict[Path, bytes]:
-    coloured = trimesh.Trimesh(mesh.vertices, mesh.faces, visual=mesh.visual.to_color(), process=False)
-    magic, rest = coloured.export(file_type="ply").split(b"\n", 1)
-    form, rest = rest.split(b"\n", 1)
-    return {path: b"\n".join([magic, form, f"comment {_header(mesh)}".encode(), rest])}
+    coloured = trimesh.Trimesh(mesh.vertices, mesh.faces, visual=_visual(mesh).to_color(), process=False)
+    first, second, rest = export_ply(coloured).split(b"\n", 2)  # magic, format
+    return {path: b"\n".join([first, second, f"comment {_header(mesh)}".encode(), rest])}
+
+
+def _visual(mesh: trimesh.Trimesh) -> TextureVisuals:
+    return cast(TextureVisuals, mesh.visual)
 
 
 def _header(mesh: trimesh.Trimesh) -> str:

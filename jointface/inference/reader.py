@@ -1,46 +1,50 @@
-"""Reads photos: finds their faces and says what a network says of each."""
+"""Reads photos: finds their faces, and says what a network says of each."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self, overload
 
 import numpy as np
 import torch
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64
 
 from jointface.attributes import calibrated_probability
-from jointface.detection.finders import FaceFinder, FoundFace, build_finder
+from jointface.detection.finders import FaceFinder, FoundFace, GivenBoxes, build_finder
 from jointface.errors import ConfigError, InputError
 from jointface.geometry.framing import FaceBox, face_box
-from jointface.inference.backends import Network, NetworkOutput, TorchNetwork
+from jointface.inference.backends import MeshFacts, Network, NetworkOutput, TorchNetwork
 from jointface.inference.crops import cut_crop, to_photo
 from jointface.inference.face import Face, Pose
 from jointface.inference.photos import Photo, Source, open_photo
 from jointface.metrics.pose import rotation_from_vertices
 
-MAX_PIXELS = 50_000_000  # of photos that are in memory together
-MAX_CHANGE = 4.0  # of the face's size, and of its place in sizes, from the finder's box to the second pass
+MAX_PIXELS = 50_000_000  # of photos that are in memory together, unless one alone has more
+MAX_CHANGE = 4.0  # how many times the face may grow or shrink, and how many sizes it may move, between both passes
 
 
 class Reading(NamedTuple):
     """A photo that was read, or the error that says why it was not; then it has no faces."""
 
-    source: Any
+    source: Source
     photo: Photo | None
     faces: list[Face]
     error: InputError | None = None
 
 
-@dataclass(frozen=True)
-class _Crop:
-    """A face whose box may still change. output: of the network, in the pixels of the crop."""
+class _Framed(NamedTuple):
+    """A face to be read."""
 
     photo: Photo
     box: FaceBox
     score: float
-    transform: Float64[np.ndarray, "2 3"] | None = None
-    output: NetworkOutput | None = None
+
+
+class _Read(NamedTuple):
+    """A face that was read. vertices: in pixels of the photo, z relative to their mean. output: of the network."""
+
+    framed: _Framed
+    vertices: Float64[np.ndarray, "vertices 3"] | None
+    output: NetworkOutput
 
 
 class FaceReader:
@@ -78,15 +82,17 @@ class FaceReader:
         batch_size: int = 32,
         backend: str = "torch",
         max_faces: int | None = None,
+        min_score: float | None = None,
     ) -> Self:
         """A reader with the network of a checkpoint.
 
         Args:
             checkpoint: a file that jointface.train wrote.
-            finder: "finder" (the package's own), "yunet", "none" (each photo is the crop of one face), or any function
-                from a photo to its faces.
+            finder: "finder", the package's own; "yunet", or the path of its file; "none" for pictures that are crops
+                already; or any function from a photo to its faces.
             device: of torch; "auto" is a GPU where there is one.
-            backend: what runs the network.
+            backend: what runs the network: "torch".
+            min_score: of the faces that a named finder finds; None is the finder's own.
             two_passes, batch_size, max_faces: see the class.
 
         Raises:
@@ -95,108 +101,117 @@ class FaceReader:
         if backend != "torch":
             raise ConfigError(f"backend={backend}: known is torch")
         network = TorchNetwork.load(checkpoint, device)
-        find = build_finder(finder) if isinstance(finder, str) else finder
+        find = build_finder(finder, min_score) if isinstance(finder, str) else finder
         return cls(network, find, two_passes, batch_size, max_faces)
 
-    def __call__(self, source: Source | Sequence[Source]) -> Any:
+    @overload
+    def __call__(self, source: Source, boxes: Sequence[FaceBox] | None = None) -> list[Face]: ...
+    @overload
+    def __call__(self, source: list[Source]) -> list[list[Face]]: ...
+
+    def __call__(
+        self, source: Source | list[Source], boxes: Sequence[FaceBox] | None = None
+    ) -> list[Face] | list[list[Face]]:
         """The faces of a photo, the surest first; of a list of photos a list of lists.
 
         Args:
             source: a path, the bytes of a file, a PIL image, an array or tensor in RGB, or a list of these.
+            boxes: where the faces are, instead of the finder's answer: centre and size of their 68 landmarks in pixels.
 
         Raises:
             InputError: a photo cannot be read. `read` goes on with the others instead.
         """
-        several = isinstance(source, list | tuple)
-        readings = list(self.read(source if several else [source]))
-        for reading in readings:
+        several = isinstance(source, list)
+        finder = None if boxes is None else GivenBoxes(boxes)
+        faces = []
+        for reading in self.read(source if isinstance(source, list) else [source], finder):
             if reading.error is not None:
                 raise reading.error
-        return [reading.faces for reading in readings] if several else readings[0].faces
+            faces.append(reading.faces)
+        return faces if several else faces[0]
 
-    def read(self, sources: Iterable[Source]) -> Iterator[Reading]:
-        """Reads many photos one after the other, in their order, as they are asked for.
+    def read(self, sources: Iterable[Source], finder: FaceFinder | None = None) -> Iterator[Reading]:
+        """Reads many photos, in their order, as the results are asked for.
 
-        Only few photos are in memory at a time. Faces of several photos share a batch. A photo that cannot be read has
-        an error in its reading; the others are read nevertheless.
+        Faces of several photos share a batch, but only some photos are in memory at a time. A photo that cannot be read
+        has an error in its reading; the others are read nevertheless.
+
+        Args:
+            finder: used instead of the reader's.
         """
-        readings: list[Reading] = []
-        crops: list[list[_Crop]] = []
+        waiting: list[tuple[Reading, list[_Framed]]] = []
+        faces = pixels = 0
         for source in sources:
-            reading, found = self._open(source)
-            readings.append(reading)
-            crops.append(found)
-            pixels = sum(reading.photo.image.size // 3 for reading in readings if reading.photo is not None)
-            if sum(map(len, crops)) >= self.batch_size or pixels >= MAX_PIXELS or len(crops) >= self.batch_size:
-                yield from self._finish(readings, crops)
-                readings, crops = [], []
-        yield from self._finish(readings, crops)
+            reading, framed = self._open(source, finder or self.finder)
+            waiting.append((reading, framed))
+            faces += len(framed)
+            pixels += 0 if reading.photo is None else reading.photo.image.size // 3
+            if max(faces, len(waiting)) >= self.batch_size or pixels >= MAX_PIXELS:
+                yield from self._finish(waiting)
+                waiting, faces, pixels = [], 0, 0
+        yield from self._finish(waiting)
 
-    def _open(self, source: Source) -> tuple[Reading, list[_Crop]]:
+    def _open(self, source: Source, finder: FaceFinder) -> tuple[Reading, list[_Framed]]:
         try:
             photo = open_photo(source)
         except InputError as error:
             return Reading(source, None, [], error), []
-        found: list[FoundFace] = self.finder(photo.image)
-        return Reading(source, photo, []), [_Crop(photo, face.box, face.score) for face in found[: self.max_faces]]
+        found: list[FoundFace] = finder(photo.image)[: self.max_faces]
+        return Reading(source, photo, []), [_Framed(photo, face.box, face.score) for face in found]
 
-    def _finish(self, readings: list[Reading], crops: list[list[_Crop]]) -> Iterator[Reading]:
-        flat = self._predict([crop for of_photo in crops for crop in of_photo])
+    def _finish(self, waiting: list[tuple[Reading, list[_Framed]]]) -> Iterator[Reading]:
+        read = self._read([framed for _, of_photo in waiting for framed in of_photo])
         if self.two_passes and self.facts.mesh is not None:
-            flat = self._predict([self._reframe(crop) for crop in flat])
-        faces = iter([self._face(crop) for crop in flat])
-        for reading, of_photo in zip(readings, crops, strict=True):
+            read = self._read([_reframed(one, self.facts.mesh) for one in read])
+        faces = iter([self._face(one) for one in read])
+        for reading, of_photo in waiting:
             yield reading._replace(faces=[next(faces) for _ in of_photo])
 
-    def _predict(self, crops: list[_Crop]) -> list[_Crop]:
-        """The crops with what the network says of them."""
+    def _read(self, faces: list[_Framed]) -> list[_Read]:
+        """One pass of the network."""
         done = []
-        for start in range(0, len(crops), self.batch_size):
-            part = crops[start : start + self.batch_size]
-            cut = [cut_crop(crop.photo.image, crop.box, self.facts.image_size) for crop in part]
-            images: UInt8[np.ndarray, "batch size size 3"] = np.stack([image for image, _ in cut])
-            output = self.network(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-            for row, (crop, (_, transform)) in enumerate(zip(part, cut, strict=True)):
-                own = NetworkOutput(*(None if values is None else values[row] for values in output))
-                done.append(replace(crop, transform=transform, output=own))
+        for start in range(0, len(faces), self.batch_size):
+            batch = faces[start : start + self.batch_size]
+            cut = [cut_crop(face.photo.image, face.box, self.facts.image_size) for face in batch]
+            crops = np.stack([crop for crop, _ in cut]).transpose(0, 3, 1, 2)
+            outputs = self.network(np.ascontiguousarray(crops))
+            for row, (face, (_, transform)) in enumerate(zip(batch, cut, strict=True)):
+                output = NetworkOutput(*(None if values is None else values[row : row + 1] for values in outputs))
+                vertices = None if output.vertices is None else to_photo(output.vertices[0], transform)
+                done.append(_Read(face, vertices, output))
         return done
 
-    def _reframe(self, crop: _Crop) -> _Crop:
-        """The face in the box of its own landmarks, unless these are far from where it was found."""
-        vertices = self._vertices(crop)
-        box = face_box(torch.from_numpy(vertices[self.facts.mesh.landmarks68]))
-        change = max(abs(box.x - crop.box.x), abs(box.y - crop.box.y), box.size, crop.box.size**2 / max(box.size, 1e-9))
-        return replace(crop, box=box) if change <= MAX_CHANGE * crop.box.size else crop  # false for NaN
-
-    def _vertices(self, crop: _Crop) -> Float64[np.ndarray, "vertices 3"]:
-        """The face in pixels of the photo, z relative to the mean of the vertices."""
-        vertices = to_photo(crop.output.vertices, crop.transform)
-        vertices[:, 2] -= vertices[:, 2].mean()
-        return vertices
-
-    def _face(self, crop: _Crop) -> Face:
-        facts, output = self.facts, crop.output
-        face = Face(crop.photo, crop.box, crop.score, attributes=self._attributes(output))
-        if facts.mesh is None:
-            return face
-        mesh, vertices, rotation = facts.mesh, self._vertices(crop), output.rotation
-        if rotation is None:
-            compared = torch.from_numpy(vertices[mesh.face_region])
-            rotation = rotation_from_vertices(compared, torch.from_numpy(mesh.mean[mesh.face_region])).numpy()
-        vertices = vertices.astype(np.float32)
-        landmarks = vertices[mesh.landmarks68]
-        return replace(
-            face,
-            box=face_box(torch.from_numpy(landmarks)),
-            vertices=vertices,
-            triangles=mesh.triangles,
-            uv=mesh.uv,
-            landmarks=landmarks,
-            pose=Pose.from_matrix(rotation),
-        )
+    def _face(self, read: _Read) -> Face:
+        (photo, box, score), vertices, output = read
+        attributes = self._attributes(output)
+        mesh = self.facts.mesh
+        if mesh is None or vertices is None:
+            return Face(photo, box, score, attributes=attributes)
+        pose = Pose.from_matrix(_rotation(vertices, mesh) if output.rotation is None else output.rotation[0])
+        points = vertices.astype(np.float32)
+        landmarks = points[mesh.landmarks68]
+        own_box = face_box(torch.from_numpy(vertices[mesh.landmarks68]))
+        return Face(photo, own_box, score, points, mesh.triangles, mesh.uv, landmarks, pose, attributes)
 
     def _attributes(self, output: NetworkOutput) -> dict[str, float]:
         if output.logits is None:
             return {}
-        logits, alpha = torch.from_numpy(output.logits), torch.from_numpy(self.facts.alpha)
+        logits, alpha = torch.from_numpy(output.logits[0]), torch.from_numpy(self.facts.alpha)
         return dict(zip(self.facts.attributes, calibrated_probability(logits, alpha).tolist(), strict=True))
+
+
+def _reframed(read: _Read, mesh: MeshFacts) -> _Framed:
+    """The face in the box of its own landmarks, unless these are far from where it was found."""
+    framed = read.framed
+    if read.vertices is None:
+        return framed
+    old, new = framed.box, face_box(torch.from_numpy(read.vertices[mesh.landmarks68]))
+    moved, grown = max(abs(new.x - old.x), abs(new.y - old.y)) / old.size, new.size / old.size
+    near = moved <= MAX_CHANGE and 1 / MAX_CHANGE <= grown <= MAX_CHANGE  # false for NaN
+    return framed._replace(box=new) if near else framed
+
+
+def _rotation(vertices: Float64[np.ndarray, "vertices 3"], mesh: MeshFacts) -> Float64[np.ndarray, "3 3"]:
+    """The pose of the mean face where it is nearest to the face, both without the neck."""
+    face, mean = (torch.from_numpy(points[mesh.face_region]) for points in (vertices, mesh.mean))
+    return rotation_from_vertices(face, mean.double()).numpy()
