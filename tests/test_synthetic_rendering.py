@@ -73,7 +73,7 @@ def dots(head: Head, radius: float) -> Proxy:
         scale_reference=size,
         triangles=torch.from_numpy(join([ball] * 68).triangles).long(),
         uv=torch.full((68 * count, 2), 0.5),
-        texture=torch.full((2, 2, 4), 255, dtype=torch.uint8),
+        texture=torch.full((256, 256, 4), 255, dtype=torch.uint8),
     )
 
 
