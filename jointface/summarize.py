@@ -13,7 +13,7 @@ import pandas as pd
 from jointface.errors import ConfigError, JointFaceError
 from jointface.files import write_atomically
 from jointface.metrics.direction import better
-from jointface.running.finished_runs import FINISHED, Run, find_runs, is_naming_key
+from jointface.running.finished_runs import FINISHED, find_runs, is_naming_key
 
 # The mean test metrics that a summary shows by default, in this order.
 TEST_METRICS = ("nme_2d_68", "nme_3d_dense", "accuracy", "balanced_accuracy", "average_precision")
@@ -46,45 +46,46 @@ def summarize(folder: Path, wanted: Sequence[str] = ()) -> Summary:
         ConfigError: no run has a wanted metric.
     """
     found = find_runs(folder)
-    finished = [run for run in found if run.state == FINISHED]
-    metrics = choose_metrics(finished or found, wanted)
+    is_finished = found["state"] == FINISHED
+    finished, others = found[is_finished].reset_index(drop=True), found[~is_finished].reset_index(drop=True)
+    metrics = choose_metrics(finished if len(finished) else found, wanted)
     group, settings = group_by_setting(finished)
-    runs = _run_rows(folder, finished, metrics).join(settings)
-    runs["kind"] = pd.factorize(pd.Series([run.validated_on for run in finished], dtype=str))[0]
+    runs = _with_metrics(finished, metrics).join(settings)
+    runs["kind"] = pd.factorize(finished["kind"])[0]
     by_group = runs.groupby(group)
     mean, std = by_group[metrics].mean(skipna=False), by_group[metrics].std(skipna=False).add_suffix(" std")
     groups = by_group.first()[[*settings, "kind"]].join([by_group.size().rename("runs"), mean, std])
-    others = _run_rows(folder, [run for run in found if run.state != FINISHED], metrics)
-    return Summary(folder, list(settings), metrics, _best_first(groups, metrics), _best_first(runs, metrics), others)
+    ranked = _best_first(groups, metrics), _best_first(runs, metrics)
+    return Summary(folder, list(settings), metrics, *ranked, _with_metrics(others, metrics))
 
 
-def choose_metrics(runs: Sequence[Run], wanted: Sequence[str]) -> list[str]:
+def choose_metrics(runs: pd.DataFrame, wanted: Sequence[str]) -> list[str]:
     """The metrics that match the wanted names or patterns; by default `val/error` and the means of the tests.
 
     Raises:
         ConfigError: a wanted one is in no run.
     """
-    known = list(dict.fromkeys(name for run in runs for name in run.metrics))
+    known = list(dict.fromkeys(name for metrics in runs["metrics"] for name in metrics))
     if wanted:
         chosen = {pattern: [name for name in known if fnmatch(name, pattern)] for pattern in wanted}
         if missing := [pattern for pattern, names in chosen.items() if not names]:
             short = ", ".join(name for name in known if name.count("/") < 3)
             raise ConfigError(f"no run has a metric {', '.join(missing)}; there are {short or 'none'}")
         return list(dict.fromkeys(name for names in chosen.values() for name in names))
-    tests = {name: name.split("/", 2)[1:] for name in known if name.startswith("test/")}
-    shown = [name for name, (_, metric) in tests.items() if metric in TEST_METRICS]
-    shown.sort(key=lambda name: (tests[name][0], TEST_METRICS.index(tests[name][1])))
+    tests = [name.split("/", 2)[1:] for name in known if name.startswith("test/")]
+    ranks = sorted((source, TEST_METRICS.index(metric)) for source, metric in tests if metric in TEST_METRICS)
+    shown = [f"test/{source}/{TEST_METRICS[rank]}" for source, rank in ranks]
     return [*(name for name in known if name == "val/error"), *shown]
 
 
-def group_by_setting(runs: Sequence[Run]) -> tuple[np.ndarray, pd.DataFrame]:
+def group_by_setting(runs: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
     """The number of each run's group, and the values that tell groups apart, a row a run.
 
     Runs of a group differ in `seed`, and keys that take its value, alone. The values are of overrides that differ
     between groups and not within one. Where these do not tell all groups apart, further keys of the config do, the
     shortest first.
     """
-    configs, overrides = (pd.DataFrame([getattr(run, of) for run in runs]).fillna("") for of in ("config", "overrides"))
+    configs, overrides = (pd.DataFrame(list(runs[of])).fillna("") for of in ("config", "overrides"))
     configs = configs.drop(columns=[key for key in configs if _is_seed(key, runs)])
     group = pd.factorize(pd.Series(list(configs.itertuples(index=False, name=None)), dtype=object))[0]
     ignored = [key for key in overrides if is_naming_key(key.lstrip("+")) or key == "sweep" or _is_seed(key, runs)]
@@ -99,9 +100,10 @@ def group_by_setting(runs: Sequence[Run]) -> tuple[np.ndarray, pd.DataFrame]:
     return group, settings.map(_shorten)
 
 
-def _is_seed(key: str, runs: Sequence[Run]) -> bool:
+def _is_seed(key: str, runs: pd.DataFrame) -> bool:
     """Whether a key is `seed` or takes its value from it."""
-    return key.rsplit(".", 1)[-1] == "seed" and all(run.config.get(key, run.seed) == run.seed for run in runs)
+    pairs = zip(runs["config"], runs["seed"], strict=True)
+    return key.rsplit(".", 1)[-1] == "seed" and all(config.get(key, seed) == seed for config, seed in pairs)
 
 
 def _shorten(text: str) -> str:
@@ -114,10 +116,9 @@ def _shorten(text: str) -> str:
         return text
 
 
-def _run_rows(folder: Path, runs: Sequence[Run], metrics: Sequence[str]) -> pd.DataFrame:
-    rows = [(str(run.folder.relative_to(folder)), run.state, run.seed, run.note) for run in runs]
-    values = pd.DataFrame([run.metrics for run in runs]).reindex(columns=metrics).astype(float)
-    return pd.DataFrame(rows, columns=["run", "state", "seed", "how far"]).join(values)
+def _with_metrics(runs: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    values = pd.DataFrame(list(runs["metrics"]), columns=list(metrics), dtype=float)
+    return runs[["run", "state", "seed", "how far"]].join(values)
 
 
 def _best_first(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:

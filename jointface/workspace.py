@@ -33,13 +33,12 @@ def build_workspace(entity: str, project: str, name: str, sections: Sections, lo
         from wandb_workspaces.workspaces import Section, Workspace, WorkspaceSettings
     except ImportError as error:
         raise ConfigError("a workspace needs the package wandb-workspaces: pip install 'jointface[wandb]'") from error
-    shown = [
-        Section(name=heading, panels=[view for panel in panels for view in _views(*panel, logged)], is_open=True)
-        for heading, panels in kinds.items()
-    ]
+    shown = {
+        heading: [view for panel in panels for view in _views(*panel, logged)] for heading, panels in kinds.items()
+    }
     return Workspace(
-        entity=entity, project=project, name=name, sections=[section for section in shown if section.panels],
-        settings=WorkspaceSettings(x_axis=STEP),
+        entity=entity, project=project, name=name, settings=WorkspaceSettings(x_axis=STEP),
+        sections=[Section(name=heading, panels=views, is_open=True) for heading, views in shown.items() if views],
     )  # fmt: skip
 
 
@@ -63,22 +62,18 @@ def _views(kind: str, title: str, pattern: str, logged: Iterable[str]) -> list[A
     from jointface.callbacks.dashboard import CURVES, CURVES_CHART  # slow to import
 
     keys = sorted(key for key in logged if re.fullmatch(pattern, key))
-    match kind:
-        case "lines":
-            return [wr.LinePlot(title=title, x=STEP, metric_regex=f"^{pattern}$")] if keys else []
-        case "histogram":
-            return [wr.LinePlot(title=f"{title}: {key}", x=STEP, y=[key]) for key in keys]
-        case "media":
-            return [wr.MediaBrowser(title=f"{title}: {key}", media_keys=[key]) for key in keys]
-        case "table":
-            return [wr.WeavePanelSummaryTable(table_name=key) for key in keys]
-    return [
-        wr.CustomChart(
+    if kind == "lines":
+        return [wr.LinePlot(title=title, x=STEP, metric_regex=f"^{pattern}$")] if keys else []
+    make = {
+        "histogram": lambda key: wr.LinePlot(title=f"{title}: {key}", x=STEP, y=[key]),
+        "media": lambda key: wr.MediaBrowser(title=f"{title}: {key}", media_keys=[key]),
+        "table": lambda key: wr.WeavePanelSummaryTable(table_name=key),
+        "curves": lambda key: wr.CustomChart(
             query={"summaryTable": {"tableKey": key}}, chart_name=CURVES_CHART, chart_fields=CURVES,
             chart_strings={"title": f"{title}: {key.removesuffix('_table')}"},
-        )
-        for key in keys
-    ]  # fmt: skip
+        ),
+    }  # fmt: skip
+    return [make[kind](key) for key in keys]
 
 
 def recorded_keys(run_dir: Path) -> list[str]:
@@ -87,14 +82,15 @@ def recorded_keys(run_dir: Path) -> list[str]:
     Raises:
         DataError: there is none, or W&B cannot read it.
     """
-    files = run_dir.glob("wandb/*run-*/run-*.wandb")
-    recordings = sorted(files, key=lambda file: file.parent.name.removeprefix("offline-"))
-    if not recordings:
+    from jointface.running.wandb_logger import last_recording  # slow to import
+
+    recording = last_recording(run_dir)
+    if recording is None:
         raise DataError(f"no recording of W&B in {run_dir.absolute()}/wandb: train with logger=wandb")
-    reader = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(recordings[-1])]
+    reader = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(recording)]
     result = subprocess.run(reader, capture_output=True, text=True, check=False)
     if result.returncode:
-        raise DataError(f"W&B cannot read {recordings[-1]}: {' '.join(result.stderr.split())}")
+        raise DataError(f"W&B cannot read {recording}: {' '.join(result.stderr.split())}")
     return list(json.loads(result.stdout)["summary"])
 
 

@@ -71,9 +71,7 @@ def test_the_census_counts_labels_over_batches() -> None:
         })  # fmt: skip
     (yaw,) = census.yaw.values()
     assert {int(YAW_EDGES[bin]): int(yaw[bin]) for bin in yaw.nonzero().flatten()} == {-90: 2, 30: 2}
-    table = census.prevalence("words", ("a", "b"))
-    assert table["prevalence"].tolist() == [1, 0]
-    assert table["labelled"].tolist() == [2, 0]
+    assert census.attributes["words"].tolist() == [[2, 0], [2, 0]]  # positives, labelled
 
 
 def test_a_mesh_stands_upright_and_faces_the_viewer(tiny_model: MorphableModel) -> None:

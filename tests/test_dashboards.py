@@ -21,7 +21,7 @@ from jointface.command_line import CONF_DIR
 from jointface.errors import ConfigError, DataError
 from jointface.geometry import MorphableModel
 from jointface.metrics.precision_recall import RECALLS
-from jointface.running.wandb_logger import STEP, DashboardLogger, earlier_run
+from jointface.running.wandb_logger import STEP, DashboardLogger, last_recording
 from jointface.workspace import build_workspace, recorded_keys
 from tests.test_training import TINY
 from tests.wandb_server import WandbServer
@@ -52,8 +52,7 @@ class Recording:
     """What W&B last recorded in a run's folder, read by W&B's own `wandb leet inspect`."""
 
     def __init__(self, run_dir: Path) -> None:
-        files = run_dir.glob("wandb/*run-*/run-*.wandb")
-        *_, self.file = sorted(files, key=lambda file: file.parent.name.removeprefix("offline-"))
+        self.file = last_recording(run_dir) or Path()
         self.records = [json.loads(line) for line in self._inspect("--json").splitlines()]
         self.state = json.loads(self._inspect("--json", "--summary"))  # config, summary, name, tags, exit_code, ...
 
@@ -404,8 +403,8 @@ def test_training_goes_on_when_wandbs_process_dies(tiny_data: Path, tmp_path: Pa
 
 
 def test_a_run_that_resumes_in_its_folder_continues_on_its_dashboard(sweep: SimpleNamespace, tmp_path: Path) -> None:
-    assert earlier_run(sweep.folder) == sweep.recorded.state["run_id"]
-    assert earlier_run(tmp_path) is None
+    assert DashboardLogger("run", str(sweep.folder), mode="offline").version == sweep.recorded.state["run_id"]
+    assert last_recording(tmp_path) is None
 
 
 # The workspace

@@ -181,5 +181,5 @@ def test_no_profiler_is_the_default(tiny_data: Path, tmp_path: Path) -> None:
 def test_a_profiler_of_lightnings_name_is_refused(tiny_data: Path, tmp_path: Path) -> None:
     config = tiny_config(tiny_data, tmp_path / "run")
     OmegaConf.update(config, "trainer.profiler", "simple")
-    with pytest.raises(ConfigError, match="a profiler is chosen by trainer/profiler=simple"):
+    with pytest.raises(ConfigError, match="choose a profiler by trainer/profiler=simple"):
         train(config)

@@ -75,28 +75,24 @@ def test_a_process_that_ends_with_all_others_leaves_the_first_one_alone(
     assert getattr(end.value, "code", 1) != 0
 
 
+def run_sweep(data: Path, folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """Two jobs of two processes each."""
+    places = [f"paths.data_dir={data}", f"paths.bfm_dir={data}/bfm_3ddfa", f"hydra.sweep.dir={folder}"]
+    command = [sys.executable, "-m", "jointface.train", "-m", "seed=0,1", "experiment=joint_celeba_300wlp"]
+    command += [*TINY, *TWO, *places, *overrides]
+    return subprocess.run(command, check=False, timeout=300, capture_output=True, text=True)
+
+
 @pytest.mark.slow
 def test_a_sweep_of_distributed_jobs_runs_to_its_end(tiny_data: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "jointface.train", "-m", "seed=0,1", *TINY, *TWO]
-    settings = [f"paths.data_dir={tiny_data}", f"paths.bfm_dir={tiny_data}/bfm_3ddfa", f"hydra.sweep.dir={tmp_path}"]
-    subprocess.run(
-        [*command, *settings, "experiment=joint_celeba_300wlp"], check=True, timeout=300, capture_output=True
-    )
+    assert run_sweep(tiny_data, tmp_path).returncode == 0
     assert all((tmp_path / job / "metrics.json").is_file() for job in ("0", "1"))
 
 
 @pytest.mark.slow
 def test_a_sweep_goes_on_where_a_distributed_job_diverges(tiny_data: Path, tmp_path: Path) -> None:
     """Nobody is killed: the other processes of the job leave it to the first one to say what happened."""
-    command = [sys.executable, "-m", "jointface.train", "-m", "seed=0,1", *TINY, *TWO, "model.optimizer.lr=1e30"]
-    settings = [f"paths.data_dir={tiny_data}", f"paths.bfm_dir={tiny_data}/bfm_3ddfa", f"hydra.sweep.dir={tmp_path}"]
-    ended = subprocess.run(
-        [*command, *settings, "experiment=joint_celeba_300wlp"],
-        check=False,
-        timeout=300,
-        capture_output=True,
-        text=True,
-    )
+    ended = run_sweep(tiny_data, tmp_path, "model.optimizer.lr=1e30")
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
     assert all((tmp_path / job / "checkpoints" / "diverged.ckpt").is_file() for job in ("0", "1"))

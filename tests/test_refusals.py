@@ -71,15 +71,15 @@ def test_a_checkpoint_that_leads_nowhere(
     [
         (
             ["model.shape_decoder.hidden=16"],
-            r"network.shape_decoder.hidden is \d+ in the checkpoint and 16 in the config\. Repeat the overrides",
+            r"shape_decoder.hidden is \d+ in the checkpoint and 16 in the config\. Repeat",
         ),
         (
             ["model.backbone.hidden_sizes=[8,8,16,32]"],
-            r"network.backbone.hidden_sizes is \[8, 8, 16, 16\] in the checkpoint and \[8, 8, 16, 32\] in the config",
+            r"is \[8, 8, 16, 16\] in the checkpoint and \[8, 8, 16, 32\] in the",
         ),
         (
             ["experiment=joint_celeba_lfwa_300wlp"],
-            r"it has 40 attributes \(of celeba\), the config 75 \(of celeba and lfwa\), only in the config Asian,",
+            r"the config 75 \(of celeba and lfwa\), only in the config Asian,",
         ),
         (["experiment=shape_300wlp"], r"it has 40 attributes \(of celeba\), the config 0 \(of no label set\)"),
     ],
@@ -115,10 +115,7 @@ def test_hints_name_the_checkpoint_to_go_on_from(last: Path, tiny_data: Path, tm
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (
-            ["trainer.accumulate_grad_batches=3", "trainer.val_check_interval=4"],
-            "the first must be a multiple of the second",
-        ),
+        (["trainer.accumulate_grad_batches=3", "trainer.val_check_interval=4"], "the first must be a multiple of the"),
         (["trainer.accumulate_grad_batches=2", "trainer.val_check_interval=10"], "a run must validate before it ends"),
         (["trainer.limit_val_batches=0"], "a run must validate, set it to at least 1"),
     ],
@@ -145,13 +142,8 @@ def test_batches_that_make_up_a_step_are_counted() -> None:
 def test_processes_that_torchrun_started_are_taken(
     started: str, fits: bool, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {
-        "TORCHELASTIC_RUN_ID": "1",
-        "LOCAL_WORLD_SIZE": "2",
-        "WORLD_SIZE": started,
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-    }.items():
+    processes = {"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": started, "RANK": "0", "LOCAL_RANK": "0"}
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", **processes}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     overrides = [*TWO_PROCESSES, "trainer.devices=auto"]
@@ -173,10 +165,7 @@ def test_processes_that_torchrun_started_are_taken(
         (["trainer.devices=8"], "trainer.accelerator=cpu trainer.devices=8: this machine has 2 CPU cores"),
         (["trainer=gpu", "trainer.devices=2"], "trainer.accelerator=auto trainer.devices=2: there is no GPU here"),
         (["trainer=ddp"], "no trainer can be made with trainer.accelerator=gpu trainer.devices=auto: "),
-        (
-            ["trainer.devices=[0,1,2]"],
-            "no trainer can be made with trainer.accelerator=cpu trainer.devices=.*0, 1, 2.*: ",
-        ),
+        (["trainer.devices=[0,1,2]"], "made with trainer.accelerator=cpu trainer.devices=.*0, 1, 2.*: "),
     ],
 )
 def test_devices_that_are_not_there(
@@ -192,10 +181,7 @@ def test_devices_that_are_not_there(
 
 def test_what_the_library_says_last_is_what_is_printed() -> None:
     """Not what it was told by a part of itself; but of what Hydra wraps the inside counts."""
-    inner, outer, wrapper = (
-        DataError("no room"),
-        CheckpointError("go on with last.ckpt"),
-        InstantiationException("wrap"),
-    )
+    inner, outer = DataError("no room"), CheckpointError("go on with last.ckpt")
+    wrapper = InstantiationException("wrap")
     outer.__cause__, wrapper.__cause__ = inner, outer
     assert one_line(outer) == one_line(wrapper) == "error: go on with last.ckpt"

@@ -140,7 +140,7 @@ def test_without_test_data_a_run_is_finished_after_its_last_step(tmp_path: Path)
     data = {"sources": {"faces": {"splits": {"train": "train"}}}}
     write_run(tmp_path / "0", [0.3, 0.2, 0.1], tested=False, data=data)
     write_run(tmp_path / "1", [0.3, 0.2], tested=False, data=data)
-    assert [run.state for run in find_runs(tmp_path)] == ["finished", "unfinished"]
+    assert find_runs(tmp_path)["state"].tolist() == ["finished", "unfinished"]
 
 
 def test_a_study_knows_which_trials_were_pruned_and_why_others_failed(tmp_path: Path) -> None:
@@ -171,14 +171,14 @@ def test_a_runs_own_subfolders_are_no_runs(tmp_path: Path) -> None:
     run = write_run(tmp_path / "0", [0.1])
     (run / "wandb" / "files").mkdir(parents=True)
     (run / "wandb" / "files" / "config.yaml").write_text("wandb_version: 1\n")
-    assert [found.folder for found in find_runs(tmp_path)] == [run]
-    assert [found.folder for found in find_runs(run)] == [run]
+    assert find_runs(tmp_path)["run"].tolist() == ["0"]
+    assert find_runs(run)["run"].tolist() == ["."]
 
 
 def test_numbered_folders_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for number in (10, 9, 100):
         write_run(tmp_path / str(number), [0.1])
-    assert [run.folder.name for run in find_runs(tmp_path)] == ["9", "10", "100"]
+    assert find_runs(tmp_path)["run"].tolist() == ["9", "10", "100"]
 
 
 # The command

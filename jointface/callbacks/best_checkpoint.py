@@ -9,13 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps `best.ckpt` in `checkpoints/` of the run's folder.
-
-    Args:
-        monitor: the logged metric that decides.
-        mode: "min" or "max".
-        more: of Lightning's ModelCheckpoint.
-    """
+    """Keeps `best.ckpt` in `checkpoints/` of the run's folder; `more` are settings of Lightning's ModelCheckpoint."""
 
     def __init__(self, monitor: str, mode: str = "min", **more: Any) -> None:
         fixed: dict[str, Any] = {"filename": "best", "auto_insert_metric_name": False, "enable_version_counter": False}

@@ -56,8 +56,7 @@ class Dashboard(Callback):
 
     def __init__(self, num_meshes: int = 2) -> None:
         self.num_meshes = num_meshes
-        self.census = {stage: LabelCensus() for stage in ("train", "val", "test")}
-        self._reported: set[str] = set()  # stages whose census is logged
+        self.census = {stage: LabelCensus() for stage in ("train", "val", "test")}  # of stages that are not logged yet
         self._samples: dict[str, Samples] = {}  # of the attributes in this evaluation, by SPLIT/SOURCE
 
     @rank_zero_only
@@ -65,42 +64,31 @@ class Dashboard(Callback):
         if logger := _dashboard(trainer):
             logger.attempt("the config", lambda: logger.log_hyperparams(_config(trainer)))
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *indices: int) -> None:
         self._count(trainer, "train", batch)
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *indices: int
-    ) -> None:
-        if not trainer.sanity_checking:
-            self._count(trainer, "val", batch)
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *_: int) -> None:
+        self._count(trainer, "val", batch)
 
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *indices: int
-    ) -> None:
+    def on_test_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *indices: int) -> None:
         self._count(trainer, "test", batch)
 
     @rank_zero_only
     def _count(self, trainer: Trainer, stage: str, batch: Any) -> None:
-        logger = _dashboard(trainer)
-        if logger and stage not in self._reported:
-            logger.attempt("statistics of the data", lambda: self.census[stage].add(batch))
+        if (logger := _dashboard(trainer)) and (census := self.census.get(stage)):
+            logger.attempt("statistics of the data", lambda: census.add(batch))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keeps the samples of the attribute metrics, which are reset before `on_validation_end`."""
-        if _dashboard(trainer) and not trainer.sanity_checking:
-            self._samples = attribute_samples(pl_module, "val")
+        self._samples = attribute_samples(pl_module, "val") if _dashboard(trainer) else {}
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """As `on_validation_epoch_end`."""
-        if _dashboard(trainer):
-            self._samples = attribute_samples(pl_module, "test")
+        self._samples = attribute_samples(pl_module, "test") if _dashboard(trainer) else {}
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking:
-            self._show(trainer, pl_module, "val")
+        self._show(trainer, pl_module, "val")
 
     @rank_zero_only
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -111,18 +99,17 @@ class Dashboard(Callback):
             return
         data, figures = trainer.datamodule, Path(trainer.default_root_dir) / "figures"  # type: ignore[attr-defined]
         shapes = {name: data.datasets[split][name] for name in sorted(data.shape_sources(split))}
-        uncounted = {f"statistics of the {stage} data": stage for stage in {"train", split} - self._reported}
         with TemporaryDirectory() as folder:
-            succeeded = logger.log_media({
+            parts = {
                 "pictures": partial(pictures, figures, split, data.datasets[split]),
                 "3D meshes": partial(meshes, Path(folder), split, module, shapes, self.num_meshes),
-                "tables of attributes": partial(attribute_tables, self._samples, trainer.callback_metrics),
-                "precision-recall curves": partial(attribute_curves, self._samples),
-            } | {
-                what: partial(self.census[stage].media, stage, data.datasets.get(stage, {}))
-                for what, stage in uncounted.items()
-            })  # fmt: skip
-        self._reported |= {uncounted[what] for what in succeeded if what in uncounted}
+                "tables and curves of attributes": partial(attribute_media, self._samples, trainer.callback_metrics),
+            }
+            counts = {f"statistics of the {stage} data": stage for stage in {"train", split} & self.census.keys()}
+            for what, stage in counts.items():
+                parts[what] = partial(self.census[stage].media, stage, data.datasets.get(stage, {}))
+            for what in logger.log_media(parts):
+                self.census.pop(counts.get(what, ""), None)
 
 
 class LabelCensus:
@@ -145,22 +132,18 @@ class LabelCensus:
                 bins = ((yaw + 90) / 180 * (len(YAW_EDGES) - 1)).long().clamp(0, len(YAW_EDGES) - 2)
                 self.yaw[source] = self.yaw.get(source, 0) + torch.bincount(bins, minlength=len(YAW_EDGES) - 1)
 
-    def prevalence(self, source: str, names: Iterable[str]) -> pd.DataFrame:
-        """Columns attribute, labelled, positives, prevalence."""
-        positives, labelled = self.attributes[source].cpu().numpy()
-        table = pd.DataFrame({"attribute": names, "labelled": labelled, "positives": positives})
-        return table.assign(prevalence=positives / np.maximum(labelled, 1))
-
     def media(self, stage: str, datasets: Mapping[str, FaceDataset]) -> dict[str, Any]:
         """`data/STAGE/SOURCE/attributes`, a table, and `data/STAGE/SOURCE/yaw`, a histogram in degrees."""
-        label_sets = {name: datasets[name].label_set for name in self.attributes}
-        tables = {name: self.prevalence(name, labels.attributes) for name, labels in label_sets.items() if labels}
-        return {
-            f"data/{stage}/{name}/attributes": wandb.Table(dataframe=table.round(4)) for name, table in tables.items()
-        } | {
-            f"data/{stage}/{name}/yaw": wandb.Histogram(np_histogram=(faces.cpu().numpy(), YAW_EDGES))
-            for name, faces in self.yaw.items()
-        }
+        media: dict[str, Any] = {}
+        for name, counts in self.attributes.items():
+            label_set, (positives, labelled) = datasets[name].label_set, counts.cpu().numpy()
+            assert label_set is not None
+            table = pd.DataFrame({"attribute": label_set.attributes, "labelled": labelled, "positives": positives})
+            table["prevalence"] = (positives / np.maximum(labelled, 1)).round(4)
+            media[f"data/{stage}/{name}/attributes"] = wandb.Table(dataframe=table)
+        for name, faces in self.yaw.items():
+            media[f"data/{stage}/{name}/yaw"] = wandb.Histogram(np_histogram=(faces.cpu().numpy(), YAW_EDGES))
+        return media
 
 
 def attribute_samples(module: Any, split: str) -> dict[str, Samples]:
@@ -175,9 +158,14 @@ def attribute_samples(module: Any, split: str) -> dict[str, Samples]:
     return {key: of for key, of in samples.items() if len(of[1])}
 
 
-def attribute_tables(samples: Mapping[str, Samples], logged: Mapping[str, Tensor]) -> dict[str, Any]:
-    """`tables/SPLIT/SOURCE`."""
-    return {f"tables/{key}": wandb.Table(dataframe=attribute_table(key, of, logged)) for key, of in samples.items()}
+def attribute_media(samples: Mapping[str, Samples], logged: Mapping[str, Tensor]) -> dict[str, Any]:
+    """`tables/SPLIT/SOURCE`, scores, and `curves/SPLIT/SOURCE`, precision over recall."""
+    media = {f"tables/{key}": wandb.Table(dataframe=attribute_table(key, of, logged)) for key, of in samples.items()}
+    for key, of in samples.items():
+        table = wandb.Table(dataframe=precision_recall_table(*of).round(4))
+        strings = {"title": f"{key}: precision over recall", "x-axis-title": "recall", "y-axis-title": "precision"}
+        media[f"curves/{key}"] = wandb.plot_table(CURVES_CHART, table, CURVES, strings)
+    return media
 
 
 def attribute_table(prefix: str, samples: Samples, logged: Mapping[str, Tensor]) -> pd.DataFrame:
@@ -190,16 +178,6 @@ def attribute_table(prefix: str, samples: Samples, logged: Mapping[str, Tensor])
     for score in SCORES:
         table[score] = [float(logged.get(f"{prefix}/{score}/{name}", math.nan)) for name in attributes]
     return table.sort_values("balanced_accuracy", ascending=False, kind="stable", ignore_index=True).round(4)
-
-
-def attribute_curves(samples: Mapping[str, Samples]) -> dict[str, Any]:
-    """`curves/SPLIT/SOURCE`: precision over recall."""
-    curves = {}
-    for key, of in samples.items():
-        table = wandb.Table(dataframe=precision_recall_table(*of).round(4))
-        strings = {"title": f"{key}: precision over recall", "x-axis-title": "recall", "y-axis-title": "precision"}
-        curves[f"curves/{key}"] = wandb.plot_table(CURVES_CHART, table, CURVES, strings)
-    return curves
 
 
 def pictures(folder: Path, split: str, sources: Iterable[str]) -> dict[str, Any]:

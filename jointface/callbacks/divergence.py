@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +53,14 @@ class DivergenceGuard(Callback):
         self._losses.append(loss.detach().float())
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Checks losses and gradients.
-
-        Raises:
-            DivergedError: one is not finite; names the step, the losses, and where the list of samples is.
-        """
-        values, scaler = list(self._losses), _scaler(trainer)
+        """Raises DivergedError if a loss or gradient is not finite."""
+        values, scaler = [*self._losses, torch.zeros((), device=pl_module.device)], _scaler(trainer)
         if scaler is None:
             gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
             values.append(nn.utils.get_total_norm(gradients, foreach=True).float())
         elif scaler.get_scale() < self.smallest_scale:
             values.append(torch.full((), math.inf, device=pl_module.device))
-        finite = [value.isfinite() for value in values] or [torch.ones((), dtype=torch.bool, device=pl_module.device)]
-        bad = (~torch.stack(finite)).any().int()
+        bad = (~torch.stack(values).isfinite()).any().int()
         if trainer.world_size > 1:  # all processes stop at the same step
             bad = trainer.strategy.reduce(bad, reduce_op="max")
         if bad:
@@ -74,7 +70,10 @@ class DivergenceGuard(Callback):
     def _stop(self, trainer: Trainer) -> None:
         _copy(self._kept, self._statistics)
         step, what = trainer.global_step, _what_is_bad(trainer)
-        samples = _of_all_processes(trainer, [sample for batch in self._batches for sample in _samples(batch)])
+        of_each_process = [[sample for batch in self._batches for sample in _samples(batch)]] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(of_each_process, of_each_process[0])
+        samples = list(chain.from_iterable(of_each_process))
         datasets = trainer.datamodule.datasets["train"]  # type: ignore[attr-defined]
         files = {(source, index): str(datasets[source].path(index)) for source, index, _ in samples}
         suspects = [files[source, index] for source, index, suspicious in samples if suspicious]
@@ -114,14 +113,6 @@ def _samples(batch: Mapping[str, Mapping[str, Any]]) -> Samples:
                 spoilt |= ~value.cpu().isfinite().flatten(1).all(1)
         samples += [(source, *row) for row in zip(part["index"].tolist(), spoilt.tolist(), strict=True)]
     return samples
-
-
-def _of_all_processes(trainer: Trainer, samples: Samples) -> Samples:
-    if trainer.world_size == 1:
-        return samples
-    everywhere: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(everywhere, samples)
-    return [sample for part in everywhere for sample in part]
 
 
 def _copy(values: list[Tensor], to: list[Tensor]) -> None:

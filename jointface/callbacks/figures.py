@@ -22,14 +22,11 @@ ENLARGEMENT = 3  # of crops under faces
 
 
 class ValidationFigures(Callback):
-    """Plots the same few faces of every source after each validation, and after the test, as PNG files in `figures/`.
+    """Plots the same `num_faces` faces of every source after each validation, and after the test, in `figures/`.
 
     `SPLIT_SOURCE_shape.png`: the crop, then the predicted mesh and landmarks over it, then the true ones.
     `SPLIT_SOURCE_attributes.png`: for each face the attributes that the network is surest of, right and wrong ones,
     with calibrated probabilities.
-
-    Args:
-        num_faces: faces of each source.
     """
 
     def __init__(self, num_faces: int = 6) -> None:
@@ -108,11 +105,10 @@ def attributes_figure(
     positions, alpha = getattr(module, f"positions_{teacher}"), getattr(module, f"alpha_{teacher}")
     probability = calibrated_probability(logits.float()[:, positions], alpha).cpu().numpy()
     labels, mask = batch["attributes"].cpu().numpy() > 0.5, batch["attribute_mask"].cpu().numpy()
-    names = np.array(module.label_sets[teacher].attributes)
     captions = []
     for known, chance, true in zip(mask, probability, labels, strict=True):
-        frame = pd.DataFrame({"name": names, "chance": chance, "true": true})[known]
-        captions.append(_surest(frame, count))
+        columns = {"name": module.label_sets[teacher].attributes, "chance": chance, "true": true}
+        captions.append(_surest(pd.DataFrame(columns)[known], count))
     return captioned_row(_pictures(batch), captions)
 
 

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.trainer.states import TrainerFn
 
 from jointface.errors import RunStopped
+from jointface.files import TEMPORARY
 from jointface.running.stop_signals import StopSignals
-from jointface.running.whole_checkpoints import remove_leftovers
 
 
 class LastCheckpoint(Checkpoint):
@@ -30,10 +29,11 @@ class LastCheckpoint(Checkpoint):
         self._validation_is_due = False  # in the checkpoint that is being saved
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Removes what a killed run left half written."""
         self.path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
         if stage == "fit" and trainer.is_global_zero:
-            remove_leftovers(self.path.parent)
+            # Removes what a killed run left half written.
+            for leftover in self.path.parent.glob(f".*{TEMPORARY}"):
+                leftover.unlink(missing_ok=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.signals.listen()
@@ -45,7 +45,6 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves after a whole step, if it is time to."""
         step, before = trainer.global_step, self._step
         self._step = step
         if step == before or _validation_follows(trainer):  # gradients are being accumulated; saved when it starts
@@ -60,20 +59,17 @@ class LastCheckpoint(Checkpoint):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves before the validation, which a run that is interrupted in it repeats when it resumes."""
-        if _is_training(trainer):
-            self._validation_is_due = True
-            self._save(trainer)
-            self._validation_is_due = False
-            self._stop_if(self._requested_stop(trainer), f"after step {trainer.global_step}")
+        self._validation_is_due = True
+        self._save(trainer)
+        self._validation_is_due = False
+        self._stop_if(self._requested_stop(trainer), f"after step {trainer.global_step}")
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        if _is_training(trainer):
-            self._stop_if(self._requested_stop(trainer), f"in the validation after step {trainer.global_step}")
+        self._stop_if(self._requested_stop(trainer), f"in the validation after step {trainer.global_step}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves what the validation decided: the best score so far, and patience."""
-        if _is_training(trainer):
-            self._save(trainer)
+        self._save(trainer)
 
     def on_test_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         self._stop_if(self._requested_stop(trainer), "in the test, with the training complete")
@@ -102,13 +98,7 @@ class LastCheckpoint(Checkpoint):
             raise RunStopped(f"stopped by {signal.Signals(number).name} {when}", self.path, number)
 
 
-def _is_training(trainer: Trainer) -> bool:
-    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-
-
 def _validation_follows(trainer: Trainer) -> bool:
     """Whether a validation comes right after this batch."""
     interval = trainer.val_check_batch
-    if not isinstance(interval, int) or trainer.check_val_every_n_epoch is not None or not trainer.enable_validation:
-        return False
-    return (trainer.fit_loop.total_batch_idx + 1) % interval == 0
+    return isinstance(interval, int) and (trainer.fit_loop.total_batch_idx + 1) % interval == 0

@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_only
 
 from jointface.files import write_atomically
 
@@ -28,27 +27,17 @@ class MetricsFile(Callback):
         except ValueError:
             log.warning("%s is unreadable and starts anew", path)
 
-    def _update(self, trainer: Trainer) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Adds the present values, and writes the file."""
         metrics = trainer.callback_metrics.items()
         self.values |= {name: value.item() for name, value in metrics if not name.endswith("_step")}
         broken = trainer.datamodule.broken.counts()  # type: ignore[attr-defined]
         self.values |= {f"{name}/broken_samples": float(count) for name, count in broken.items()}
-        self._write(_path(trainer))
+        if trainer.is_global_zero:
+            finite = {name: value for name, value in sorted(self.values.items()) if math.isfinite(value)}
+            write_atomically(_path(trainer), (json.dumps(finite, indent=2) + "\n").encode())
 
-    @rank_zero_only
-    def _write(self, path: Path) -> None:
-        finite = {name: value for name, value in sorted(self.values.items()) if math.isfinite(value)}
-        write_atomically(path, (json.dumps(finite, indent=2) + "\n").encode())
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking:
-            self._update(trainer)
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._update(trainer)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._update(trainer)
+    on_fit_end = on_test_end = on_validation_end
 
 
 def _path(trainer: Trainer) -> Path:

@@ -2,12 +2,9 @@
 
 import logging
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 
 log = logging.getLogger(__name__)
-
-LOSSES = "train/loss_"  # what the tasks' losses are logged as
 
 
 class OverfitCheck(Callback):
@@ -25,7 +22,6 @@ class OverfitCheck(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Keeps the first losses."""
         self.first = self.first or _losses(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -50,8 +46,6 @@ class OverfitCheck(Callback):
 
 
 def _losses(trainer: Trainer) -> dict[str, float]:
-    return {
-        name: value.item()
-        for name, value in trainer.callback_metrics.items()
-        if name.startswith(LOSSES) and torch.is_tensor(value)
-    }
+    """The tasks' losses, as they were logged last."""
+    metrics = trainer.callback_metrics.items()
+    return {name: value.item() for name, value in metrics if name.startswith("train/loss_")}

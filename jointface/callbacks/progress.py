@@ -40,14 +40,13 @@ class StepProgressBar(RichProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Moves the bar to the completed step."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, trainer.global_step - 1)
         if self._lines and time.monotonic() - self._last_line >= self.seconds_between_lines:
             self._write_line(trainer, "train/loss")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
-        if self._lines and not trainer.sanity_checking:
+        if self._lines:
             self._write_line(trainer, "train/loss", "val/error")
 
     def _write_line(self, trainer: Trainer, *keys: str) -> None:

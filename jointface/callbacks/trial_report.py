@@ -1,13 +1,13 @@
 """A run that is a trial of a study reports its validations, and stops if other trials were better."""
 
 import logging
+from functools import cached_property
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
-from jointface.errors import ConfigError, TrialPruned
+from jointface.errors import TrialPruned
 
 log = logging.getLogger(__name__)
 
@@ -17,50 +17,38 @@ class TrialReport(Callback):
 
     It finds its trial in the storage, so that the run may be in another process than the sweep.
 
-    Args:
-        study_name, storage: of the study, as in the sweep's config.
-        number: of the trial in it; None reports nothing.
-        objective: the logged metric to report, over the optimiser step.
-        pruner: an Optuna pruner.
+    Args: see conf/sweep/optuna.yaml; the objective is reported over the optimiser step.
     """
 
     def __init__(self, study_name: str, storage: str, number: int | None, objective: str, pruner: Any) -> None:
         self.study_name, self.storage, self.number = study_name, storage, number
         self.objective, self.pruner = objective, pruner
         self.pruned = False
-        self._trial: Any = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reports and maybe stops; the first process decides for all."""
-        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
-            return
-        if self.number is None or self.objective not in trainer.callback_metrics:
-            return  # an objective of the test comes too late to prune by
-        self._report(trainer)
-        self.pruned = trainer.strategy.broadcast(self.pruned)
-        trainer.should_stop |= self.pruned
+        """Reports and maybe stops; the first process decides for all. An objective of the test comes too late."""
+        if self.number is not None and self.objective in trainer.callback_metrics:
+            self._report(trainer)
+            self.pruned = trainer.strategy.broadcast(self.pruned)
+            trainer.should_stop |= self.pruned
+
+    @cached_property
+    def _study(self) -> Any:
+        import optuna  # an extra, which other runs do without
+
+        return optuna.load_study(study_name=self.study_name, storage=self.storage, pruner=self.pruner)
 
     @rank_zero_only
     def _report(self, trainer: Trainer) -> None:
-        self._trial = self._trial or self._find()
-        value = trainer.callback_metrics[self.objective].item()
-        reported = self._trial.study.get_trials(deepcopy=False)[self.number].intermediate_values
-        if trainer.global_step not in reported:  # else the same run reported it before it was interrupted
-            self._trial.report(value, trainer.global_step)
-        # After the last step pruning would save nothing.
-        self.pruned = trainer.global_step < trainer.max_steps and self._trial.should_prune()
+        from optuna import Trial
+
+        frozen, value = self._study.get_trials(deepcopy=False)[self.number], trainer.callback_metrics[self.objective]
+        trial, step = Trial(self._study, frozen._trial_id), trainer.global_step
+        if step not in frozen.intermediate_values:  # else the same run reported it before it was interrupted
+            trial.report(value.item(), step)
+        self.pruned = step < trainer.max_steps and trial.should_prune()  # after the last step it would save nothing
         if self.pruned:
-            log.info("Pruned at step %d with %s = %.6g", trainer.global_step, self.objective, value)
-
-    def _find(self) -> Any:
-        import optuna  # an extra, which other runs do without
-
-        study = optuna.load_study(study_name=self.study_name, storage=self.storage, pruner=self.pruner)
-        trials = study.get_trials(deepcopy=False)
-        assert self.number is not None
-        if self.number >= len(trials):
-            raise ConfigError(f"the study {self.study_name} in {self.storage} has no trial {self.number}")
-        return optuna.Trial(study, trials[self.number]._trial_id)
+            log.info("Pruned at step %d with %s = %.6g", step, self.objective, value)
 
 
 def raise_if_pruned(trainer: Trainer) -> None:

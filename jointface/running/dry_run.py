@@ -16,8 +16,7 @@ from jointface.modules.network import FaceNetwork
 
 @dataclass(frozen=True)
 class PartSize:
-    """Size of a part of the network. flops: additions plus multiplications for one image, in matrix products and
-    convolutions alone, as torch counts them."""
+    """flops: additions plus multiplications for one image, in matrix products and convolutions alone."""
 
     parameters: int
     flops: int
@@ -40,15 +39,19 @@ def part_sizes(network: FaceNetwork) -> dict[str, PartSize]:
     image = torch.zeros(1, 3, network.image_size, network.image_size, dtype=torch.uint8, device=network.mean.device)
     decoder, classifier = network.shape_decoder, network.attribute_classifier
     features = network.features(image)
-    sizes = {"backbone": PartSize(_parameters(network.backbone), _flops(lambda: network.features(image)))}
+    sizes = {"backbone": _size(network.backbone, lambda: network.features(image))}
     if decoder is not None:
-        flops = _flops(lambda: decoder.vertices(decoder(features)))
-        sizes["shape_decoder"] = PartSize(_parameters(decoder), flops)
+        sizes["shape_decoder"] = _size(decoder, lambda: decoder.vertices(decoder(features)))
     if classifier is not None:
-        flops = _flops(lambda: classifier(features))
-        sizes["attribute_classifier"] = PartSize(_parameters(classifier), flops)
+        sizes["attribute_classifier"] = _size(classifier, lambda: classifier(features))
     network.train(training)
     return sizes
+
+
+def _size(part: torch.nn.Module, compute: Callable[[], object]) -> PartSize:
+    with FlopCounterMode(display=False) as counter:
+        compute()
+    return PartSize(sum(parameter.numel() for parameter in part.parameters()), int(counter.get_total_flops()))
 
 
 def model_table(network: FaceNetwork) -> Table:
@@ -60,9 +63,11 @@ def model_table(network: FaceNetwork) -> Table:
     for title in ("part", "parameters", "FLOPs an image"):
         table.add_column(title, justify="left" if title == "part" else "right")
     sizes = part_sizes(network)
-    total = PartSize(sum(size.parameters for size in sizes.values()), sum(size.flops for size in sizes.values()))
-    for part, size in {**sizes, "all": total}.items():
-        table.add_row(part, f"{size.parameters:,}", f"{size.flops / 1e6:,.2f} M", end_section=part == list(sizes)[-1])
+    for part, size in sizes.items():
+        table.add_row(part, f"{size.parameters:,}", f"{size.flops / 1e6:,.2f} M")
+    table.add_section()
+    parameters, flops = (sum(getattr(size, of) for size in sizes.values()) for of in ("parameters", "flops"))
+    table.add_row("all", f"{parameters:,}", f"{flops / 1e6:,.2f} M")
     return table
 
 
@@ -72,35 +77,16 @@ def data_table(datamodule: JointDataModule, world_size: int = 1) -> Table:
     table = Table(title="Data, in samples")
     for title in ("source", "labels", *STAGES, "batch", "steps a pass"):
         table.add_column(title, justify="left" if title in ("source", "labels") else "right")
-    totals, in_all = dict.fromkeys(STAGES, 0), 0
-    for name in datamodule.sources:
-        counts = {stage: datamodule.num_samples(stage, name) for stage in STAGES}
-        batch_size = world_size * datamodule.sources[name].batch_size if counts["train"] else 0
-        totals = {stage: totals[stage] + counts[stage] for stage in STAGES}
-        in_all += batch_size
-        table.add_row(
-            name,
-            _labels(datamodule, name),
-            *(f"{count:,}" if count else "" for count in counts.values()),
-            str(batch_size or ""),
-            f"{-(-counts['train'] // batch_size):,}" if batch_size else "",
-        )
+    rows = []
+    for name, source in datamodule.sources.items():
+        counts = [datamodule.num_samples(stage, name) for stage in STAGES]
+        batch_size = world_size * source.batch_size if datamodule.num_samples("train", name) else 0
+        rows.append([*counts, batch_size])
+        passes = f"{-(-counts[0] // batch_size):,}" if batch_size else ""
+        dataset = next(of[name] for of in datamodule.datasets.values() if name in of)
+        labels = [f"{len(dataset.label_set.attributes)} attributes"] if dataset.label_set is not None else []
+        labels += ["3D face"] if dataset.has_shape else []
+        table.add_row(name, ", ".join(labels), *(f"{count:,}" if count else "" for count in rows[-1]), passes)
     table.add_section()
-    table.add_row("all", "", *(f"{total:,}" for total in totals.values()), str(in_all), "")
+    table.add_row("all", "", *(f"{sum(column):,}" for column in zip(*rows, strict=True)), "")
     return table
-
-
-def _labels(datamodule: JointDataModule, source: str) -> str:
-    dataset = next(datamodule.datasets[stage][source] for stage in STAGES if source in datamodule.datasets[stage])
-    attributes = [] if dataset.label_set is None else [f"{len(dataset.label_set.attributes)} attributes"]
-    return ", ".join([*attributes, *(["3D face"] if dataset.has_shape else [])])
-
-
-def _parameters(part: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in part.parameters())
-
-
-def _flops(compute: Callable[[], object]) -> int:
-    with FlopCounterMode(display=False) as counter:
-        compute()
-    return int(counter.get_total_flops())

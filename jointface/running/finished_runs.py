@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +17,14 @@ FINISHED = "finished"
 _NAMING_KEYS = ("name", "checkpoint", "paths", "logger", "callbacks.trial", "dry_run", "keep_files")
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run as its folder describes it.
-
-    overrides: of the command line, by key. config: the resolved config by dotted key, without keys that only name the
-    run or its folder; empty if the run did not begin. metrics: by name, the metric that chose the best checkpoint with
-    its best value, all others with their last. state: "finished", "unfinished", "failed" or "pruned". note: how far it
-    came, or why it failed.
-    """
-
-    folder: Path
-    overrides: dict[str, str]
-    config: dict[str, str]
-    metrics: dict[str, float]
-    state: str
-    note: str
-
-    @property
-    def seed(self) -> str:
-        """Its seed; empty if it did not begin."""
-        return self.config.get("seed", "")
-
-    @property
-    def validated_on(self) -> str:
-        """Its mean validation metrics, sorted; runs are comparable by `val/error` where these are the same."""
-        return " ".join(sorted(name for name in self.metrics if name.startswith("val/") and name.count("/") == 2))
-
-
-def find_runs(folder: Path) -> list[Run]:
+def find_runs(folder: Path) -> pd.DataFrame:
     """All runs in and below a folder, in the order of their paths; numbered folders in the order of their numbers.
+
+    Columns: `run`, its path in the folder. `overrides` of the command line, by key. `config`, resolved, by dotted key
+    without those that only name the run or its folder; empty if the run did not begin. `metrics` by name, the one that
+    chose the best checkpoint with its best value, all others with their last. `state`: "finished", "unfinished",
+    "failed" or "pruned". `how far` it came, or why it failed. `seed`, empty if it did not begin. `kind`, its mean
+    validation metrics: by `val/error` runs of one kind are comparable.
 
     Raises:
         DataError: no such folder, no run in it, or a run's file is damaged.
@@ -65,7 +42,9 @@ def find_runs(folder: Path) -> list[Run]:
         raise DataError(
             f"no run in {folder.absolute()}: looked there and below for config.yaml, which every run leaves"
         )
-    return [_read_run(found) for found in outermost]
+    runs = pd.DataFrame([_read_run(found) for found in outermost])
+    runs.insert(0, "run", [str(found.relative_to(folder)) for found in outermost])
+    return runs
 
 
 def is_naming_key(key: str) -> bool:
@@ -73,22 +52,27 @@ def is_naming_key(key: str) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in _NAMING_KEYS)
 
 
-def _read_run(folder: Path) -> Run:
+def _read_run(folder: Path) -> dict[str, Any]:
     overrides = _read(folder / ".hydra" / "overrides.yaml", "overrides", _overrides, {})
-    config = _read(folder / "config.yaml", "the config of a training", _config, None)
-    if config is None:
-        return Run(folder, overrides, {}, {}, "failed", "did not begin")
-    flat, monitor, mode, max_steps, is_tested = config
+    read = _read(folder / "config.yaml", "the config of a training", _config, None)
+    if read is None:
+        began = {"config": {}, "metrics": {}, "state": "failed", "how far": "did not begin", "seed": "", "kind": ""}
+        return {"overrides": overrides, **began}
+    config, monitor, mode, max_steps, is_tested = read
     metrics = _read(folder / "metrics.json", "metrics", _metrics, {})  # missing before the first validation
     steps, history = _read(folder / "metrics.csv", "metrics", lambda path: _history(path, monitor), (0, pd.Series()))
     best = {monitor: history.agg(mode)} if len(history) else {}
     metrics = best | {name: value for name, value in metrics.items() if name != monitor}
     is_finished = any(name.startswith("test/") for name in metrics) if is_tested else steps >= max_steps
-    state, note = (FINISHED, "") if is_finished else ("unfinished", f"step {steps} of {max_steps}")
+    state, how_far = (FINISHED, "") if is_finished else ("unfinished", f"step {steps} of {max_steps}")
     trial = _read(folder.parent / "trials.csv", "the table of a study", _trials, {}).get(folder.name)
     if trial and trial["state"] != FINISHED:
-        state, note = trial["state"], "; ".join(filter(None, [f"step {steps} of {max_steps}", trial["reason"]]))
-    return Run(folder, overrides, flat, metrics, state, note)
+        state, how_far = trial["state"], "; ".join(filter(None, [f"step {steps} of {max_steps}", trial["reason"]]))
+    return {
+        "overrides": overrides, "config": config, "metrics": metrics, "state": state, "how far": how_far,
+        "seed": config.get("seed", ""),
+        "kind": " ".join(sorted(name for name in metrics if name.startswith("val/") and name.count("/") == 2)),
+    }  # fmt: skip
 
 
 def _read(path: Path, what: str, read: Callable[[Path], Any], missing: Any) -> Any:

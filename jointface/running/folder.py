@@ -26,13 +26,11 @@ class RunFolder(Callback):
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        timed, folder = _is_timed(config, "run"), _resolved_folder(config, "run")
+        folder, timed = _folder(config, "run")
         leaves_nothing = config.get("dry_run") or not config.get("keep_files", True)
-        if timed and leaves_nothing:
-            folder = _temporary_folder()
-        elif timed and (run := run_of(config.checkpoint)):
+        if timed and not leaves_nothing and (run := run_of(config.checkpoint)):
             folder = run
-        elif timed and rank_zero_only.rank:  # type: ignore[attr-defined]
+        elif timed and (leaves_nothing or rank_zero_only.rank):  # type: ignore[attr-defined]
             folder = _temporary_folder()
         elif timed:
             folder = claim(folder)
@@ -45,57 +43,46 @@ class RunFolder(Callback):
         _make(folder)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        folder = _resolved_folder(config, "sweep")
-        if not _is_timed(config, "sweep"):
+        folder, timed = _folder(config, "sweep")
+        if not timed:
             _make(folder, "hydra.sweep.dir")
             return
-        follows = rank_zero_only.rank  # type: ignore[attr-defined]
         with read_write(config.hydra.sweep):
+            follows = rank_zero_only.rank  # type: ignore[attr-defined]
             config.hydra.sweep.dir = str(_temporary_folder() if follows else claim(folder, "hydra.sweep.dir"))
 
 
-def _is_timed(config: DictConfig, kind: str) -> bool:
-    pattern = OmegaConf.to_container(config.hydra[kind], resolve=False)
-    assert isinstance(pattern, dict)
-    return "${now:" in pattern["dir"]
-
-
-def _resolved_folder(config: DictConfig, kind: str) -> Path:
+def _folder(config: DictConfig, kind: str) -> tuple[Path, bool]:
+    """The folder of `hydra.run` or `hydra.sweep`, and whether it is named by the time."""
+    pattern: Any = OmegaConf.to_container(config.hydra[kind], resolve=False)
     hydra, before = HydraConfig.instance(), HydraConfig.instance().cfg
     hydra.set_config(config)  # the folder's name may refer to it
     folder = Path(config.hydra[kind].dir)
     hydra.cfg = before
-    return folder
+    return folder, "${now:" in pattern["dir"]
 
 
 def claim(folder: Path, key: str = "hydra.run.dir") -> Path:
     """Makes the folder, or the first of FOLDER_2, FOLDER_3, ... that does not exist; the process that makes it owns it.
-
-    Args:
-        key: the config key that sets the folder, for the message that ends the program if it cannot be made.
-    """
+    If it cannot be made, the program ends with a message that names `key`."""
     number, candidate = 1, folder
-    while True:
-        try:
-            candidate.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-            candidate = folder.with_name(f"{folder.name}_{number}")
-        except OSError as error:
-            sys.exit(_cannot_be_made(candidate, error, key))
-        else:
-            return candidate
+    while not _make(candidate, key):
+        number += 1
+        candidate = folder.with_name(f"{folder.name}_{number}")
+    return candidate
 
 
-def _make(folder: Path, key: str = "hydra.run.dir") -> None:
+def _make(folder: Path, key: str = "hydra.run.dir") -> bool:
+    """Makes the folder; returns whether it is new."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True)
+        return True
     except OSError as error:
-        sys.exit(_cannot_be_made(folder, error, key))
-
-
-def _cannot_be_made(folder: Path, error: OSError, key: str) -> str:
-    return f"error: cannot make the folder {folder} ({error.strerror}): set {key} to a place that you may write to"
+        if folder.is_dir():
+            return False
+        sys.exit(
+            f"error: cannot make the folder {folder} ({error.strerror}): set {key} to a place that you may write to"
+        )
 
 
 def _temporary_folder() -> Path:

@@ -26,24 +26,14 @@ class MetricsCSV(CSVLogger):
         if path.is_file():
             rows = pd.read_csv(path, dtype=str, keep_default_na=False, on_bad_lines="skip")
             steps = pd.to_numeric(rows["step"], errors="coerce")  # the last row is cut short where the run was killed
-            _write(path, rows[steps < step])
+            kept = rows[steps < step].to_csv(index=False, lineterminator="\r\n")  # as Lightning writes it
+            write_atomically(path, kept.encode())
             self._experiment = _ResumedWriter(self.log_dir)
+            self._experiment.metrics_keys = list(rows)
 
 
 class _ResumedWriter(ExperimentWriter):
     """A writer that goes on with the file."""
 
-    def __init__(self, log_dir: str) -> None:
-        super().__init__(log_dir)
-        self.metrics_keys = list(pd.read_csv(self.metrics_file_path, nrows=0))
-
     def _check_log_dir_exists(self) -> None:
         """Does not delete the file."""
-
-    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        rows = pd.read_csv(self.metrics_file_path, dtype=str, keep_default_na=False)
-        _write(Path(self.metrics_file_path), rows.reindex(columns=fieldnames))
-
-
-def _write(path: Path, rows: pd.DataFrame) -> None:
-    write_atomically(path, rows.to_csv(index=False, lineterminator="\r\n").encode())  # as Lightning writes it

@@ -38,57 +38,49 @@ class OperatorProfiler(Profiler):
         super().__init__(dirpath=dirpath, filename=filename)
         self.wait, self.active, self.row_limit, self.trace = wait, active, row_limit, trace
         self.table = ""
+        self._steps = 0
         self._profile: profile | None = None
-        self._done = False
-        self._steps = 0  # since profiling began
 
     def start(self, action_name: str) -> None:
-        """Begins with the first training step."""
-        if action_name == STEP and self._profile is None and not self._done:
+        if action_name == STEP and self._profile is None:
             steps = schedule(wait=self.wait, warmup=1, active=self.active, repeat=1)
             self._profile = profile(schedule=steps, on_trace_ready=self._keep)
             self._profile.start()
 
     def stop(self, action_name: str) -> None:
-        """Counts the training steps."""
         if action_name == STEP and self._profile is not None:
             self._steps += 1
             self._profile.step()
-            if self._done:
-                self._end()
 
     def _keep(self, measured: profile) -> None:
+        """Called after the measured steps, or when a shorter training ends in the midst of them."""
+        if (steps := min(self.active, self._steps - self.wait - 1)) < 1:
+            return
         of = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
         rows = measured.key_averages().table(sort_by=of, row_limit=self.row_limit)
-        measured_steps = min(self.active, self._steps - self.wait - 1)
-        if measured_steps < 1:
-            return
-        self.table = f"{measured_steps} training steps\n{rows}\n"
+        self.table = f"{steps} training steps\n{rows}\n"
         if self.trace and self.dirpath is not None:
             Path(self.dirpath).mkdir(parents=True, exist_ok=True)
             measured.export_chrome_trace(str(Path(self.dirpath) / f"{self.filename}-trace.json.gz"))
-        self._done = True
-
-    def _end(self) -> None:
-        if self._profile is not None:
-            self._profile.stop()
-            self._profile = None
 
     def summary(self) -> str:
-        """The table."""
         return self.table
 
     def describe(self) -> None:
-        """Writes the table, once."""
-        began = self._profile is not None
-        self._end()
-        if self.table:
-            super().describe()
-        elif began:
-            log.warning("No profile: the training ended before its step %d", self.wait + 2)
-        self.table = ""
+        """Ends the profile and writes its table."""
+        if self._end():
+            if self.table:
+                super().describe()
+            else:
+                log.warning("No profile: the training ended before its step %d", self.wait + 2)
 
     def teardown(self, stage: str | None) -> None:
         """Ends the profile of a training that was stopped."""
         self._end()
         super().teardown(stage)
+
+    def _end(self) -> bool:
+        running, self._profile = self._profile, None
+        if running is not None:
+            running.stop()
+        return running is not None

@@ -65,21 +65,20 @@ def read_search_space(overrides: Iterable[Override]) -> SearchSpace:
 
 
 def _distribution(override: Override) -> Distribution:
-    sweep: Any = override.value()
-    if not isinstance(sweep, IntervalSweep | RangeSweep):
+    value = override.value()
+    if not isinstance(value, IntervalSweep | RangeSweep):
         # As texts, so that true, null and [1,2] mean in a trial what they mean on the command line.
         return CategoricalDistribution(list(override.sweep_string_iterator()))
+    sweep: Any = value
     if unknown := sweep.tags - {"log"}:
         raise ValueError(f"tag {', '.join(sorted(unknown))} is unknown, known is log")
-    low, high, step, log = None, None, None, "log" in sweep.tags
-    if isinstance(sweep, IntervalSweep):
-        low, high = sweep.start, sweep.end
-    elif log:
+    log, step = "log" in sweep.tags, abs(sweep.step) if isinstance(value, RangeSweep) else None
+    numbers = sorted(sweep.range()) if step else [sweep.start, sweep.end]
+    if step and log:
         raise ValueError("a range has no logarithmic scale, an interval has")
-    elif values := sorted(sweep.range()):
-        low, high, step = values[0], values[-1], abs(sweep.step)
-    else:
+    if not numbers:
         raise ValueError("the range is empty")
+    low, high = numbers[0], numbers[-1]
     if isinstance(low, int) and isinstance(high, int):
         return IntDistribution(low, high, log=log, step=step or 1)
     return FloatDistribution(low, high, log=log, step=step)

@@ -12,6 +12,7 @@ import torch
 from filelock import FileLock, Timeout
 from hydra.core.utils import JobReturn, JobStatus
 from optuna.distributions import BaseDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -30,11 +31,7 @@ _IDENTITY = "sweep"  # the study's attribute: what its trials have in common
 
 
 def alone_in(folder: Path) -> AbstractContextManager[Any]:
-    """Keeps a second sweep out of the folder inside the context, and until this process ends in whatever way.
-
-    Raises:
-        ConfigError: another sweep is running in it.
-    """
+    """Keeps a second sweep out of the folder, for which alone_in raises ConfigError, until this process ends."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         return FileLock(folder / ".lock", timeout=0).acquire()
@@ -43,20 +40,20 @@ def alone_in(folder: Path) -> AbstractContextManager[Any]:
 
 
 def open_study(storage: str, name: str, direction: str) -> optuna.Study:
-    """Opens a study, or begins it.
-
-    Raises:
-        ConfigError: the storage cannot be opened, or the direction is unknown or not that of the study.
-    """
-    if direction not in ("minimize", "maximize"):
-        raise ConfigError(f"hydra.sweeper.direction={direction}: known are minimize, maximize")
+    """Opens or begins a study. Raises ConfigError if that fails, or the direction is unknown or not the study's."""
+    directions = {"minimize": StudyDirection.MINIMIZE, "maximize": StudyDirection.MAXIMIZE}
+    if direction not in directions:
+        raise ConfigError(f"hydra.sweeper.direction={direction}: known are {', '.join(directions)}")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
+        study = optuna.create_study(
+            storage=storage, study_name=name, direction=directions[direction], load_if_exists=True
+        )
     except (optuna.exceptions.OptunaError, SQLAlchemyError, ImportError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"cannot open a study in hydra.sweeper.storage={storage}: {reason}") from error
-    if (begun := study.direction.name.lower()) != direction:
+    if study.direction != directions[direction]:
+        begun = study.direction.name.lower()
         raise ConfigError(f"the study {name} in {storage} was begun to {begun}: choose another name=")
     return study
 

@@ -20,8 +20,12 @@ from omegaconf import DictConfig, read_write
 def one_job() -> Iterator[None]:
     """Inside, the command line is that of this job alone; afterwards nothing of its processes is left."""
     argv, environment = sys.argv, dict(os.environ)
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        sys.argv = [argv[0], *job_arguments()]
+    if HydraConfig.initialized() and (hydra := HydraConfig.get()).mode == RunMode.MULTIRUN:
+        with read_write(cast(DictConfig, hydra.run)):
+            hydra.run.dir = hydra.runtime.output_dir  # Lightning passes it to the processes that it starts
+        sources = [source for source in hydra.runtime.config_sources if source.provider == "command-line"]
+        folders = [f"--config-dir={source.path}" for source in sources]
+        sys.argv = [argv[0], *folders, *hydra.overrides.task, "hydra.mode=RUN"]
     try:
         yield
     finally:
@@ -30,13 +34,3 @@ def one_job() -> Iterator[None]:
         sys.argv = argv
         os.environ.clear()
         os.environ.update(environment)
-
-
-def job_arguments() -> list[str]:
-    """The arguments that make this job of a sweep a run of its own."""
-    hydra = HydraConfig.get()
-    with read_write(cast(DictConfig, hydra.run)):
-        hydra.run.dir = hydra.runtime.output_dir  # Lightning passes it to the processes that it starts
-    sources = hydra.runtime.config_sources
-    folders = [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
-    return [*folders, *hydra.overrides.task, "hydra.mode=RUN"]

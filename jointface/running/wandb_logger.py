@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,8 @@ from jointface.metrics.direction import HIGHER_IS_BETTER, better
 wandb = lazy_import("wandb")  # an extra, which other runs do without
 log = logging.getLogger(__name__)
 
-MODES = ("online", "offline", "disabled", "dryrun")  # the last is an older name of offline
+OFFLINE = ("offline", "disabled", "dryrun")  # modes without a login; the last is an older name of the first
 STEP = "trainer/global_step"  # the x axis of everything; Lightning's name for it
-LONGEST_NAME = 128  # characters that W&B accepts
 LONG_WAIT = 5.0  # seconds; only an attempt that waits for a server takes longer
 
 
@@ -38,16 +36,7 @@ class DashboardLogger(WandbLogger):
     Without a login it records offline and says so. A later failure is logged once, and the training goes on. A run that
     continues in its folder continues on W&B. The summary of each metric holds its last and its best value.
 
-    Args:
-        name: of the run; the jobs of a sweep are named by their overrides instead.
-        save_dir: gets `wandb/`, with what is recorded offline.
-        group: None takes the name of the sweep's folder.
-        tags: added to the choices of experiment, scale and sweep.
-        mode: "online", "offline" or "disabled". None takes WANDB_MODE; without it, online if logged in, else offline.
-        id: of an earlier run to continue.
-        log_model: the best checkpoint as an artifact: True at the end, "all" whenever there is a better one.
-        init_timeout, finish_timeout: seconds to wait for W&B at the start and at the end.
-        where: `project` and `entity`.
+    Args: see conf/logger/wandb.yaml; `where` holds `project` and `entity`.
 
     Raises:
         ConfigError: wandb is not installed, a setting is unknown, or the mode is online without a login.
@@ -67,8 +56,8 @@ class DashboardLogger(WandbLogger):
         **where: Any,
     ) -> None:
         asked, source = (mode, "logger.wandb.mode") if mode else (os.environ.get("WANDB_MODE"), "WANDB_MODE")
-        if asked and asked not in MODES:
-            raise ConfigError(f"{source}={asked} is unknown, known are {', '.join(MODES)}")
+        if asked and asked not in ("online", *OFFLINE):
+            raise ConfigError(f"{source}={asked} is unknown, known are online, {', '.join(OFFLINE)}")
         if log_model not in (True, False, "all"):
             raise ConfigError(f"logger.wandb.log_model={log_model} is unknown, known are true, false and all")
         checkout = Path(__file__).parents[2]
@@ -82,34 +71,37 @@ class DashboardLogger(WandbLogger):
             )
         except ImportError as error:
             raise ConfigError("logger=wandb needs the package wandb: pip install 'jointface[wandb]'") from error
+        if id is None and (recording := last_recording(Path(save_dir))):
+            id = recording.stem.removeprefix("run-")
+        named = describe_run(name, group, tags)
         super().__init__(
-            name=job_name(name), save_dir=save_dir, group=group or _sweep_name(), tags=[*_choices(), *tags],
-            id=id or earlier_run(Path(save_dir)), job_type="train", log_model=log_model, settings=settings, **where,
-        )  # fmt: skip
+            save_dir=save_dir, id=id, job_type="train", log_model=log_model, settings=settings, **named, **where
+        )
         del self._wandb_init["anonymous"]  # W&B no longer has it, and warns about it
         self._must_be_online = asked == "online"
         self._failed: set[str] = set()  # what has failed and was logged
         self._lost = False  # whether W&B's process on this machine has ended
         self._defined: set[str] = set()
         self._step: int | None = None  # of the last metrics
-        self._wandb_init["mode"] = self._choose_mode(asked)
+        self._set_mode(asked)
 
     @rank_zero_only
-    def _choose_mode(self, asked: str | None) -> str:
-        mode: str = asked or wandb.setup().settings.mode  # `wandb offline` and `wandb online` set it for a folder
-        if mode in ("offline", "dryrun", "disabled") or logged_in():
-            return mode
+    def _set_mode(self, asked: str | None) -> None:
+        mode = asked or wandb.setup().settings.mode  # `wandb offline` and `wandb online` set it for a folder
+        self._wandb_init["mode"] = mode
+        if mode in OFFLINE or logged_in():
+            return
         if asked:
             raise ConfigError(
                 "W&B is to be online, but nobody is logged in: run `wandb login`, set WANDB_API_KEY, or set "
                 "logger.wandb.mode=offline to record now and upload later"
             )
-        log.warning("Nobody is logged in to W&B (`wandb login`; WANDB_MODE=offline is silent)%s", self._how_to_upload)
-        return "offline"
+        self._go_offline("Nobody is logged in to W&B (`wandb login`; WANDB_MODE=offline is silent)")
 
-    @property
-    def _how_to_upload(self) -> str:
-        return f": the run is recorded offline, to be uploaded with `wandb sync {self.save_dir}/wandb/offline-run-*`"
+    def _go_offline(self, reason: str) -> None:
+        self._wandb_init["mode"] = "offline"
+        upload = f"wandb sync {self.save_dir}/wandb/offline-run-*"
+        log.warning("%s: the run is recorded offline, to be uploaded with `%s`", reason, upload)
 
     @property
     @rank_zero_experiment
@@ -128,8 +120,7 @@ class DashboardLogger(WandbLogger):
                     f"W&B cannot be reached: {reason}; try again, or set logger.wandb.mode=offline to record now and "
                     "upload later"
                 ) from error
-            log.warning("W&B cannot be reached: %s%s", reason, self._how_to_upload)
-            self._wandb_init["mode"] = "offline"
+            self._go_offline(f"W&B cannot be reached: {reason}")
             return super().experiment
 
     def attempt(self, what: str, action: Callable[[], Any]) -> bool:
@@ -139,7 +130,6 @@ class DashboardLogger(WandbLogger):
             return False
         try:
             action()
-            return True
         except Exception as error:  # whatever goes wrong with a dashboard, the training is worth more
             self._lost = isinstance(error, ConnectionError)
             if what not in self._failed:
@@ -148,10 +138,10 @@ class DashboardLogger(WandbLogger):
                 without = " without the dashboard" if self._lost else ""
                 log.warning("W&B: logging %s failed (%s); the training goes on%s", what, reason, without)
             return False
+        return True
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Logs values over the step."""
         self.attempt("metrics", lambda: self._log(metrics, step))
 
     def _log(self, metrics: Mapping[str, Any], step: int | None) -> None:
@@ -166,8 +156,7 @@ class DashboardLogger(WandbLogger):
         self._step = step
 
     def log_media(self, parts: Mapping[str, Callable[[], Mapping[str, Any]]]) -> list[str]:
-        """Logs pictures, tables and meshes at the step of the last metrics; returns the names of the parts that
-        succeeded. To be called by the first process.
+        """Logs media at the step of the last metrics, in the first process; returns the names of what succeeded.
 
         W&B asks its server about each table and waits. After a wait without an answer the remaining parts are left out.
 
@@ -177,18 +166,17 @@ class DashboardLogger(WandbLogger):
         succeeded = []
         for what, make in parts.items():
             start = time.monotonic()
-            if self.attempt(what, partial(self._log_made, make)):
+            if self.attempt(what, lambda make=make: self._log_made(make())):  # type: ignore[misc]
                 succeeded.append(what)
             elif time.monotonic() - start > LONG_WAIT:
                 break
         return succeeded
 
-    def _log_made(self, make: Callable[[], Mapping[str, Any]]) -> None:
-        if media := make():
+    def _log_made(self, media: Mapping[str, Any]) -> None:
+        if media:
             super().log_metrics(media, self._step)
 
     def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
-        """Uploads the checkpoint now, or remembers it for the end, as `log_model` says."""
         self.attempt("the checkpoint", lambda: WandbLogger.after_save_checkpoint(self, checkpoint_callback))
 
     @rank_zero_only
@@ -199,43 +187,47 @@ class DashboardLogger(WandbLogger):
 
 @contextmanager
 def finished_dashboards() -> Iterator[None]:
-    """Ends W&B's run with the block, as failed if the block raises. The jobs of a sweep share a process, and W&B would
-    add the next job to a run that has not ended."""
-    failed = True
+    """Ends W&B's run with the block, as failed if that raises: W&B would add a sweep's next job to a run left open."""
+    exit_code = 1
     try:
         yield
-        failed = False
+        exit_code = 0
     except TrialPruned:
-        failed = False  # given up on purpose
+        exit_code = 0  # given up on purpose
         raise
     finally:
         run = getattr(sys.modules.get("wandb"), "run", None)  # not by the lazy module, which keeps what was there first
-        if run is not None:
-            try:
-                run.finish(exit_code=int(failed))
-            except Exception as error:
-                log.warning("W&B: ending the run failed (%s)", type(error).__name__)
+        try:
+            if run is not None:
+                run.finish(exit_code=exit_code)
+        except Exception as error:
+            log.warning("W&B: ending the run failed (%s)", type(error).__name__)
 
 
-def job_name(name: str) -> str:
-    """For a job of a sweep the overrides that its other jobs may have with other values; else `name`."""
-    if _sweep_name() is None:
-        return name
+def describe_run(name: str, group: str | None, tags: Sequence[str]) -> dict[str, Any]:
+    """The name, group and tags of a run. The jobs of a sweep form a group, each named by the overrides that other jobs
+    may have with other values."""
+    if not HydraConfig.initialized():
+        return {"name": name, "group": group, "tags": list(tags)}
     hydra = HydraConfig.get()
-    record = Path(hydra.sweep.dir) / "multirun.yaml"
-    sweep = OmegaConf.load(record).hydra if record.is_file() else hydra  # not every sweeper leaves a record
-    params = [f"{key}={value}" for key, value in (sweep.sweeper.get("params") or {}).items()]
-    given = OverridesParser.create().parse_overrides([*params, *sweep.overrides.task])
-    shared = {override.get_key_element() for override in given if not override.is_sweep_override()}
-    ignored = {"callbacks.trial.number", "checkpoint"} | shared
-    own = [override for override in hydra.overrides.task if override.partition("=")[0] not in ignored]
-    return (",".join(own) or name)[:LONGEST_NAME]
+    choices = [hydra.runtime.choices.get(kind) for kind in ("experiment", "scale", "sweep")]
+    if hydra.mode == RunMode.MULTIRUN:
+        record = Path(hydra.sweep.dir) / "multirun.yaml"
+        sweep = OmegaConf.load(record).hydra if record.is_file() else hydra  # not every sweeper leaves a record
+        params = [f"{key}={value}" for key, value in (sweep.sweeper.get("params") or {}).items()]
+        given = OverridesParser.create().parse_overrides([*params, *sweep.overrides.task])
+        shared = {override.get_key_element() for override in given if not override.is_sweep_override()}
+        ignored = {"callbacks.trial.number", "checkpoint"} | shared
+        own = [override for override in hydra.overrides.task if override.partition("=")[0] not in ignored]
+        name = (",".join(own) or name)[:128]  # more characters W&B does not accept
+        group = group or Path(hydra.sweep.dir).name
+    return {"name": name, "group": group, "tags": [*filter(None, choices), *tags]}
 
 
-def earlier_run(folder: Path) -> str | None:
-    """The id of the last run that W&B recorded in a folder; None if there is none."""
-    recorded = sorted(path.name.removeprefix("offline-") for path in (folder / "wandb").glob("*run-*-*"))
-    return recorded[-1].rpartition("-")[2] if recorded else None
+def last_recording(run_dir: Path) -> Path | None:
+    """The file run-ID.wandb that W&B last recorded in a run's folder; None if there is none."""
+    files = run_dir.glob("wandb/*run-*/run-*.wandb")
+    return max(files, key=lambda file: file.parent.name.removeprefix("offline-"), default=None)
 
 
 def logged_in() -> bool:
@@ -250,16 +242,3 @@ def logged_in() -> bool:
         raise ConfigError(
             f"W&B: {' '.join(str(error).split())}: run `wandb login` again, or set logger.wandb.mode=offline"
         ) from error
-
-
-def _sweep_name() -> str | None:
-    """The name of the sweep's folder; None if this run is no job of a sweep."""
-    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
-        return None
-    return Path(HydraConfig.get().sweep.dir).name
-
-
-def _choices() -> list[str]:
-    """The experiment, scale and sweep that the command chose."""
-    made = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
-    return [made[group] for group in ("experiment", "scale", "sweep") if made.get(group)]

@@ -8,7 +8,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from jointface.errors import CheckpointError, DataError
-from jointface.files import TEMPORARY, write_atomically
+from jointface.files import write_atomically
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -19,11 +19,7 @@ class WholeCheckpoints(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Saves a checkpoint.
-
-        Raises:
-            CheckpointError: it cannot be written; the checkpoint that was there before is untouched.
-        """
+        """Raises CheckpointError if it cannot be written; the checkpoint that was there before is untouched."""
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         try:
@@ -35,9 +31,3 @@ class WholeCheckpoints(TorchCheckpointIO):
             raise CheckpointError(
                 f"the checkpoint {Path(path).absolute()} could not be saved ({reason}): {advice}"
             ) from error
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Removes the temporary files of writers that were killed."""
-    for leftover in folder.glob(f".*{TEMPORARY}"):
-        leftover.unlink(missing_ok=True)
