@@ -26,8 +26,8 @@ class Pose(NamedTuple):
 
     matrix: R from model space (x to the viewer's right, y up, z towards the viewer) to the picture with y up.
     pitch, yaw, roll: degrees, with R = Rx(pitch) Ry(yaw) Rz(roll) in the signs of 300W-LP and AFLW2000-3D, which
-    docs/conventions.md writes out. Positive pitch looks down, positive yaw to the left of the picture, positive roll
-    leans to the right of the picture. yaw is from -90 to 90.
+    docs/conventions.md writes out: a face with positive pitch looks up, with positive yaw to the left of the picture;
+    with positive roll the top of the head leans to the right of the picture. yaw is from -90 to 90.
     """
 
     matrix: Float[np.ndarray, "3 3"]

@@ -76,19 +76,27 @@ def open_photo(source: Source) -> Photo:
     if isinstance(source, np.ndarray):
         return Photo(_from_array(source))
     if isinstance(source, Image.Image):
-        return _read("the picture", "", lambda: source)
+        return _read("PIL image", "", lambda: source)
     if isinstance(source, bytes):
-        return _read("the picture", "", lambda: _identify(BytesIO(source)))
+        return _read("bytes", "", lambda: _identify(BytesIO(source)))
     if not isinstance(source, str | os.PathLike):
         raise InputError(
             f"cannot read a photo from a {type(source).__name__}: give a path, bytes, a PIL image, an array or a tensor"
         )
     path = Path(source)
-    if not path.is_file():
-        what = "a folder" if path.is_dir() else "a device or pipe" if path.exists() else "no such file"
-        raise InputError(f"{path}: {what}; give the file of a photo")
-    with path.open("rb") as file:
-        return _read(str(path), path.name, lambda: _identify(file))
+    if not os.path.isfile(path):
+        raise InputError(f"{str(source)[:300]!r}: {_no_file(os.fspath(source))}; give the file of a photo")
+    try:
+        with path.open("rb") as file:
+            return _read(str(path), path.name, lambda: _identify(file))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _no_file(path: str) -> str:
+    if "://" in path:
+        return "a web address; download it first"
+    return "a folder" if os.path.isdir(path) else "a device or pipe" if os.path.exists(path) else "no such file"
 
 
 def _identify(file: BinaryIO) -> Image.Image:
@@ -126,11 +134,14 @@ def _read(where: str, name: str, opened: Callable[[], Image.Image]) -> Photo:
         return Photo(np.array(upright), name, [*notes, *converted])
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
-    except MemoryError as error:
-        raise InputError(f"{where}: too large for this machine's memory") from error
+    except (MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"{where}: the picture is too large ({_one_line(error)}); shrink it") from error
     except Exception as error:  # decoders raise many unrelated types on damaged or hostile files
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{where}: the picture is damaged or too large ({reason})") from error
+        raise InputError(f"{where}: the picture is damaged ({_one_line(error)})") from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _require_size(width: int, height: int) -> None:

@@ -1,6 +1,6 @@
 """Reads photos: finds their faces, and says what a network says of each."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self, overload
 
@@ -15,9 +15,11 @@ from jointface.geometry.framing import FaceBox, face_box
 from jointface.inference.backends import MeshFacts, Network, NetworkOutput, TorchNetwork
 from jointface.inference.crops import cut_crop, to_photo
 from jointface.inference.face import Face, Pose
+from jointface.inference.onnx_network import OnnxNetwork
 from jointface.inference.photos import Photo, Source, open_photo
 from jointface.metrics.pose import rotation_from_vertices
 
+BACKENDS: dict[str, Callable[[str | Path, str], Network]] = {"torch": TorchNetwork.load, "onnx": OnnxNetwork}
 MAX_PIXELS = 50_000_000  # of photos that are in memory together, unless one alone has more
 MAX_CHANGE = 4.0  # how many times the face may grow or shrink, and how many sizes it may move, between both passes
 
@@ -87,20 +89,20 @@ class FaceReader:
         """A reader with the network of a checkpoint.
 
         Args:
-            checkpoint: a file that jointface.train wrote.
+            checkpoint: a file that jointface.train wrote, or an .onnx file that jointface.export wrote.
             finder: "finder", the package's own; "yunet", or the path of its file; "none" for pictures that are crops
                 already; or any function from a photo to its faces.
             device: of torch; "auto" is a GPU where there is one.
-            backend: what runs the network: "torch".
+            backend: what runs the network: "torch" or, in any case for an .onnx file, "onnx".
             min_score: of the faces that a named finder finds; None is the finder's own.
             two_passes, batch_size, max_faces: see the class.
 
         Raises:
             CheckpointError: the file is missing or broken. ConfigError: a setting makes no sense here.
         """
-        if backend != "torch":
-            raise ConfigError(f"backend={backend}: known is torch")
-        network = TorchNetwork.load(checkpoint, device)
+        if backend not in BACKENDS:
+            raise ConfigError(f"backend={backend}: known are {', '.join(BACKENDS)}")
+        network = BACKENDS["onnx" if Path(checkpoint).suffix == ".onnx" else backend](checkpoint, device)
         find = build_finder(finder, min_score) if isinstance(finder, str) else finder
         return cls(network, find, two_passes, batch_size, max_faces)
 
@@ -121,14 +123,14 @@ class FaceReader:
         Raises:
             InputError: a photo cannot be read. `read` goes on with the others instead.
         """
-        several = isinstance(source, list)
         finder = None if boxes is None else GivenBoxes(boxes)
         faces = []
-        for reading in self.read(source if isinstance(source, list) else [source], finder):
+        for number, reading in enumerate(self.read(source if isinstance(source, list) else [source], finder), 1):
             if reading.error is not None:
-                raise reading.error
+                where = f"photo {number}: " if isinstance(source, list) else ""
+                raise InputError(f"{where}{reading.error}") from reading.error
             faces.append(reading.faces)
-        return faces if several else faces[0]
+        return faces if isinstance(source, list) else faces[0]
 
     def read(self, sources: Iterable[Source], finder: FaceFinder | None = None) -> Iterator[Reading]:
         """Reads many photos, in their order, as the results are asked for.
