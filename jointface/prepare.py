@@ -103,11 +103,7 @@ def prepare(
 
 
 def _open_splits(name: str, dataset: Callable[..., FaceDataset]) -> dict[str, FaceDataset]:
-    """The splits that can be opened; the log warns of others, for instance of a partial download.
-
-    Raises:
-        DataError, ConfigError: none can be opened.
-    """
+    """The splits that can be opened; the log warns of others, for instance of a partial download."""
     assert isinstance(dataset, partial)
     splits, errors = {}, {}
     for split in dataset.func.splits:  # type: ignore[attr-defined]

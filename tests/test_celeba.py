@@ -275,8 +275,8 @@ def test_a_face_outside_its_photo_is_a_broken_sample(whole: Path) -> None:
 @pytest.mark.parametrize(
     ("images", "framing", "message"),
     [
-        ("wild", "landmarks", "images=wild: known are aligned, aligned_png, in_the_wild"),
-        ("in_the_wild", "box", "framing=box: known are landmarks, bbox"),
+        ("wild", "landmarks", "images=wild is unknown, known are aligned, aligned_png, in_the_wild"),
+        ("in_the_wild", "box", "framing=box is unknown, known are landmarks, bbox"),
         ("aligned", "bbox", "framing=bbox needs images=in_the_wild"),
     ],
 )

@@ -107,10 +107,14 @@ def test_only_training_faces_are_turned(tiny_data: Path, tiny_model: MorphableMo
 @pytest.mark.parametrize(
     ("options", "splits", "message"),
     [
-        ({"num_workers": -1}, {"train": "train"}, "must be at least 0 and 1"),
-        ({"eval_batch_size": 0}, {"train": "train"}, "must be at least 0 and 1"),
-        ({"max_train_samples": 0}, {"train": "train"}, "max_train_samples=0: must be at least 1, or null"),
-        ({}, {"training": "train"}, r"source celeba: splits has unknown stages \['training'\]"),
+        ({"num_workers": -1}, {"train": "train"}, "data.num_workers=-1: must be at least 0"),
+        ({"eval_batch_size": 0}, {"train": "train"}, "data.eval_batch_size=0: must be at least 1"),
+        ({"max_train_samples": 0}, {"train": "train"}, "data.max_train_samples=0: must be at least 1"),
+        (
+            {},
+            {"training": "train"},
+            "data.sources.celeba.splits: stage=training is unknown, known are train",
+        ),
     ],
 )
 def test_settings_out_of_range_are_refused(

@@ -72,7 +72,7 @@ def table(folder: Path, text: str) -> Path:
 
 
 def test_a_table_is_names_and_whole_numbers(tmp_path: Path) -> None:
-    names, numbers = read_table(table(tmp_path, "head\nNA  1 -1\nnull -1  7\nb.jpg 0 0\n"), "t", 2, header_lines=1)
+    names, numbers = read_table(table(tmp_path, "head\nNA  1 -1\nnull -1  7\nb.jpg 0 0\n"), 2, header_lines=1)
     assert names.tolist() == ["NA", "null", "b.jpg"]
     assert numbers.tolist() == [[1, -1], [-1, 7], [0, 0]]
     assert numbers.dtype == np.int32
@@ -92,7 +92,7 @@ def test_a_table_is_names_and_whole_numbers(tmp_path: Path) -> None:
 )
 def test_a_row_that_differs_is_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
-        read_table(table(tmp_path, text), "t", 2)
+        read_table(table(tmp_path, text), 2)
     assert "\n" not in str(caught.value)
 
 

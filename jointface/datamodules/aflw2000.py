@@ -10,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jointface.datamodules.crop import CropTransform
-from jointface.datamodules.face_dataset import FaceDataset, FaceSample, evenly_spaced
-from jointface.datamodules.fitted_face import FittedFaceReader, fitted_photos, no_pairs, open_root
-from jointface.datamodules.on_disk import Count, require_file
-from jointface.errors import ConfigError, DataError
+from jointface.datamodules.face_dataset import FaceDataset, FaceSample, evenly_spaced, require_choice
+from jointface.datamodules.fitted_face import FittedFaceReader, fitted_photos, no_pairs
+from jointface.datamodules.on_disk import Count, require_folder
+from jointface.errors import DataError
+from jointface.geometry.array_files import read_npy
 from jointface.geometry.morphable_model import MorphableModel
 
 Annotation = Literal["original", "reannotated"]
@@ -32,29 +33,21 @@ class AFLW2000(FaceDataset):
         root/AFLW2000-3D-Reannotated.pts68.npy      (2000, 2, 68) float32, for annotation="reannotated" only
         root/AFLW2000-3D.pts68.npy                  (2000, 3, 68) float32, pt3d_68 in the same order, likewise
 
-    A .mat holds Pose_Para, Shape_Para, Exp_Para as in 300W-LP and the 68 landmarks `pt3d_68` (3, 68). Get it as
-    AFLW2000-3D.zip from the 3DDFA project page of Xiangyu Zhu. Licence: research. Cite: Zhu, Lei, Liu, Shi, Li, "Face
-    Alignment Across Large Poses: A 3D Solution", CVPR 2016.
+    A .mat holds Pose_Para, Shape_Para, Exp_Para as in 300W-LP and the 68 landmarks `pt3d_68` (3, 68). Source, licence
+    and paper are those of 300W-LP.
 
-    Some of the original landmarks are far off, so LS3D-W annotated them anew. Its own files (.t7, of Torch 7) are not
-    read; the two .npy above have the same points and come from 3DDFA's code (Guo, github.com/cleardusk/3DDFA,
-    test.configs/). They may also lie in the folder above root. Cite also: Bulat, Tzimiropoulos, "How far are we from
-    solving the 2D & 3D Face Alignment problem?", ICCV 2017.
+    Some of the original landmarks are far off, so LS3D-W annotated them anew (Bulat, Tzimiropoulos, "How far are we
+    from solving the 2D & 3D Face Alignment problem?", ICCV 2017). Its own .t7 files are not read; the two .npy above
+    have the same points and come from test.configs/ of github.com/cleardusk/3DDFA. They may also lie in the folder
+    above root.
 
     Items hold coefficients and `camera` as in 300W-LP, and `landmarks68`, the ground truth of landmark errors, since
     the coefficients are cut to the morphable model's size.
 
     Args:
-        root: the folder above.
-        split: "test", the only one.
-        transform: how a face is cropped.
         morphable_model: the model that the coefficients refer to.
         annotation: whose landmarks. "original": `pt3d_68`. "reannotated": x and y of LS3D-W, which has no depth, with
             z of `pt3d_68`. The framing is that of `pt3d_68` in both cases, so the crops are the same.
-
-    Raises:
-        ConfigError: the morphable model has other expressions, or annotation is unknown.
-        DataError: the folder or a file is missing, or there is no .jpg + .mat pair.
     """
 
     has_shape = True
@@ -69,9 +62,9 @@ class AFLW2000(FaceDataset):
         annotation: Annotation = "original",
     ) -> None:
         super().__init__(split, transform)
-        if annotation not in get_args(Annotation):
-            raise ConfigError(f"annotation={annotation!r} is unknown, known are {', '.join(get_args(Annotation))}")
-        self.root = open_root(root, "AFLW2000-3D")
+        require_choice("annotation", annotation, get_args(Annotation))
+        self.root = Path(root)
+        require_folder(self.root, "AFLW2000-3D", f"set paths.data_dir to the folder that holds {self.root.name}/")
         self.reader = FittedFaceReader(morphable_model)
         self.names = np.array(fitted_photos(self.root, "AFLW2000-3D"), dtype=np.str_)
         if not len(self.names):
@@ -108,9 +101,6 @@ class Reannotation:
     """LS3D-W's landmarks of AFLW2000-3D, as 3DDFA's test.configs/ holds them.
 
     The rows have no names. A photo's row is found by its original landmarks, which come in the same order.
-
-    Raises:
-        DataError: a file is missing or damaged, or has another shape.
     """
 
     def __init__(self, root: Path) -> None:
@@ -133,15 +123,7 @@ class Reannotation:
 def _read_points(root: Path, name: str, axes: int) -> Float[Tensor, "photos 68 axes"]:
     """(N, axes, 68) of a .npy file in a folder or the one above it."""
     path = next((folder / name for folder in (root, root.absolute().parent) if (folder / name).is_file()), root / name)
-    require_file(path, "the re-annotated landmarks" if name == REANNOTATED else "their order", FROM_3DDFA)
-    try:
-        points = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise DataError(f"{path}: not a readable .npy file ({error}); {FROM_3DDFA}") from error
-    if points.ndim != 3 or points.shape[1:] != (axes, 68) or not np.issubdtype(points.dtype, np.number):
-        raise DataError(
-            f"{path}: {points.shape} of {points.dtype}, expected numbers (photos, {axes}, 68); {FROM_3DDFA}"
-        )
-    if not np.isfinite(points).all():
-        raise DataError(f"{path}: holds NaN or infinite values; {FROM_3DDFA}")
+    points = read_npy(path, FROM_3DDFA)
+    if points.shape[1:] != (axes, 68):
+        raise DataError(f"{path}: {points.shape} numbers, expected (photos, {axes}, 68); {FROM_3DDFA}")
     return torch.from_numpy(np.ascontiguousarray(points.transpose(0, 2, 1), dtype=np.float32))

@@ -5,12 +5,13 @@ import copy
 import math
 import os
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from jointface.errors import ConfigError
@@ -22,21 +23,7 @@ LUMA = torch.tensor([0.299, 0.587, 0.114])  # of RGB, ITU-R BT.601
 GREY = 127.5  # contrast changes about it
 
 
-@dataclass
-class ColourChange:
-    """What changes the colours of one crop: a (3, 4) matrix on (R, G, B, 1) or None, then albumentations transforms."""
-
-    matrix: Float32[np.ndarray, "3 4"] | None
-    transforms: list[Any]
-
-    def apply(self, crop: UInt8[np.ndarray, "size size 3"]) -> None:
-        """Changes an RGB crop in place."""
-        if self.matrix is not None:
-            cv2.transform(crop, self.matrix, dst=crop)
-        for transform in self.transforms:
-            crop[:] = transform(image=crop)["image"]
-
-
+@dataclass(eq=False)
 class Augmentation:
     """Random similarity of the crop, then changes that leave every pixel in its place.
 
@@ -53,44 +40,54 @@ class Augmentation:
         occlusion: probability that one or two rectangles are blacked out.
         extra: further albumentations transforms that leave every pixel in its place, each applied with its own p.
 
-    Raises:
-        ConfigError: a number is out of its range.
+    Raises a ConfigError for a number that is out of its range.
     """
 
-    def __init__(
-        self,
-        rotation: float = 0.0,
-        scale: float = 0.0,
-        shift: float = 0.0,
-        flip: float = 0.0,
-        brightness: float = 0.0,
-        contrast: float = 0.0,
-        saturation: float = 0.0,
-        hue: float = 0.0,
-        grey: float = 0.0,
-        blur: float = 0.0,
-        noise: float = 0.0,
-        compression: float = 0.0,
-        occlusion: float = 0.0,
-        extra: list[Any] | None = None,
-    ) -> None:
-        shares = {
-            "scale": scale, "shift": shift, "flip": flip, "brightness": brightness, "contrast": contrast,
-            "saturation": saturation, "hue": hue, "grey": grey, "blur": blur, "noise": noise,
-            "compression": compression, "blur + noise + compression": blur + noise + compression,
-            "occlusion": occlusion,
-        }  # fmt: skip
+    rotation: float = 0.0
+    scale: float = 0.0
+    shift: float = 0.0
+    flip: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    grey: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
+    compression: float = 0.0
+    occlusion: float = 0.0
+    extra: list[Any] | None = None
+
+    def __post_init__(self) -> None:
+        shares = {name: value for name, value in vars(self).items() if name not in ("rotation", "extra")}
+        shares["blur + noise + compression"] = self.blur + self.noise + self.compression
         if odd := {name: value for name, value in shares.items() if not 0 <= value <= 1}:
             raise ConfigError(f"data.augmentation: {odd} must lie in 0 ... 1")
-        self.rotation, self.scale, self.shift, self.flip = rotation, scale, shift, flip
-        self.brightness, self.contrast, self.saturation, self.hue = brightness, contrast, saturation, hue
-        self.grey = grey
-        self.changes_colours = any((brightness, contrast, saturation, hue, grey))
+        self.changes_colours = any((self.brightness, self.contrast, self.saturation, self.hue, self.grey))
         # The chances are sampled here for a batch at once; a transform that is called is applied.
-        self.photometric = [*_degradations(blur, noise, compression, occlusion), *copy.deepcopy(list(extra or []))]
+        self.photometric = [*self._degradations(), *copy.deepcopy(list(self.extra or []))]
         self.chances = torch.tensor([transform.p for transform in self.photometric])
         for transform in self.photometric:
             transform.p = 1.0
+
+    def _degradations(self) -> list[Any]:
+        """The transforms of albumentations behind blur, noise, compression and occlusion."""
+        some = self.blur + self.noise + self.compression
+        if not some and not self.occlusion:
+            return []
+        import albumentations  # which takes a second that others need not wait for
+
+        one_of = [
+            albumentations.GaussianBlur(blur_limit=(3, 5), p=self.blur),
+            # Noise of the brightness alone is three times as fast as of each channel.
+            albumentations.GaussNoise(std_range=(0.02, 0.08), per_channel=False, p=self.noise),
+            albumentations.ImageCompression(quality_range=(30, 90), p=self.compression),
+        ]
+        sides = {"hole_height_range": (0.1, 0.3), "hole_width_range": (0.1, 0.3)}
+        transforms: list[Any] = [albumentations.OneOf(one_of, p=some)] if some else []
+        if self.occlusion:
+            transforms.append(albumentations.CoarseDropout(num_holes_range=(1, 2), **sides, p=self.occlusion))
+        return transforms
 
     def sample_similarities(self, count: int, size: int) -> Float[Tensor, "batch 2 3"]:
         """Random similarities of size x size crops."""
@@ -114,37 +111,17 @@ class Augmentation:
             hue=self.hue * hue,
         )
 
-    def sample_colour_changes(self, count: int) -> list[ColourChange]:
-        """Random colour changes of as many crops, to be applied in order."""
-        matrices = self.sample_colour_matrices(count).numpy() if self.changes_colours else [None] * count
-        chosen = (torch.rand(count, len(self.photometric)) < self.chances).tolist()
+    def change_crops(self, crops: UInt8[np.ndarray, "batch size size 3"]) -> None:
+        """Changes the colours of RGB crops at random, in place."""
+        matrices = self.sample_colour_matrices(len(crops)).numpy() if self.changes_colours else None
+        chosen = (torch.rand(len(crops), len(self.photometric)) < self.chances).tolist()
         for transform in self.photometric:  # forked workers would share albumentations' own random state
             transform.set_random_seed(int(torch.randint(2**31, ())))
-        return [
-            ColourChange(matrix, [t for t, used in zip(self.photometric, row, strict=True) if used])
-            for matrix, row in zip(matrices, chosen, strict=True)
-        ]
-
-
-def _degradations(blur: float, noise: float, compression: float, occlusion: float) -> list[Any]:
-    """The transforms of albumentations behind the probabilities of `Augmentation`."""
-    if not any((blur, noise, compression, occlusion)):
-        return []
-    import albumentations  # which takes a second that others need not wait for
-
-    transforms: list[Any] = []
-    if some := blur + noise + compression:
-        one_of = [
-            albumentations.GaussianBlur(blur_limit=(3, 5), p=blur),
-            # Noise of the brightness alone is three times as fast as of each channel.
-            albumentations.GaussNoise(std_range=(0.02, 0.08), per_channel=False, p=noise),
-            albumentations.ImageCompression(quality_range=(30, 90), p=compression),
-        ]
-        transforms.append(albumentations.OneOf(one_of, p=some))
-    if occlusion:
-        sides = {"hole_height_range": (0.1, 0.3), "hole_width_range": (0.1, 0.3)}
-        transforms.append(albumentations.CoarseDropout(num_holes_range=(1, 2), **sides, p=occlusion))
-    return transforms
+        for number, crop in enumerate(crops):
+            if matrices is not None:
+                cv2.transform(crop, matrices[number], dst=crop)
+            for transform in compress(self.photometric, chosen[number]):
+                crop[:] = transform(image=crop)["image"]
 
 
 def colour_matrices(

@@ -13,22 +13,15 @@ log = logging.getLogger(__name__)
 
 
 class BrokenSamples:
-    """The broken samples of a run, by data set.
-
-    Args:
-        max_fraction: share of a data set that may be broken, one sample at least; beyond it the run stops.
-    """
+    """The broken samples of a run, by data set. Beyond `max_fraction` of a data set, and one sample, a DataError stops
+    the run."""
 
     def __init__(self, max_fraction: float) -> None:
         self.max_fraction = max_fraction
         self.reasons: dict[str, dict[int, str]] = defaultdict(dict)
 
     def account(self, name: str, dataset: FaceDataset, batch: dict[str, Any]) -> dict[str, Any]:
-        """Logs and counts the broken samples that a batch lists, and removes the list from it.
-
-        Raises:
-            DataError: more than `max_fraction` of the data set is broken.
-        """
+        """Logs and counts the broken samples that a batch lists, and removes the list from it."""
         known = self.reasons[name]
         for index in batch.pop(BROKEN, torch.tensor([])).int().tolist():
             if index not in known:

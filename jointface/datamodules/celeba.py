@@ -24,7 +24,7 @@ from jointface.datamodules.celeba_files import (
     read_label_file,
 )
 from jointface.datamodules.crop import CropTransform
-from jointface.datamodules.face_dataset import FaceDataset, FaceSample, read_image
+from jointface.datamodules.face_dataset import FaceDataset, FaceSample, read_image, require_choice
 from jointface.datamodules.on_disk import Count, file_names, instead, log_left_out, require_folder
 from jointface.errors import ConfigError, DataError
 from jointface.geometry.framing import FaceBox
@@ -40,7 +40,6 @@ FOLDERS: dict[str, tuple[str, str]] = {  # of images: the folder, and the archiv
     "aligned_png": ("img_align_celeba_png", "img_align_celeba_png.7z"),
     "in_the_wild": ("img_celeba", "img_celeba.7z"),
 }
-ENDINGS = (".jpg", ".png")
 PUBLISHED = {"images": 202_599, "train": 162_770, "val": 19_867, "test": 19_962, "identities": 10_177}
 OPTIONAL = (IDENTITY, BBOX, LANDMARKS, ALIGNED_LANDMARKS)
 
@@ -70,18 +69,11 @@ class CelebA(FaceDataset):
     where its file is there.
 
     Args:
-        root: the folder above.
         split: "train", "val" or "test" of the official partition.
-        transform: how a face is cropped.
         images: which of the published images.
         framing: how faces are found in the original photos. "landmarks": the crop is that of the aligned image, upright
             in the photo; faces outside their published bounding box are counted in the log. "bbox": by the published
             bounding box, as by a detector, for tests that must not use landmarks.
-
-    Raises:
-        ConfigError: images or framing is unknown, or framing=bbox with aligned images.
-        DataError: a file or folder is missing or malformed, an optional file has no row for an image, or the split is
-            empty.
     """
 
     label_set = CELEBA
@@ -105,7 +97,10 @@ class CelebA(FaceDataset):
         on_disk = self._images()
         attributes = self._read(ATTRIBUTES)
         if not on_disk:
-            raise self._no_images(f"unpack {archive} there", str(attributes.names[0]))
+            inner = self.folder / folder
+            deeper = f"found it one folder too deep, in {inner}: move its content up" if inner.is_dir() else ""
+            hint = deeper or instead(self.folder / str(attributes.names[0])) or f"unpack {archive} there"
+            raise DataError(f"{self.folder.absolute()}: no .jpg or .png file in it; {hint}")
         rows, self.names = self._rows(attributes, on_disk)
         listed = attributes.names[rows]
         self.boxes: Float[Tensor, "images 3"] | None = None
@@ -132,13 +127,7 @@ class CelebA(FaceDataset):
         return self._read(IDENTITY) if locate(self.root, IDENTITY).is_file() else None
 
     def _images(self) -> set[str]:
-        return {name for name in file_names(self.folder) if name.endswith(ENDINGS)}
-
-    def _no_images(self, how: str, first: str) -> DataError:
-        inner = self.folder / self.folder.name
-        deeper = f"found it one folder too deep, in {inner}: move its content up" if inner.is_dir() else ""
-        hint = deeper or instead(self.folder / first) or how
-        return DataError(f"{self.folder.absolute()}: no .jpg or .png file in it; {hint}")
+        return {name for name in file_names(self.folder) if name.endswith((".jpg", ".png"))}
 
     def _rows(self, attributes: Table, on_disk: set[str]) -> tuple[Int[np.ndarray, "images"], np.ndarray]:
         """The rows of the attribute list that are in the split and have an image, and its file names."""
@@ -215,9 +204,8 @@ class CelebA(FaceDataset):
 
 def require_known(images: str, framing: str) -> None:
     """Raises a ConfigError if images or framing is unknown, or the two do not go together."""
-    for option, value, known in (("images", images, tuple(FOLDERS)), ("framing", framing, get_args(Framing))):
-        if value not in known:
-            raise ConfigError(f"CelebA: {option}={value}: known are {', '.join(known)}")
+    require_choice("CelebA: images", images, tuple(FOLDERS))
+    require_choice("CelebA: framing", framing, get_args(Framing))
     if framing == "bbox" and images != "in_the_wild":
         raise ConfigError(
             "CelebA: framing=bbox needs images=in_the_wild: the bounding boxes are those of the original photos"

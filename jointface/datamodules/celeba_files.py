@@ -52,11 +52,7 @@ class Table(NamedTuple):
         return pd.Index(self.names).get_indexer(pd.Index(names))
 
     def of(self, names: np.ndarray) -> np.ndarray:
-        """The values of each name.
-
-        Raises:
-            DataError: a name has no row. Published files have one for every image, so the file was cut.
-        """
+        """The values of each name. Published files have a row for every image; a DataError says that one was cut."""
         positions = self.positions(names)
         if len(absent := names[positions < 0]):
             raise DataError(
@@ -102,17 +98,13 @@ def _are_in(names: np.ndarray, on_disk: set[str]) -> np.ndarray:
 
 
 def read_label_file(path: Path) -> Table:
-    """The rows of one of FILES.
-
-    Raises:
-        DataError: the file is missing, damaged, cut or another one, or holds other values than published.
-    """
+    """The rows of one of FILES. Raises a DataError if it is missing, cut or another file than published."""
     what, columns, values = FILES[path.name]
     how = f"get {_official_folder(path.name)}/{path.name} from CelebA's page"
     require_file(path, what, how)
     header_lines = 2 if columns else 0
     count = _read_header(path, columns, how) if columns else None
-    names, numbers = read_table(path, what, len(columns) or 1, header_lines)
+    names, numbers = read_table(path, len(columns) or 1, header_lines)
     where = path.absolute()
     if count not in (None, len(names)):
         raise DataError(

@@ -51,8 +51,7 @@ class CropTransform:
     def change_colours(self, crops: UInt8[np.ndarray, "count size size 3"]) -> UInt8[Tensor, "count 3 size size"]:
         """The crops as a tensor, with channels last in memory. Augmentation changes their colours in place."""
         if self.augmentation is not None:
-            for crop, change in zip(crops, self.augmentation.sample_colour_changes(len(crops)), strict=True):
-                change.apply(crop)
+            self.augmentation.change_crops(crops)
         return torch.from_numpy(crops).permute(0, 3, 1, 2)
 
 

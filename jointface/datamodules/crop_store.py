@@ -55,8 +55,7 @@ class PackedWriter:
         path: `SPLIT.lmdb`; until it is whole, the file is called `SPLIT.lmdb.partial`.
         meta: what the pictures are and how they are made, as plain values, with `format`.
 
-    Raises:
-        DataError: the file cannot be written, is being written by another process, or was begun with another meta.
+    Raises a DataError if the file cannot be written, another process writes it, or it was begun with another meta.
     """
 
     def __init__(self, path: Path, meta: Mapping[str, Any]) -> None:
@@ -183,8 +182,7 @@ class PackedReader:
         meta: what the pictures are. columns: labels by name, (N, ...). names: (N, bytes) uint8, padded with zeros.
         broken: why samples could not be read when they were packed, by index.
 
-    Raises:
-        DataError: the file is missing, damaged, or of a newer version.
+    Raises a DataError if the file is missing, damaged, or of a newer version.
     """
 
     def __init__(self, path: Path) -> None:
@@ -220,11 +218,7 @@ class PackedReader:
         return bytes(self.names[index].tolist()).rstrip(b"\0").decode()
 
     def picture(self, index: int) -> UInt8[np.ndarray, "bytes"]:
-        """The JPEG of a sample.
-
-        Raises:
-            DataError: the sample was broken when it was packed, or the copy is damaged.
-        """
+        """The JPEG of a sample. Raises a DataError if it was broken when it was packed, or the copy is damaged."""
         if index in self.broken:
             raise DataError(self.broken[index])
         record = self._get(_key(index))

@@ -59,7 +59,6 @@ class Described:
 
     @property
     def attributes(self) -> tuple[str, ...]:
-        """The names of the labelled attributes."""
         label_set = self.dataset.label_set
         return label_set.attributes if label_set is not None and "attributes" in self.labels else ()
 
@@ -67,11 +66,7 @@ class Described:
 def write_description(
     folder: Path, name: str, inventory: Sequence[Count], splits: Sequence[Described]
 ) -> dict[str, Any]:
-    """Writes the files above and returns the content of report.json. Files that would be empty are removed.
-
-    Raises:
-        DataError: a file cannot be written.
-    """
+    """Writes the files above and returns the content of report.json. Files that would be empty are removed."""
     tables = {"broken": _broken_table(splits), "attributes": _attributes_table(splits), "yaw": _yaw_table(splits)}
     report = {
         "name": name,
@@ -120,7 +115,6 @@ def _attributes_table(splits: Sequence[Described]) -> pd.DataFrame:
 
 
 def _yaw_table(splits: Sequence[Described]) -> pd.DataFrame:
-    """Faces of each split by yaw."""
     bins = {"from_degrees": YAW_BINS[:-1], "to_degrees": YAW_BINS[1:]}
     parts = [pd.DataFrame(columns=["split", *bins, "faces"])]
     for split in splits:

@@ -48,6 +48,10 @@ class FaceDataset(Dataset[Item], ABC):
     An item holds `image` (3, S, S) uint8 RGB and `index` (), and of the following what the data set labels:
     `attributes` (M,) and `attribute_mask` (M,); `shape_coefficients` (Ks,), `expression_coefficients` (Ke,) and
     `camera` (3, 4) from model to crop space; `landmarks68` (68, 3) in crop space; `identity` ().
+
+    Args of every subclass: `root`, its folder; `split`, one of `splits`; `transform`, how a face is cropped. It raises
+    a ConfigError for an argument that is out of range, and a DataError where files are missing or malformed or the
+    split is empty.
     """
 
     label_set: ClassVar[LabelSet | None] = None  # the attributes that it labels
@@ -181,6 +185,12 @@ class _Subset(FaceDataset):
         return self.dataset.alpha()
 
 
+def require_choice(option: str, value: str, choices: Sequence[str]) -> None:
+    """Raises a ConfigError for a value that is none of the choices."""
+    if value not in choices:
+        raise ConfigError(f"{option}={value} is unknown, known are {', '.join(choices)}")
+
+
 def reason_of(error: Exception, path: Path) -> str:
     """One line that says why the sample of this file could not be read."""
     if isinstance(error, DataError):
@@ -209,11 +219,7 @@ def move_labels(labels: Item, transform: Float[Tensor, "*batch 2 3"]) -> Item:
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "height width 3"]:
-    """An image file as RGB, turned upright by its EXIF orientation.
-
-    Raises:
-        DataError: no such file, or it is empty, cut short or no image.
-    """
+    """An image file as RGB, turned upright by its EXIF orientation. Raises a DataError unless it is a whole image."""
     try:
         data = np.fromfile(path, dtype=np.uint8)
     except OSError as error:

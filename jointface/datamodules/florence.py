@@ -54,33 +54,24 @@ class Florence(FaceDataset):
 
     The first scan of frontal1, or of frontal2 if there is none, stands for the subject; subjects with neither are left
     out and counted in the log. The nose tip is found on the surface; a file `nose_tip.txt` of three numbers (mm, in
-    scan space) beside the .obj overrides it. Get the data from MICC, University of Florence, after its licence
-    agreement ("Florence 2D/3D face dataset"). Licence: research, on agreement. Cite: Bagdanov, Del Bimbo, Masi, "The
-    Florence 2D/3D Hybrid Face Dataset", ACM Workshop on Human Gesture and Behavior Understanding, 2011.
+    scan space) beside the .obj overrides it. Get it from MICC, University of Florence. Licence: research, on agreement.
+    Cite: Bagdanov, Del Bimbo, Masi, "The Florence 2D/3D Hybrid Face Dataset", J-HGBU 2011.
 
     The views are those of VRN (Jackson, Bulat, Argyriou, Tzimiropoulos, ICCV 2017), which PRNet (Feng et al., ECCV
     2018) follows: "a pitch of -15, 20 or 25 degrees and each of the five evenly spaced rotations between -80 and 80".
-    These are 15 poses; the paper says 20, which its author took for a misprint (issue 158 of AaronJackson/vrn, where he
-    recalls the pitches as -15, -20, -25). The pitches compensate that the scans look down by some 20 degrees, so the
-    angles turn the scan as it is. Positive pitch looks up, as in 300W-LP, and the framing follows the face's own tilt.
-    Camera, size, light and background of the published renderings are unknown: here a scaled orthographic camera,
-    300W-LP's size and share of the face, no light, plain grey.
+    These are 15 poses; the paper says 20, which its author took for a misprint (issue 158 of AaronJackson/vrn). The
+    pitches compensate that the scans look down by some 20 degrees, so the angles turn the scan as it is. Positive pitch
+    looks up, as in 300W-LP. What the papers leave open: here a scaled orthographic camera, 300W-LP's size and share of
+    the face, no light, plain grey.
 
     Items hold `identity`, the subject's number, and no coefficients. `scan`, `view_camera`, `nose_tip`, `landmarks68`
     and `face_region` give the ground truth of a benchmark. Consecutive indices are the views of one subject, pitch by
     pitch, yaw by yaw; the last subject stays in memory.
 
     Args:
-        root: the folder above.
-        split: "test", the only one.
-        transform: how a face is cropped.
         morphable_model: fitted to a scan, it says where the 68 landmarks are, see `jointface.geometry.model_fit`.
         pitches, yaws: of the views, in degrees.
         view_size: side of a view in pixels, before it is cropped.
-
-    Raises:
-        DataError: a folder is missing, or there is no scan.
-        ConfigError: no pitch, no yaw, or no pixel.
     """
 
     splits = ("test",)
@@ -102,15 +93,14 @@ class Florence(FaceDataset):
         self.root, self.view_size = Path(root), view_size
         self.angles = torch.tensor([[pitch, yaw, 0.0] for pitch in pitches for yaw in yaws]).deg2rad()
         self.model, self.mean_face = morphable_model, mean_face(morphable_model)
-        scans = {folder: frontal_scan(folder) for folder in subject_folders(self.root)}
-        without = [folder.name for folder, scan in scans.items() if scan is None]
-        if len(without) == len(scans):
-            raise _no_scan(next(iter(scans)))
-        log_left_out("Florence", "subjects have no frontal .obj", without)
-        found = {folder: scan for folder, scan in scans.items() if scan is not None}
+        folders = subject_folders(self.root)
+        found = {folder: scan for folder in folders if (scan := frontal_scan(folder)) is not None}
+        if not found:
+            raise _no_scan(folders[0])
+        log_left_out("Florence", "subjects have no frontal .obj", [f.name for f in folders if f not in found])
         self.subjects = np.array([int(folder.name.removeprefix("subject_")) for folder in found])
         self.scans = np.array([str(scan.relative_to(self.root)) for scan in found.values()])
-        self._last: tuple[int, _Subject | DataError] | None = None
+        self._last: tuple[int, _Subject] | None = None
 
     def __len__(self) -> int:
         return len(self.scans) * len(self.angles)
@@ -172,15 +162,10 @@ class Florence(FaceDataset):
         return torch.cat([linear, (middle - linear @ (low + high) / 2)[:, None]], dim=1)
 
     def _subject(self, index: int) -> _Subject:
-        """The subject of a view. It or the error that it raises is kept for the other views."""
+        """The subject of a view, which is kept for the other views."""
         row = index // len(self.angles)
         if self._last is None or self._last[0] != row:
-            try:
-                self._last = row, self._read_subject(self.path(index))
-            except DataError as error:
-                self._last = row, error
-        if isinstance(self._last[1], DataError):
-            raise self._last[1]
+            self._last = row, self._read_subject(self.path(index))
         return self._last[1]
 
     def _read_subject(self, path: Path) -> _Subject:
@@ -194,19 +179,15 @@ class Florence(FaceDataset):
                 f"{path}: {count} vertices lie within {FACE_RADIUS:.0f} mm of the nose tip at ({place}), a face has "
                 f"at least {MIN_FACE_VERTICES}; give its place (mm) in nose_tip.txt beside the scan, or get it again"
             )
-        return _Subject(scan, nose_tip, self._fit(scan, pose, path)[self.model.landmarks68])
-
-    def _fit(self, scan: Scan, pose: Float[Tensor, "3 4"], path: Path) -> Float[Tensor, "vertices 3"]:
-        """The morphable model's face of the person, in scan space."""
         basis = millimetres(self.model) * self.model.shape_basis.cpu()
         normals = vertex_normals(scan.vertices.double(), scan.triangles)
         try:
-            return fit_to_surface(scan.vertices, normals, self.mean_face, basis, pose)
+            face = fit_to_surface(scan.vertices, normals, self.mean_face, basis, pose)
         except DataError as error:
             raise DataError(f"{path}: {error}; give the nose's place (mm) in nose_tip.txt beside the scan") from error
+        return _Subject(scan, nose_tip, face[self.model.landmarks68])
 
     def known_yaw(self) -> Float[np.ndarray, "views"]:
-        """Yaw of the views, in degrees."""
         return np.resize(self.angles[:, 1].rad2deg().numpy(), len(self))
 
     def inventory(self) -> list[Count]:
@@ -245,15 +226,10 @@ def millimetres(model: MorphableModel) -> float:
 
 
 def subject_folders(root: Path) -> list[Path]:
-    """The folders subject_01, subject_02, ... of the data set.
-
-    Raises:
-        DataError: the root is missing or holds none.
-    """
+    """The folders subject_01, subject_02, ... of the data set. Raises a DataError if there is none."""
     require_folder(root, "MICC Florence", "set paths.data_dir to the folder that holds florence/")
-    names = sorted(name for name in file_names(root) if re.fullmatch(r"subject_\d+", name))
-    folders = [root / name for name in names if (root / name).is_dir()]
-    if not folders:
+    folders = sorted(root / name for name in file_names(root) if re.fullmatch(r"subject_\d+", name))
+    if not (folders := [folder for folder in folders if folder.is_dir()]):
         raise missing(root / "subject_01", "the first subject of MICC Florence", "unpack the data set there")
     return folders
 
@@ -275,26 +251,20 @@ def _obj_file(folder: Path) -> Path | None:
 def _no_scan(subject: Path) -> DataError:
     """The error for a data set without any scan, which names the first part of the path that is missing."""
     what, how = "the first frontal scan of MICC Florence", "unpack the data set there"
-    path = subject
-    for part in ("Model", FRONTAL[0], "obj"):
-        path = path / part
-        if not path.is_dir():
-            return missing(path, what, how)
+    path = subject / "Model" / FRONTAL[0] / "obj"
+    if absent := [folder for folder in (path, *path.parents[:2]) if not folder.is_dir()]:
+        return missing(absent[-1], what, how)
     return DataError(f"no .obj in {path.absolute()}: looked there for {what}; {how}")
 
 
 def read_nose_tip(path: Path) -> Float[Tensor, "3"] | None:
-    """Three numbers x, y, z in millimetres; None where there is no such file.
-
-    Raises:
-        DataError: it holds something else.
-    """
+    """Three numbers x, y, z in millimetres; None where there is no such file. Raises a DataError for anything else."""
     if not path.exists():
         return None
     try:
         values = np.array(path.read_text().split(), dtype=np.float32)
+        if values.shape == (3,) and np.isfinite(values).all():
+            return torch.from_numpy(values)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot read the nose tip ({error}); write three numbers x y z in mm") from error
-    if values.shape != (3,) or not np.isfinite(values).all():
-        raise DataError(f"{path}: expected three finite numbers x y z in mm, found {values.size} values")
-    return torch.from_numpy(values)
+    raise DataError(f"{path}: expected three finite numbers x y z in mm, found {values.size} values")

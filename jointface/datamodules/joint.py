@@ -16,7 +16,7 @@ from jointface.datamodules.augmentation import Augmentation
 from jointface.datamodules.broken_samples import BrokenSamples
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.drawing import Ahead, draw
-from jointface.datamodules.face_dataset import FaceDataset
+from jointface.datamodules.face_dataset import FaceDataset, require_choice
 from jointface.datamodules.loading import Batches, TimedLoader, identity_collate, start_worker
 from jointface.datamodules.packed import PackedFaces, settings_of
 from jointface.datamodules.sampling import BatchSample, EvaluationBatches, Share, TrainingStream, seed_of
@@ -89,19 +89,20 @@ class JointDataModule(LightningDataModule):
         self.broken = BrokenSamples(max_broken_fraction)
         self.datasets: dict[Stage, dict[str, FaceDataset]] = {}
         self._ahead: Ahead | None = None
-        if num_workers < 0 or eval_batch_size < 1:
-            raise ConfigError(
-                f"num_workers={num_workers} and eval_batch_size={eval_batch_size}: must be at least 0 and 1"
-            )
-        if max_train_samples is not None and max_train_samples < 1:
-            raise ConfigError(f"data.max_train_samples={max_train_samples}: must be at least 1, or null")
+        asked = 1 if max_train_samples is None else max_train_samples
+        least = {
+            "num_workers": (num_workers, 0),
+            "eval_batch_size": (eval_batch_size, 1),
+            "max_train_samples": (asked, 1),
+        }
         for name, source in self.sources.items():
-            if "train" in source.splits and source.batch_size < 1:
-                raise ConfigError(f"data.sources.{name}.batch_size={source.batch_size}: must be at least 1")
-            if unknown := set(source.splits) - set(STAGES):
-                raise ConfigError(
-                    f"source {name}: splits has unknown stages {sorted(unknown)}, known are {', '.join(STAGES)}"
-                )
+            for stage in source.splits:
+                require_choice(f"data.sources.{name}.splits: stage", stage, STAGES)
+            if "train" in source.splits:
+                least[f"sources.{name}.batch_size"] = source.batch_size, 1
+        for key, (value, low) in least.items():
+            if value < low:
+                raise ConfigError(f"data.{key}={value}: must be at least {low}")
 
     def setup(self, stage: str) -> None:
         """Opens the data sets of a Lightning stage ("fit", "validate", "test")."""
@@ -182,9 +183,7 @@ class JointDataModule(LightningDataModule):
         set, so that they need not be saved to resume."""
         stage = self._running_stage()
         if stage == "train" and self.trainer is not None:
-            if (
-                batch is self.training_loader.latest
-            ):  # Lightning has not fetched another, so there is none to draw ahead
+            if batch is self.training_loader.latest:  # Lightning has fetched no other that could be drawn ahead
                 self.training_loader.latest = None
             torch.manual_seed(seed_of(self.seed, "step", self._batches_done(), self._share().rank))
         accounted = {

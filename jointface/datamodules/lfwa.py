@@ -23,14 +23,11 @@ from jointface.geometry.framing import FaceBox
 IMAGE_FOLDERS = ("lfw", "lfw-deepfunneled", "lfw_funneled")  # as LFW's archives unpack
 ATTRIBUTE_FILE, SPLIT_FILE = "lfw_att_73.mat", "indices_train_test.mat"
 
-# Average landmark box of LFW's 250 x 250 images, carried over from CelebA's by the mean landmarks of both. A detector
-# framed the images, so faces vary around it by some pixels.
-# The five MTCNN landmarks of all 13,233 original images (`data/lfw_landmark.txt` of clcarwin/sphereface_pytorch)
-# average eyes (104.7, 112.5) and (145.1, 111.7), nose (124.9, 136.5), mouth corners (107.6, 157.1) and (143.6, 156.7),
-# with a standard deviation of 4 pixels at the eyes. The first 50 rows of CelebA's `list_landmarks_align_celeba.txt`
-# average eyes (69.4, 111.2) and (107.6, 111.2), nose (88.1, 135.3), mouth corners (71.3, 152.0) and (105.5, 152.3).
-# The least-squares scale, 1.074, and shift between them carry over CelebA's box: centre (88.9, 139.8), size 86.2.
-# Funneling moves photos onto their average, so its folders get the same box; there were no landmarks to check that.
+# Average landmark box of LFW's 250 x 250 images: CelebA's ALIGNED_BOX under the least-squares scale (1.074) and shift
+# between the mean landmarks of both. LFW's are those of MTCNN in all 13,233 original images (`data/lfw_landmark.txt` of
+# clcarwin/sphereface_pytorch; standard deviation of 4 pixels at the eyes), CelebA's the first 50 rows of
+# `list_landmarks_align_celeba.txt`; tests/test_lfwa.py repeats the fit. Funneling moves photos onto their average, so
+# its folders get the same box; there were no landmarks to check that.
 SIDE = 250
 LFW_BOX = FaceBox(x=125.7, y=142.9, size=92.6)
 
@@ -47,24 +44,18 @@ class LFWA(FaceDataset):
                                                             rows of the above; indices_identity_train and _test
 
     Of LFW's 13,233 photos 90 are not labelled. Rows without an image are left out and counted in the log. Get labels
-    and split from the CelebA page of MMLab, CUHK ("LFWA+"), the photos from there or from LFW's own archives. Licence:
-    non-commercial research. Cite: Liu, Luo, Wang, Tang, "Deep Learning Face Attributes in the Wild", ICCV 2015; Huang,
-    Ramesh, Berg, Learned-Miller, "Labeled Faces in the Wild", UMass Amherst TR 07-49, 2007.
+    and split from CelebA's page ("LFWA+"), the photos from there or from LFW's own archives. Licence: non-commercial
+    research. Cite: Liu et al., "Deep Learning Face Attributes in the Wild", ICCV 2015; Huang et al., "Labeled Faces in
+    the Wild", UMass Amherst TR 07-49, 2007.
 
     Items hold `attributes` and `attribute_mask`, 73 each, in the order of `jointface.attributes.LFWA`, and `identity`,
     the place of the person among the sorted names of the whole data set.
 
     Args:
-        root: the folder above.
         split: "train", "val" or "test". The official split is by people and has no "val", which holds out people of
             the training part by a hash of their name, the same on any machine; "train" is the rest.
-        transform: how a face is cropped.
         images: name of the image folder in root: "lfw", the original images, "lfw-deepfunneled" or "lfw_funneled".
         val_fraction: share of the training part's people that is held out.
-
-    Raises:
-        DataError: a file or folder is missing or malformed, or the split is empty.
-        ConfigError: val_fraction is out of range.
     """
 
     label_set = LFWA_ATTRIBUTES
@@ -78,7 +69,13 @@ class LFWA(FaceDataset):
             raise ConfigError(f"LFWA: val_fraction={val_fraction} must be at least 0 and below 1")
         root = Path(root)
         require_folder(root, "LFWA", "set paths.data_dir to the folder that holds LFWA/")
-        self.images = _image_folder(root, images)
+        self.images = root / images
+        if not self.images.is_dir() and (there := [name for name in IMAGE_FOLDERS if (root / name).is_dir()]):
+            raise DataError(
+                f"no folder {self.images.absolute()}: looked there for LFW's images; found {', '.join(there)} there, "
+                "name it with images"
+            )
+        require_folder(self.images, "LFW's images", "unpack them there")
         names, labels = read_attributes(root / ATTRIBUTE_FILE)
         in_train, in_test = read_split(root / SPLIT_FILE, len(names))
         people, identity = np.unique([name.partition("/")[0] for name in names.tolist()], return_inverse=True)
@@ -96,13 +93,13 @@ class LFWA(FaceDataset):
         self.attributes = torch.from_numpy(labels[keep])
         self.identity = torch.from_numpy(identity[keep])
         self.mask = torch.ones(len(LFWA_ATTRIBUTES), dtype=torch.bool)
-        self.counts = (
+        self.counts = [
             Count("images", len(on_disk), 13_233),
             Count("people", len({name.partition("/")[0] for name in on_disk}), 5_749),
             Count("labelled images", int(has_image.sum()), 13_143),
             Count("training part (train and val)", int((in_train & has_image).sum()), 6_263),
             Count("test part", int((in_test & has_image).sum()), 6_880),
-        )
+        ]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -116,7 +113,7 @@ class LFWA(FaceDataset):
         return FaceSample(image, lfw_box(image.shape[1], image.shape[0]), labels)
 
     def inventory(self) -> list[Count]:
-        return list(self.counts)
+        return self.counts
 
     def alpha(self) -> Float[Tensor, "attributes"]:
         return positive_weight(self.attributes, self.mask.expand_as(self.attributes))
@@ -128,11 +125,7 @@ def lfw_box(width: int, height: int) -> FaceBox:
 
 
 def read_attributes(path: Path) -> tuple[np.ndarray, Float[np.ndarray, "images attributes"]]:
-    """Image names `Person/Person_0001.jpg` (N,) and labels (N, 73) in {0, 1} of `lfw_att_73.mat`.
-
-    Raises:
-        DataError: the file is missing, broken, or holds another set of attributes or other values.
-    """
+    """Image names `Person/Person_0001.jpg` (N,) and labels (N, 73) in {0, 1} of `lfw_att_73.mat`."""
     content = read_variables(path, "LFWA's 73 attributes", "AttrName", "label", "name")
     attributes = [attribute_name(str(name)) for name in np.atleast_1d(content["AttrName"])]
     names = np.array([str(name).replace("\\", "/") for name in np.atleast_1d(content["name"])])
@@ -157,11 +150,7 @@ def read_attributes(path: Path) -> tuple[np.ndarray, Float[np.ndarray, "images a
 
 
 def read_split(path: Path, rows: int) -> tuple[Bool[np.ndarray, "rows"], Bool[np.ndarray, "rows"]]:
-    """Which of the rows of `lfw_att_73.mat` are in the training and in the test part of `indices_train_test.mat`.
-
-    Raises:
-        DataError: the file is missing or broken, names rows that are not there, or a row in both parts.
-    """
+    """Which of the rows of `lfw_att_73.mat` are in the training and in the test part of `indices_train_test.mat`."""
     parts = []
     for field, indices in read_variables(path, "LFWA's split", "indices_img_train", "indices_img_test").items():
         values = np.atleast_1d(indices).ravel()
@@ -178,11 +167,7 @@ def read_split(path: Path, rows: int) -> tuple[Bool[np.ndarray, "rows"], Bool[np
 
 
 def read_variables(path: Path, what: str, *variables: str) -> dict[str, Any]:
-    """Variables of a MATLAB file of version 5 or 7.3, in this order; a cell array of strings becomes a list.
-
-    Raises:
-        DataError: the file is missing or no MATLAB file, or a variable is not in it.
-    """
+    """Variables of a MATLAB file of version 5 or 7.3, in this order; a cell array of strings becomes a list."""
     require_file(path, what, f"get it from the LFWA+ folder of the CelebA page and put it beside {IMAGE_FOLDERS[0]}/")
     try:
         if h5py.is_hdf5(path):
@@ -210,17 +195,6 @@ def _strings(cells: h5py.Dataset) -> list[str]:
         text.read(h5py.h5s.ALL, h5py.h5s.ALL, units)  # half the time of h5py's own slicing
         strings.append(units.tobytes().decode("utf-16-le"))
     return strings
-
-
-def _image_folder(root: Path, name: str) -> Path:
-    folder = root / name
-    if not folder.is_dir() and (there := [known for known in IMAGE_FOLDERS if (root / known).is_dir()]):
-        raise DataError(
-            f"no folder {folder.absolute()}: looked there for LFW's images; found {', '.join(there)} there, name it "
-            "with images"
-        )
-    require_folder(folder, "LFW's images", "unpack them there")
-    return folder
 
 
 def image_names(folder: Path) -> set[str]:

@@ -28,13 +28,8 @@ class Count:
 
 
 def require_folder(folder: Path, what: str, how: str) -> None:
-    """Raises a DataError if a folder of a data set is missing or unreadable.
-
-    The error says what is there instead: an archive, another spelling, the folder one level off.
-
-    Args:
-        folder: where it should be. what: what was looked for there. how: what the user is to do.
-    """
+    """Raises a DataError if a folder is missing or unreadable. It says `what` was looked for there, and what is there
+    instead (an archive, another spelling, the folder one level off) or else `how` to get it."""
     if not os.path.isdir(folder):
         _require_readable_parents(folder)
         raise missing(folder, what, how)
@@ -121,16 +116,11 @@ def log_left_out(data_set: str, what: str, names: Collection[str]) -> None:
         log.warning("%s: %d %s and are left out, e.g. %s", data_set, len(names), what, min(names))
 
 
-def read_table(path: Path, what: str, columns: int, header_lines: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def read_table(path: Path, columns: int, header_lines: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """File names (N,) and whole numbers (N, columns) of a table `NAME value value ...` separated by blanks.
 
-    Args:
-        path: the file. what: its name in messages. columns: numbers in a row. header_lines: lines to skip.
-
-    Raises:
-        DataError: the file is missing, or a row is not a name and this many whole numbers.
+    Raises a DataError that names the first row that differs.
     """
-    require_file(path, what, "download it")
     _require_rows(path, columns, header_lines, last=header_lines + 1)  # pandas drops what the first row has too much
     types = dict.fromkeys(range(1, columns + 1), np.int32)
     try:

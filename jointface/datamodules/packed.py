@@ -38,15 +38,9 @@ class PackedFaces(FaceDataset):
     to its copy.
 
     Args:
-        root: the folder above.
-        split: a split of the data set.
-        transform: how a face is cropped; its size must not exceed that of the copy.
+        transform: its size must not exceed that of the copy.
         settings: those that the copy must have been made with, see `settings_of`; None does not check.
         morphable_model: the model that the run's coefficients refer to; None does not check.
-
-    Raises:
-        DataError: the copy is missing, damaged, or was made with other settings or another morphable model.
-        ConfigError: the crops are larger than the copy's.
     """
 
     splits = ("train", "val", "test")
@@ -108,17 +102,10 @@ class PackedFaces(FaceDataset):
 def pack_split(
     what: str, data: FaceDataset, dataset: partial[Any], path: Path, packing: Packing, num_workers: int
 ) -> PackedReader:
-    """Packs a split and opens the copy.
+    """Packs a split and opens the copy. Raises a DataError if it was made with other settings or cannot be written.
 
     A packing that was interrupted is continued. Of a finished copy, samples that are damaged or were broken are read
-    again.
-
-    Args:
-        what: name of the split in messages. data: the split. dataset: makes its splits; see `settings_of`.
-        path: SPLIT.lmdb. num_workers: processes that read.
-
-    Raises:
-        DataError: the copy was made with other settings, or cannot be written.
+    again. `what` names the split in messages, `dataset` makes the splits of `data`, `path` is SPLIT.lmdb.
     """
     meta = _describe(data, dataset, packing)
     if path.is_file():

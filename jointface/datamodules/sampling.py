@@ -7,9 +7,13 @@ processes.
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
 
 import numpy as np
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from torch.utils.data import Sampler
 
 
@@ -52,37 +56,30 @@ class TrainingStream(Sampler[BatchSample]):
     ) -> None:
         self.source, self.num_samples, self.batch_size = source, num_samples, batch_size
         self.seed, self.share, self.first = seed, share or Share(), first
-        self._order: tuple[int, torch.Tensor] = (-1, torch.empty(0))  # of the epoch asked for last
 
     def __iter__(self) -> Iterator[BatchSample]:
-        number = self.first
-        while True:
-            yield self.sample(number)
-            number += 1
+        return map(self.sample, count(self.first))
 
     def sample(self, number: int) -> BatchSample:
         """Mini-batch `number`, counted from 0."""
         rank, world_size = self.share.rank, self.share.world_size
         start = (number * world_size + rank) * self.batch_size
-        indices = [self._index(position) for position in range(start, start + self.batch_size)]
+        places = [divmod(position, self.num_samples) for position in range(start, start + self.batch_size)]
+        indices = [int(_order(self.seed, self.source, epoch, self.num_samples)[place]) for epoch, place in places]
         return BatchSample(indices, seed_of(self.seed, self.source, number, rank))
 
-    def _index(self, position: int) -> int:
-        epoch, place = divmod(position, self.num_samples)
-        if self._order[0] != epoch:
-            generator = torch.Generator().manual_seed(seed_of(self.seed, self.source, epoch))
-            self._order = epoch, torch.randperm(self.num_samples, generator=generator)
-        return int(self._order[1][place])
+
+@lru_cache(maxsize=16)
+def _order(seed: int, source: str, epoch: int, length: int) -> Int[Tensor, "length"]:
+    """The shuffled samples of a pass."""
+    return torch.randperm(length, generator=torch.Generator().manual_seed(seed_of(seed, source, epoch)))
 
 
 class EvaluationBatches(Sampler[BatchSample]):
-    """Each sample of one source once, in order, over all processes. Every process gets the same number of
-    mini-batches, as distributed modules require; the last ones may be short or empty.
+    """Each sample of one source once, in order, over all processes; arguments as of `TrainingStream`.
 
-    Args:
-        num_samples: samples of the source.
-        batch_size: samples of the source in one process's mini-batch.
-        share: the mini-batches of all processes together are consecutive.
+    Every process gets the same number of mini-batches, as distributed modules require; the last ones may be short or
+    empty.
     """
 
     def __init__(self, num_samples: int, batch_size: int, share: Share | None = None) -> None:

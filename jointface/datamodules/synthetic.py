@@ -3,9 +3,10 @@
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, UInt8
@@ -14,7 +15,7 @@ from torch import Tensor
 from jointface.attributes import positive_weight
 from jointface.datamodules.augmentation import change_colours
 from jointface.datamodules.crop import CropTransform
-from jointface.datamodules.face_dataset import BROKEN, Batch, FaceDataset, FaceSample, Item, move_labels
+from jointface.datamodules.face_dataset import BROKEN, Batch, FaceDataset, FaceSample, Item, move_labels, require_choice
 from jointface.errors import ConfigError
 from jointface.geometry.camera import crop_camera
 from jointface.geometry.framing import CROP_MARGIN, FaceBox
@@ -47,7 +48,6 @@ class SyntheticFaces(FaceDataset):
 
     Args:
         split: "train", "val" or "test"; no person is in two of them.
-        transform: how a face is cropped.
         num_faces: length of the split, or of each split by name.
         labels: "both", or only "shape" or "attributes": as if it were a data set that labels one of the two.
         keep_in_memory: keep what was drawn, once for all worker processes, and cut later crops out of it: 43 kB a face
@@ -57,9 +57,6 @@ class SyntheticFaces(FaceDataset):
         compile_drawing: fuse the arithmetic of drawing on the device with torch.compile.
         first: index of the first face; sources of one split that differ in it by `num_faces` share no face.
         synthesis: arguments of `synthesis.faces.FaceFactory`.
-
-    Raises:
-        ConfigError: a number is out of its range. DataError: a folder is not what it should be.
     """
 
     splits = tuple(SPLITS)
@@ -79,13 +76,10 @@ class SyntheticFaces(FaceDataset):
     ) -> None:
         super().__init__(split, transform)
         num_faces = num_faces if isinstance(num_faces, int) else num_faces[split]
-        if num_faces < 1 or first < 0 or labels not in ("both", "shape", "attributes"):
-            raise ConfigError(
-                f"synthetic faces: num_faces={num_faces} must be at least 1, first={first} at least 0 and "
-                f"labels={labels} one of both, shape, attributes"
-            )
-        if draw_on not in ("worker", "device"):
-            raise ConfigError(f"synthetic faces: draw_on={draw_on}: known are worker, device")
+        if num_faces < 1 or first < 0:
+            raise ConfigError(f"synthetic faces: num_faces={num_faces} must be at least 1 and first={first} at least 0")
+        require_choice("synthetic faces: labels", labels, get_args(Labels))
+        require_choice("synthetic faces: draw_on", draw_on, ("worker", "device"))
         if draw_on == "device" and keep_in_memory:
             raise ConfigError("synthetic faces: draw_on=device keeps nothing, set keep_in_memory=false with it")
         self.draw_on, self.compile_drawing = draw_on, compile_drawing
@@ -177,16 +171,13 @@ class SyntheticFaces(FaceDataset):
         try:
             return self._draw(indices)
         except Exception:  # one of them cannot be drawn, for instance on a damaged background
-            whole = [index for index in indices if self._can_be_drawn(index)]
+            whole = []
+            for index in indices:
+                with suppress(Exception):
+                    self._draw([index])
+                    whole.append(index)
             broken = torch.tensor([index for index in indices if index not in whole])
             return (self._draw(whole) if whole else {}) | {BROKEN: broken}
-
-    def _can_be_drawn(self, index: int) -> bool:
-        try:
-            self._draw([index])
-        except Exception:
-            return False
-        return True
 
     def _draw(self, indices: Sequence[int]) -> Batch:
         """A batch of faces drawn directly under their random crops."""

@@ -1,9 +1,7 @@
 """300W-LP: 61,225 photos of 300W turned to large poses, and their flipped twins, with fitted 3D faces."""
 
 import hashlib
-import logging
 import re
-from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -13,13 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jointface.datamodules.crop import CropTransform
-from jointface.datamodules.face_dataset import FaceDataset, FaceSample, Item
-from jointface.datamodules.fitted_face import FittedFaceReader, fitted_photos, no_pairs, open_root, read_fit
-from jointface.datamodules.on_disk import Count, file_names, require_folder
+from jointface.datamodules.face_dataset import FaceDataset, FaceSample, Item, require_choice
+from jointface.datamodules.fitted_face import FittedFaceReader, fitted_photos, no_pairs, read_fit
+from jointface.datamodules.on_disk import Count, file_names, log_left_out, require_folder
 from jointface.errors import ConfigError, DataError
+from jointface.geometry.array_files import checked_numbers
 from jointface.geometry.morphable_model import MIRROR68, MorphableModel
-
-log = logging.getLogger(__name__)
 
 Landmarks = Literal["fit", "file"]
 
@@ -41,17 +38,15 @@ class W300LP(FaceDataset):
 
     A .mat holds Pose_Para (1, 7), Shape_Para (199, 1), Exp_Para (29, 1) of BFM 2009, and pt2d. A file of landmarks/
     holds pts_2d (68, 2), the visible contour, and pts_3d (68, 2), the projected 3D landmarks. Get it as 300W-LP.zip
-    from the 3DDFA project page of Xiangyu Zhu. Licence: research. Cite: Zhu, Lei, Liu, Shi, Li, "Face Alignment Across
-    Large Poses: A 3D Solution", CVPR 2016.
+    from the 3DDFA project page. Licence: research. Cite: Zhu et al., "Face Alignment Across Large Poses: A 3D
+    Solution", CVPR 2016.
 
     Items hold `shape_coefficients`, `expression_coefficients` (as many as the morphable model has) and `camera`, and
     with `landmarks="file"` also `landmarks68`.
 
     Args:
-        root: the folder above.
         split: "train" or "val". There is no official split: a photo is held out by a hash of its name without the copy
             number, so that all its copies and its flipped twin stay on one side, on any machine.
-        transform: how a face is cropped.
         morphable_model: the model that the coefficients refer to.
         subsets: names of the subset folders; None takes all.
         val_fraction: share of the photos that is held out.
@@ -61,10 +56,6 @@ class W300LP(FaceDataset):
             framing is that of the fit in both cases.
         num_photos: number of training photos to use, None for all. They are chosen by the same hash, so a smaller
             choice lies within a larger one, and what is held out does not change.
-
-    Raises:
-        ConfigError: the morphable model has other expressions, landmarks is unknown, or num_photos is out of range.
-        DataError: the folder, a subset or the landmarks are missing, or the split is empty.
     """
 
     has_shape = True
@@ -82,31 +73,29 @@ class W300LP(FaceDataset):
         num_photos: int | None = None,
     ) -> None:
         super().__init__(split, transform)
-        if landmarks not in get_args(Landmarks):
-            raise ConfigError(f"landmarks={landmarks!r} is unknown, known are {', '.join(get_args(Landmarks))}")
-        self.root = open_root(root, "300W-LP")
+        require_choice("landmarks", landmarks, get_args(Landmarks))
+        self.root = Path(root)
+        require_folder(self.root, "300W-LP", f"set paths.data_dir to the folder that holds {self.root.name}/")
         self.reader = FittedFaceReader(morphable_model)
         self.with_landmarks = landmarks == "file"
-        photos = [f"{subset}/{name}" for subset in self._subsets(subsets) for name in self._names(subset)]
+        for name in subsets or ():
+            require_folder(self.root / name, f"300W-LP's subset {name}", "unpack it there or leave it out of subsets")
+        subsets = subset_names(self.root) if subsets is None else subsets
+        photos = [f"{subset}/{name}" for subset in subsets for name in self._names(subset)]
         if not photos:
             raise no_pairs(self.root, "300W-LP", below="*/")
         fractions = np.array([held_out_fraction(photo.rpartition("/")[2]) for photo in photos])
         held_out = fractions < val_fraction
         self.photos = np.array(photos)[held_out if split == "val" else ~held_out]
         if split == "train" and num_photos is not None:
-            self.photos = _choose(self.photos, fractions[~held_out], num_photos)
+            if not 1 <= num_photos <= len(self.photos):
+                raise ConfigError(f"300W-LP: num_photos={num_photos}: there are {len(self.photos)} to choose from")
+            self.photos = self.photos[np.sort(np.argsort(fractions[~held_out], kind="stable")[:num_photos])]
         if not len(self.photos):
             raise DataError(
                 f"300W-LP's {split} split is empty: {len(photos)} photos in {self.root.absolute()}, val_fraction is "
                 f"{val_fraction}"
             )
-
-    def _subsets(self, names: list[str] | None) -> list[str]:
-        if names is None:
-            return subset_names(self.root)
-        for name in names:
-            require_folder(self.root / name, f"300W-LP's subset {name}", "unpack it there or leave it out of subsets")
-        return names
 
     def _names(self, subset: str) -> list[str]:
         """The photos of a subset that have their labels, without ending."""
@@ -121,8 +110,7 @@ class W300LP(FaceDataset):
                 f"{subset.removesuffix(FLIP)}/{names[0]}_pts.mat; get 300W-LP with its landmarks/, leave {subset} out "
                 "of subsets, or set landmarks=fit"
             )
-        if len(kept) < len(names):
-            log.warning("300W-LP: %d photos of %s have no landmarks and are left out", len(names) - len(kept), subset)
+        log_left_out("300W-LP", f"photos of {subset} have no landmarks", set(names) - set(kept))
         return kept
 
     def _marked(self, subset: str) -> set[str]:
@@ -156,7 +144,6 @@ class W300LP(FaceDataset):
         return (twin * torch.tensor([-1.0, 1.0]) + torch.tensor([width - 1.0, 0.0]))[list(MIRROR68)]
 
     def inventory(self) -> list[Count]:
-        """Photos with a fit in every subset, and files of landmarks where there are any."""
         published = {f"{subset}{flip}": count for subset, count in PUBLISHED.items() for flip in ("", FLIP)}
         subsets = [*published, *(name for name in subset_names(self.root) if name not in published)]
         folders = {subset: self.root / subset for subset in subsets}
@@ -168,40 +155,22 @@ class W300LP(FaceDataset):
         return counts
 
 
-def _choose(photos: np.ndarray, fractions: np.ndarray, count: int) -> np.ndarray:
-    """The photos with the smallest fractions, in their order."""
-    if not 1 <= count <= len(photos):
-        raise ConfigError(f"300W-LP: num_photos={count}: there are {len(photos)} training photos to choose from")
-    return photos[np.sort(np.argsort(fractions, kind="stable")[:count])]
-
-
 def subset_names(root: Path) -> list[str]:
     """The folders that may hold photos, sorted."""
     return sorted(name for name in file_names(root) - NO_SUBSET if (root / name).is_dir())
 
 
 def read_landmarks(path: Path) -> Float[Tensor, "68 2"]:
-    """`pts_3d` (68, 2) of a file of landmarks/, 1-based with y down, in image space.
-
-    Raises:
-        DataError: the file is missing or damaged, or holds something else.
-    """
-    points = read_fit(path, ["pts_3d"])["pts_3d"]
-    if points.shape != (68, 2):
-        raise DataError(f"{path}: pts_3d has shape {points.shape}, expected (68, 2)")
+    """`pts_3d` (68, 2) of a file of landmarks/, 1-based with y down, in image space."""
+    points = checked_numbers(f"{path}: pts_3d", read_fit(path, ["pts_3d"])["pts_3d"], (68, 2))
     return torch.from_numpy((points - 1).astype(np.float32))
 
 
 def held_out_fraction(stem: str) -> float:
     """A number in [0, 1) that all turned copies `NAME_1_0`, `NAME_1_1`, ... of a photo have in common."""
-    return _fraction(original_name(stem))
+    return int.from_bytes(hashlib.sha256(original_name(stem).encode()).digest()[:8]) / 2**64
 
 
 def original_name(stem: str) -> str:
     """The photo that `NAME_1_0`, `NAME_1_1`, ... are turned copies of."""
     return re.sub(r"(_\d+)_\d+$", r"\1", stem)
-
-
-@cache  # the copies of a photo share one computation
-def _fraction(original: str) -> float:
-    return int.from_bytes(hashlib.sha256(original.encode()).digest()[:8]) / 2**64
