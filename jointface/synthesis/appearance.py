@@ -179,10 +179,8 @@ def _hair_style(rng: np.random.Generator, female: bool, years: float, wardrobe: 
     if not female and rng.random() < 0.03 + 0.12 * years:
         return -1
     thinning = 0.25 + 3.5 * years
-    weights = np.array([
-        (style.feminine if female else style.masculine) * (thinning if style.receding else 1.0)
-        for style in wardrobe.hair
-    ])  # fmt: skip
+    fit = np.array([style.feminine if female else style.masculine for style in wardrobe.hair])
+    weights = fit * [thinning if style.receding else 1.0 for style in wardrobe.hair]
     return int(rng.choice(len(weights), p=weights / weights.sum()))
 
 
@@ -225,7 +223,7 @@ def _vary(rng: np.random.Generator, colour: Colour, spread: float) -> Colour:
 
 def _random_colour(rng: np.random.Generator) -> Colour:
     grey = rng.uniform(0.03, 0.9)
-    return tuple(float(np.clip(grey + rng.normal(0, 0.15), 0.02, 0.95)) for _ in range(3))  # type: ignore[return-value]
+    return tuple(_clip(grey + rng.normal(0, 0.15), 0.02, 0.95) for _ in range(3))  # type: ignore[return-value]
 
 
 def _choose(rng: np.random.Generator, options: Sequence[Colour]) -> Colour:
@@ -257,15 +255,12 @@ def sample_lights(rng: np.random.Generator) -> Lights:
     directions, colours = [], []
     for reach, strength in ((0.75, rng.uniform(0.35, 0.95)), (1.6, rng.uniform(0.0, 0.4))):
         azimuth, height = rng.normal(0, reach), rng.normal(0.45, 0.4)
-        directions.append((float(np.sin(azimuth) * np.cos(height)), float(np.sin(height)),
-                           float(np.cos(azimuth) * np.cos(height))))  # fmt: skip
+        level = np.cos(height)
+        directions.append((float(np.sin(azimuth) * level), float(np.sin(height)), float(np.cos(azimuth) * level)))
         colours.append(tinted(strength, warmth + rng.normal(0, 0.08)))
-    return Lights(
-        sky=tinted(surrounding, warmth + rng.normal(0, 0.06)),
-        ground=tinted(surrounding * rng.uniform(0.4, 0.9), warmth + rng.normal(0.03, 0.06)),
-        directions=tuple(directions),
-        colours=tuple(colours),
-    )
+    sky = tinted(surrounding, warmth + rng.normal(0, 0.06))
+    ground = tinted(surrounding * rng.uniform(0.4, 0.9), warmth + rng.normal(0.03, 0.06))
+    return Lights(sky, ground, tuple(directions), tuple(colours))
 
 
 def sample_view(rng: np.random.Generator, max_yaw: float = 90.0) -> Float[Tensor, "3"]:

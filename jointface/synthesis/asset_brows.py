@@ -54,15 +54,11 @@ def paint_brow(head: Head, proxy: Proxy) -> Brow:
 def _coverage(head: Head, proxy: Proxy) -> Float[Tensor, "rows columns"]:
     """Share of each pixel that the proxy's opaque texels cover."""
     fine = 4
-    points = proxy.fit(head.mean[None])[0]
+    x, y, z = proxy.fit(head.mean[None])[0].T
     scale = fine / BROW_STEP
-    pixels = torch.stack(
-        [(points[:, 0] - BROW_LEFT) * scale - 0.5, (BROW_TOP - points[:, 1]) * scale - 0.5, points[:, 2]], dim=1
-    )
-    fragments = rasterise(
-        pixels, proxy.triangles, torch.zeros(len(proxy.triangles), dtype=torch.int32),
-        (1, BROW_ROWS * fine, BROW_COLUMNS * fine),
-    )  # fmt: skip
+    pixels = torch.stack([(x - BROW_LEFT) * scale - 0.5, (BROW_TOP - y) * scale - 0.5, z], dim=1)
+    image = torch.zeros(len(proxy.triangles), dtype=torch.int32)
+    fragments = rasterise(pixels, proxy.triangles, image, (1, BROW_ROWS * fine, BROW_COLUMNS * fine))
     uv = interpolate(fragments, proxy.triangles, proxy.uv)[0]
     alpha = bilinear(proxy.texture[..., 3:], uv.flatten(0, 1)).view(uv.shape[:2]) / 255
     alpha = torch.where(fragments.triangle[0] >= 0, alpha, 0.0)

@@ -38,12 +38,6 @@ ONE_EYED = 0.25  # plausibility of hair that falls over an eye
 ASSET_WEIGHT = 2.0  # how often an asset's hair is worn relative to procedural hair of its kind
 
 
-def asset_hair(head: Head, skull: Skull, proxy: Proxy) -> HairStyle:
-    """A hair proxy as a hair cut."""
-    bound = _bound_to_skull(head, skull, proxy)
-    return _as_worn(head, skull, replace(bound, texture=_strands(bound)))
-
-
 def balanced(procedural: Sequence[HairStyle], added: Sequence[HairStyle]) -> tuple[HairStyle, ...]:
     """Both kinds of hair. Cuts that attributes cannot tell apart share what the procedural ones of them had, so that
     each attribute of hair is as frequent as without assets; the others keep their own plausibility."""
@@ -101,9 +95,8 @@ def _strands(proxy: Proxy) -> UInt8[Tensor, "rows columns 4"]:
     image = torch.zeros(len(proxy.triangles), dtype=torch.int32)
     used = rasterise(pixels, proxy.triangles, image, (1, TEXTURE_SIZE, TEXTURE_SIZE)).triangle[0] >= 0
     light = texture[..., :3].float().mean(-1)
-    shown = light[used & (texture[..., 3] >= 128)]
-    if not len(shown):
-        shown = light.flatten()
+    opaque = used & (texture[..., 3] >= 128)
+    shown = light[opaque] if opaque.any() else light.flatten()
     spread = shown.std(correction=0).clamp(min=1)
     contrast = (spread / shown.mean().clamp(min=1)).clamp(max=0.3)
     grey = GREY * (1 + contrast * ((light - shown.mean()) / spread).clamp(-1.8, 2.2))
@@ -111,8 +104,10 @@ def _strands(proxy: Proxy) -> UInt8[Tensor, "rows columns 4"]:
     return torch.stack([grey, grey, grey, texture[..., 3]], dim=-1)
 
 
-def _as_worn(head: Head, skull: Skull, proxy: Proxy) -> HairStyle:
-    """The hair measured on the mean head as it is worn."""
+def asset_hair(head: Head, skull: Skull, proxy: Proxy) -> HairStyle:
+    """A hair proxy as a hair cut, measured on the mean head."""
+    proxy = _bound_to_skull(head, skull, proxy)
+    proxy = replace(proxy, texture=_strands(proxy))
     hair = _front_view(head, proxy)
     marks = head.model.mean[head.model.landmarks68]
     forehead = hair[_row(98) : _row(76), _column(-30) : _column(30)]
@@ -150,8 +145,7 @@ def _front_view(head: Head, proxy: Proxy) -> Bool[Tensor, "rows columns"]:
     points = torch.cat([head.mean, proxy.fit(head.mean[None])[0]])
     pixels = points * torch.tensor([1.0, -1.0, 1.0]) + torch.tensor([_column(0), _row(0), 0.0])
     triangles = torch.cat([head.triangles, proxy.triangles + len(head.mean)])
-    cut = torch.full((len(triangles),), -1, dtype=torch.int32)
-    cut[len(head.triangles) :] = 0
+    cut = (torch.arange(len(triangles)) >= len(head.triangles)).int() - 1
     uv = torch.cat([torch.zeros(len(head.mean), 2), proxy.uv])
     cutout = Cutout(uv, cut, proxy.texture[None, ..., 3].contiguous())
     image = torch.zeros(len(triangles), dtype=torch.int32)

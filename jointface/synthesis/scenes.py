@@ -77,7 +77,12 @@ class Scenes:
             cameras=cameras,
             backgrounds=torch.stack([to_bytes(scene.background) for scene in scenes]),
             looks=looks,
-            lights=torch.tensor([_rows(scene.lights) for scene in scenes]),
+            lights=torch.tensor(
+                [
+                    [light.sky, light.ground, *chain(*zip(light.directions, light.colours, strict=True))]
+                    for light in (scene.lights for scene in scenes)
+                ]
+            ),
             worn=torch.tensor(worn, dtype=torch.int64).view(-1, 4),
             mirrored=is_mirrored(cameras),
             present=frozenset(name for name, column in columns if column.any()),
@@ -126,10 +131,6 @@ def _numbers(look: Appearance, seed: float) -> list[float]:
     flat = [number for value in values for number in (value if isinstance(value, tuple) else (value,))]
     brows, skin = look.asset_brows, look.asset_skin
     return [*flat, seed, look.hair >= 0, brows < 0, brows >= 0, brows, skin >= 0, skin]
-
-
-def _rows(lights: Lights) -> list[Colour]:
-    return [lights.sky, lights.ground, *chain(*zip(lights.directions, lights.colours, strict=True))]
 
 
 def _worn(look: Appearance) -> list[tuple[int, int, int]]:

@@ -25,10 +25,9 @@ def bilinear(texture: UInt8[Tensor, "rows columns c"], uv: Float[Tensor, "n 2"])
 
 
 def shrunk(texture: UInt8[Tensor, "rows columns 4"]) -> UInt8[Tensor, "size size 4"]:
-    """A texture of strands at the size that it is rendered with.
+    """A texture of strands at the size that it is rendered with, colours averaged by alpha, as clear texels are black.
 
-    Colours are averaged by alpha, as clear texels are black. A texel becomes opaque where a third of its parts is, or
-    thin strands would be lost.
+    A texel becomes opaque where a third of its parts is, or thin strands would be lost.
     """
     image = texture.movedim(-1, 0)[None].float()
     alpha = image[:, 3:] / 255
