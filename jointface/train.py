@@ -96,7 +96,7 @@ def train(config: DictConfig) -> dict[str, float]:
         module = build_module(config, datamodule)
         start = validate_checkpoint(config, module) if config.checkpoint else None
         if config.dry_run:
-            describe_run(config, datamodule, module.network, trainer.world_size)
+            describe_run(config, datamodule, getattr(module, "network", module), trainer.world_size)
             return {}
         write_config(Path(config.paths.run_dir), config, new=given is None)
         fit(config, trainer, module, datamodule, start, requeues=given == AUTO)
@@ -238,8 +238,8 @@ def fit(
         DivergedError: a loss or gradient was not finite.
         TrialPruned: the run is a trial that its study has pruned.
     """
-    for logger in trainer.loggers if start is not None else []:
-        if isinstance(logger, MetricsCSV):
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsCSV) and start is not None:
             logger.resume_at_step(start)
     log.info("Training in %s", config.paths.run_dir)
     try:

@@ -48,7 +48,8 @@ def decode(maps: list[Float[Tensor, "batch 4 _ _"]]) -> Float[Tensor, "batch cel
     """The face of every cell: x, y, size in pixels of the picture, and score in 0 ... 1."""
     found = []
     for stride, part in zip(STRIDES, maps, strict=True):
-        x, y = _centres(*part.shape[-2:], stride, part.device)
+        rows, columns = part.shape[-2:]
+        x, y = _centres(rows, columns, stride, part.device)
         logit, dx, dy, size = part.float().unbind(1)
         boxes = [x + stride * dx, y + stride * dy, UNIT * stride * size.clamp(-4, 4).exp(), logit.sigmoid()]
         found.append(torch.stack(boxes, dim=-1).flatten(1, 2))

@@ -23,7 +23,7 @@ CHUNK = 8  # heads that are rendered together
 HELD_OUT = 8  # every so many portraits is for testing
 # MediaPipe's contour runs inside the jaw's outline that the other data sets mark. Stretched by this about the root of
 # the nose (point 27), its boxes agree with theirs, see docs/detection.md.
-CONTOUR_STRETCH = 1.11
+CONTOUR_STRETCH = 1.05
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,16 @@ class Heads(Sequence[Cutout]):
     """
 
     def __init__(self, split: str, count: int, synthesis: Mapping[str, Any]) -> None:
-        self.split, self.count, self.settings = split, count, dict(synthesis)
+        self.split, self.length, self.settings = split, count, dict(synthesis)
         self.rendered: dict[int, list[Cutout]] = {}
 
     def __len__(self) -> int:
-        return self.count
+        return self.length
 
     def __getitem__(self, index: int) -> Cutout:  # type: ignore[override]
         group, place = divmod(index, CHUNK)
         if group not in self.rendered:
-            self.rendered[group] = self._render(range(group * CHUNK, min((group + 1) * CHUNK, self.count)))
+            self.rendered[group] = self._render(range(group * CHUNK, min((group + 1) * CHUNK, self.length)))
         return self.rendered[group][place]
 
     def _render(self, indices: range) -> list[Cutout]:
@@ -110,7 +110,7 @@ def _read(path: Path) -> UInt8[np.ndarray, "height width 3"]:
 def free_photos(folder: Path, split: str) -> Photos | None:
     """The photos in `fairface/` and `portraits/` of a folder that belong to a split; None if it has neither.
 
-    The split "train" has FairFace's training photos and most portraits, each of them eight times; "val" the first half
+    The split "train" has FairFace's training photos and most portraits, each of them 16 times; "val" the first half
     of FairFace's validation photos, "test" the other half and the remaining portraits.
 
     Raises:
@@ -122,7 +122,7 @@ def free_photos(folder: Path, split: str) -> Photos | None:
     faces = {"train": faces, "val": faces[:half], "test": faces[half:]}[split]
     portraits = _table(folder / "portraits" / "landmarks68.csv")
     if split == "train":
-        faces += [row for number, row in enumerate(portraits) if number % HELD_OUT] * 8
+        faces += [row for number, row in enumerate(portraits) if number % HELD_OUT] * 16
     elif split == "test":
         faces += portraits[::HELD_OUT]
     return Photos(faces) if faces else None

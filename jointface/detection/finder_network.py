@@ -47,7 +47,7 @@ class FinderNetwork(nn.Module):
         self.merge16, self.merge8 = SeparableBlock(c, c), SeparableBlock(c, c)
         self.heads = nn.ModuleList(nn.Sequential(SeparableBlock(c, c), nn.Conv2d(c, 4, 1)) for _ in STRIDES)
         for head in self.heads:
-            nn.init.constant_(head[-1].bias[:1], -4.0)  # few cells hold a face
+            nn.init.constant_(head[-1].bias[:1], -4.0)  # type: ignore[index]  # few cells hold a face
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> list[Float[Tensor, "batch 4 _ _"]]:
         """Raw maps at each stride: logit, offset of the face's centre from the cell's centre in strides (x, y), log
@@ -79,4 +79,4 @@ def fold_batch_norm(network: FinderNetwork) -> FinderNetwork:
         for number, (before, layer) in enumerate(pairwise(part)):
             if isinstance(before, nn.Conv2d) and isinstance(layer, nn.BatchNorm2d):
                 part[number], part[number + 1] = fuse_conv_bn_eval(before, layer), nn.Identity()
-    return network.to(memory_format=torch.channels_last)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -274,5 +274,7 @@ def _degrade(rng: np.random.Generator, image: UInt8[np.ndarray, "h w 3"]) -> UIn
         image = (image + noise[..., None]).clip(0, 255).astype(np.uint8)
     if rng.random() < 0.4:
         encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 90))])[1]
-        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR)  # encoded and decoded as BGR alike, so channels stay in place
+        image = np.asarray(
+            cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+        )  # both take it for BGR, so channels keep their place
     return image

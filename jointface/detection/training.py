@@ -32,6 +32,8 @@ class FinderModule(LightningModule):
         box_weight: w.
     """
 
+    counts: Tensor
+
     def __init__(
         self,
         optimizer: Callable[..., Optimizer],
@@ -40,7 +42,8 @@ class FinderModule(LightningModule):
         box_weight: float = 4.0,
     ) -> None:
         super().__init__()
-        self.network = FinderNetwork(width).to(memory_format=torch.channels_last)
+        self.network = FinderNetwork(width)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.make_optimizer, self.make_scheduler, self.box_weight = optimizer, scheduler, box_weight
         self.description = {"format": checkpoints.FORMAT, "network": {"finder": {"width": width}}, "attributes": [],
                             "label_sets": {}, "morphable_model": None}  # fmt: skip
@@ -52,7 +55,8 @@ class FinderModule(LightningModule):
         faces = (boxes[..., 2] > 0).sum().clamp(min=1)
         score = distance = torch.zeros((), device=images.device)
         for stride, maps in zip(STRIDES, self.network(to_input(images)), strict=True):
-            targets = torch.stack([target_maps(own, *maps.shape[-2:], stride) for own in boxes])
+            rows, columns = maps.shape[-2:]
+            targets = torch.stack([target_maps(own, rows, columns, stride) for own in boxes])
             score = score + _focal_loss(maps[:, 0].float(), targets[:, 0], targets[:, 4])
             distance = distance + _box_distance(maps[:, 1:].float(), targets[:, 1:4], targets[:, 4])
         return {"score": score / faces, "box": distance / faces}
@@ -86,7 +90,9 @@ class FinderModule(LightningModule):
 
     def _scores(self) -> tuple[Tensor, Tensor, Tensor]:
         """Recall, precision and F1 over all processes; starts to count anew."""
-        found, missed, false = self.all_gather(self.counts).reshape(-1, 3).sum(0)
+        counts = self.all_gather(self.counts)
+        assert isinstance(counts, Tensor)
+        found, missed, false = counts.reshape(-1, 3).sum(0)
         self.counts.zero_()
         f1 = 2 * found / (2 * found + missed + false).clamp(min=1)
         return found / (found + missed).clamp(min=1), found / (found + false).clamp(min=1), f1

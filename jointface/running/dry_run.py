@@ -7,6 +7,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from jointface.datamodules import JointDataModule
@@ -22,11 +23,14 @@ class PartSize:
     flops: int
 
 
-def describe_run(config: DictConfig, datamodule: JointDataModule, network: FaceNetwork, world_size: int = 1) -> None:
+def describe_run(config: DictConfig, datamodule: JointDataModule, network: nn.Module, world_size: int = 1) -> None:
     """Prints the resolved config and tables of the model and the data."""
     console = Console()
     print(OmegaConf.to_yaml(config))
-    console.print(model_table(network))
+    if isinstance(network, FaceNetwork):
+        console.print(model_table(network))
+    else:
+        console.print(f"Model: {sum(parameter.numel() for parameter in network.parameters()):,} parameters")
     console.print(data_table(datamodule, world_size))
     console.print(f"{config.trainer.max_steps:,} steps; nothing was trained (dry_run=true)")
 
@@ -48,7 +52,7 @@ def part_sizes(network: FaceNetwork) -> dict[str, PartSize]:
     return sizes
 
 
-def _size(part: torch.nn.Module, compute: Callable[[], object]) -> PartSize:
+def _size(part: nn.Module, compute: Callable[[], object]) -> PartSize:
     with FlopCounterMode(display=False) as counter:
         compute()
     return PartSize(sum(parameter.numel() for parameter in part.parameters()), int(counter.get_total_flops()))
