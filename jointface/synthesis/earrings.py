@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
 
 from jointface.synthesis.head import SKIN, Head
 from jointface.synthesis.proxy import EAR_SIDE, PER_POINT, Proxy, bind_rigidly
@@ -17,13 +16,16 @@ HOLE = np.array([3.5, 3.0, 2.0])  # mm from the lowest points of the right ear t
 
 def earrings(head: Head) -> tuple[Proxy, ...]:
     """All pairs of earrings, made on the mean head: grey, luminance 204 of 255, to be coloured."""
-    kinds = {"stud": ellipsoid((3.6, 3.6, 3.6)), "hoop": _hoop(11, 1.2), "large_hoop": _hoop(19, 1.4), "drop": _drop()}
+    drop = join([ellipsoid((2.2, 2.2, 2.2)), ellipsoid((3.5, 10.0, 3.5)).moved(np.array([0, -14.0, 0]))])
+    kinds = {"stud": ellipsoid((3.6, 3.6, 3.6)), "hoop": _hoop(11, 1.2), "large_hoop": _hoop(19, 1.4), "drop": drop}
     return tuple(_pair(name, solid, head) for name, solid in kinds.items())
 
 
 def _pair(name: str, solid: Solid, head: Head) -> Proxy:
     """One on each ear; the solid's origin is on the right lobe, mid-height, outside."""
-    lobe = _lobe(head)
+    skin = head.triangles[head.material == SKIN].unique()
+    ear = skin[(head.mean[skin, 0] > EAR_SIDE) & (skin < len(head.model.mirror))]
+    lobe = ear[head.mean[ear, 1].argsort()[:3]].numpy()  # the lowest points of the right ear
     solid = solid.moved(head.mean[lobe].double().numpy().mean(axis=0) + HOLE)
     right = bind_rigidly(head, name, solid, LUMINANCE, lobe)
     left = bind_rigidly(head, name, solid.mirrored(), LUMINANCE, head.model.mirror[lobe].numpy())
@@ -31,19 +33,8 @@ def _pair(name: str, solid: Solid, head: Head) -> Proxy:
     return replace(right, **both, triangles=torch.cat([right.triangles, left.triangles + len(solid.points)]))
 
 
-def _lobe(head: Head) -> Int[np.ndarray, "3"]:
-    """Rows of the three lowest points of the right ear."""
-    skin = head.triangles[head.material == SKIN].unique()
-    ear = skin[(head.mean[skin, 0] > EAR_SIDE) & (skin < len(head.model.mirror))]
-    return ear[head.mean[ear, 1].argsort()[:3]].numpy()
-
-
 def _hoop(radius: float, wire: float) -> Solid:
     """Half turned to the side, so that it is seen as a ring from the front and from the side."""
     turn = np.arange(20) / 20 * 2 * np.pi
     ring = np.stack([np.sin(turn) * 0.7, np.cos(turn) - 1, np.sin(turn) * 0.7], axis=1) * radius
     return tube(ring, np.array([-0.7, 0, 0.7]), (wire, wire), closed=True)
-
-
-def _drop() -> Solid:
-    return join([ellipsoid((2.2, 2.2, 2.2)), ellipsoid((3.5, 10.0, 3.5)).moved(np.array([0, -14.0, 0]))])

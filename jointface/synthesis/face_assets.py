@@ -133,17 +133,13 @@ def skin_relief(
     uv = laid_out(layout, layout.sample(head.atlas_uv[: len(head.model.uv)][None])[0])
     field = dict(zip(NAMES, fields.float().T, strict=True))
     plain, face = _plain(head, field), _face(head, layout, field)
-    reliefs: dict[int, Tensor] = {}  # skins may share an image
-    for skin in skins:
-        if id(skin.texture) not in reliefs:
-            reliefs[id(skin.texture)] = _relief(bilinear(skin.texture[..., :3], uv), face, plain)
+    reliefs = {}  # skins may share an image
+    for texture in {id(skin.texture): skin.texture for skin in skins}.values():
+        colour = bilinear(texture[..., :3], uv)
+        ratio = colour / colour[face].mean(0).clamp(min=1)
+        ratio = 1 + (ratio.clamp(0.35, 1.5) - 1) * (1 - plain[:, None])
+        reliefs[id(texture)] = (ratio * RELIEF_UNIT).round().to(torch.uint8)
     return torch.stack([reliefs[id(skin.texture)] for skin in skins])
-
-
-def _relief(colour: Tensor, face: Bool[Tensor, "pixels"], plain: Float[Tensor, "pixels"]) -> UInt8[Tensor, "pixels 3"]:
-    ratio = colour / colour[face].mean(0).clamp(min=1)
-    ratio = 1 + (ratio.clamp(0.35, 1.5) - 1) * (1 - plain[:, None])
-    return (ratio * RELIEF_UNIT).round().to(torch.uint8)
 
 
 def _face(head: Head, layout: PositionMap, field: dict[str, Tensor]) -> Bool[Tensor, "pixels"]:

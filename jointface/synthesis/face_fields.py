@@ -149,16 +149,16 @@ def _above_hairline(y: np.ndarray, z: np.ndarray, marks: np.ndarray) -> np.ndarr
     return y - np.interp(nose[2] - z, depths, heights)
 
 
-def _closed_curve(points: np.ndarray, samples: int = 12) -> np.ndarray:
+def _closed_curve(points: np.ndarray) -> np.ndarray:
     """A smooth closed curve through (n, 2) points."""
     loop = np.concatenate([points, points[:1]])
     spline = CubicSpline(np.arange(len(loop)), loop, bc_type="periodic")
-    return spline(np.linspace(0, len(points), samples * len(points), endpoint=False))
+    return spline(np.linspace(0, len(points), 12 * len(points), endpoint=False))
 
 
-def _open_curve(points: np.ndarray, samples: int = 12) -> np.ndarray:
+def _open_curve(points: np.ndarray) -> np.ndarray:
     """A smooth curve through (n, 2) points, from the first to the last."""
-    return CubicSpline(np.arange(len(points)), points)(np.linspace(0, len(points) - 1, samples * len(points)))
+    return CubicSpline(np.arange(len(points)), points)(np.linspace(0, len(points) - 1, 12 * len(points)))
 
 
 def _nearest(points: np.ndarray, curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

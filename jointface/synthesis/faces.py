@@ -118,20 +118,18 @@ class FaceFactory:
             appearance = with_assets(np.random.default_rng((*stream, 0, 1)), person, appearance, self.assets)
         rng = np.random.default_rng((*stream, 1 + image))
         if image:
-            appearance = self._redressed(appearance, sample_appearance(rng, person, self.wardrobe))
+            # The same person on another day: what is worn differs.
+            worn = ["glasses", "sunglasses", "frame_colour", "clothes", "collar", "earrings"]
+            if appearance.hair < 0 or self.wardrobe.hair[appearance.hair].fits_under_hat:
+                worn += ["hat", "hat_colour"]
+            other = sample_appearance(rng, person, self.wardrobe)
+            appearance = replace(appearance, **{name: getattr(other, name) for name in worn})
         shape = identity_coefficients(self.head, [person])[0]
         expression = sample_expression(rng, self.head.expression_labels)
         camera = self.framed_camera(shape, expression, sample_view(rng, self.max_yaw))
         lights, background = sample_lights(rng), int(rng.integers(2**31))
         identity = 3 * number + SPLITS[split]
         return SyntheticFace(identity, person, shape, expression, camera, appearance, lights, background, noise)
-
-    def _redressed(self, look: Appearance, other: Appearance) -> Appearance:
-        """The look with what the other one wears: the same person on another day."""
-        worn = ["glasses", "sunglasses", "frame_colour", "clothes", "collar", "earrings"]
-        if look.hair < 0 or self.wardrobe.hair[look.hair].fits_under_hat:
-            worn += ["hat", "hat_colour"]
-        return replace(look, **{name: getattr(other, name) for name in worn})
 
     def framed_camera(
         self, shape: Float[Tensor, "shape"], expression: Float[Tensor, "expression"], angles: Float[Tensor, "3"]

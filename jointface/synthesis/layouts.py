@@ -59,15 +59,13 @@ def write_300wlp_face(
     landmarks68: Float[Tensor, "68 3"],
     quality: int = 95,
 ) -> None:
-    """Writes an RGB photo and, beside it, a .mat with its labels as 300W-LP has them.
+    """Writes an RGB .jpg `photo` and, beside it, a .mat with its labels as 300W-LP has them.
 
     The .mat holds Pose_Para (1, 7), Shape_Para (Ks, 1), Exp_Para (Ke, 1), pt2d (2, 68) and, like AFLW2000-3D, pt3d_68
     (3, 68).
 
     Args:
-        photo: the .jpg to write.
-        camera: affine map from model space to the image (0-based pixel centres, y down). Pose_Para holds a rotation, a
-            uniform scale and a translation, so the camera must not mirror or shear.
+        camera: affine map from model space to the image (0-based pixel centres, y down), without mirroring or shear.
         landmarks68: in the image; z in pixels towards the viewer, in the frame of the camera.
         quality: of JPEG, 1 to 100.
 

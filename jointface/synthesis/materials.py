@@ -114,10 +114,10 @@ def skin(
     if look.has("freckles"):
         freckle = look["freckles"] * step(spots, 0.5, 0.9) * (field["flush"] + field["cheek"]).clamp(max=1)
         colour = mix(colour, colour * colour.new_tensor([0.62, 0.48, 0.38])[:, None], freckle * 0.8)
-    colour = _wrinkled(colour, field, look, blotches)
-    colour = _made_up(colour, field, look)
+    colour = _made_up(_wrinkled(colour, field, look, blotches), field, look)
     colour = _lips(colour, field, look, grain)
-    return _bearded(colour, field, look), _shine(field, look)
+    greasy, glossy = 0.1 * look["shine"] * (0.5 + field["flush"]), 0.22 * field["lips"] * look["lipstick"]
+    return _bearded(colour, field, look), (0.06 + greasy + glossy).clamp(max=0.4)
 
 
 def _wrinkled(colour: Tensor, field: dict[str, Tensor], look: Look, blotches: Tensor) -> Tensor:
@@ -186,11 +186,6 @@ def _bearded(colour: Tensor, field: dict[str, Tensor], look: Look) -> Tensor:
         roots = look["has_hair"] * step(field["scalp"], 16.0, 24.0)
         colour = mix(colour, 0.7 * linear(look["hair_colour"]), 0.85 * roots)
     return colour
-
-
-def _shine(field: dict[str, Tensor], look: Look) -> Tensor:
-    greasy, glossy = 0.1 * look["shine"] * (0.5 + field["flush"]), 0.22 * field["lips"] * look["lipstick"]
-    return (0.06 + greasy + glossy).clamp(max=0.4)
 
 
 def neck_and_clothes(

@@ -210,7 +210,7 @@ class Ruler:
         model = head.model
         marks = model.mean[model.landmarks68]
         skin = head.triangles[(head.material == SKIN) | (head.material == BODY)].unique()
-        rows = torch.cat([model.landmarks68, *(find(head.mean, skin, marks) for find in (_wing, _cheek, _throat))])
+        rows = torch.cat([model.landmarks68, _further_points(head.mean, skin, marks)])
         self.mean, self.basis = head.mean[rows], head.basis[:, rows].contiguous()
         self.num_shape = model.num_shape
         self.axes = _axes(head)
@@ -230,26 +230,17 @@ class Ruler:
         return torch.stack([measure.score(face) - measure.threshold for measure in measures], dim=1)
 
 
-def _wing(mean: Tensor, skin: Int[Tensor, "skin"], marks: Tensor) -> Int[Tensor, "1"]:
-    """The outermost point of the left wing of the nose."""
-    place = mean[skin]
-    near = (place[:, 1] > marks[33, 1]) & (place[:, 1] < marks[30, 1]) & (place[:, 2] > marks[35, 2] - 4)
-    near &= (place[:, 0] > 0) & (place[:, 0] < marks[42, 0] + 2)
-    return skin[near][place[near, 0].argmax()][None]
-
-
-def _cheek(mean: Tensor, skin: Int[Tensor, "skin"], marks: Tensor) -> Int[Tensor, "1"]:
-    """The middle of the left cheekbone: below the outer corner of the eye, a little above the tip of the nose."""
-    target = torch.stack([marks[45, 0] + 4, 0.45 * marks[45, 1] + 0.55 * marks[30, 1]])
-    candidates = skin[mean[skin, 2] > marks[45, 2] - 30]
-    return candidates[(mean[candidates, :2] - target).norm(dim=1).argmin()][None]
-
-
-def _throat(mean: Tensor, skin: Int[Tensor, "skin"], marks: Tensor) -> Int[Tensor, "points"]:
-    """The underside of the chin: points behind and below it, near the middle."""
-    place, chin = mean[skin], marks[8]
-    below = (place[:, 0].abs() < 16) & (place[:, 1] < chin[1] + 8) & (place[:, 1] > chin[1] - 30)
-    return skin[below & (place[:, 2] < chin[2] - 18) & (place[:, 2] > chin[2] - 55)]
+def _further_points(mean: Tensor, skin: Int[Tensor, "skin"], marks: Tensor) -> Int[Tensor, "points"]:
+    """The outermost point of the left wing of the nose; the middle of the left cheekbone, below the outer corner of the
+    eye and a little above the tip of the nose; and the underside of the chin near the middle."""
+    (x, y, z), chin = mean[skin].T, marks[8]
+    near_nose = (y > marks[33, 1]) & (y < marks[30, 1]) & (z > marks[35, 2] - 4) & (x > 0) & (x < marks[42, 0] + 2)
+    wing = skin[near_nose][x[near_nose].argmax()]
+    cheekbone = torch.stack([marks[45, 0] + 4, 0.45 * marks[45, 1] + 0.55 * marks[30, 1]])
+    front = skin[z > marks[45, 2] - 30]
+    cheek = front[(mean[front, :2] - cheekbone).norm(dim=1).argmin()]
+    below = (x.abs() < 16) & (y < chin[1] + 8) & (y > chin[1] - 30) & (z < chin[2] - 18) & (z > chin[2] - 55)
+    return torch.cat([wing[None], cheek[None], skin[below]])
 
 
 def _axes(head: Head) -> dict[str, tuple[Float[Tensor, "shape"], float]]:

@@ -4,15 +4,11 @@ import numpy as np
 from jaxtyping import Float
 from scipy.ndimage import map_coordinates
 
+Values = Float[np.ndarray, "*#shape"]  # broadcast against each other
 
-def value_noise(
-    u: Float[np.ndarray, "*#shape"], v: Float[np.ndarray, "*#shape"], cells: tuple[int, int], seed: int
-) -> Float[np.ndarray, "*shape"]:
-    """Periodic noise: normal random values at the nodes of a lattice, interpolated in between.
 
-    Args:
-        u, v: the period is 1. cells: of the lattice in a period of u and of v.
-    """
+def value_noise(u: Values, v: Values, cells: tuple[int, int], seed: int) -> Float[np.ndarray, "*shape"]:
+    """Noise of period 1 in u and v: normal random values at the nodes of a lattice of `cells`, interpolated between."""
     u, v = np.broadcast_arrays(u, v)
     nodes = np.random.default_rng(seed).standard_normal((cells[1], cells[0]))
     return map_coordinates(nodes, [v * cells[1], u * cells[0]], order=1, mode="grid-wrap")

@@ -27,16 +27,13 @@ Texture = UInt8[np.ndarray, "rows columns 4"]
 class Proxy:
     """A mesh each of whose points is a weighted sum of three of the head's, plus an offset that grows with the head.
 
-    Attributes:
-        corners: rows of the head's points.
-        weights: of the corners; they sum to 1, single ones may be negative.
-        offsets: x to the left of the head, y up, z to the front, on the head that the proxy was made on and in any unit
-            (MakeHuman: decimetres; procedural: mm).
-        scale_points: for x, y, z the two of the head's points whose distance along that axis measures the scale.
+    corners: rows of the head's points; their weights sum to 1, single ones may be negative.
+    offsets: x to the left of the head, y up, z to the front, on the head that the proxy was made on and in any unit
+        (MakeHuman: decimetres; procedural: mm).
+    scale_points: for x, y, z the two of the head's points whose distance along that axis measures the scale;
         scale_reference: that distance on the head that the proxy was made on, in the unit of the offsets.
-        triangles: counter-clockwise from outside; hair, brows and lashes are sheets, seen from both sides.
-        uv: of the texture, u to the right, v up, in 0 ... 1.
-        texture: RGBA; the first row is at v = 1. Where alpha is 0 the colour means nothing.
+    triangles: counter-clockwise from outside; hair, brows and lashes are sheets, seen from both sides.
+    uv: u to the right, v up, 0 ... 1. texture: RGBA, the first row at v = 1; where alpha is 0 colour means nothing.
     """
 
     name: str
@@ -111,7 +108,11 @@ def _bound(
     corners: Int[np.ndarray, "points 3"],
     weights: Points,
 ) -> Proxy:
-    mean, ends = head.mean.double().numpy(), _scale_points(head)
+    mean, landmarks = head.mean.double().numpy(), head.model.landmarks68.numpy()
+    skin = np.unique(head.triangles[head.material == SKIN].numpy())
+    top, back = skin[mean[skin, 1].argmax()], skin[mean[skin, 2].argmin()]
+    # Between the ears, from the bridge of the nose to the crown, and from there to the back of the head.
+    ends = np.array([landmarks[[0, 16]], [landmarks[27], top], [landmarks[27], back]])
     reference = np.abs(mean[ends[:, 0], range(3)] - mean[ends[:, 1], range(3)])
     offsets = mesh.points - (weights[..., None] * mean[corners]).sum(axis=-2)
     return Proxy(
@@ -125,14 +126,6 @@ def _bound(
         uv=torch.from_numpy(uv.astype(np.float32)),
         texture=torch.from_numpy(texture),
     )
-
-
-def _scale_points(head: Head) -> Int[np.ndarray, "3 2"]:
-    """Between the ears, from the bridge of the nose to the crown, and from there to the back of the head."""
-    mean, landmarks = head.mean.numpy(), head.model.landmarks68.numpy()
-    skin = np.unique(head.triangles[head.material == SKIN].numpy())
-    top, back = skin[mean[skin, 1].argmax()], skin[mean[skin, 2].argmin()]
-    return np.array([landmarks[[0, 16]], [landmarks[27], top], [landmarks[27], back]])
 
 
 @lru_cache(maxsize=2)

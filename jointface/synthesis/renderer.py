@@ -18,10 +18,10 @@ from jointface.synthesis.asset_brows import BROW_LEFT, BROW_STEP, BROW_TOP
 from jointface.synthesis.face_assets import RELIEF_UNIT, FaceAssets, skin_relief
 from jointface.synthesis.face_fields import layout_pixel, look_up, make_fields
 from jointface.synthesis.head import BODY, CAVITY, EYE, LASHES, SKIN, TEETH, Head
-from jointface.synthesis.lashes import lash_texture, lash_uv
 from jointface.synthesis.mesh_store import MeshStore
 from jointface.synthesis.proxy import Proxy
 from jointface.synthesis.scenes import CLOTH, FRAME, HAIR, LENS, METAL, PROXY_LASHES, PROXY_TEETH, Scene, Scenes
+from jointface.synthesis.textures import lash_texture
 from jointface.synthesis.wardrobe import Wardrobe
 
 LASH_TEXTURE = 0  # row of the textures
@@ -72,8 +72,11 @@ class Renderer:
         self.fields = fields.to(self.device)
         uv = torch.zeros(len(head.mean), 2)
         uv[: len(head.model.uv)] = head.model.uv
+        # The head's own lashes: u along the lid, v from root to tip, by where they lie relative to their eye.
         lashes = head.triangles[head.material == LASHES].unique()
-        uv[lashes] = lash_uv(head, lashes)
+        eyes = head.mean[head.model.landmarks68[36:48]].unflatten(0, (2, 6)).mean(1)
+        local = head.mean[lashes] - eyes[(head.mean[lashes, 0] > 0).long()]
+        uv[lashes] = torch.stack([0.5 + 0.5 * (local[:, 0] / 18), local[:, 2] / 9], dim=1).clamp(0, 1)
         self._uv, self._mean, self._basis = (part.to(self.device) for part in (uv, head.mean, head.basis))
         self._weld = head.weld.to(self.device)
         self._triangles, self._material = head.triangles.int().to(self.device), head.material.int().to(self.device)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import chain
+from itertools import accumulate, chain
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -96,10 +96,8 @@ class Scenes:
         """The batches one after the other, on the device where they are."""
         if len(batches) == 1:
             return batches[0]
-        worn, first = [], 0
-        for batch in batches:
-            worn.append(batch.worn + torch.tensor([first, 0, 0, 0]))
-            first += len(batch)
+        firsts = accumulate(map(len, batches[:-1]), initial=0)
+        worn = [b.worn + torch.tensor([first, 0, 0, 0]) for b, first in zip(batches, firsts, strict=True)]
         return cls(
             **{name: torch.cat([getattr(batch, name) for batch in batches]) for name in (*ON_DEVICE, "mirrored")},
             worn=torch.cat(worn),

@@ -10,6 +10,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import gaussian_filter, map_coordinates, maximum_filter
 
 from jointface.synthesis.head import SKIN, Head
+from jointface.synthesis.noise import Values
 
 CENTRE = np.array([0.0, 60.0, -80.0])
 ARC = 160.0  # mm, about a quarter of the way around the skull
@@ -19,7 +20,6 @@ EAR = ((78.0, 118.0), (-16.0, 58.0))  # degrees, mm: where the radius is that of
 
 Heights = dict[int, float]
 """Heights (or widths) in mm by degrees of azimuth from the front, the same on both sides."""
-Values = Float[np.ndarray, "*#shape"]  # paths and radii in mm, azimuths in degrees, broadcast against each other
 Grid = Float[np.ndarray, "rows columns"]
 
 
@@ -51,7 +51,7 @@ def sample(grid: Grid, row: Values, turn: Values) -> Float[np.ndarray, "*shape"]
 
 
 def place(path: Values, azimuth: Values, radius: Values) -> Float[np.ndarray, "*shape 3"]:
-    """Points in mm."""
+    """Points of rays, in mm; azimuth in degrees."""
     return _origin(path) + _direction(path, azimuth) * radius[..., None]
 
 

@@ -17,6 +17,14 @@ def grey_texture(
     return np.stack([grey, grey, grey, opacity], axis=-1)
 
 
+def lash_texture() -> UInt8[Tensor, "size size 4"]:
+    """Black lashes that taper from root (v = 0) to tip."""
+    middle = (torch.arange(TEXTURE_SIZE) + 0.5) / TEXTURE_SIZE
+    inside = ((middle * 44) % 1 - 0.5).abs() < 0.34 * middle[:, None]
+    black = torch.zeros(TEXTURE_SIZE, TEXTURE_SIZE, 3, dtype=torch.uint8)
+    return torch.cat([black, 255 * inside[..., None].to(torch.uint8)], dim=-1)
+
+
 def bilinear(texture: UInt8[Tensor, "rows columns c"], uv: Float[Tensor, "n 2"]) -> Float[Tensor, "n c"]:
     """Texels at UV coordinates, 0 ... 255."""
     image = texture.movedim(-1, 0)[None].float()
