@@ -118,7 +118,8 @@ def test_dwa_averages_each_task_over_the_labelled_finite_batches_of_a_window(
 ) -> None:
     weighting = DynamicWeightAverage(shape=1.0, attributes=1.0, window=window, temperature=1.0)
     for step, shape, attributes in observed:
-        weighting.observe(two(shape, attributes), step)
+        losses = two(shape, attributes)
+        weighting(losses, losses, step)
     assert weighting.means.tolist() == means
     ratio = weighting.means[0] / weighting.means[1]
     expected = 2 * torch.softmax(ratio, 0) if ratio.isfinite().all() else torch.ones(2)
@@ -141,7 +142,8 @@ def test_dwa_refuses_settings_out_of_range(options: dict[str, float]) -> None:
 def test_dwa_resumes_in_the_middle_of_a_window() -> None:
     def observe(weighting: DynamicWeightAverage, steps: range) -> None:
         for step in steps:
-            weighting.observe(two(1.0 / (step + 1), 1.0 / (step + 1) ** 2), step)
+            losses = two(1.0 / (step + 1), 1.0 / (step + 1) ** 2)
+            weighting(losses, losses, step)
 
     straight, stopped, resumed = (DynamicWeightAverage(1.0, 1.0, window=3) for _ in range(3))
     observe(straight, range(11))

@@ -82,19 +82,25 @@ def load_bfm_3ddfa(folder: str, shape_components: int = 40, expression_component
 def load_bfm2009(path: str, shape_components: int = 199, expression_components: int = 29) -> MorphableModel:
     """The basis as face3d writes it (Feng, github.com/YadiraF/face3d), 53,215 vertices.
 
-    `BFM.mat` is what its `examples/Data/BFM/generate.m` leaves in `Out/`. It holds one struct `model`, of which are
-    read: shapeMU (3V, 1) and expMU (3V, 1), means, flat x0 y0 z0 x1 ...; shapePC (3V, 199) and expPC (3V, 29);
-    tri (3, F) and kpt_ind (1, 68), 1-based vertices. `BFM_UV.mat` with UV (V, 2) must lie beside it.
+    `BFM.mat` is what its `examples/Data/BFM/generate.m` leaves in `Out/`, one struct `model` with the means shapeMU and
+    expMU (3V, 1), flat x0 y0 z0 x1 ..., the bases shapePC (3V, 199) and expPC (3V, 29), and the 1-based vertices tri
+    (3, F) and kpt_ind (1, 68); its other fields are not read. `BFM_UV.mat` with UV (V, 2) must lie beside it.
 
     Vertices and coefficients are those of `load_bfm_3ddfa` with all components: v = shapeMU + expMU + shapePC a +
-    expPC b, where a and b are those of 300W-LP, not divided by their standard deviations shapeEV and expEV. Those, the
-    texture and tri_mouth, which closes the mouth, are not read.
+    expPC b with 300W-LP's a and b, which are not divided by their standard deviations.
 
     Raises:
         DataError: a file or field is missing, unreadable, or of another shape.
     """
     file = Path(path)
-    fields = _face3d_fields(file)
+    model = read_mat_variable(file, "model", FROM_FACE3D)
+    if model.dtype.names is None or model.size != 1:
+        raise DataError(f"{path}: 'model' is no struct; {FROM_FACE3D}")
+    names = ("shapeMU", "shapePC", "expMU", "expPC", "tri", "kpt_ind")
+    if missing := [name for name in names if name not in model.dtype.names]:
+        how = NO_EXPRESSIONS if {"expMU", "expPC"} & set(missing) else FROM_FACE3D
+        raise DataError(f"{path}: no field {', '.join(missing)} in 'model'; {how}")
+    fields = {name: checked_numbers(f"{path}: {name}", model.ravel()[0][name]) for name in names}
     rows = _count_rows(f"{path}: shapeMU", fields["shapeMU"])
     mean = fields["shapeMU"] + checked_numbers(f"{path}: expMU", fields["expMU"], (rows, 1))
     shape_basis, expression_basis = (
@@ -107,18 +113,6 @@ def load_bfm2009(path: str, shape_components: int = 199, expression_components: 
     return _model("bfm2009", mean, shape_basis, expression_basis, triangles, uv, landmarks68)
 
 
-def _face3d_fields(path: Path) -> dict[str, np.ndarray]:
-    """The fields of face3d's struct `model` that are read."""
-    model = read_mat_variable(path, "model", FROM_FACE3D)
-    if model.dtype.names is None or model.size != 1:
-        raise DataError(f"{path}: 'model' is no struct; {FROM_FACE3D}")
-    names = ("shapeMU", "shapePC", "expMU", "expPC", "tri", "kpt_ind")
-    if missing := [name for name in names if name not in model.dtype.names]:
-        how = NO_EXPRESSIONS if {"expMU", "expPC"} & set(missing) else FROM_FACE3D
-        raise DataError(f"{path}: no field {', '.join(missing)} in 'model'; {how}")
-    return {name: checked_numbers(f"{path}: {name}", model.ravel()[0][name]) for name in names}
-
-
 @lru_cache(maxsize=4)
 def load_bfm2009_parts(
     folder: str,
@@ -128,21 +122,18 @@ def load_bfm2009_parts(
 ) -> MorphableModel:
     """The model with expressions, put together from its published parts. All indices in the files are 1-based.
 
-    For either choice of expressions the folder holds
-
     - `01_MorphableModel.mat` (University of Basel): shapeMU (160470, 1), mean, flat x0 y0 z0 x1 ...; shapePC
       (160470, 199), basis of unit length; tl (106466, 3), triangles. It has 53,490 vertices and no expressions;
       expressions exist for 53,215 of them, `trimIndex` (53215, 1).
     - `BFM_UV.mat` (Bas et al., 3DMMasSTN): UV (53490, 2), or (53215, 2) as face3d writes it.
 
-    With `expression="3ddfa"`, the files that face3d's generate.m merges into its BFM.mat (Zhu et al., CVPR 2016):
+    With `expression="3ddfa"` the result equals `load_bfm2009` of the BFM.mat into which face3d merges these files (Zhu
+    et al., CVPR 2016), and its coefficients are those of 300W-LP and AFLW2000-3D:
 
     - `Model_Expression.mat`: mu_exp (159645, 1), w_exp (159645, 29).
     - `model_info.mat`: trimIndex; tri (3, 105840), keypoints (1, 68), trimmed vertices.
 
-    The result equals `load_bfm2009` of that BFM.mat, and its coefficients are those of 300W-LP and AFLW2000-3D.
-
-    With `expression="facewarehouse"`, those of Deep3DFaceRecon (Deng et al., CVPRW 2019):
+    With `expression="facewarehouse"`, the files of Deep3DFaceRecon (Deng et al., CVPRW 2019):
 
     - `Exp_Pca.bin` (Guo et al., TPAMI 2018, from FaceWarehouse, Cao et al., TVCG 2014): little-endian int32 K = 79,
       float32 mean (159645,), float32 basis (K, 159645).
@@ -153,8 +144,7 @@ def load_bfm2009_parts(
     The mean of Exp_Pca.bin is left out, as in Deep3DFaceRecon: its neutral face is shapeMU. Such a model is a space to
     predict in; it cannot read the fits of 300W-LP and AFLW2000-3D, which have the other expressions.
 
-    Args:
-        shape_components: at most 199. expression_components: at most 29 or 79; None takes all.
+    There are at most 199 components of shape, and 29 or 79 of expression; None takes all.
 
     Raises:
         ConfigError: expression is another word.
@@ -195,15 +185,12 @@ def _read_3ddfa_expressions(root: Path, vertices: int, components: int | None) -
 
 
 def _read_facewarehouse_expressions(root: Path, vertices: int, components: int | None) -> Expressions:
-    file, deviation_file, shape_file = root / "Exp_Pca.bin", root / "std_exp.txt", root / "01_MorphableModel.mat"
+    file, shape_file = root / "Exp_Pca.bin", root / "01_MorphableModel.mat"
     require_file(file, FROM_GUO)
     trim = _read_indices(root / "BFM_exp_idx.mat", "trimIndex", FROM_DENG, vertices)
-    basis, deviations = _read_exp_pca(file, len(trim)), _read_deviations(deviation_file)
-    if len(deviations) != basis.shape[1]:
-        raise DataError(
-            f"{deviation_file}: {len(deviations)} numbers for the {basis.shape[1]} components of {file.name}"
-        )
-    basis = _first_components(file, basis * deviations, len(basis), components, "trimIndex")
+    basis = _read_exp_pca(file, len(trim))
+    basis = basis * _read_deviations(root / "std_exp.txt", basis.shape[1])
+    basis = _first_components(file, basis, len(basis), components, "trimIndex")
     front = _read_indices(root / "BFM_front_idx.mat", "idx", FROM_DENG, len(trim))
     landmarks68 = front[_read_indices(root / "facemodel_info.mat", "keypoints", FROM_DENG, len(front), 68)]
     whole = _outward_triangles(f"{shape_file}: tl", read_mat(shape_file, "tl", FROM_BASEL).T, vertices)
@@ -226,12 +213,15 @@ def _read_exp_pca(path: Path, vertices: int) -> np.ndarray:
     return checked_numbers(path, values[1:].T)
 
 
-def _read_deviations(path: Path) -> np.ndarray:
+def _read_deviations(path: Path, components: int) -> np.ndarray:
     require_file(path, FROM_DENG)
     try:
-        return checked_numbers(path, np.loadtxt(path, dtype=np.float32, ndmin=1))
+        deviations = checked_numbers(path, np.loadtxt(path, dtype=np.float32, ndmin=1))
     except (ValueError, OSError) as error:
         raise DataError(f"{path}: not a row of numbers ({error}); {FROM_DENG}") from error
+    if len(deviations) != components:
+        raise DataError(f"{path}: {len(deviations)} numbers for the {components} components of Exp_Pca.bin")
+    return deviations
 
 
 def _read_uv(path: Path, vertices: int, trim: np.ndarray) -> np.ndarray:

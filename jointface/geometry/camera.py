@@ -10,9 +10,12 @@ from torch import Tensor
 
 from jointface.geometry.full_precision import full_precision
 
+Camera = Float[Tensor, "*batch 3 4"]
+Rotation = Float[Tensor, "*batch 3 3"]
+
 
 @full_precision
-def euler_to_rotation(angles: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
+def euler_to_rotation(angles: Float[Tensor, "*batch 3"]) -> Rotation:
     """Rotation R = Rx(pitch) Ry(yaw) Rz(roll) of 300W-LP's Pose_Para; angles (pitch, yaw, roll) in radians.
 
     It equals roma's euler_to_rotmat("XYZ", -angles), which takes eight times as long.
@@ -24,11 +27,11 @@ def euler_to_rotation(angles: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batc
     )
 
 
-def _matrix(*entries: Tensor) -> Float[Tensor, "*batch 3 3"]:
+def _matrix(*entries: Tensor) -> Rotation:
     return torch.stack(entries, dim=-1).unflatten(-1, (3, 3))
 
 
-def rotation_to_euler(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3"]:
+def rotation_to_euler(rotation: Rotation) -> Float[Tensor, "*batch 3"]:
     """(pitch, yaw, roll) in radians, yaw in [-pi/2, pi/2]; at yaw = +-pi/2 roll is taken as zero."""
     r = rotation
     yaw = torch.asin((-r[..., 0, 2]).clamp(-1, 1))
@@ -38,13 +41,12 @@ def rotation_to_euler(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*
     return torch.stack([pitch, yaw, roll], dim=-1)
 
 
-def rotation_6d_to_matrix(rows: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 3 3"]:
-    """Rotation from its first two rows, orthonormalised: continuous, so a network can regress it (Zhou et al., CVPR
-    2019)."""
+def rotation_6d_to_matrix(rows: Float[Tensor, "*batch 6"]) -> Rotation:
+    """Rotation from its first two rows, orthonormalised: a network can regress it (Zhou et al., CVPR 2019)."""
     return roma.special_gramschmidt(rows.unflatten(-1, (2, 3)).mT).mT
 
 
-def camera_from_pose(pose: Float[Tensor, "*batch 7"], image_height: float) -> Float[Tensor, "*batch 3 4"]:
+def camera_from_pose(pose: Float[Tensor, "*batch 7"], image_height: float) -> Camera:
     """Camera from model space to 0-based image space, of a 300W-LP Pose_Para (pitch, yaw, roll, tx, ty, tz, s).
 
     With V = s R v + t in MATLAB's 1-based image with y up: x = V.x - 1, y = image_height - V.y, z = V.z.
@@ -55,7 +57,7 @@ def camera_from_pose(pose: Float[Tensor, "*batch 7"], image_height: float) -> Fl
     return torch.cat([scaled_rotation * y_down[:, None], (pose[..., 3:6] * y_down + offset)[..., None]], dim=-1)
 
 
-def pose_from_camera(camera: Float[Tensor, "*batch 3 4"], image_height: float) -> Float[Tensor, "*batch 7"]:
+def pose_from_camera(camera: Camera, image_height: float) -> Float[Tensor, "*batch 7"]:
     """Inverse of `camera_from_pose` for an unmirrored camera of uniform scale."""
     y_down = camera.new_tensor([1.0, -1.0, 1.0])
     offset = camera.new_tensor([-1.0, float(image_height), 0.0])
@@ -66,9 +68,7 @@ def pose_from_camera(camera: Float[Tensor, "*batch 3 4"], image_height: float) -
 
 
 @full_precision
-def crop_camera(
-    camera: Float[Tensor, "*batch 3 4"], transform: Float[Tensor, "*#batch 2 3"]
-) -> Float[Tensor, "*batch 3 4"]:
+def crop_camera(camera: Camera, transform: Float[Tensor, "*#batch 2 3"]) -> Camera:
     """The camera followed by an image similarity. z is scaled like x and y, so all three keep one unit."""
     scale = torch.linalg.det(transform[..., :2]).abs().sqrt()
     plane = transform[..., :2] @ camera[..., :2, :]
@@ -84,11 +84,8 @@ def apply_camera(
     return torch.baddbmm(camera[:, :, 3:], camera[:, :, :3], points.mT).mT
 
 
-def is_mirrored(camera: Float[Tensor, "*batch 3 4"]) -> Bool[Tensor, "*batch"]:
-    """Whether the camera shows a flipped image.
-
-    Image space has y down, so an ordinary camera has a negative determinant; a flip makes it positive.
-    """
+def is_mirrored(camera: Camera) -> Bool[Tensor, "*batch"]:
+    """Whether the camera shows a flipped image: as y is down, the determinant of an ordinary one is negative."""
     return torch.linalg.det(camera[..., :3]) > 0
 
 

@@ -13,22 +13,21 @@ from torch import Tensor
 from jointface.geometry.camera import crop_camera
 from jointface.geometry.full_precision import full_precision
 
+Images = Float[Tensor, "batch channels height width"]
+Known = Bool[Tensor, "batch 1 height width"]
+
 
 @full_precision
 def turn_faces(
-    images: Float[Tensor, "batch channels size size"],
+    images: Images,
     camera: Float[Tensor, "batch 3 4"],
     vertices: Float[Tensor, "batch vertices 3"],
     landmarks68: Int[Tensor, "68"],
     rotation: Float[Tensor, "batch 3 3"],
-) -> tuple[Float[Tensor, "batch channels size size"], Float[Tensor, "batch 3 4"]]:
-    """Images and cameras of faces rotated in crop space.
+) -> tuple[Images, Float[Tensor, "batch 3 4"]]:
+    """Crops and their cameras after a rotation of the faces in crop space (x right, y down, z towards the viewer).
 
     The box of the landmarks keeps its centre and size, so the framing does not change.
-
-    Args:
-        images: crops, any range. camera: their cameras to crop space. vertices: the faces in crop space.
-        landmarks68: vertices of the landmarks. rotation: in crop space (x right, y down, z towards the viewer).
     """
     size = images.shape[-1]
     depth = relief(vertices, size)
@@ -36,28 +35,21 @@ def turn_faces(
     turned_camera = torch.cat(
         [rotation @ camera[..., :3], rotation @ (camera[..., 3] - centre)[..., None] + centre[..., None]], -1
     )
-    turned = (vertices[:, landmarks68] - centre[:, None]) @ rotation.mT + centre[:, None]
-    reframe = _same_framing(turned, vertices[:, landmarks68])
+    landmarks = vertices[:, landmarks68]
+    reframe = _same_framing((landmarks - centre[:, None]) @ rotation.mT + centre[:, None], landmarks)
     grid = pixel_grid(size, images.device)
     surface = torch.cat([grid.expand(len(images), -1, -1), depth.flatten(2).mT], dim=-1)
     moved = (surface - centre[:, None]) @ rotation.mT + centre[:, None]
     place = moved[..., :2] @ reframe[..., :2].mT + reframe[:, None, :, 2]
-    origin, seen = splat(grid.expand(len(images), -1, -1), place, moved[..., 2], size)
-    origin = fill_holes(origin, seen)
-    sampled = F.grid_sample(
-        images,
-        origin.permute(0, 2, 3, 1) * (2 / (size - 1)) - 1,
-        mode="bilinear",
-        padding_mode="reflection",
-        align_corners=True,
-    )
+    origin = fill_holes(*splat(grid.expand(len(images), -1, -1), place, moved[..., 2], size))
+    origin = origin.permute(0, 2, 3, 1) * (2 / (size - 1)) - 1
+    sampled = F.grid_sample(images, origin, padding_mode="reflection", align_corners=True)
     return sampled, crop_camera(turned_camera, reframe)
 
 
 def relief(vertices: Float[Tensor, "batch vertices 3"], size: int) -> Float[Tensor, "batch 1 size size"]:
     """Depth of the front of the face at each pixel, continued over the background."""
-    depth, seen = splat(vertices[..., 2:], vertices[..., :2], vertices[..., 2], size)
-    return fill_holes(depth, seen)
+    return fill_holes(*splat(vertices[..., 2:], vertices[..., :2], vertices[..., 2], size))
 
 
 def splat(
@@ -65,7 +57,7 @@ def splat(
     place: Float[Tensor, "batch points 2"],
     depth: Float[Tensor, "batch points"],
     size: int,
-) -> tuple[Float[Tensor, "batch channels size size"], Bool[Tensor, "batch 1 size size"]]:
+) -> tuple[Images, Known]:
     """Values of the nearest points at each pixel, and which pixels have any. Points at most a pixel behind the nearest
     are averaged with it."""
     column, row = place.round().long().unbind(-1)
@@ -80,9 +72,7 @@ def splat(
     return mean.mT.unflatten(-1, (size, size)), (count > 0).unflatten(1, (1, size, size)).squeeze(1)[:, None]
 
 
-def fill_holes(
-    image: Float[Tensor, "batch channels height width"], known: Bool[Tensor, "batch 1 height width"]
-) -> Float[Tensor, "batch channels height width"]:
+def fill_holes(image: Images, known: Known) -> Images:
     """Fills unknown pixels from their surroundings, coarse to fine (pull-push; Gortler et al., SIGGRAPH 1996)."""
     if image.shape[-1] == 1 or bool(known.all()):
         return image
@@ -99,16 +89,11 @@ def pixel_grid(size: int, device: torch.device) -> Float[Tensor, "1 pixels 2"]:
     return torch.stack(torch.meshgrid(along, along, indexing="xy"), dim=-1).flatten(0, 1)[None]
 
 
-def _same_framing(
-    moved: Float[Tensor, "batch 68 3"], original: Float[Tensor, "batch 68 3"]
-) -> Float[Tensor, "batch 2 3"]:
+def _same_framing(moved: Tensor, original: Float[Tensor, "batch 68 3"]) -> Float[Tensor, "batch 2 3"]:
     """Scale and shift that give the moved landmarks' box the centre and mean side of the original box."""
-
-    def box(points: Tensor) -> tuple[Tensor, Tensor]:
-        low, high = points[..., :2].amin(1), points[..., :2].amax(1)
-        return (low + high) / 2, (high - low).mean(1)
-
-    (from_centre, from_size), (to_centre, to_size) = box(moved), box(original)
+    extremes = [(points[..., :2].amin(1), points[..., :2].amax(1)) for points in (moved, original)]
+    from_centre, to_centre = ((low + high) / 2 for low, high in extremes)
+    from_size, to_size = ((high - low).mean(1) for low, high in extremes)
     scale = (to_size / from_size)[:, None, None]
     linear = scale * torch.eye(2, device=moved.device)
     return torch.cat([linear, to_centre[..., None] - scale * from_centre[..., None]], dim=-1)

@@ -35,7 +35,6 @@ def full_precision(function: Function) -> Function:
 
 
 def set_float32_precision(matrices: str, convolutions: bool) -> None:
-    """Sets the precision of float32 matrix products, as `torch.set_float32_matmul_precision` names it, and whether
-    convolutions may use TF32."""
+    """`matrices` is as torch.set_float32_matmul_precision names it; `convolutions`: whether they may use TF32."""
     torch.set_float32_matmul_precision(matrices)
     torch.backends.cudnn.allow_tf32 = convolutions

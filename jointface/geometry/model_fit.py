@@ -49,9 +49,8 @@ def fit_to_surface(
     are penalised by how far they move the face, so that a hole or a beard does not bend it.
 
     Args:
-        points: of the surface, in millimetres. normals: unit normals; zero where a point has none.
-        mean, basis: of the model, in millimetres, relative to the mean face's nose tip; vertices within 95 mm of it are
-            fitted.
+        points, normals: of the surface, in millimetres; unit normals, or zero where a point has none.
+        mean, basis: in millimetres, relative to the mean face's nose tip; vertices within 95 mm of it are fitted.
         start: the rigid motion from there to the surface's space, off by some 10 mm and degrees at most.
 
     Raises:

@@ -24,6 +24,11 @@ MIRROR68 = (
 )
 
 
+Shape = Float[Tensor, "batch shape"]  # coefficients
+Expression = Float[Tensor, "batch expression"]
+Faces = Float[Tensor, "batch vertices 3"]
+
+
 class MorphableModel(nn.Module):
     """v = mean + shape_basis a + expression_basis b, with the topology of the mesh and the meaning of its vertices.
 
@@ -41,14 +46,6 @@ class MorphableModel(nn.Module):
         DataError: `mirror` does not pair the landmarks, or the landmarks coincide.
     """
 
-    mean: Float[Tensor, "vertices 3"]
-    basis: Float[Tensor, "3 vertices coefficients"]
-    triangles: Int[Tensor, "triangles 3"]
-    uv: Float[Tensor, "vertices 2"]
-    landmarks68: Int[Tensor, "68"]
-    mirror: Int[Tensor, "vertices"]
-    regions: UInt8[Tensor, "vertices"]
-
     def __init__(
         self,
         name: str,
@@ -65,28 +62,27 @@ class MorphableModel(nn.Module):
         self.name = name
         self.num_shape = shape_basis.shape[-1]
         self.num_expression = expression_basis.shape[-1]
-        self.register_buffer("mean", mean.float())
+        self.mean: Float[Tensor, "vertices 3"] = nn.Buffer(mean.float())
         # Both bases in one matrix, coordinate first, so that a batch of faces is a single matrix product.
         basis = torch.cat([shape_basis, expression_basis], dim=-1).float()
-        self.register_buffer("basis", basis.transpose(0, 1).contiguous())
-        self.register_buffer("triangles", triangles.long())
-        self.register_buffer("uv", uv.float())
-        self.register_buffer("landmarks68", landmarks68.long())
-        self.register_buffer("mirror", mirror.long())
+        self.basis: Float[Tensor, "3 vertices coefficients"] = nn.Buffer(basis.transpose(0, 1).contiguous())
+        self.triangles: Int[Tensor, "triangles 3"] = nn.Buffer(triangles.long())
+        self.uv: Float[Tensor, "vertices 2"] = nn.Buffer(uv.float())
+        self.landmarks68: Int[Tensor, "68"] = nn.Buffer(landmarks68.long())
+        self.mirror: Int[Tensor, "vertices"] = nn.Buffer(mirror.long())
         if not torch.equal(self.mirror[self.landmarks68], self.landmarks68[list(MIRROR68)]):
             raise DataError(
                 f"the mirror map of morphable model {name!r} does not pair its landmarks: left eye with right eye, ..."
             )
-        self.register_buffer("regions", face_regions(self.mean, self.landmarks68) if regions is None else regions)
+        regions = face_regions(self.mean, self.landmarks68) if regions is None else regions
+        self.regions: UInt8[Tensor, "vertices"] = nn.Buffer(regions)
 
     @property
     def shape_basis(self) -> Float[Tensor, "vertices 3 shape"]:
-        """Identity basis."""
         return self.basis[..., : self.num_shape].transpose(0, 1)
 
     @property
     def expression_basis(self) -> Float[Tensor, "vertices 3 expression"]:
-        """Expression basis."""
         return self.basis[..., self.num_shape :].transpose(0, 1)
 
     @property
@@ -109,21 +105,14 @@ class MorphableModel(nn.Module):
         table = torch.tensor([float(by_region[region]) for region in range(4)], device=self.regions.device)
         return table[self.regions.long()]
 
-    def forward(
-        self,
-        shape_coefficients: Float[Tensor, "batch shape"],
-        expression_coefficients: Float[Tensor, "batch expression"],
-    ) -> Float[Tensor, "batch vertices 3"]:
+    def forward(self, shape_coefficients: Shape, expression_coefficients: Expression) -> Faces:
         """Faces in model space."""
         return linear_faces(self.mean, self.basis, torch.cat([shape_coefficients, expression_coefficients], dim=-1))
 
     @full_precision
     def project(
-        self,
-        shape_coefficients: Float[Tensor, "batch shape"],
-        expression_coefficients: Float[Tensor, "batch expression"],
-        camera: Float[Tensor, "batch 3 4"],
-    ) -> Float[Tensor, "batch vertices 3"]:
+        self, shape_coefficients: Shape, expression_coefficients: Expression, camera: Float[Tensor, "batch 3 4"]
+    ) -> Faces:
         """Faces mapped by their cameras. Under a mirroring camera each vertex takes the place of its mirror vertex, so
         that vertices keep their meaning: the eye on the left of the picture stays the right eye."""
         vertices = apply_camera(camera, self(shape_coefficients, expression_coefficients))

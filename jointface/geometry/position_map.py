@@ -1,5 +1,7 @@
 """UV position maps (PRNet; Feng et al., ECCV 2018): the points of a face laid out as an image over UV coordinates."""
 
+from functools import partial
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -10,6 +12,9 @@ from jointface.geometry.morphable_model import MorphableModel, mirror_points
 
 BLOCK = 2048  # points whose product and projection stay in the processor's cache
 
+Pixels = Int[Tensor, "points"]
+Grid = Float[Tensor, "vertices 2"]
+
 
 class PositionMap(nn.Module):
     """Converts vertices to a size x size map over the model's UV layout, and back.
@@ -17,22 +22,7 @@ class PositionMap(nn.Module):
     Pixel (row r, column c) is the surface point at u = c / (size - 1), v = 1 - r / (size - 1). Only the P pixels that
     the mesh covers carry a point; `pixels` lists them in reading order. Points are interpolated from vertices or,
     faster, computed from coefficients with a basis that is already sampled in UV space.
-
-    Args:
-        model: gives UV layout, topology and basis.
-        size: side of the map in pixels.
     """
-
-    pixels: Int[Tensor, "points"]
-    corners: Int[Tensor, "points 3"]
-    barycentric: Float[Tensor, "points 3"]
-    mirror: Int[Tensor, "points"]
-    vertex_points: Int[Tensor, "vertices 4"]
-    vertex_weights: Float[Tensor, "vertices 4"]
-    mean_blocks: Float[Tensor, "blocks xyz_of_block"]
-    basis_blocks: Float[Tensor, "blocks coefficients xyz_of_block"]
-    centre_mean: Float[Tensor, "3"]
-    centre_basis: Float[Tensor, "3 coefficients"]
 
     def __init__(self, model: MorphableModel, size: int) -> None:
         super().__init__()
@@ -43,19 +33,18 @@ class PositionMap(nn.Module):
         point_at[pixels] = torch.arange(len(pixels), device=grid.device)
         mirrored = point_at.unflatten(0, (size, size)).flip(1).flatten()[pixels]
         vertex_points, vertex_weights = _bilinear_points(grid, pixels, point_at, size)
-        self._register(pixels=pixels, corners=model.triangles[triangle], barycentric=barycentric)
-        self._register(mirror=torch.where(mirrored >= 0, mirrored, point_at[pixels]))  # an open one keeps its own point
-        self._register(vertex_points=vertex_points, vertex_weights=vertex_weights)
-        self._register(
-            mean_blocks=_blocks(self.sample(model.mean[None])[0].mT[None])[:, 0],
-            basis_blocks=_blocks(self.sample(model.basis).permute(2, 0, 1)),
-        )
+        derived = partial(nn.Buffer, persistent=False)  # from the morphable model: checkpoints need not repeat it
+        self.pixels: Pixels = derived(pixels)
+        self.corners: Int[Tensor, "points 3"] = derived(model.triangles[triangle])
+        self.barycentric: Float[Tensor, "points 3"] = derived(barycentric)
+        # An open pixel's counterpart is the pixel itself.
+        self.mirror: Int[Tensor, "points"] = derived(torch.where(mirrored >= 0, mirrored, point_at[pixels]))
+        self.vertex_points: Int[Tensor, "vertices 4"] = derived(vertex_points)
+        self.vertex_weights: Float[Tensor, "vertices 4"] = derived(vertex_weights)
+        self.mean_blocks = derived(_blocks(self.sample(model.mean[None])[0].mT[None])[:, 0])
+        self.basis_blocks = derived(_blocks(self.sample(model.basis).permute(2, 0, 1)))
         # The mean of all vertices, where crop space has z = 0, is linear in the coefficients too.
-        self._register(centre_mean=model.mean.mean(0), centre_basis=model.basis.mean(1))
-
-    def _register(self, **buffers: Tensor) -> None:
-        for name, value in buffers.items():  # checkpoints need not repeat what follows from the morphable model
-            self.register_buffer(name, value, persistent=False)
+        self.centre_mean, self.centre_basis = derived(model.mean.mean(0)), derived(model.basis.mean(1))
 
     def sample(self, vertices: Float[Tensor, "batch vertices channels"]) -> Float[Tensor, "batch points channels"]:
         """Interpolates values given per vertex at the covered pixels."""
@@ -70,10 +59,8 @@ class PositionMap(nn.Module):
         z is relative to the mean of the face's vertices. Mirroring cameras are treated as in `MorphableModel.project`.
         """
         centre = self.centre_mean + coefficients @ self.centre_basis.T
-        depth_of_centre = (camera[:, 2:, :3] @ centre[..., None]).squeeze(-1)
-        camera = torch.cat(
-            [camera[:, :, :3], torch.cat([camera[:, :2, 3], -depth_of_centre], dim=1)[..., None]], dim=-1
-        )
+        camera = camera.clone()
+        camera[:, 2:, 3] = -(camera[:, 2:, :3] @ centre[..., None]).squeeze(-1)
         points = coefficients.new_empty(len(coefficients), 3, len(self.mean_blocks) * BLOCK)
         for block, mean, basis in zip(points.split(BLOCK, dim=-1), self.mean_blocks, self.basis_blocks, strict=True):
             faces = torch.addmm(mean, coefficients, basis).unflatten(-1, (3, -1))
@@ -96,14 +83,14 @@ def _blocks(values: Float[Tensor, "rows 3 points"]) -> Float[Tensor, "blocks row
     return padded.unflatten(-1, (blocks, BLOCK)).permute(2, 0, 1, 3).flatten(2).contiguous()
 
 
-def uv_to_pixels(uv: Float[Tensor, "vertices 2"], size: int) -> Float[Tensor, "vertices 2"]:
+def uv_to_pixels(uv: Grid, size: int) -> Grid:
     """(column, row) of UV coordinates (v upwards) in a size x size map, pixel centres at integers."""
     return torch.stack([uv[:, 0], 1 - uv[:, 1]], dim=1) * (size - 1)
 
 
 def rasterise_uv(
-    grid: Float[Tensor, "vertices 2"], triangles: Int[Tensor, "triangles 3"], size: int
-) -> tuple[Int[Tensor, "points"], Int[Tensor, "points"], Float[Tensor, "points 3"]]:
+    grid: Grid, triangles: Int[Tensor, "triangles 3"], size: int
+) -> tuple[Pixels, Pixels, Float[Tensor, "points 3"]]:
     """Covered pixels in reading order, the triangle that covers each, and the barycentric coordinates in it.
 
     All triangles are paired with the pixels of their bounding boxes in one flat list. A pixel on a shared edge goes to
@@ -128,7 +115,7 @@ def rasterise_uv(
 
 
 def _bilinear_points(
-    grid: Float[Tensor, "vertices 2"], pixels: Int[Tensor, "points"], point_at: Int[Tensor, "pixels"], size: int
+    grid: Grid, pixels: Pixels, point_at: Int[Tensor, "pixels"], size: int
 ) -> tuple[Int[Tensor, "vertices 4"], Float[Tensor, "vertices 4"]]:
     """For each vertex the points of the four pixels around it and their weights. Uncovered pixels weigh nothing; a
     vertex without a covered one takes the nearest."""

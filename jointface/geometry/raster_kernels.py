@@ -5,8 +5,8 @@ pixel on it the same number with opposite signs, so no pixel falls between them,
 
 Threads are counted in one dimension: on the CPU, splitting an index into several costs more than most threads' work.
 
-Warp reads the source of these functions, so they carry Warp's types; `no_type_check` keeps type checkers away from
-them, also jaxtyping's import hook. For the same reason annotations must not be postponed (`from __future__`).
+Warp reads the source of these functions, so they carry Warp's types, which must not be postponed (`from __future__`).
+`no_type_check` keeps type checkers and jaxtyping's import hook away from them.
 """
 
 from typing import no_type_check
@@ -45,13 +45,11 @@ def pack(depth: wp.float32, triangle: wp.int32):
 @no_type_check
 def edge_weights(a: wp.vec3, b: wp.vec3, c: wp.vec3, x: wp.float64, y: wp.float64):
     """Twice the signed areas that a place spans with each edge: the weights of the corners opposite, before scaling."""
-    ax = wp.float64(a[0]) - x
-    ay = wp.float64(a[1]) - y
-    bx = wp.float64(b[0]) - x
-    by = wp.float64(b[1]) - y
-    cx = wp.float64(c[0]) - x
-    cy = wp.float64(c[1]) - y
-    return wp.vec3d(bx * cy - by * cx, cx * ay - cy * ax, ax * by - ay * bx)
+    place = wp.vec3d(x, y, _ZERO)
+    to_a = wp.vec3d(a) - place
+    to_b = wp.vec3d(b) - place
+    to_c = wp.vec3d(c) - place
+    return wp.vec3d(wp.cross(to_b, to_c)[2], wp.cross(to_c, to_a)[2], wp.cross(to_a, to_b)[2])
 
 
 @wp.func
@@ -67,8 +65,7 @@ def inside(edges: wp.vec3d):
 @no_type_check
 def depth_at(edges: wp.vec3d, a: wp.vec3, b: wp.vec3, c: wp.vec3):
     """z, which is linear on screen."""
-    z = edges[0] * wp.float64(a[2]) + edges[1] * wp.float64(b[2]) + edges[2] * wp.float64(c[2])
-    return wp.float32(z / (edges[0] + edges[1] + edges[2]))
+    return wp.float32(wp.dot(edges, wp.vec3d(wp.vec3(a[2], b[2], c[2]))) / (edges[0] + edges[1] + edges[2]))
 
 
 @wp.func
@@ -83,19 +80,16 @@ def is_finite(a: wp.vec3, b: wp.vec3, c: wp.vec3):
 @no_type_check
 def pixel_box(a: wp.vec3, b: wp.vec3, c: wp.vec3, height: wp.int32, width: wp.int32, reach: wp.float32):
     """First and last (column, row) of the image whose centres are in the corners' box, enlarged by `reach`."""
-    edge = wp.vec2(wp.float32(width), wp.float32(height))
-    low = wp.vec2(wp.min(a[0], wp.min(b[0], c[0])), wp.min(a[1], wp.min(b[1], c[1])))
-    high = wp.vec2(wp.max(a[0], wp.max(b[0], c[0])), wp.max(a[1], wp.max(b[1], c[1])))
+    right = wp.float32(width)
+    bottom = wp.float32(height)
+    low = wp.min(a, wp.min(b, c))
+    high = wp.max(a, wp.max(b, c))
     # Clamped before the cast, since an integer does not hold any size of float; beyond the image the box is empty.
-    first = wp.vec2i(
-        wp.int32(wp.ceil(wp.clamp(low[0] - reach, 0.0, edge[0]))),
-        wp.int32(wp.ceil(wp.clamp(low[1] - reach, 0.0, edge[1]))),
-    )
-    last = wp.vec2i(
-        wp.int32(wp.floor(wp.clamp(high[0] + reach, -1.0, edge[0] - 1.0))),
-        wp.int32(wp.floor(wp.clamp(high[1] + reach, -1.0, edge[1] - 1.0))),
-    )
-    return first, last
+    first_column = wp.int32(wp.ceil(wp.clamp(low[0] - reach, 0.0, right)))
+    first_row = wp.int32(wp.ceil(wp.clamp(low[1] - reach, 0.0, bottom)))
+    last_column = wp.int32(wp.floor(wp.clamp(high[0] + reach, -1.0, right - 1.0)))
+    last_row = wp.int32(wp.floor(wp.clamp(high[1] + reach, -1.0, bottom - 1.0)))
+    return wp.vec2i(first_column, first_row), wp.vec2i(last_column, last_row)
 
 
 @wp.func
@@ -104,20 +98,9 @@ def perspective(edges: wp.vec3d, inverse_w: wp.array2d(dtype=wp.float32), copy: 
     """Barycentric weights on the surface: those on screen, times 1/w of each corner if the camera has perspective."""
     weights = edges
     if inverse_w:
-        weights = wp.vec3d(
-            edges[0] * wp.float64(inverse_w[copy, corners[0]]),
-            edges[1] * wp.float64(inverse_w[copy, corners[1]]),
-            edges[2] * wp.float64(inverse_w[copy, corners[2]]),
-        )
+        w = wp.vec3(inverse_w[copy, corners[0]], inverse_w[copy, corners[1]], inverse_w[copy, corners[2]])
+        weights = wp.cw_mul(edges, wp.vec3d(w))
     return weights * (wp.float64(1.0) / (weights[0] + weights[1] + weights[2]))
-
-
-@wp.func
-@no_type_check
-def before_camera(inverse_w: wp.array2d(dtype=wp.float32), copy: wp.int32, corners: wp.vec3i):
-    """Whether all corners lie before the camera, at a finite distance."""
-    w = wp.vec3(inverse_w[copy, corners[0]], inverse_w[copy, corners[1]], inverse_w[copy, corners[2]])
-    return wp.isfinite(w) and wp.min(w) > 0.0
 
 
 @wp.func
@@ -133,8 +116,8 @@ def opaque(
     a = uv[corners[0]]
     b = uv[corners[1]]
     c = uv[corners[2]]
-    u = weights[0] * wp.float64(a[0]) + weights[1] * wp.float64(b[0]) + weights[2] * wp.float64(c[0])
-    v = weights[0] * wp.float64(a[1]) + weights[1] * wp.float64(b[1]) + weights[2] * wp.float64(c[1])
+    u = wp.dot(weights, wp.vec3d(wp.vec3(a[0], b[0], c[0])))
+    v = wp.dot(weights, wp.vec3d(wp.vec3(a[1], b[1], c[1])))
     rows = alpha.shape[1]
     columns = alpha.shape[2]
     one = wp.float64(1.0)
@@ -171,8 +154,10 @@ def write_keys(
     low, high = pixel_box(a, b, c, keys.shape[1], keys.shape[2], 0.0)
     if low[0] > high[0] or low[1] > high[1]:
         return
-    if inverse_w and not before_camera(inverse_w, copy, corners):
-        return
+    if inverse_w:
+        w = wp.vec3(inverse_w[copy, corners[0]], inverse_w[copy, corners[1]], inverse_w[copy, corners[2]])
+        if not wp.isfinite(w) or wp.min(w) <= 0.0:  # behind the camera
+            return
     target = copy
     if image:
         target = image[triangle]
@@ -222,7 +207,7 @@ def resolve(
     edges = edge_weights(a, b, c, wp.float64(column), wp.float64(row))
     weights = perspective(edges, inverse_w, copy, corners)
     triangle[pixel] = seen
-    barycentric[pixel] = wp.vec3(wp.float32(weights[0]), wp.float32(weights[1]), wp.float32(weights[2]))
+    barycentric[pixel] = wp.vec3(weights)
     depth[pixel] = wp.cast(ordered(wp.int32(key >> wp.int64(32))), wp.float32)
 
 

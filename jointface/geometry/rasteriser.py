@@ -10,8 +10,7 @@ moves it). `load_kernels` does so ahead of time, for instance before a data load
 
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -27,17 +26,17 @@ from jointface.geometry import raster_kernels as kernels
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 LARGEST = 2**31 - 1  # threads and pixels are counted in int32
 
+Vertices = Float[Tensor, "batch vertices 3"]
+Triangles = Int[Tensor, "triangles 3"]
+
 
 @dataclass
 class Fragments:
     """What is seen in each pixel."""
 
-    triangle: Int32[Tensor, "batch height width"]
-    """Row of `triangles`, -1 in the background."""
-    barycentric: Float32[Tensor, "batch height width 3"]
-    """Weights of its three corners, perspective-correct, 0 in the background."""
-    depth: Float32[Tensor, "batch height width"]
-    """z of the surface, -inf in the background."""
+    triangle: Int32[Tensor, "batch height width"]  # row of `triangles`, -1 in the background
+    barycentric: Float32[Tensor, "batch height width 3"]  # of its corners, perspective-correct; 0 in the background
+    depth: Float32[Tensor, "batch height width"]  # z of the surface, -inf in the background
 
 
 @dataclass
@@ -48,17 +47,14 @@ class Cutout:
     texture is continued.
     """
 
-    uv: Float32[Tensor, "points 2"]
-    """Texture coordinates of each point in [0, 1], v upwards: the first row of a plane is v = 1."""
-    texture: Int32[Tensor, "triangles"]
-    """The alpha plane of each triangle, -1 if it is opaque."""
-    alpha: UInt8[Tensor, "textures rows columns"]
-    """The alpha planes."""
+    uv: Float32[Tensor, "points 2"]  # of each point in [0, 1], v upwards: the first row of a plane is v = 1
+    texture: Int32[Tensor, "triangles"]  # the alpha plane of each triangle, -1 if it is opaque
+    alpha: UInt8[Tensor, "textures rows columns"]  # the alpha planes
 
 
 def rasterise(
     points: Float[Tensor, "points 3"],
-    triangles: Int[Tensor, "triangles 3"],
+    triangles: Triangles,
     image: Int[Tensor, "triangles"],
     size: tuple[int, int, int],
     inverse_w: Float[Tensor, "points"] | None = None,
@@ -72,10 +68,9 @@ def rasterise(
 
     Args:
         points: (x, y, z) in pixels of their image; with a perspective camera after the division by w, z included.
-        triangles: rows of `points`. image: the image of the batch that each triangle belongs to.
+        image: the image of the batch that each triangle belongs to.
         size: (batch, height, width) of the images, in pixels.
         inverse_w: 1 / w of each point for a perspective camera, positive in front of it; None is an affine camera.
-        cutout: textures that cut holes.
 
     Raises:
         InputError: shapes, devices or indices do not fit.
@@ -98,27 +93,20 @@ def rasterise(
     return _rasterise(points[None], triangles, image, size, inverse_w[None] if inverse_w is not None else None, cutout)
 
 
-def rasterise_meshes(
-    vertices: Float[Tensor, "batch vertices 3"], triangles: Int[Tensor, "triangles 3"], height: int, width: int
-) -> Fragments:
-    """One mesh in several poses, one for each image, under an affine camera; otherwise as `rasterise`.
-
-    Args:
-        vertices: (x, y, z) in pixels. triangles: rows of each image's vertices. height, width: of the images.
-    """
+def rasterise_meshes(vertices: Vertices, triangles: Triangles, height: int, width: int) -> Fragments:
+    """One mesh in several poses, one for each image, under an affine camera; otherwise as `rasterise`."""
     _check_poses(vertices, triangles, height, width)
     return _rasterise(vertices, triangles, None, (len(vertices), height, width), None, None)
 
 
 def interpolate(
     fragments: Fragments,
-    triangles: Int[Tensor, "triangles 3"],
+    triangles: Triangles,
     values: Float[Tensor, "points channels"] | Float[Tensor, "batch points channels"],
 ) -> Float32[Tensor, "batch height width channels"]:
     """Values of the points, interpolated in each pixel; 0 in the background.
 
     Args:
-        fragments: of `rasterise` or `rasterise_meshes`. triangles: as given there.
         values: a row for each point; after `rasterise_meshes` either one table for all images, or one for each.
 
     Raises:
@@ -134,32 +122,18 @@ def interpolate(
     )
     batch, height, width = fragments.triangle.shape
     output = torch.empty(batch, height, width, values.shape[2], device=values.device)
-    inputs = [
-        _view(fragments.triangle.flatten(), wp.int32),
-        _view(fragments.barycentric.flatten(0, 2), wp.vec3),
-        _view(triangles, wp.vec3i),
-        _view(values, wp.float32),
-        height * width,
-    ]
-    threads = batch * height * width
-    _launch(kernels.blend, threads, inputs, [_view(output.flatten(0, 2), wp.float32)], values.device)
+    arguments = fragments.triangle, fragments.barycentric, triangles, values, height * width, output
+    _launch(kernels.blend, batch * height * width, values.device, *arguments)
     return output
 
 
 def visible_vertices(
-    vertices: Float[Tensor, "batch vertices 3"],
-    triangles: Int[Tensor, "triangles 3"],
-    height: int,
-    width: int,
-    tolerance: float = 1.0,
+    vertices: Vertices, triangles: Triangles, height: int, width: int, tolerance: float = 1.0
 ) -> Bool[Tensor, "batch vertices"]:
     """Which vertices lie in the image and are hidden by no triangle.
 
-    Vertices are tested where they are, not at the centres of pixels; the size of the image only bounds them.
-
-    Args:
-        vertices, triangles, height, width: as of `rasterise_meshes`.
-        tolerance: how far behind a surface a vertex still counts as visible, in the unit of z.
+    Vertices are tested where they are, not at the centres of pixels; the size of the image only bounds them. One that
+    lies at most `tolerance`, in the unit of z, behind a surface still counts as visible.
     """
     _check_poses(vertices, triangles, height, width)
     x, y, z = vertices.detach().float().unbind(-1)
@@ -172,14 +146,8 @@ def visible_vertices(
     start, end = (
         torch.searchsorted(pixel, pixels, right=right).unflatten(1, (height, width)) for right in (False, True)
     )
-    inputs = [
-        _view(vertices, wp.vec3),
-        _view(triangles, wp.vec3i),
-        *(_view(index, wp.int32) for index in (binned, start, end)),
-        tolerance,
-    ]
-    threads = len(vertices) * len(triangles)
-    _launch(kernels.hide, threads, inputs, [_view(visible, wp.bool)], vertices.device)
+    arguments = vertices, triangles, binned, start, end, tolerance, visible
+    _launch(kernels.hide, len(vertices) * len(triangles), vertices.device, *arguments)
     return visible
 
 
@@ -195,7 +163,7 @@ def load_kernels(device: torch.device | str = "cpu") -> None:
 
 def _rasterise(
     points: Float[Tensor, "copies points 3"],
-    triangles: Int[Tensor, "triangles 3"],
+    triangles: Triangles,
     image: Int[Tensor, "triangles"] | None,
     size: tuple[int, int, int],
     inverse_w: Float[Tensor, "copies points"] | None,
@@ -209,48 +177,47 @@ def _rasterise(
         barycentric=torch.empty(*size, 3, device=device),
         depth=torch.empty(size, device=device),
     )
-    point_view, triangle_view = _view(points, wp.vec3), _view(triangles, wp.vec3i)
-    inverse_w_view = _view(inverse_w, wp.float32)
-    cutout_views = [
-        _view(cutout.uv if cutout else None, wp.vec2),
-        _view(cutout.texture if cutout else None, wp.int32),
-        _view(cutout.alpha if cutout else None, wp.uint8),
-    ]
-    inputs = [point_view, triangle_view, _view(image, wp.int32), inverse_w_view, *cutout_views]
-    _launch(kernels.write_keys, len(points) * len(triangles), inputs, [_view(keys, wp.int64)], device)
-    inputs = [_view(keys.flatten(), wp.int64), point_view, triangle_view, inverse_w_view, *size[1:]]
-    outputs = [
-        _view(fragments.triangle.flatten(), wp.int32),
-        _view(fragments.barycentric.flatten(0, 2), wp.vec3),
-        _view(fragments.depth.flatten(), wp.float32),
-    ]
-    _launch(kernels.resolve, keys.numel(), inputs, outputs, device)
+    points, triangles = points.detach().float().contiguous(), triangles.int().contiguous()  # once for both kernels
+    holes = (cutout.uv, cutout.texture, cutout.alpha) if cutout else (None, None, None)
+    arguments = points, triangles, image, inverse_w, *holes, keys
+    _launch(kernels.write_keys, len(points) * len(triangles), device, *arguments)
+    arguments = (
+        keys,
+        points,
+        triangles,
+        inverse_w,
+        *size[1:],
+        fragments.triangle,
+        fragments.barycentric,
+        fragments.depth,
+    )
+    _launch(kernels.resolve, keys.numel(), device, *arguments)
     return fragments
 
 
-def _view(tensor: Tensor | None, dtype: Any) -> Any:
-    """A tensor for a kernel: itself if it has the layout and type that the kernel reads, else a copy."""
-    if tensor is None:
-        return None
-    scalar = getattr(dtype, "_wp_scalar_type_", dtype)
-    tensor = tensor.detach().to(wp.dtype_to_torch(scalar)).contiguous()
-    # Descriptors cost a fraction of Warp's array objects; each keeps its tensor alive.
-    return wp.from_torch(tensor, dtype=dtype, requires_grad=False, return_ctype=True)
+def _launch(kernel: Any, threads: int, device: torch.device, *arguments: Any) -> None:
+    """Runs a kernel where its tensors are, on CUDA in torch's current stream.
 
-
-def _launch(kernel: Any, threads: int, inputs: list[Any], outputs: list[Any], device: torch.device) -> None:
-    """Runs a kernel where its tensors are, on CUDA in torch's current stream."""
+    It gets a tensor itself if that has the layout and type that the kernel's annotations ask for, else a copy.
+    """
     load_kernels(device)
-    stream = wp.stream_from_torch(device) if device.type == "cuda" else None
+    kinds = kernel.func.__annotations__.values()
     wp.launch(
         kernel,
         dim=threads,
-        inputs=inputs,
-        outputs=outputs,
+        inputs=[_view(a, kind) if isinstance(a, Tensor) else a for a, kind in zip(arguments, kinds, strict=True)],
         device=wp.device_from_torch(device),
-        stream=stream,
+        stream=wp.stream_from_torch(device) if device.type == "cuda" else None,
         record_tape=False,
     )
+
+
+def _view(tensor: Tensor, kind: Any) -> Any:
+    scalar = getattr(kind.dtype, "_wp_scalar_type_", kind.dtype)
+    dimensions = kind.ndim + (scalar is not kind.dtype)  # a vector has its own
+    tensor = tensor.detach().to(wp.dtype_to_torch(scalar)).contiguous().flatten(0, tensor.ndim - dimensions)
+    # Descriptors cost a fraction of Warp's array objects; each keeps its tensor alive.
+    return wp.from_torch(tensor, dtype=kind.dtype, requires_grad=False, return_ctype=True)
 
 
 @cache
@@ -258,23 +225,15 @@ def _start_warp() -> None:
     """Initialises Warp; its greeting and its notes on each kernel come only where someone asked for more."""
     if wp.config.log_level == wp.LOG_INFO:  # the default
         wp.config.log_level = wp.LOG_WARNING
-    with _native_stderr_closed(not torch.cuda.is_available()):
+    if torch.cuda.is_available():
         wp.init()
-
-
-@contextmanager
-def _native_stderr_closed(closed: bool) -> Iterator[None]:
-    """Drops what native code writes to the error stream.
-
-    No setting of Warp keeps it from saying in each process, also in a data loader's workers, that there is no CUDA.
-    """
-    if not closed:
-        yield
         return
+    # No setting of Warp keeps its native code from saying in each process, also in a data loader's workers, that there
+    # is no CUDA.
     kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(sink, 2)
-        yield
+        wp.init()
     finally:
         os.dup2(kept, 2)
         os.close(kept)
@@ -296,11 +255,7 @@ def _check_poses(vertices: Tensor, triangles: Tensor, height: int, width: int) -
 
 
 def _check(
-    name: str,
-    tensor: Tensor,
-    shape: tuple[int | None, ...],
-    integers: tuple[torch.dtype, ...] = (),
-    like: Tensor | None = None,
+    name: str, tensor: Tensor, shape: Sequence[int | None], integers: Sequence[Any] = (), like: Tensor | None = None
 ) -> None:
     """Shape (None: any length), kind of numbers (floating-point ones without `integers`) and device (that of `like`):
     the kernels read memory where these say it is."""

@@ -27,22 +27,19 @@ START_TILTS = (-30.0, 0.0, 30.0)  # degrees of pitch in each
 NOSE_REACH = 10.0  # mm around the aligned mean face's nose tip within which the scan's is
 ALIGNED_RADIUS = 60.0  # mm around the nose tip: eyes, nose and mouth, which hair and collars leave free
 
+Place = Float[Tensor, "3"]
+Motion = Float[Tensor, "3 4"]
+Points = Float[Tensor, "points 3"]
+
 
 @dataclass
 class Scan:
-    """A textured triangle mesh. A vertex on a seam of the texture is there once for each of its coordinates.
+    """A textured triangle mesh. A vertex on a seam of the texture is there once for each of its coordinates."""
 
-    Attributes:
-        vertices: in millimetres.
-        triangles: rows of `vertices`.
-        uv: texture coordinates in [0, 1], v upwards: v = 1 is the upper border of the first row.
-        texture: RGB.
-    """
-
-    vertices: Float[Tensor, "vertices 3"]
+    vertices: Float[Tensor, "vertices 3"]  # in millimetres
     triangles: Int64[Tensor, "triangles 3"]
-    uv: Float[Tensor, "vertices 2"]
-    texture: UInt8[Tensor, "rows columns 3"]
+    uv: Float[Tensor, "vertices 2"]  # in [0, 1], v upwards: v = 1 is the upper border of the first row
+    texture: UInt8[Tensor, "rows columns 3"]  # RGB
 
 
 def read_scan(path: Path) -> Scan:
@@ -78,21 +75,23 @@ def read_scan(path: Path) -> Scan:
 def _read_mesh(path: Path) -> trimesh.Trimesh:
     try:
         # With maintain_order a vertex on a seam would get the mean of its texture coordinates, not a copy for each.
-        meshes = list(trimesh.load_scene(path, process=False, maintain_order=False).geometry.values())
-    except Exception as error:  # whatever a damaged file leads the parser to
-        raise _damaged(path, error) from error
-    meshes = [mesh for mesh in meshes if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces)]
-    if not meshes:
-        raise DataError(f"{path}: holds no triangles; it is damaged or no scan, get it again")
-    if not all(_is_textured(mesh) for mesh in meshes):
-        raise DataError(
-            f"{path}: no texture; its .mtl and the image that this names (map_Kd) must lie where the files say, "
-            "spelt so, and each vertex needs texture coordinates"
-        )
-    try:
+        found = trimesh.load_scene(path, process=False, maintain_order=False).geometry.values()
+        meshes = [mesh for mesh in found if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces)]
+        if not meshes:
+            raise DataError(f"{path}: holds no triangles; it is damaged or no scan, get it again")
+        if not all(_is_textured(mesh) for mesh in meshes):
+            raise DataError(
+                f"{path}: no texture; its .mtl and the image that this names (map_Kd) must lie where the files say, "
+                "spelt so, and each vertex needs texture coordinates"
+            )
         return meshes[0] if len(meshes) == 1 else cast(trimesh.Trimesh, trimesh.util.concatenate(meshes))
-    except Exception as error:  # as above: images are decoded here
-        raise _damaged(path, error) from error
+    except DataError:
+        raise
+    except Exception as error:  # whatever a damaged file leads the parser to, or the decoder of images
+        reason = " ".join(f"{type(error).__name__} {error}".split())
+        raise DataError(
+            f"{path}: not a readable .obj ({reason}); it is damaged or of another kind, get it again"
+        ) from error
 
 
 def _is_textured(mesh: trimesh.Trimesh) -> bool:
@@ -113,20 +112,13 @@ def _image(visual: TextureVisuals, path: Path) -> UInt8[np.ndarray, "rows column
         raise DataError(f"{path}: {name} is not a whole image ({error}); get it again") from error
 
 
-def _damaged(path: Path, error: Exception) -> DataError:
-    reason = " ".join(f"{type(error).__name__} {error}".split())
-    return DataError(f"{path}: not a readable .obj ({reason}); it is damaged or of another kind, get it again")
-
-
-def _bounds(vertices: Float[Tensor, "vertices 3"]) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
+def _bounds(vertices: Points) -> tuple[Place, Place]:
     """Corners of the scan's box without its outermost hundredth: scanners leave stray points."""
     low, high = np.quantile(vertices.numpy(), (0.01, 0.99), axis=0).astype(np.float32)
     return torch.from_numpy(low), torch.from_numpy(high)
 
 
-def find_face(
-    scan: Scan, mean_face: Float[Tensor, "points 3"], nose_tip: Float[Tensor, "3"] | None = None
-) -> tuple[Float[Tensor, "3"], Float[Tensor, "3 4"]]:
+def find_face(scan: Scan, mean_face: Points, nose_tip: Place | None = None) -> tuple[Place, Motion]:
     """Finds the tip of the nose in a scan, and aligns a mean face with it.
 
     The frontmost vertex is often a curl, a collar or a chin, and scanned heads are tipped. So the middle of a mean face
@@ -170,39 +162,34 @@ def _starts(scan: Scan) -> Float[Tensor, "starts 3"]:
     return starts if len(starts) else ((low + high) / 2)[None]
 
 
-def _align(
-    face: Float[Tensor, "points 3"], surface: Float[Tensor, "vertices 3"], start: np.ndarray, iterations: int
-) -> tuple[np.ndarray, float]:
+def _align(face: Points, surface: Tensor, start: np.ndarray, iterations: int) -> tuple[np.ndarray, float]:
     """Rigid motion (4, 4) that aligns the face with the surface, and the mean squared distance of the last step."""
     options = {"reflection": False, "scale": False, "max_iterations": iterations}
     motion, _, cost = trimesh.registration.icp(face.numpy(), surface.numpy(), start, **options)
     return np.asarray(motion), float(cost)
 
 
-def _thinned(points: Float[Tensor, "points 3"], count: int) -> Float[Tensor, "fewer 3"]:
+def _thinned(points: Points, count: int) -> Float[Tensor, "fewer 3"]:
     return points[:: max(1, len(points) // count)]
 
 
-def _motion(place: Float[Tensor, "3"], pitch: float) -> np.ndarray:
+def _motion(place: Place, pitch: float) -> np.ndarray:
     motion = np.eye(4)
     motion[:3, :3] = euler_to_rotation(torch.tensor([math.radians(pitch), 0, 0])).numpy()
     motion[:3, 3] = place.numpy()
     return motion
 
 
-def near(scan: Scan, point: Float[Tensor, "3"], radius: float) -> Bool[Tensor, "vertices"]:
+def near(scan: Scan, point: Place, radius: float) -> Bool[Tensor, "vertices"]:
     """Which vertices lie within a distance of a point, in millimetres."""
     return (scan.vertices - point).square().sum(1) <= radius**2
 
 
 def render_scan(
-    scan: Scan, camera: Float[Tensor, "3 4"], size: int, background: int = 128, supersampling: int = 2
+    scan: Scan, camera: Motion, size: int, background: int = 128, supersampling: int = 2
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """The scan seen by an affine camera from scan to image space, unlit, over a plain grey.
-
-    Args:
-        size: side of the image in pixels. supersampling: samples per pixel along each axis.
-    """
+    """The scan seen by an affine camera from scan to image space, unlit, over a plain grey; `supersampling` samples per
+    pixel along each axis."""
     finer = torch.tensor([[1.0, 0, 0.5], [0, 1.0, 0.5]]) * supersampling - torch.tensor([0, 0, 0.5])
     camera = crop_camera(camera, finer)
     points, side = apply_camera(camera[None], scan.vertices[None]), size * supersampling
@@ -216,7 +203,7 @@ def render_scan(
     return image.round().to(torch.uint8).movedim(0, -1).contiguous().numpy()
 
 
-def _reduced(scan: Scan, camera: Float[Tensor, "3 4"]) -> UInt8[Tensor, "rows columns 3"]:
+def _reduced(scan: Scan, camera: Motion) -> UInt8[Tensor, "rows columns 3"]:
     """The texture with about one texel a pixel where it has more, so that it does not alias."""
     rows, columns = scan.texture.shape[:2]
     scale = torch.linalg.det(camera[:, :3]).abs() ** (1 / 3)
@@ -228,5 +215,5 @@ def _reduced(scan: Scan, camera: Float[Tensor, "3 4"]) -> UInt8[Tensor, "rows co
     return torch.from_numpy(cv2.resize(scan.texture.numpy(), reduced, interpolation=cv2.INTER_AREA))
 
 
-def _area(points: Float[Tensor, "points 3"], triangles: Int64[Tensor, "triangles 3"]) -> Float[Tensor, ""]:
+def _area(points: Points, triangles: Int64[Tensor, "triangles 3"]) -> Float[Tensor, ""]:
     return triangle_normals(points, triangles).norm(dim=1).sum() / 2

@@ -58,14 +58,13 @@ def refine_by_icp(
 
     Each round finds rotation and shift by generalized ICP (Segal, Haehnel, Thrun, RSS 2009, in small_gicp), then the
     scale by linear least squares of the distances along the normals. Distances between tangent planes let the surfaces
-    slide over each other. Distances between points (Besl and McKay, PAMI 1992) would not: dense vertices lock into each
-    other half a millimetre off.
+    slide over each other; with distances between points dense vertices lock into each other half a millimetre off.
 
     Points of the target are matched to vertices of the source, not the reverse: a predicted face reaches beyond a
     cropped scan, and its vertices without a counterpart would shrink it.
 
     Args:
-        source: vertices, in any unit. target: points in millimetres.
+        source: in any unit. target: in millimetres.
         start: from the source's space to the target's; wrong by at most about 10 degrees, 10 mm and 10 %.
     """
     vertices = move(start, source).numpy()

@@ -10,10 +10,8 @@ def expected_correlation(
     """Correlation of attributes whose probabilities are given; for labels, 0 or 1, it is Pearson's.
 
     It is the correlation of labels sampled from the probabilities, independently of each other given the photo: the
-    covariance is that of the probabilities, the variance is p (1 - p) of the mean p. So constant predictions have no
-    correlation, unlike with correlations of the probabilities themselves, and rare attributes have one, unlike with
-    correlations of thresholded predictions. Each pair is over the samples where both are labelled; NaN where one is
-    constant.
+    covariance is that of the probabilities, the variance p (1 - p) of the mean p. So constant predictions have none,
+    and rare attributes have one. Each pair is over the samples where both are labelled; NaN where one is constant.
     """
     values, labelled = np.where(mask, probability, 0.0).astype(np.float64), mask.astype(np.float64)
     count = labelled.T @ labelled
@@ -30,8 +28,7 @@ def expected_correlation(
 def correlation_difference(
     predicted: Float[np.ndarray, "attributes attributes"], labels: Float[np.ndarray, "attributes attributes"]
 ) -> float:
-    """Root mean square difference of two correlation matrices over the pairs of attributes, which does not grow with
-    their number as the Frobenius norm does. NaN without a pair."""
+    """Root mean square difference of two correlation matrices over the pairs of attributes; NaN without a pair."""
     squares = np.square(predicted - labels)[np.triu_indices(len(labels), 1)]
     squares = squares[np.isfinite(squares)]
     return float(np.sqrt(squares.mean())) if len(squares) else float("nan")

@@ -16,10 +16,8 @@ def normalised_mean_error(
     truth: Float[Tensor, "batch points dims"],
     landmarks: Float[Tensor, "batch 68 dims3"],
 ) -> Float[Tensor, "batch"]:
-    """Mean distance over the points of each face, divided by the size of its true landmark box (Zhu et al., CVPR 2016).
-
-    The box is that of the projected landmarks, whether the points are in 2D or 3D.
-    """
+    """Mean distance over the points of each face, in 2D or 3D, divided by the size of the box of its true landmarks in
+    the image (Zhu et al., CVPR 2016)."""
     return (predicted - truth).norm(dim=-1).mean(-1) / box_size(landmarks)
 
 
@@ -32,9 +30,8 @@ def box_size(landmarks: Float[Tensor, "*batch 68 dims"]) -> Float[Tensor, "*batc
 class FaceNME(Metric):
     """NME of 68 landmarks in 2D and 3D and of the dense face in 3D, over all faces and by absolute yaw.
 
-    In 3D, z is relative to the mean of the points compared, as in the published protocols: a photo does not tell the
-    distance. Gives `nme_2d_68`, `nme_3d_68`, `nme_3d_dense`, and `nme_2d_68_yaw_0_30` and so on for the bins that
-    have faces. Each face counts once, whatever the batches.
+    In 3D, z is relative to the mean of the points compared: a photo does not tell the distance. Gives `nme_2d_68`,
+    `nme_3d_68`, `nme_3d_dense`, and `nme_2d_68_yaw_0_30` and so on for the bins that have faces.
     """
 
     full_state_update = False
@@ -53,18 +50,13 @@ class FaceNME(Metric):
         yaw: Float[Tensor, "batch"],
     ) -> None:
         """Adds faces; landmarks and vertices in pixels of one space, z from any origin, yaw in degrees."""
-        centred, true_centred = center_depth(landmarks), center_depth(true_landmarks)
-        self.errors.append(
-            torch.stack(
-                [
-                    normalised_mean_error(landmarks[..., :2], true_landmarks[..., :2], true_landmarks),
-                    normalised_mean_error(centred, true_centred, true_landmarks),
-                    normalised_mean_error(center_depth(vertices), center_depth(true_vertices), true_landmarks),
-                    yaw.abs(),
-                ],
-                dim=1,
-            )
+        pairs = (
+            (landmarks[..., :2], true_landmarks[..., :2]),
+            (center_depth(landmarks), center_depth(true_landmarks)),
+            (center_depth(vertices), center_depth(true_vertices)),
         )
+        errors = [normalised_mean_error(predicted, truth, true_landmarks) for predicted, truth in pairs]
+        self.errors.append(torch.stack([*errors, yaw.abs()], dim=1))
 
     def update_empty(self) -> None:
         """An update without faces: a process of a distributed run that saw none needs one before `compute`."""

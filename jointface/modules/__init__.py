@@ -1,11 +1,10 @@
 """The network, its losses, and the LightningModule that trains it."""
 
-from jointface.modules.attribute_classifier import AttributeClassifier
 from jointface.modules.backbones import PRNetEncoder, TransformersBackbone
 from jointface.modules.checkpoint import load_model
 from jointface.modules.joint_module import JointFaceModule
 from jointface.modules.losses import attribute_loss, shape_loss
-from jointface.modules.network import FaceNetwork, build_network
+from jointface.modules.network import AttributeClassifier, FaceNetwork, build_network
 from jointface.modules.schedule import warmup_cosine
 from jointface.modules.shape_decoders import MorphableDecoder, PositionMapDecoder, ShapeDecoder
 from jointface.modules.weighting import DynamicWeightAverage, FixedWeights, PCGrad, UncertaintyWeights

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AutoBackbone, AutoConfig, PretrainedConfig
+from transformers import AutoBackbone, AutoConfig
 
 from jointface.errors import ConfigError
 
@@ -26,9 +26,15 @@ class TransformersBackbone(nn.Module):
         super().__init__()
         try:
             if pretrained is None:
-                self.model = AutoBackbone.from_config(_new_config(model_type, architecture))
+                known = AutoConfig.for_model(model_type)
+                if unknown := [field for field in architecture if not hasattr(known, field)]:
+                    raise ConfigError(f"model.backbone: {model_type} has no setting {', '.join(unknown)}")
+                self.model = AutoBackbone.from_config(AutoConfig.for_model(model_type, **architecture))
             else:
-                self.model = _load_pretrained(pretrained, architecture)
+                # AutoBackbone.from_pretrained asks the hub even for a folder, so the class is found by the config.
+                config = AutoConfig.from_pretrained(pretrained, **architecture)
+                kind = type(AutoBackbone.from_config(config))
+                self.model = kind.from_pretrained(pretrained, config=config, use_safetensors=True)
         except ConfigError:
             raise
         except Exception as error:  # the hub's client raises many unrelated types
@@ -50,24 +56,10 @@ class TransformersBackbone(nn.Module):
         return self.model(images).feature_maps[-1]
 
 
-def _new_config(model_type: str, architecture: dict[str, Any]) -> PretrainedConfig:
-    known = AutoConfig.for_model(model_type)
-    if unknown := [field for field in architecture if not hasattr(known, field)]:
-        raise ConfigError(f"model.backbone: {model_type} has no setting {', '.join(unknown)}")
-    return AutoConfig.for_model(model_type, **architecture)
-
-
-def _load_pretrained(source: str, architecture: dict[str, Any]) -> nn.Module:
-    # AutoBackbone.from_pretrained asks the hub even for a folder, so the class is found by the config.
-    config = AutoConfig.from_pretrained(source, **architecture)
-    return type(AutoBackbone.from_config(config)).from_pretrained(source, config=config, use_safetensors=True)
-
-
 class PRNetEncoder(nn.Module):
     """PRNet's residual encoder (Feng et al., ECCV 2018): ten residual blocks, every other one halves the side.
 
-    Args:
-        width: channels after the first convolution, 16 in PRNet; the features have 32 times as many.
+    width: channels after the first convolution; the features have 32 times as many.
     """
 
     def __init__(self, width: int = 16) -> None:

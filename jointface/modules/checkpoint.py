@@ -18,11 +18,8 @@ FORMAT = 1  # of the description; to be raised when older code can no longer rea
 
 
 def describe(network: FaceNetwork, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The description of a network in plain containers.
-
-    It holds the network's config, its attribute names, label sets and alpha, and the name and content hash of the
-    morphable model, whose tensors are among the weights.
-    """
+    """The description of a network, in plain containers: its config, attributes, label sets and alpha, and the name and
+    content hash of the morphable model, whose tensors are among the weights."""
     config, morphable_model = dict(config), None
     if isinstance(network.backbone, TransformersBackbone):
         config["backbone"] = network.backbone.plain_config()
@@ -49,12 +46,26 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> FaceNetw
         CheckpointError: the file is missing, damaged, no checkpoint of jointface, or from a newer version.
     """
     checkpoint = read_checkpoint(path)
-    description, weights = checkpoint[KEY], _part(checkpoint["state_dict"], "network.")
+    return rebuild_network(checkpoint[KEY], network_weights(checkpoint), path).to(device)
+
+
+def network_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights of the network in a checkpoint, with the tensors of its morphable model."""
+    return _part(checkpoint["state_dict"], "network.")
+
+
+def rebuild_network(description: Mapping[str, Any], weights: dict[str, Tensor], path: str | Path) -> FaceNetwork:
+    """The network of a description and its weights, in evaluation mode; `path` names their file in errors.
+
+    Raises:
+        CheckpointError: they do not fit together, or the description asks for more than parts of jointface.
+    """
     try:
-        refuse_foreign_targets(description["network"], path)
+        _refuse_foreign_parts(description["network"], path)
         model = _morphable_model(description["morphable_model"], _part(weights, "shape_decoder.morphable_model."))
         network = build_network(description["network"], description["attributes"], model)
         network.load_state_dict(weights)
+        network.label_sets = description["label_sets"]
     except CheckpointError:
         raise
     except (JointFaceError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -62,19 +73,15 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> FaceNetw
         raise CheckpointError(
             f"{path}: the weights do not fit the model that the checkpoint describes ({reason})"
         ) from error
-    network.label_sets = description["label_sets"]
-    return network.to(device).eval()
+    return network.eval()
 
 
 def read_checkpoint(path: str | Path, wanted: str = "best.ckpt") -> dict[str, Any]:
-    """The content of a checkpoint, read without unpickling.
-
-    Args:
-        path: the file.
-        wanted: the checkpoint that error messages suggest where `path` is the folder of a run.
+    """The content of a checkpoint, read without unpickling. Error messages suggest `wanted` where `path` is a run's
+    folder.
 
     Raises:
-        CheckpointError: the file is missing, damaged, no checkpoint of jointface, or from a newer version.
+        CheckpointError: as of `load_model`.
     """
     if (inside := Path(path) / "checkpoints" / wanted).is_file():
         raise CheckpointError(f"{path}: the folder of a run, not a checkpoint; give {inside}")
@@ -87,8 +94,7 @@ def read_checkpoint(path: str | Path, wanted: str = "best.ckpt") -> dict[str, An
             f"{path}: not a readable checkpoint; it is cut short, of another program, or holds more than tensors and "
             "plain containers"
         ) from error
-    known = isinstance(checkpoint, dict) and isinstance(checkpoint.get(KEY), dict) and "state_dict" in checkpoint
-    if not known:
+    if not (isinstance(checkpoint, dict) and isinstance(checkpoint.get(KEY), dict) and "state_dict" in checkpoint):
         raise CheckpointError(f"{path}: not a checkpoint of jointface; give one that jointface.train wrote")
     if (found := checkpoint[KEY].get("format", 0)) > FORMAT:
         raise CheckpointError(
@@ -97,26 +103,18 @@ def read_checkpoint(path: str | Path, wanted: str = "best.ckpt") -> dict[str, An
     return checkpoint
 
 
-def refuse_foreign_targets(config: Mapping[str, Any], path: str | Path) -> None:
-    """Refuses a network config that would run code from outside this package, or download anything.
-
-    Raises:
-        CheckpointError: it would.
-    """
-    for part in (config["backbone"], config["shape_decoder"], config["attribute_classifier"]):
-        if part is None:
-            continue
-        if not _is_network_part(str(part["_target_"])):
+def _refuse_foreign_parts(network: Mapping[str, Any], path: str | Path) -> None:
+    """Refuses a network config that would run code from outside this package, or download anything."""
+    for part in (network["backbone"], network["shape_decoder"], network["attribute_classifier"]):
+        if part is not None and not _is_network_part(str(part["_target_"])):
             raise CheckpointError(f"{path}: asks to build {part['_target_']}, which is not from jointface; refused")
-        if part.get("pretrained") is not None:
+        if part is not None and part.get("pretrained") is not None:
             raise CheckpointError(f"{path}: asks to load {part['pretrained']} from elsewhere; refused")
 
 
 def _is_network_part(target: str) -> bool:
-    if not target.startswith("jointface."):
-        return False
     try:
-        part = get_class(target)
+        part = get_class(target) if target.startswith("jointface.") else object
     except Exception:  # whatever keeps the name from being a class
         return False
     return issubclass(part, nn.Module) and part.__module__.startswith("jointface.")
@@ -151,11 +149,7 @@ def require_training_state(checkpoint: Mapping[str, Any], path: str | Path) -> N
 
 
 def require_same_model(checkpoint: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Refuses to resume from the checkpoint of another model, and names the first differences.
-
-    Args:
-        checkpoint: what was read. expected: the description of the config's model.
-    """
+    """Refuses to resume unless the checkpoint's model is `expected`, a description; names the first differences."""
     found = checkpoint.get(KEY, {})
     differences = _attribute_differences(found, expected)
     for key in ("network", "morphable_model"):
@@ -168,17 +162,17 @@ def require_same_model(checkpoint: Mapping[str, Any], expected: Mapping[str, Any
 
 
 def _attribute_differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    def of(description: Mapping[str, Any]) -> str:
-        names = {labels["label_set"] for labels in description.get("label_sets", {}).values()}
-        return f"(of {' and '.join(sorted(names)) or 'no label set'})"
-
     there, here = found.get("attributes", []), expected["attributes"]
     if there == here:
         return []
+    of = []
+    for description in (found, expected):
+        names = {labels["label_set"] for labels in description.get("label_sets", {}).values()}
+        of.append(f"(of {' and '.join(sorted(names)) or 'no label set'})")
     sides = {"checkpoint": {*there} - {*here}, "config": {*here} - {*there}}
     only = [f"only in the {side} {_first(sorted(names))}" for side, names in sides.items() if names]
     how = ", ".join(only) or "in another order"
-    return [f"it has {len(there)} attributes {of(found)}, the config {len(here)} {of(expected)}, {how}"]
+    return [f"it has {len(there)} attributes {of[0]}, the config {len(here)} {of[1]}, {how}"]
 
 
 def _differences(key: str, found: Any, expected: Any) -> list[str]:

@@ -19,12 +19,7 @@ def compile_layers(network: FaceNetwork, mode: str = "default", backend: str | C
     """Compiles backbone, decoder layers and attribute classifier in place, on their first use.
 
     Geometry stays outside, in float32. The parts are compiled one by one, since a batch may have no rows for a head.
-    The first change of the number of rows compiles a part again, for any number from two up. Parameters keep their
-    names.
-
-    Args:
-        mode: one of `MODES`.
-        backend: of torch.compile.
+    The first change of the number of rows compiles a part again, for any number from two up.
     """
     # The tasks' gradients are taken one by one from a graph that is kept; donated buffers would allow only one pass.
     torch._functorch.config.donated_buffer = False

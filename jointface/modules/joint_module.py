@@ -20,11 +20,10 @@ from jointface.metrics.attribute_scores import AttributeMetrics
 from jointface.metrics.nme import FaceNME
 from jointface.modules import checkpoint as checkpoints
 from jointface.modules import optimizer_state
-from jointface.modules.attribute_classifier import AttributeClassifier
 from jointface.modules.compilation import MODES, compile_layers, require_compiler
 from jointface.modules.distributed import is_distributed, mean_over_processes, samples_per_process
 from jointface.modules.losses import attribute_loss, shape_loss
-from jointface.modules.network import build_network
+from jointface.modules.network import AttributeClassifier, build_network
 from jointface.modules.shape_decoders import ShapeDecoder, frontal_face
 from jointface.modules.task_gradients import gradient_statistics, require_whole_gradients
 from jointface.modules.weighting import FixedWeights, PCGrad
@@ -41,8 +40,7 @@ class JointFaceModule(LightningModule):
         loss: combines the losses of the tasks.
         optimizer: makes the optimiser from parameter groups.
         scheduler: makes a step-wise schedule from the optimiser and the number of steps; None: a constant rate.
-        label_sets: of the training sources that label attributes, by source.
-        alpha: negatives per positive of each attribute, by source.
+        label_sets, alpha: of the training sources that label attributes, by source; negatives per positive.
         morphable_model: defines shape labels and predictions; None without a shape decoder.
         log_gradients_every_n_steps: interval at which the tasks' gradients on the backbone are measured; 0: never.
         compile_mode: of torch.compile, see `compile_layers`; None: no compilation.
@@ -111,9 +109,8 @@ class JointFaceModule(LightningModule):
 
     def _configure_training(self) -> None:
         backbone = set(self.network.backbone.parameters())
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        self.shared = [parameter for parameter in trained if parameter in backbone]
-        self.own = [parameter for parameter in trained if parameter not in backbone]
+        self.shared = [parameter for parameter in self._trained() if parameter in backbone]
+        self.own = [parameter for parameter in self._trained() if parameter not in backbone]
         if isinstance(self.weighting, PCGrad) or self.log_gradients_every_n_steps:
             require_whole_gradients(self.trainer.strategy)
         if self.compile_mode is not None:
@@ -123,9 +120,9 @@ class JointFaceModule(LightningModule):
     def _configure_metrics(self, split: str) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         for name, labels in data.label_sets(split).items():
-            same = [source for source, known in self.label_sets.items() if known == labels]
-            if name in self.label_sets or same:
-                self.teachers[name] = name if name in self.label_sets else same[0]
+            same = [source for source, known in self.label_sets.items() if source == name or known == labels]
+            if same:
+                self.teachers[name] = name if name in same else same[0]
         for name in data.datasets[split]:
             for prefix in [f"{split}/{name}"] + [f"{split}/{name}/trivial"] * (split == "test"):
                 if self.network.shape_decoder is not None and name in data.shape_sources(split):
@@ -137,13 +134,15 @@ class JointFaceModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Matrices and convolutions have weight decay; biases, normalisations and loss weights have none."""
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        matrices, vectors = ([p for p in trained if (p.ndim > 1) == matrix] for matrix in (True, False))
+        matrices, vectors = ([p for p in self._trained() if (p.ndim > 1) == matrix] for matrix in (True, False))
         optimizer = self.make_optimizer([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
         if self.make_scheduler is None:
             return optimizer
         schedule = self.make_scheduler(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _trained(self) -> list[Parameter]:
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     # Losses
 
@@ -152,16 +151,16 @@ class JointFaceModule(LightningModule):
 
         In distributed training the mean of each over the processes is the loss of all their samples together.
         """
-        tasks: dict[str, tuple[Any, str, Callable[..., Tensor]]] = {
-            "shape": (self.network.shape_decoder, "camera", self._shape_loss),
-            "attributes": (self.network.attribute_classifier, "attributes", self._attribute_loss),
-        }
-        labelled = [{name: part for name, part in batch.items() if key in part} for _, key, _ in tasks.values()]
+        tasks: list[tuple[str, Any, str, Callable[..., Tensor]]] = [
+            ("shape", self.network.shape_decoder, "camera", self._shape_loss),
+            ("attributes", self.network.attribute_classifier, "attributes", self._attribute_loss),
+        ]
+        labelled = [{name: part for name, part in batch.items() if label in part} for _, _, label, _ in tasks]
         counts = [sum(len(part["image"]) for part in parts.values()) for parts in labelled]
         samples = samples_per_process(counts, self.device)
         features, of_source = self._features(batch)
         losses = {}
-        for (task, (head, _, loss)), parts, number in zip(tasks.items(), labelled, samples, strict=True):
+        for (task, head, _, loss), parts, number in zip(tasks, labelled, samples, strict=True):
             if head is not None and parts:
                 losses[task] = loss(head, torch.cat([of_source[name] for name in parts]), parts, number)
             elif head is not None:
@@ -213,19 +212,15 @@ class JointFaceModule(LightningModule):
         self.in_flight = total, losses
         return total
 
-    def on_before_backward(self, loss: Tensor) -> None:
-        """Measures the gradient of each task on the backbone, every `log_gradients_every_n_steps`."""
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Computes the gradients in the way of the weighting, and every `log_gradients_every_n_steps` measures that of
+        each task on the backbone."""
         assert self.in_flight is not None
-        total, losses = self.in_flight
+        (total, losses), self.in_flight = self.in_flight, None
         every = self.log_gradients_every_n_steps
         if every and (self.global_step + 1) % every == 0 and len(losses) > 1:
             statistics = gradient_statistics(loss, total, losses, self.shared)
             self.log_dict({f"train/{name}": value for name, value in statistics.items()}, batch_size=1)
-
-    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Leaves it to the weighting to compute the gradients."""
-        assert self.in_flight is not None
-        (_, losses), self.in_flight = self.in_flight, None
         self.weighting.backward(loss, losses, self.shared, self.own)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -266,11 +261,10 @@ class JointFaceModule(LightningModule):
     def _measure_attributes(self, prefix: str, features: Tensor, part: Part, teacher: str) -> None:
         assert self.network.attribute_classifier is not None
         logits = self.network.attribute_classifier(features).float()[:, getattr(self, f"positions_{teacher}")]
-        predictions = {"attributes": logits}
-        if f"{prefix}/trivial/attributes" in self.metrics:
-            predictions["trivial/attributes"] = torch.zeros_like(logits)  # calibrated: the majority class
+        predictions = {"attributes": logits, "trivial/attributes": torch.zeros_like(logits)}  # the majority class
         for key, predicted in predictions.items():
-            self.metrics[f"{prefix}/{key}"].update(predicted, part["attributes"], part["attribute_mask"])
+            if (name := f"{prefix}/{key}") in self.metrics:
+                self.metrics[name].update(predicted, part["attributes"], part["attribute_mask"])
 
     def on_validation_epoch_end(self) -> None:
         """Also logs `val/error`, which selects the best checkpoint: mean NME of the 68 landmarks in 2D, plus mean of
@@ -288,9 +282,9 @@ class JointFaceModule(LightningModule):
         """Logs all metrics of a split, of trivial predictors only the means over attributes; returns what it logged."""
         results = []
         for key, metric in self.metrics.items():
-            prefix = key.rsplit("/", 1)[0]
             if not key.startswith(f"{split}/"):
                 continue
+            prefix = key.rsplit("/", 1)[0]
             metric.update_empty()  # a process that saw no sample has to join the others
             values = metric.compute()
             metric.reset()
@@ -304,7 +298,7 @@ class JointFaceModule(LightningModule):
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """See `checkpoint.describe`; cached, since it hashes the morphable model."""
+        """Of the network; cached, since it hashes the morphable model."""
         return checkpoints.describe(self.network, self.network_config)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -312,7 +306,7 @@ class JointFaceModule(LightningModule):
         checkpoint[optimizer_state.KEY] = optimizer_state.describe(self.make_optimizer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Checks that the checkpoint is of this model, and gives its optimiser the settings of the config.
+        """Gives the checkpoint's optimiser the settings of the config.
 
         Raises:
             CheckpointError: it is of another model, weighting or optimiser.
@@ -340,10 +334,8 @@ def _zero_loss(features: Tensor, head: nn.Module) -> Tensor:
 
 
 def true_face(model: MorphableModel, part: Part) -> tuple[Tensor, Tensor]:
-    """Ground-truth landmarks (B, 68, 3) and vertices (B, V, 3) in crop space, z relative to the mean of the vertices.
-
-    The data set's own landmarks, if any, take precedence over those rebuilt from the coefficients.
-    """
+    """Ground-truth landmarks (B, 68, 3), the data set's own if it has any, and vertices (B, V, 3) in crop space, z
+    relative to the mean of the vertices."""
     vertices = model.project(part["shape_coefficients"], part["expression_coefficients"], part["camera"])
     landmarks = part.get("landmarks68", vertices[:, model.landmarks68])
     depth = nn.functional.pad(vertices[..., 2:].mean(1, keepdim=True), (2, 0))

@@ -7,25 +7,20 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+Loss = Float[Tensor, ""]
+Points = Float[Tensor, "samples points 3"]
+Values = Float[Tensor, "samples attributes"]
 
-def shape_loss(
-    predicted: Float[Tensor, "samples points 3"],
-    target: Float[Tensor, "samples points 3"],
-    weights: Float[Tensor, "points"],
-    samples: Float[Tensor, ""] | int,
-) -> Float[Tensor, ""]:
+
+def shape_loss(predicted: Points, target: Points, weights: Float[Tensor, "points"], samples: Loss | int) -> Loss:
     """L_shape = (1/N) sum_l W_l ||S_l - S^_l||^2 over the N points of the face, in crop space divided by its size."""
     squared_distance = (predicted - target).square().sum(-1)
     return (squared_distance * weights).sum() / (samples * len(weights))
 
 
 def attribute_loss(
-    logits: Float[Tensor, "samples attributes"],
-    labels: Float[Tensor, "samples attributes"],
-    mask: Bool[Tensor, "samples attributes"],
-    alpha: Float[Tensor, "samples attributes"],
-    samples: Float[Tensor, ""] | int,
-) -> Float[Tensor, ""]:
+    logits: Values, labels: Values, mask: Bool[Tensor, "samples attributes"], alpha: Values, samples: Loss | int
+) -> Loss:
     """L_attr = -sum_m [alpha_m A_m log A^_m + (1 - A_m) log(1 - A^_m)] over the labelled attributes of each sample,
     with A^ = sigmoid(logit) and the alpha of the sample's own label set."""
     # -log sigmoid(z) = softplus(-z) and -log(1 - sigmoid(z)) = softplus(z) stay finite at any logit.

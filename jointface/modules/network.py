@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from jointface.errors import ConfigError, InputError
 from jointface.geometry.morphable_model import MorphableModel
-from jointface.modules.attribute_classifier import AttributeClassifier
 from jointface.modules.backbones import feature_shape
 from jointface.modules.shape_decoders import ShapeDecoder
 
@@ -25,19 +24,30 @@ class Prediction(NamedTuple):
     logits: Float[Tensor, "batch attributes"] | None  # of the union vocabulary; `jointface.attributes` calibrates them
 
 
+class AttributeClassifier(nn.Module):
+    """Average pooling, dropout and a linear layer, which gives one logit for each attribute of the union vocabulary.
+
+    feature_shape: (channels, height, width) of the backbone's features.
+    """
+
+    def __init__(self, feature_shape: tuple[int, int, int], num_attributes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(feature_shape[0], num_attributes)
+        )
+
+    def forward(self, features: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch attributes"]:
+        return self.layers(features)
+
+
 class FaceNetwork(nn.Module):
     """Predicts the dense shape and the attribute logits of face crops.
 
     Args:
-        backbone: maps images to features.
-        shape_decoder, attribute_classifier: the heads, or None.
         image_size: side of the crops in pixels.
         attributes: the union vocabulary, one name for each logit.
         channels_last: memory layout of images and convolutions, the faster one on most machines.
     """
-
-    mean: Float[Tensor, "3 1 1"]
-    std: Float[Tensor, "3 1 1"]
 
     def __init__(
         self,
@@ -56,8 +66,8 @@ class FaceNetwork(nn.Module):
         self.attributes = tuple(attributes)
         self.label_sets: dict[str, dict[str, Any]] = {}  # attributes and alpha, by training source
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None] * 255, persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None] * 255, persistent=False)
+        self.mean = nn.Buffer(torch.tensor(IMAGENET_MEAN)[:, None, None] * 255, persistent=False)
+        self.std = nn.Buffer(torch.tensor(IMAGENET_STD)[:, None, None] * 255, persistent=False)
         self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def features(self, images: UInt8[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch channels height width"]:
@@ -87,13 +97,8 @@ class FaceNetwork(nn.Module):
 def build_network(
     config: Mapping[str, Any], attributes: Sequence[str], morphable_model: MorphableModel | None
 ) -> FaceNetwork:
-    """Builds a network.
-
-    Args:
-        config: `image_size`, `channels_last`, and the settings and `_target_` of `backbone`, `shape_decoder` and
-            `attribute_classifier`. A head is None if the network is to have none. Plain containers.
-        attributes: the union vocabulary.
-        morphable_model: for the shape decoder.
+    """Builds a network from a config in plain containers: `image_size`, `channels_last`, and settings and `_target_` of
+    `backbone`, `shape_decoder` and `attribute_classifier`, or None for a head that it is not to have.
 
     Raises:
         ConfigError: the parts do not fit together.

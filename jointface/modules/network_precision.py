@@ -14,8 +14,7 @@ def apply_precision(trainer: Trainer, precision: str | int, float32_matmul_preci
     """Checks the trainer's precision, and sets that of the network's float32 products.
 
     Args:
-        trainer: made with `precision`.
-        precision: `trainer.precision` of the config.
+        trainer: made with `precision`, which the config names.
         float32_matmul_precision: as torch.set_float32_matmul_precision names it; here "high" and "medium" allow TF32 in
             convolutions too.
 

@@ -27,7 +27,6 @@ def adopt_settings(
 
     Args:
         checkpoint: changed in place.
-        make_optimizer: makes the config's optimiser from parameter groups.
         scheduled: whether the config has a schedule; without one the learning rate becomes the config's.
 
     Raises:
@@ -44,18 +43,18 @@ def adopt_settings(
     changed = {key: value for key, value in now["settings"].items() if value != was["settings"].get(key)}
     old, new = was["settings"].get("lr"), changed.pop("lr", None)
 
-    def in_proportion(rates: list[float]) -> list[float]:
-        return rates if new is None else [rate * (new / old) if old else new for rate in rates]
+    def in_proportion(rate: float) -> float:
+        return rate if new is None else rate * (new / old) if old else new
 
     for state in checkpoint["optimizer_states"]:
         for number, group in enumerate(state["param_groups"]):
             group.update({key: value for key, value in changed.items() if key != "weight_decay" or number == 0})
-            rates = [key for key in ("lr", "initial_lr") if key in group]
-            group.update(zip(rates, in_proportion([group[key] for key in rates]), strict=True))
+            group.update({key: in_proportion(group[key]) for key in ("lr", "initial_lr") if key in group})
             if not scheduled:
                 group["lr"] = now["settings"].get("lr", group["lr"])
     for schedule in _schedules(checkpoint["lr_schedulers"]):
-        schedule.update({key: in_proportion(schedule[key]) for key in ("_last_lr", "base_lrs") if key in schedule})
+        for key in {"_last_lr", "base_lrs"} & schedule.keys():
+            schedule[key] = [in_proportion(rate) for rate in schedule[key]]
 
 
 def _schedules(states: list[Any]) -> Iterator[dict[str, Any]]:

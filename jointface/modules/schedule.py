@@ -7,8 +7,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def warmup_cosine(optimizer: Optimizer, total_steps: int, warmup_fraction: float = 0.05) -> LambdaLR:
-    """Linear warm-up over the first `warmup_fraction` of the steps, then half a cosine down to zero (Loshchilov and
-    Hutter, ICLR 2017)."""
+    """Linear warm-up, then half a cosine down to zero (Loshchilov and Hutter, ICLR 2017)."""
     warmup = max(1, round(warmup_fraction * total_steps))
 
     def factor(step: int) -> float:

@@ -11,9 +11,13 @@ from jointface.errors import ConfigError
 from jointface.geometry.camera import apply_camera, center_depth, rotation_6d_to_matrix
 from jointface.geometry.framing import CROP_MARGIN
 from jointface.geometry.full_precision import full_precision
-from jointface.geometry.morphable_model import MorphableModel
+from jointface.geometry.morphable_model import Expression, MorphableModel, Shape
 from jointface.geometry.position_map import PositionMap, uv_to_pixels
 from jointface.geometry.regions import PRNET_WEIGHTS
+
+Features = Float[Tensor, "batch channels height width"]
+Points = Float[Tensor, "batch points 3"]
+Camera = Float[Tensor, "batch 3 4"]
 
 
 class ShapeDecoder(nn.Module, ABC):
@@ -22,7 +26,6 @@ class ShapeDecoder(nn.Module, ABC):
     Each decoder has its own set of points: the pixels of a UV position map, or the vertices.
 
     Args:
-        morphable_model: its topology is that of the predicted faces.
         image_size: side of the crop in pixels.
         region_weights: W by region where it differs from `PRNET_WEIGHTS`.
     """
@@ -39,20 +42,15 @@ class ShapeDecoder(nn.Module, ABC):
         self.region_weights = {**PRNET_WEIGHTS, **(region_weights or {})}
 
     @abstractmethod
-    def forward(self, features: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch points 3"]:
+    def forward(self, features: Features) -> Points:
         """The predicted points."""
 
     @abstractmethod
-    def target(
-        self,
-        shape_coefficients: Float[Tensor, "batch shape"],
-        expression_coefficients: Float[Tensor, "batch expression"],
-        camera: Float[Tensor, "batch 3 4"],
-    ) -> Float[Tensor, "batch points 3"]:
+    def target(self, shape_coefficients: Shape, expression_coefficients: Expression, camera: Camera) -> Points:
         """The points that the labels define."""
 
     @abstractmethod
-    def vertices(self, points: Float[Tensor, "batch points 3"]) -> Float[Tensor, "batch vertices 3"]:
+    def vertices(self, points: Points) -> Float[Tensor, "batch vertices 3"]:
         """Vertices in crop space, in pixels, from points."""
 
 
@@ -73,15 +71,12 @@ class PositionMapDecoder(ShapeDecoder):
 
     Args:
         feature_shape: (channels, height, width) of the backbone's features.
-        morphable_model, image_size, region_weights: see `ShapeDecoder`.
         map_size: side of the map, a power of two times that of the features; None takes `image_size`.
         channels: width of the first layer (512 in PRNet). Each doubling halves it, down to `min_channels`.
 
     Raises:
         ConfigError: the features cannot be doubled to `map_size`.
     """
-
-    mean_points: Float[Tensor, "points 3"]
 
     def __init__(
         self,
@@ -108,8 +103,8 @@ class PositionMapDecoder(ShapeDecoder):
         for parameter in self.offsets.parameters():
             nn.init.zeros_(parameter)
         mean_face = frontal_face(morphable_model, image_size) / image_size
-        self.register_buffer("mean_points", self.position_map.sample(mean_face[None])[0], persistent=False)
-        self.register_buffer("weights", self._weights(), persistent=False)
+        self.mean_points = nn.Buffer(self.position_map.sample(mean_face[None])[0], persistent=False)
+        self.weights = nn.Buffer(self._weights(), persistent=False)
 
     def _weights(self) -> Float[Tensor, "points"]:
         model, size = self.morphable_model, self.position_map.size
@@ -120,18 +115,18 @@ class PositionMapDecoder(ShapeDecoder):
         at_landmark = torch.isin(self.position_map.pixels, row * size + column)
         return torch.where(at_landmark, self.region_weights["landmarks"], weights)
 
-    def forward(self, features: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch points 3"]:
+    def forward(self, features: Features) -> Points:
         return self._points(self.layers(features))
 
     @full_precision
-    def _points(self, hidden: Float[Tensor, "batch channels size size"]) -> Float[Tensor, "batch points 3"]:
+    def _points(self, hidden: Float[Tensor, "batch channels size size"]) -> Points:
         return self.mean_points + self.position_map.from_map(self.offsets(hidden))
 
-    def target(self, shape_coefficients: Tensor, expression_coefficients: Tensor, camera: Tensor) -> Tensor:
+    def target(self, shape_coefficients: Shape, expression_coefficients: Expression, camera: Camera) -> Points:
         coefficients = torch.cat([shape_coefficients, expression_coefficients], dim=-1)
         return self.position_map.project(coefficients, camera) / self.image_size
 
-    def vertices(self, points: Float[Tensor, "batch points 3"]) -> Float[Tensor, "batch vertices 3"]:
+    def vertices(self, points: Points) -> Float[Tensor, "batch vertices 3"]:
         return self.position_map.to_vertices(points) * self.image_size
 
 
@@ -161,15 +156,8 @@ class MorphableDecoder(ShapeDecoder):
     mean face in the middle of the crop. An output of 1 moves the vertices by 1 % of the face's size in the root mean
     square, whichever coefficient it is of.
 
-    Args:
-        feature_shape: (channels, height, width) of the backbone's features.
-        morphable_model, image_size, region_weights: see `ShapeDecoder`.
-        hidden: width of the hidden layer.
+    feature_shape: (channels, height, width) of the backbone's features.
     """
-
-    unit: Float[Tensor, "coefficients"]
-    upright: Float[Tensor, "6"]
-    frontal_camera: Float[Tensor, "3 4"]
 
     def __init__(
         self,
@@ -192,15 +180,15 @@ class MorphableDecoder(ShapeDecoder):
         nn.init.zeros_(self.regressor.bias)
         displacement = model.basis.square().sum(0).mean(0).sqrt()
         face_size = (model.mean[model.landmarks68].amax(0) - model.mean[model.landmarks68].amin(0))[:2].mean()
-        self.register_buffer("upright", torch.tensor([1.0, 0, 0, 0, 1, 0]), persistent=False)
-        self.register_buffer("unit", 0.01 * face_size / displacement, persistent=False)
-        self.register_buffer("frontal_camera", frontal_camera(model, image_size), persistent=False)
-        self.register_buffer("weights", model.region_weights(**self.region_weights), persistent=False)
+        self.upright = nn.Buffer(torch.tensor([1.0, 0, 0, 0, 1, 0]), persistent=False)
+        self.unit = nn.Buffer(0.01 * face_size / displacement, persistent=False)
+        self.frontal_camera = nn.Buffer(frontal_camera(model, image_size), persistent=False)
+        self.weights = nn.Buffer(model.region_weights(**self.region_weights), persistent=False)
 
-    def forward(self, features: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch points 3"]:
+    def forward(self, features: Features) -> Points:
         return self.target(*self.coefficients(features))
 
-    def coefficients(self, features: Float[Tensor, "batch channels height width"]) -> tuple[Tensor, Tensor, Tensor]:
+    def coefficients(self, features: Features) -> tuple[Tensor, Tensor, Tensor]:
         """Identity (B, Ks), expression (B, Ke) and camera (B, 3, 4) to crop space."""
         return self._coefficients(self.layers(features))
 
@@ -214,11 +202,11 @@ class MorphableDecoder(ShapeDecoder):
         shape, expression = (output[:, 9:] * self.unit).tensor_split([self.morphable_model.num_shape], dim=-1)
         return shape, expression, camera
 
-    def target(self, shape_coefficients: Tensor, expression_coefficients: Tensor, camera: Tensor) -> Tensor:
+    def target(self, shape_coefficients: Shape, expression_coefficients: Expression, camera: Camera) -> Points:
         vertices = self.morphable_model.project(shape_coefficients, expression_coefficients, camera)
         return center_depth(vertices) / self.image_size
 
-    def vertices(self, points: Float[Tensor, "batch points 3"]) -> Float[Tensor, "batch vertices 3"]:
+    def vertices(self, points: Points) -> Float[Tensor, "batch vertices 3"]:
         return points * self.image_size
 
 

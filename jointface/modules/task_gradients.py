@@ -15,13 +15,10 @@ from jointface.modules.distributed import mean_over_processes
 def task_gradients(
     loss: Float[Tensor, ""], losses: Mapping[str, Tensor], parameters: Sequence[Parameter], keep_graph: bool
 ) -> list[tuple[Tensor, ...]]:
-    """The gradients of `loss`, separately through each task's loss; zero for parameters that the task does not reach.
+    """The gradients of `loss` with respect to the parameters, separately through each task's loss; zero for parameters
+    that the task does not reach.
 
-    Args:
-        loss: made of `losses`. They contain all factors on the way to it: weights, gradient scaler, accumulation.
-        losses: of the tasks.
-        parameters: what to differentiate by.
-        keep_graph: whether `loss` will be differentiated again.
+    They contain all factors between a task's loss and `loss`: weights, gradient scaler, accumulation.
     """
     weights = torch.autograd.grad(loss, list(losses.values()), retain_graph=True)
     tasks = list(zip(losses.values(), weights, strict=True))
@@ -41,13 +38,10 @@ def flatten(tensors: Sequence[Tensor]) -> Float[Tensor, "numbers"]:
 def gradient_statistics(
     loss: Float[Tensor, ""], total: Float[Tensor, ""], losses: Mapping[str, Tensor], shared: Sequence[Parameter]
 ) -> dict[str, Float[Tensor, ""]]:
-    """Norms of the tasks' weighted gradients on the shared parameters, and the cosine between those of two tasks.
+    """`gradient_norm_TASK` of the tasks' weighted gradients on the shared parameters, and their `gradient_cosine`.
 
     They are of gradients averaged over all processes, before clipping, in the units of `total`, of which `loss` is a
     multiple. The cosine is NaN if a task has no sample. This costs a backward pass for each task and keeps the graph.
-
-    Returns:
-        `gradient_norm_TASK` and `gradient_cosine`.
     """
     (scale,) = torch.autograd.grad(loss, total, retain_graph=True)
     gradients = torch.stack([flatten(task) for task in task_gradients(loss, losses, shared, keep_graph=True)])

@@ -18,15 +18,13 @@ from jointface.modules.distributed import mean_over_processes
 from jointface.modules.task_gradients import flatten, task_gradients
 
 TASKS = ("shape", "attributes")
-Losses = Mapping[str, Float[Tensor, ""]]  # by task, for the heads that the network has
+Loss = Float[Tensor, ""]
+Losses = Mapping[str, Loss]  # by task, for the heads that the network has
+Parameters = Sequence[Parameter]
 
 
 class FixedWeights(nn.Module):
-    """L = shape L_shape + attributes L_attr.
-
-    Raises:
-        ConfigError: a weight is negative or not finite.
-    """
+    """L = shape L_shape + attributes L_attr. A weight that is negative or not finite raises a ConfigError."""
 
     varies = False  # whether the weights change during a training and should be logged
 
@@ -41,26 +39,19 @@ class FixedWeights(nn.Module):
         """The current factor of each task's loss."""
         return dict(self.fixed)
 
-    def forward(self, losses: Losses, means: Losses, step: int) -> Float[Tensor, ""]:
+    def forward(self, losses: Losses, means: Losses, step: int) -> Loss:
         """The total loss.
 
         Args:
-            losses: of this process.
-            means: over all processes, without a graph; exactly zero if no sample is labelled for the task.
+            losses: of this process. means: over all processes, without a graph; zero if no sample is labelled.
             step: number of optimiser steps so far.
         """
         weights = self.weights()
         return torch.stack([weights[task] * loss for task, loss in losses.items()]).sum()
 
-    def backward(
-        self, loss: Float[Tensor, ""], losses: Losses, shared: Sequence[Parameter], own: Sequence[Parameter]
-    ) -> None:
-        """Accumulates gradients in the parameters.
-
-        Args:
-            loss: the result of `forward`, possibly scaled. losses: its arguments.
-            shared, own: the parameters that the tasks share, and all others.
-        """
+    def backward(self, loss: Loss, losses: Losses, shared: Parameters, own: Parameters) -> None:
+        """Accumulates gradients in the parameters that the tasks share, and in all others. `loss` is the result of
+        `forward` for `losses`, possibly scaled."""
         loss.backward()
 
     def end_step(self) -> None:
@@ -86,7 +77,7 @@ class UncertaintyWeights(FixedWeights):
         precision = torch.exp(-self.log_variance)
         return {task: self.factors[i] * precision[i] * self.fixed[task] for i, task in enumerate(TASKS)}
 
-    def forward(self, losses: Losses, means: Losses, step: int) -> Float[Tensor, ""]:
+    def forward(self, losses: Losses, means: Losses, step: int) -> Loss:
         log_sigma = self.log_variance / 2
         labelled = [log_sigma[TASKS.index(task)] * (mean > 0) for task, mean in means.items()]
         return super().forward(losses, means, step) + torch.stack(labelled).sum()
@@ -108,10 +99,6 @@ class DynamicWeightAverage(FixedWeights):
     """
 
     varies = True
-    sums: Float[Tensor, "2"]  # of the losses in this window
-    batches: Float[Tensor, "2"]  # that had a labelled sample, in this window
-    means: Float[Tensor, "2 2"]  # L(t-1) and L(t-2); zero: unknown
-    factors: Float[Tensor, "2"]  # lambda
 
     def __init__(self, shape: float, attributes: float, window: int = 500, temperature: float = 2.0) -> None:
         super().__init__(shape, attributes)
@@ -121,26 +108,23 @@ class DynamicWeightAverage(FixedWeights):
             )
         self.window, self.temperature = window, temperature
         self.number = 0  # t, the number of this window
-        self.register_buffer("sums", torch.zeros(2))
-        self.register_buffer("batches", torch.zeros(2))
-        self.register_buffer("means", torch.zeros(2, 2))
-        self.register_buffer("factors", torch.ones(2))
+        self.sums: Tensor = nn.Buffer(torch.zeros(2))  # of the losses in this window
+        self.batches: Tensor = nn.Buffer(torch.zeros(2))  # that had a labelled sample, in this window
+        self.means = nn.Buffer(torch.zeros(2, 2))  # L(t-1) and L(t-2); zero: unknown
+        self.factors = nn.Buffer(torch.ones(2))  # lambda
 
-    def forward(self, losses: Losses, means: Losses, step: int) -> Float[Tensor, ""]:
-        self.observe(means, step)
-        return super().forward(losses, means, step)
-
-    def observe(self, means: Losses, step: int) -> None:
-        """Records the losses of a batch; the first batch of a window sets its weights."""
+    def forward(self, losses: Losses, means: Losses, step: int) -> Loss:
         if step // self.window > self.number:
             self._end_window()
             self.number = step // self.window
-        losses = torch.stack([means.get(task, torch.zeros_like(self.sums[0])) for task in TASKS])
-        seen = losses.isfinite() & (losses > 0)
-        self.sums += torch.where(seen, losses, 0.0)
+        of_batch = torch.stack([means.get(task, torch.zeros_like(self.sums[0])) for task in TASKS])
+        seen = of_batch.isfinite() & (of_batch > 0)
+        self.sums += torch.where(seen, of_batch, 0.0)
         self.batches += seen
+        return super().forward(losses, means, step)
 
     def _end_window(self) -> None:
+        """Sets the weights of the next window."""
         last = torch.where(self.batches > 0, self.sums / self.batches, self.means[0])
         self.means.copy_(torch.stack([last, self.means[0]]))
         known = self.means[0] > 0
@@ -154,7 +138,6 @@ class DynamicWeightAverage(FixedWeights):
         return {task: self.fixed[task] * factor for task, factor in zip(TASKS, self.factors, strict=True)}
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What a checkpoint holds beside the buffers."""
         return {"number": self.number}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -176,9 +159,7 @@ class PCGrad(FixedWeights):
         self.accumulated: Tensor | None = None  # the tasks' gradients over the batches of this optimiser step
         self.applied: Tensor | None = None  # their projection, which the shared parameters have already
 
-    def backward(
-        self, loss: Float[Tensor, ""], losses: Losses, shared: Sequence[Parameter], own: Sequence[Parameter]
-    ) -> None:
+    def backward(self, loss: Loss, losses: Losses, shared: Parameters, own: Parameters) -> None:
         tasks = task_gradients(loss, losses, [*shared, *own], keep_graph=False)
         by_task = mean_over_processes(torch.stack([flatten(task[: len(shared)]) for task in tasks]))
         on_own = [sum(gradients) for gradients in zip(*(task[len(shared) :] for task in tasks), strict=True)]
