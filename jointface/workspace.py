@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,9 @@ from jointface.errors import ConfigError, DataError, JointFaceError
 
 STEP = "trainer/global_step"
 KINDS = ("lines", "media", "table", "curves", "histogram")
-Sections = Mapping[str, Sequence[Mapping[str, str]] | None]
 
 
-def build_workspace(entity: str, project: str, name: str, sections: Sections, logged: Iterable[str]) -> Any:
+def build_workspace(entity: str, project: str, name: str, sections: Mapping[str, Any], logged: Iterable[str]) -> Any:
     """A `wandb_workspaces.workspaces.Workspace`, not yet saved. Panels without a logged key are left out, and so are
     sections without panels.
 

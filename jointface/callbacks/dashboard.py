@@ -48,10 +48,8 @@ class Dashboard(Callback):
     `data/train/celeba/attributes`, `data/train/w300lp/yaw`: prevalence and yaw in the batches up to the first
     validation, in a distributed run in those of its first process; of val and test in all batches.
 
-    The config is the resolved one, with `num_samples`, `overrides` and `jointface_version`.
-
-    Args:
-        num_meshes: predicted faces of each source as meshes; 0 for none.
+    The config is the resolved one, with `num_samples`, `overrides` and `jointface_version`. `num_meshes` is for each
+    source; 0 for none.
     """
 
     def __init__(self, num_meshes: int = 2) -> None:

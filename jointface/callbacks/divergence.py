@@ -24,11 +24,8 @@ class DivergenceGuard(Callback):
     with other settings or reach the same step again, and `diverged.txt`, the step's samples by file.
 
     With 16-mixed only the loss counts: there gradients overflow now and then, and the scaler skips those steps and
-    halves its factor; below `smallest_scale` it has found none that works. Reading the loss and the norm of the
-    gradients makes the host wait for the device once a step.
-
-    Args:
-        smallest_scale: of 16-mixed's gradient scaler, which starts with 65,536.
+    halves its factor, 65,536 at first; below `smallest_scale` it has found none that works. Reading the loss and the
+    norm of the gradients makes the host wait for the device once a step.
     """
 
     def __init__(self, smallest_scale: float = 2**-10) -> None:

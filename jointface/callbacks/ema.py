@@ -18,9 +18,6 @@ class WeightAverage(WeightAveraging):
     After step n: average <- d average + (1 - d) weights, d = min(decay, (1 + n) / (10 + n)); the second term keeps the
     random first weights of a short training out (Polyak and Juditsky, SIAM J. Control Optim. 1992; the term is
     TensorFlow's). Validations and their figures see the average, and in checkpoints it is the `state_dict`.
-
-    Args:
-        decay: in [0, 1).
     """
 
     def __init__(self, decay: float) -> None:

@@ -15,10 +15,7 @@ from jointface.running.stop_signals import StopSignals
 
 class LastCheckpoint(Checkpoint):
     """Saves `last.ckpt` at every nth step, before and after each validation, at the last step, and at the step after
-    which a signal asks the run to stop. It then stops the run.
-
-    Args:
-        every_n_train_steps: optimiser steps between two of them; a kill loses no more than that.
+    which a signal asks the run to stop. It then stops the run. A kill loses no more than `every_n_train_steps`.
     """
 
     def __init__(self, every_n_train_steps: int) -> None:
@@ -51,7 +48,7 @@ class LastCheckpoint(Checkpoint):
             return
         self._stopping = self._requested_stop(trainer)
         if self._stopping or step % self.every_n_train_steps == 0 or step == trainer.max_steps:
-            self._save(trainer)
+            trainer.save_checkpoint(self.path, weights_only=False)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Stops here and no earlier, so that the values of the step before are logged."""
@@ -60,7 +57,7 @@ class LastCheckpoint(Checkpoint):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves before the validation, which a run that is interrupted in it repeats when it resumes."""
         self._validation_is_due = True
-        self._save(trainer)
+        trainer.save_checkpoint(self.path, weights_only=False)
         self._validation_is_due = False
         self._stop_if(self._requested_stop(trainer), f"after step {trainer.global_step}")
 
@@ -69,7 +66,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves what the validation decided: the best score so far, and patience."""
-        self._save(trainer)
+        trainer.save_checkpoint(self.path, weights_only=False)
 
     def on_test_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         self._stop_if(self._requested_stop(trainer), "in the test, with the training complete")
@@ -82,9 +79,6 @@ class LastCheckpoint(Checkpoint):
             for counts in (progress["total"], progress["current"]):
                 counts["ready"] += 1
                 counts["started"] += 1
-
-    def _save(self, trainer: Trainer) -> None:
-        trainer.save_checkpoint(self.path, weights_only=False)
 
     def _requested_stop(self, trainer: Trainer) -> int:
         """Number of the signal that any of the processes received, 0 if none: all stop after the same step."""

@@ -8,11 +8,8 @@ log = logging.getLogger(__name__)
 
 
 class OverfitCheck(Callback):
-    """Compares each task's loss with its first value at every validation, and reports at the end how far it fell.
-
-    Args:
-        fraction: of its first value to which every loss must fall; the training then ends.
-    """
+    """Compares each task's loss with its first value at every validation, and reports at the end how far it fell. Once
+    every loss is below its `fraction` of the first, the training ends."""
 
     def __init__(self, fraction: float = 0.05) -> None:
         self.fraction = fraction

@@ -10,11 +10,7 @@ from jointface.files import write_atomically
 
 
 class MetricsCSV(CSVLogger):
-    """Lightning's logger to metrics.csv, which can keep the rows of a run that is resumed; Lightning's deletes them.
-
-    Args:
-        save_dir: the run's folder.
-    """
+    """Lightning's logger, for a run's folder, which can keep the rows of a resumed run; Lightning's deletes them."""
 
     def __init__(self, save_dir: str) -> None:
         super().__init__(save_dir, name="", version="")

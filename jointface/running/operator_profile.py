@@ -17,13 +17,7 @@ class OperatorProfiler(Profiler):
 
     The table of Lightning's own profiler is of the last validation, not of the training.
 
-    Args:
-        dirpath: folder for `fit-FILENAME.txt` and `FILENAME-trace.json.gz`.
-        filename: as above.
-        wait: steps before the measured ones, while memory and kernels settle.
-        active: steps that are measured.
-        row_limit: operators in the table, by their own time on the GPU if there is one, else on the CPU.
-        trace: write the trace as well.
+    Args: see conf/trainer/profiler/pytorch.yaml.
     """
 
     def __init__(
