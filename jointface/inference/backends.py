@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 
+from jointface.inference.hub import is_folder, load_folder
 from jointface.modules.checkpoint import load_model
 from jointface.modules.devices import open_device
 from jointface.modules.network import FaceNetwork
@@ -58,6 +59,7 @@ class NetworkFacts:
     mesh: MeshFacts | None
 
 
+@runtime_checkable
 class Network(Protocol):
     """A function from uint8 RGB crops to what they show. Several threads may call it."""
 
@@ -81,7 +83,8 @@ class TorchNetwork:
     @classmethod
     def load(cls, checkpoint: str | Path, device: str = "auto") -> "TorchNetwork":
         """Raises a CheckpointError or a ConfigError where the file or the device is not usable."""
-        return cls(load_model(checkpoint, open_device(device)))
+        load = load_folder if is_folder(checkpoint) else load_model
+        return cls(load(checkpoint, open_device(device)))
 
     def __call__(self, crops: UInt8[np.ndarray, "batch 3 size size"]) -> NetworkOutput:
         images = torch.from_numpy(crops).to(self.device)

@@ -1,19 +1,21 @@
 """A network as one graph of tensor operations, from uint8 crops to everything that is asked of a face."""
 
+import io
 from collections.abc import Mapping
-from typing import Any, cast
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from jointface.files import write_atomically
 from jointface.geometry.camera import apply_camera, center_depth
-from jointface.inference.backends import NetworkFacts, network_facts
+from jointface.inference.backends import network_facts
+from jointface.inference.network_metadata import output_names
 from jointface.modules.network import FaceNetwork
 from jointface.modules.shape_decoders import MorphableDecoder
 
-INPUT = "image"
 POLAR_STEPS = 14  # of Newton's iteration, which doubles its digits in each of the last ones
 
 
@@ -78,12 +80,6 @@ class NetworkGraph(nn.Module):
         return orthogonal_factor(face.mT @ self.mean_face)
 
 
-def output_names(facts: NetworkFacts) -> list[str]:
-    """The outputs of a network's graph."""
-    shape = ["vertices", "landmarks68", "pose"] if facts.mesh is not None else []
-    return shape + (["logits", "probabilities"] if facts.attributes else [])
-
-
 def orthogonal_factor(matrix: Float[Tensor, "batch 3 3"]) -> Float[Tensor, "batch 3 3"]:
     """U of the polar decomposition U P of matrices with a positive determinant: a rotation.
 
@@ -112,6 +108,10 @@ def trace(network: FaceNetwork) -> ExportedProgram:
         return torch.export.export(graph, (crops,), dynamic_shapes=({0: Dim("batch")},))
 
 
-def save_program(program: ExportedProgram, path: Any, metadata: Mapping[str, str]) -> None:
-    """Writes a program of torch.export with its facts as text files inside, `extra_files` of torch.export.load."""
-    torch.export.save(program, path, extra_files=cast(dict[str, Any], dict(metadata)))
+def save_program(program: ExportedProgram, path: Path, metadata: Mapping[str, str]) -> None:
+    """Writes a program whole, with texts inside that torch.export.load returns as `extra_files`."""
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of source files
+    content = io.BytesIO()
+    torch.export.save(program, content, extra_files=dict(metadata))
+    write_atomically(path, content.getvalue())

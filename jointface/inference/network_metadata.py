@@ -1,4 +1,4 @@
-"""What has to be known of a network to use it, as text that travels in the network's file."""
+"""What has to be known of an exported network to use it: its input and outputs, and facts that travel in its file."""
 
 import base64
 import json
@@ -9,8 +9,15 @@ import numpy as np
 
 from jointface.inference.backends import MeshFacts, NetworkFacts
 
+INPUT = "image"  # uint8 RGB crops (B, 3, S, S)
 FORMAT = "1"  # of the metadata; to be raised when older code can no longer read new files
 MESH = {"triangles": "<i4", "uv": "<f4", "landmarks68": "<i4", "mean": "<f4", "face_region": "|u1"}  # little-endian
+
+
+def output_names(facts: NetworkFacts) -> list[str]:
+    """The outputs of a network's graph."""
+    shape = ["vertices", "landmarks68", "pose"] if facts.mesh is not None else []
+    return shape + (["logits", "probabilities"] if facts.attributes else [])
 
 
 def facts_to_metadata(facts: NetworkFacts) -> dict[str, str]:

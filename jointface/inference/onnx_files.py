@@ -15,13 +15,14 @@ from jaxtyping import UInt8
 
 from jointface.errors import ConfigError
 from jointface.files import write_atomically
-from jointface.inference.network_graph import INPUT, NetworkGraph, output_names, trace
-from jointface.inference.network_metadata import facts_to_metadata
+from jointface.inference.network_graph import NetworkGraph, trace
+from jointface.inference.network_metadata import INPUT, facts_to_metadata, output_names
 from jointface.inference.onnx_network import OnnxNetwork, require_package
 from jointface.modules.network import FaceNetwork
 
 TOLERANCE = 1e-4  # of a file against PyTorch: of coordinates in sizes of the crop, of rotations and probabilities
 QUANTISED = ("Conv", "MatMul", "Gemm", "Add", "Concat", "MaxPool", "AveragePool", "Relu")
+SCOPES = "pkg.torch.onnx.name_scopes"  # key of a node's place in the network
 CHUNK = 8  # crops at once in calibration
 
 Crops = UInt8[np.ndarray, "crops 3 size size"]
@@ -54,7 +55,7 @@ def write_onnx(network: FaceNetwork, path: Path) -> None:
     onnx = require_package("onnx", "format=onnx")
     require_package("onnxscript", "format=onnx")
     try:
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 trace(network), input_names=[INPUT], output_names=NetworkGraph(network).output_names, dynamo=True
             )
@@ -63,6 +64,7 @@ def write_onnx(network: FaceNetwork, path: Path) -> None:
         raise ConfigError(f"format=onnx: this network cannot be exported ({reason})") from error
     assert program is not None
     model = program.model_proto
+    _keep_only_scopes(model)
     onnx.helper.set_model_props(model, facts_to_metadata(NetworkGraph(network).facts))
     model.producer_name = "jointface"
     write_atomically(path, model.SerializeToString())
@@ -77,9 +79,10 @@ def write_int8(source: Path, path: Path, crops: Crops) -> None:
     onnx = require_package("onnx", "precision=int8")
     quantization = require_package("onnxruntime.quantization", "precision=int8")
     shapes = require_package("onnxruntime.quantization.shape_inference", "precision=int8")
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         prepared, quantised = Path(folder, "prepared.onnx"), Path(folder, "int8.onnx")
-        shapes.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        # onnxruntime's optimisation would lose the nodes' scopes; the exporter has folded constants already.
+        shapes.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True, skip_optimization=True)
         quantization.quantize_static(
             str(prepared),
             str(quantised),
@@ -100,12 +103,26 @@ def write_int8(source: Path, path: Path, crops: Crops) -> None:
 
 
 def backbone_nodes(model: Any) -> list[str]:
-    """The nodes from which no later than the features depend: those before the graph parts into its heads."""
-    return [node.name for node in model.graph.node if any("backbone" in entry.value for entry in node.metadata_props)]
+    """The nodes before the features, at which the graph parts into its heads."""
+    return [
+        node.name
+        for node in model.graph.node
+        if any(entry.key == SCOPES and "backbone" in entry.value for entry in node.metadata_props)
+    ]
+
+
+def _keep_only_scopes(model: Any) -> None:
+    """Removes what the exporter notes of each node, such as the paths of source files, but for its place in the
+    network."""
+    parts = [model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer]
+    for part in [*parts, *model.graph.input, *model.graph.output]:
+        kept = [entry for entry in part.metadata_props if entry.key == SCOPES]
+        del part.metadata_props[:]
+        part.metadata_props.extend(kept)
 
 
 def _calibration_reader(quantization: Any, crops: Crops) -> Any:
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
+    class Reader(quantization.CalibrationDataReader):
         """Hands the crops to onnxruntime in chunks."""
 
         def __init__(self) -> None:
@@ -147,7 +164,7 @@ def require_equal(difference: Difference, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps the exporter's progress and advice off the terminal; its errors are raised."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -10,8 +10,7 @@ from jaxtyping import UInt8
 
 from jointface.errors import CheckpointError, ConfigError
 from jointface.inference.backends import NetworkOutput
-from jointface.inference.network_graph import INPUT, output_names
-from jointface.inference.network_metadata import facts_from_metadata
+from jointface.inference.network_metadata import INPUT, facts_from_metadata, output_names
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 OUTPUTS = {"vertices": "vertices", "rotation": "pose", "logits": "logits"}  # by field of NetworkOutput

@@ -3,9 +3,8 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from io import BytesIO
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -99,7 +98,7 @@ def _no_file(path: str) -> str:
     return "a folder" if os.path.isdir(path) else "a device or pipe" if os.path.exists(path) else "no such file"
 
 
-def _identify(file: BinaryIO) -> Image.Image:
+def _identify(file: BufferedIOBase) -> Image.Image:
     try:
         return Image.open(file, formats=[name for name in FORMATS if name in _readable()])
     except UnidentifiedImageError as error:

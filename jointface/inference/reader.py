@@ -1,8 +1,9 @@
 """Reads photos: finds their faces, and says what a network says of each."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self, overload
+from typing import NamedTuple, overload
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from jointface.geometry.framing import FaceBox, face_box
 from jointface.inference.backends import MeshFacts, Network, NetworkOutput, TorchNetwork
 from jointface.inference.crops import cut_crop, to_photo
 from jointface.inference.face import Face, Pose
+from jointface.inference.hub import HubMixin
 from jointface.inference.onnx_network import OnnxNetwork
 from jointface.inference.photos import Photo, Source, open_photo
 from jointface.metrics.pose import rotation_from_vertices
@@ -49,7 +51,7 @@ class _Read(NamedTuple):
     output: NetworkOutput
 
 
-class FaceReader:
+class FaceReader(HubMixin):
     """Finds the faces in photos and reads shape, pose and attributes of each. Threads may share a reader.
 
     Args:
@@ -85,11 +87,11 @@ class FaceReader:
         backend: str = "torch",
         max_faces: int | None = None,
         min_score: float | None = None,
-    ) -> Self:
+    ) -> "FaceReader":
         """A reader with the network of a checkpoint.
 
         Args:
-            checkpoint: a file that jointface.train wrote, or an .onnx file that jointface.export wrote.
+            checkpoint: a file that jointface.train wrote, or an .onnx file or a folder that jointface.export wrote.
             finder: "finder", the package's own; "yunet", or the path of its file; "none" for pictures that are crops
                 already; or any function from a photo to its faces.
             device: of torch; "auto" is a GPU where there is one.
@@ -104,7 +106,9 @@ class FaceReader:
             raise ConfigError(f"backend={backend}: known are {', '.join(BACKENDS)}")
         network = BACKENDS["onnx" if Path(checkpoint).suffix == ".onnx" else backend](checkpoint, device)
         find = build_finder(finder, min_score) if isinstance(finder, str) else finder
-        return cls(network, find, two_passes, batch_size, max_faces)
+        reader = cls(network, find, two_passes, batch_size, max_faces)
+        reader.source = Path(checkpoint)
+        return reader
 
     @overload
     def __call__(self, source: Source, boxes: Sequence[FaceBox] | None = None) -> list[Face]: ...
@@ -210,7 +214,14 @@ def _reframed(read: _Read, mesh: MeshFacts) -> _Framed:
     old, new = framed.box, face_box(torch.from_numpy(read.vertices[mesh.landmarks68]))
     moved, grown = max(abs(new.x - old.x), abs(new.y - old.y)) / old.size, new.size / old.size
     near = moved <= MAX_CHANGE and 1 / MAX_CHANGE <= grown <= MAX_CHANGE  # false for NaN
-    return framed._replace(box=new) if near else framed
+    return framed._replace(box=_rounded(new)) if near else framed
+
+
+def _rounded(box: FaceBox) -> FaceBox:
+    """A box in steps of about 1/2000 of its size, so that the last digits of the first pass, in which batches of other
+    sizes differ, do not change the crop of the second."""
+    step = 2.0 ** round(math.log2(box.size) - 11)
+    return FaceBox(*(step * round(value / step) for value in box))
 
 
 def _rotation(vertices: Float64[np.ndarray, "vertices 3"], mesh: MeshFacts) -> Float64[np.ndarray, "3 3"]:

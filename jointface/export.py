@@ -1,0 +1,117 @@
+"""Writes a trained network for other programs: `python -m jointface.export checkpoint=PATH format=onnx`."""
+
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from jointface.command_line import entry_point
+from jointface.detection.finders import build_finder
+from jointface.errors import ConfigError
+from jointface.inference.backends import network_facts
+from jointface.inference.calibration_crops import Crops, photo_crops, rendered_crops
+from jointface.inference.hub import push_folder, write_folder
+from jointface.inference.network_graph import save_program, trace
+from jointface.inference.network_metadata import facts_to_metadata
+from jointface.inference.onnx_files import compare, quiet, require_equal, write_int8, write_onnx
+from jointface.modules.checkpoint import load_model
+from jointface.modules.network import FaceNetwork
+
+log = logging.getLogger("jointface.export")
+
+ENDINGS = {"onnx": ".onnx", "torch_export": ".pt2", "hub": ""}
+
+
+def export(config: DictConfig) -> Path:
+    """Writes a checkpoint's network in another format, and says how far its outputs are from PyTorch's.
+
+    Returns:
+        The file or, for format=hub, the folder.
+
+    Raises:
+        ConfigError: a setting makes no sense, a package is missing, or a float32 file does not agree with PyTorch.
+        CheckpointError: the checkpoint is missing or broken. DataError: there are no crops, or no room for the file.
+    """
+    validate_config(config)
+    output = output_path(config)
+    if config.format == "hub":
+        write_folder(config.checkpoint, output, config.push)
+        if config.push is not None:
+            push_folder(output, config.push)
+        log.info("The folder is %s: FaceReader.from_pretrained opens it", output.absolute())
+        return output
+    network = load_model(config.checkpoint)
+    if config.format == "torch_export":
+        write_program(network, output)
+    else:
+        write_onnx_files(network, output, config)
+    return output
+
+
+def validate_config(config: DictConfig) -> None:
+    """Raises a ConfigError that names the setting that makes no sense."""
+    if config.checkpoint is None:
+        raise ConfigError("nothing to export: set checkpoint=RUN/checkpoints/best.ckpt")
+    for key, known in {"format": (*ENDINGS,), "precision": ("float32", "int8")}.items():
+        if config[key] not in known:
+            raise ConfigError(f"{key}={config[key]}: known are {', '.join(known)}")
+    if config.precision != "float32" and config.format != "onnx":
+        raise ConfigError(f"precision={config.precision} is for format=onnx only")
+    if config.push is not None and config.format != "hub":
+        raise ConfigError("push uploads the folder of format=hub: set format=hub")
+    if not isinstance(config.num_crops, int) or config.num_crops < 1:
+        raise ConfigError(f"num_crops={config.num_crops}: expected a whole number above 0")
+
+
+def output_path(config: DictConfig) -> Path:
+    """The user's, or a name beside the checkpoint."""
+    if config.output is not None:
+        return Path(config.output)
+    checkpoint = Path(config.checkpoint)
+    suffix = {"hub": "_hub"}.get(config.format, "_int8" if config.precision == "int8" else "")
+    return checkpoint.with_name(f"{checkpoint.stem}{suffix}{ENDINGS[config.format]}")
+
+
+def write_program(network: FaceNetwork, path: Path) -> None:
+    """Writes a program of torch.export with the network's facts as `extra_files`."""
+    with quiet():
+        save_program(trace(network), path, facts_to_metadata(network_facts(network)))
+    log.info("The program is %s: torch.export.load opens it", path.absolute())
+
+
+def write_onnx_files(network: FaceNetwork, path: Path, config: DictConfig) -> None:
+    """Writes the float32 file, checks it, and quantises it if asked to."""
+    int8 = config.precision == "int8"
+    plain = path.with_name(f"{path.stem.removesuffix('_int8')}_float32.onnx") if int8 else path
+    write_onnx(network, plain)
+    crops = open_crops(config, network.image_size)
+    difference = compare(network, plain, crops)
+    require_equal(difference, plain)
+    log.info("%s, %.1f MB; largest difference to PyTorch: %s", plain.absolute(), megabytes(plain), difference)
+    if int8:
+        half = max(1, len(crops) // 2)  # the other half is compared
+        write_int8(plain, path, crops[:half])
+        difference = compare(network, path, crops[half:] if len(crops) > 1 else crops)
+        log.info("%s, %.1f MB; largest difference to PyTorch: %s", path.absolute(), megabytes(path), difference)
+
+
+def open_crops(config: DictConfig, size: int) -> Crops:
+    """The crops of the user's folder, or rendered ones."""
+    if config.crops is None:
+        return rendered_crops(config.num_crops, size)
+    return photo_crops(Path(config.crops), build_finder(config.finder), config.num_crops, size)
+
+
+def megabytes(path: Path) -> float:
+    """Size of a file."""
+    return path.stat().st_size / 1e6
+
+
+@entry_point("export")
+def main(config: DictConfig) -> None:
+    """Exports as the config says."""
+    export(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Networks as folders of the Hugging Face Hub: model.safetensors, config.json and a model card; nothing is pickled."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi, ModelHubMixin, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors.torch import load_file, save
+
+from jointface.errors import CheckpointError, ConfigError
+from jointface.files import write_atomically
+from jointface.inference.model_card import model_card, read_run
+from jointface.modules.checkpoint import FORMAT, KEY, network_weights, read_checkpoint, rebuild_network
+from jointface.modules.network import FaceNetwork
+
+WEIGHTS, CONFIG, CARD = FILES = ("model.safetensors", "config.json", "README.md")
+
+
+class HubMixin(ModelHubMixin):
+    """`save_pretrained`, `from_pretrained` and `push_to_hub` for a reader of photos; see huggingface_hub."""
+
+    source: Path | None = None  # the checkpoint or the folder that the network is from
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Raises a ConfigError for a reader whose network is not from a checkpoint or from the hub."""
+        if self.source is None or self.source.suffix == ".onnx":
+            raise ConfigError("save_pretrained needs a reader of a checkpoint, or of a folder that it saved itself")
+        if self.source.is_dir():
+            for name in FILES:
+                write_atomically(save_directory / name, (self.source / name).read_bytes())
+        else:
+            write_folder(self.source, save_directory)
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        **settings: Any,
+    ) -> Any:
+        folder = Path(model_id)
+        if not folder.is_dir():
+            folder = Path(
+                snapshot_download(
+                    model_id,
+                    revision=revision,
+                    cache_dir=cache_dir,
+                    force_download=force_download,
+                    local_files_only=local_files_only,
+                    token=token,
+                    allow_patterns=list(FILES),
+                )
+            )
+        return cls.load(folder, **settings)  # type: ignore[attr-defined]
+
+
+def write_folder(checkpoint: str | Path, folder: Path, name: str | None = None) -> None:
+    """Writes a checkpoint's network as a folder of the hub, with a model card from its run.
+
+    Args:
+        name: of the model in the card, USER/NAME if it is to be there; None takes the run's or the folder's.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or broken. DataError: the folder cannot be written to.
+    """
+    content = read_checkpoint(checkpoint)
+    description, weights = content[KEY], network_weights(content)
+    network = rebuild_network(description, weights, checkpoint)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    run = read_run(Path(checkpoint))
+    card = model_card(description, run, name or run.name or folder.name, parameters)
+    tensors = {key: value.clone(memory_format=torch.contiguous_format) for key, value in network.state_dict().items()}
+    write_atomically(folder / WEIGHTS, save(tensors, {"format": "pt"}))
+    config = {"library_name": "jointface", KEY: description}
+    write_atomically(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    if not (folder / CARD).exists():  # somebody may have added to it
+        write_atomically(folder / CARD, card.encode())
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether there is a folder like those that `write_folder` writes."""
+    return (Path(path) / CONFIG).is_file()
+
+
+def load_folder(folder: str | Path, device: str | torch.device = "cpu") -> FaceNetwork:
+    """The network of a folder that `write_folder` wrote, in evaluation mode. Nothing is unpickled.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or from a newer version.
+    """
+    folder = Path(folder)
+    try:
+        description = json.loads((folder / CONFIG).read_text(encoding="utf-8"))[KEY]
+        weights = load_file(folder / WEIGHTS)
+    except Exception as error:  # safetensors raises types of its own
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise CheckpointError(
+            f"{folder.absolute()}: not a model of jointface, looked for {WEIGHTS} and {CONFIG} ({reason})"
+        ) from error
+    if description.get("format", 0) > FORMAT:
+        raise CheckpointError(f"{folder}: written by a newer jointface; update jointface")
+    return rebuild_network(description, weights, folder).to(device)
+
+
+def push_folder(folder: Path, repository: str) -> None:
+    """Uploads a folder to the hub, with the login of `hf auth login`.
+
+    Raises:
+        ConfigError: the hub cannot be reached or refuses.
+    """
+    try:
+        api = HfApi()
+        api.create_repo(repository, exist_ok=True)
+        api.upload_folder(folder_path=os.fspath(folder), repo_id=repository, allow_patterns=list(FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"push={repository}: not uploaded ({reason}); log in with: hf auth login") from error
