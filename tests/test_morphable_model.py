@@ -21,6 +21,9 @@ from jointface.geometry import (
 from jointface.geometry.regions import PRNET_WEIGHTS
 from tests.data.bfm_3ddfa import data as bfm_data
 
+CAMERA = camera_from_pose(torch.tensor([[0.1, 0.5, -0.1, 60.0, 70.0, -30.0, 5e-4]] * 2), 128)
+FLIP = similarity(1, 0, (0, 0), True, 128)
+
 
 def random_coefficients(model: MorphableModel, faces: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
@@ -57,28 +60,21 @@ def test_mirror_map_pairs_the_landmarks_by_name(bfm: MorphableModel, tiny_model:
 
 def test_a_flipped_face_is_the_plain_face_flipped_with_the_right_names(tiny_model: MorphableModel) -> None:
     shape, expression = random_coefficients(tiny_model, 2)
-    camera = camera_from_pose(torch.tensor([[0.1, 0.5, -0.1, 60.0, 70.0, -30.0, 5e-4]] * 2), 128)
-    flip = similarity(1, 0, (0, 0), True, 128)
-    plain = tiny_model.project(shape, expression, camera)[:, tiny_model.landmarks68]
-    flipped = tiny_model.project(shape, expression, crop_camera(camera, flip))[:, tiny_model.landmarks68]
+    plain = tiny_model.project(shape, expression, CAMERA)[:, tiny_model.landmarks68]
+    flipped = tiny_model.project(shape, expression, crop_camera(CAMERA, FLIP))[:, tiny_model.landmarks68]
     expected = plain[:, list(MIRROR68)] * torch.tensor([-1.0, 1, 1]) + torch.tensor([127.0, 0, 0])
     torch.testing.assert_close(flipped, expected, atol=1e-3, rtol=0)
 
 
 def test_flipping_the_camera_twice_gives_the_same_face(bfm: MorphableModel) -> None:
     shape, expression = random_coefficients(bfm, 2)
-    camera = camera_from_pose(torch.tensor([[0.1, 0.5, -0.1, 60.0, 70.0, -30.0, 5e-4]] * 2), 128)
-    flip = similarity(1, 0, (0, 0), True, 128)
-    twice = crop_camera(crop_camera(camera, flip), flip)
-    torch.testing.assert_close(
-        bfm.project(shape, expression, twice), bfm.project(shape, expression, camera), atol=1e-3, rtol=0
-    )
+    twice = bfm.project(shape, expression, crop_camera(crop_camera(CAMERA, FLIP), FLIP))
+    torch.testing.assert_close(twice, bfm.project(shape, expression, CAMERA), atol=1e-3, rtol=0)
 
 
 def test_a_batch_may_mix_flipped_and_plain_faces(tiny_model: MorphableModel) -> None:
     shape, expression = random_coefficients(tiny_model, 2)
-    camera = camera_from_pose(torch.tensor([0.1, 0.5, -0.1, 60.0, 70.0, -30.0, 5e-4]), 128)
-    cameras = torch.stack([camera, crop_camera(camera, similarity(1, 0, (0, 0), True, 128))])
+    cameras = torch.cat([CAMERA[:1], crop_camera(CAMERA[:1], FLIP)])
     together = tiny_model.project(shape, expression, cameras)
     alone = [tiny_model.project(shape[i : i + 1], expression[i : i + 1], cameras[i : i + 1])[0] for i in range(2)]
     torch.testing.assert_close(together, torch.stack(alone), atol=1e-3, rtol=0)
@@ -86,9 +82,8 @@ def test_a_batch_may_mix_flipped_and_plain_faces(tiny_model: MorphableModel) -> 
 
 def test_projection_is_the_camera_after_the_model(tiny_model: MorphableModel) -> None:
     shape, expression = random_coefficients(tiny_model, 2)
-    camera = camera_from_pose(torch.tensor([[0.1, 0.5, -0.1, 60.0, 70.0, -30.0, 5e-4]] * 2), 128)
-    expected = apply_camera(camera, tiny_model(shape, expression))
-    torch.testing.assert_close(tiny_model.project(shape, expression, camera), expected)
+    expected = apply_camera(CAMERA, tiny_model(shape, expression))
+    torch.testing.assert_close(tiny_model.project(shape, expression, CAMERA), expected)
 
 
 def test_triangles_face_outwards(bfm: MorphableModel, tiny_model: MorphableModel) -> None:

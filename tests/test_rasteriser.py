@@ -349,12 +349,11 @@ ALPHA = torch.zeros(2, 4, 4, dtype=torch.uint8)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((MESH[0], MESH[1], IMAGE, (1, 0, 8)), "size"),
-        ((MESH[0], MESH[1], IMAGE, (0, 8, 8)), "size"),
+        *(((*MESH, IMAGE, size), "size") for size in ((1, 0, 8), (0, 8, 8))),
         ((MESH[0], MESH[1] + 1, IMAGE, (1, 8, 8)), "triangles: expected indices in 0 ... 11"),
         ((MESH[0], MESH[1] - 1, IMAGE, (1, 8, 8)), "triangles: expected indices in 0 ... 11, found -1"),
-        ((MESH[0], MESH[1], IMAGE + 1, (1, 8, 8)), "image: expected indices in 0 ... 0, found 1 ... 1"),
-        ((MESH[0], MESH[1], IMAGE - 1, (1, 8, 8)), "image"),
+        ((*MESH, IMAGE + 1, (1, 8, 8)), "image: expected indices in 0 ... 0, found 1 ... 1"),
+        ((*MESH, IMAGE - 1, (1, 8, 8)), "image"),
         ((MESH[0], MESH[1], IMAGE.to("meta"), (1, 8, 8)), "image: expected on cpu"),
         ((MESH[0].to("meta"), MESH[1], IMAGE, (1, 8, 8)), "not on meta"),
         ((MESH[0], MESH[1], IMAGE, (1, 8, 8), None, Cutout(torch.zeros(12, 2), IMAGE + 2, ALPHA)), "cutout.texture"),

@@ -38,7 +38,7 @@ def write_bfm_3ddfa(folder: Path, model: MorphableModel) -> None:
         np.save(buffer := io.BytesIO(), array)
         write_atomically(folder / name, buffer.getvalue())
     write_atomically(folder / "tri.mat", mat_bytes({"tri": _matlab_triangles(model)}))
-    _write_uv(folder, model)
+    write_atomically(folder / "BFM_UV.mat", mat_bytes({"UV": model.uv.cpu().double().numpy()}))
 
 
 def write_bfm2009(
@@ -74,10 +74,6 @@ def write_bfm2009(
         "kpt_ind": model.landmarks68.cpu().numpy()[None] + 1,
     }
     write_atomically(folder / "BFM.mat", mat_bytes({"model": fields}))
-    _write_uv(folder, model)
-
-
-def _write_uv(folder: Path, model: MorphableModel) -> None:
     write_atomically(folder / "BFM_UV.mat", mat_bytes({"UV": model.uv.cpu().double().numpy()}))
 
 
