@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -38,6 +38,7 @@ class FoundFace(NamedTuple):
     score: float
 
 
+@runtime_checkable
 class FaceFinder(Protocol):
     """Finds the faces in a photo (RGB, upright), the surest first. Threads may share a finder."""
 
