@@ -23,13 +23,9 @@ VIEW = (560, 400)  # mm of the front of the mean head that are looked at, and pi
 # Wave, and plausibility for women and for men, of hair of these names: files do not tell. Others go by length.
 KNOWN: dict[str, tuple[Wave, float, float]] = {
     "afro01": ("curly", 0.8, 0.8),
-    "bob01": ("straight", 1.0, 0.05),
-    "bob02": ("straight", 1.0, 0.05),
-    "braid01": ("straight", 1.0, 0.05),
-    "long01": ("straight", 1.0, 0.1),
-    "ponytail01": ("straight", 1.0, 0.1),
-    "short01": ("straight", 0.15, 1.0),
-    "short02": ("straight", 0.15, 1.0),
+    **dict.fromkeys(("bob01", "bob02", "braid01"), ("straight", 1.0, 0.05)),
+    **dict.fromkeys(("long01", "ponytail01"), ("straight", 1.0, 0.1)),
+    **dict.fromkeys(("short01", "short02"), ("straight", 0.15, 1.0)),
     "short03": ("straight", 0.3, 0.9),
     "short04": ("straight", 0.3, 1.0),
 }

@@ -54,10 +54,8 @@ def make_fields(head: Head) -> Float[Tensor, "pixels fields"]:
 
 
 def laid_out(layout: PositionMap, values: Float[Tensor, "points channels"]) -> Float[Tensor, "pixels channels"]:
-    """Values of a layout's covered pixels, extended to all SIZE * SIZE pixels by the nearest covered one.
-
-    A point at the edge of a UV island may round to an uncovered pixel.
-    """
+    """Values of a layout's covered pixels, extended to all SIZE * SIZE pixels by the nearest covered one, as a point at
+    the edge of a UV island may round to an uncovered pixel."""
     table = torch.zeros(SIZE * SIZE, values.shape[1], dtype=values.dtype)
     table[layout.pixels] = values
     bare = np.ones(SIZE * SIZE, dtype=bool)

@@ -192,33 +192,30 @@ class _Renderings(Dataset[list[dict[str, Any]] | str]):
     def _write_celeba(self, entries: Sequence[Entry], faces: Sequence[SyntheticFace]) -> None:
         folder = self.root / "celeba" / "img_align_celeba"
         paths = [folder / f"{name}{self.plan.extension}" for name, *_ in entries]
-        missing = [place for place, path in enumerate(paths) if not path.is_file()]
         side = (ALIGNED_HEIGHT - ALIGNED_WIDTH) // 2  # images are rendered square, then cut to CelebA's width
         box = ALIGNED_BOX._replace(x=ALIGNED_BOX.x + side)
-        for place, _, image in _rendered(self.factory, faces, missing, box, ALIGNED_HEIGHT):
+        for place, _, image in self._missing(faces, [[path] for path in paths], box, ALIGNED_HEIGHT):
             write_image(paths[place], image[:, side : side + ALIGNED_WIDTH], self.plan.quality)
 
     def _write_300wlp(self, entries: Sequence[Entry], faces: Sequence[SyntheticFace]) -> None:
         photos = [self.root / "300W_LP" / f"Synthetic_{split}" / f"{name}.jpg" for name, split, _ in entries]
-        both = [photo.is_file() and photo.with_suffix(".mat").is_file() for photo in photos]
-        missing = [place for place, there in enumerate(both) if not there]
-        for place, camera, image in _rendered(self.factory, faces, missing, W300LP_BOX, W300LP_SIZE):
+        files = [[photo, photo.with_suffix(".mat")] for photo in photos]
+        for place, camera, image in self._missing(faces, files, W300LP_BOX, W300LP_SIZE):
             face, landmarks68 = faces[place], self.factory.landmarks68(faces[place], camera)
             labels = camera, face.shape, face.expression, landmarks68
             write_300wlp_face(photos[place], image, *labels, self.plan.quality)
 
-
-def _rendered(
-    factory: FaceFactory, faces: Sequence[SyntheticFace], places: Sequence[int], box: FaceBox, size: int
-) -> Iterator[tuple[int, Float[Tensor, "3 4"], UInt8[np.ndarray, "size size 3"]]]:
-    """Place, camera and RGB image of the faces at these places, each with its face box at `box` in the image."""
-    if not places:
-        return
-    side = CROP_MARGIN * box.size
-    to_image = torch.tensor([[side, 0.0, box.x], [0.0, side, box.y]])
-    cameras = torch.stack([crop_camera(faces[place].camera, to_image) for place in places])
-    images = factory.render([faces[place] for place in places], cameras, size).movedim(1, -1).numpy()
-    yield from zip(places, cameras, images, strict=True)
+    def _missing(
+        self, faces: Sequence[SyntheticFace], files: Sequence[Sequence[Path]], box: FaceBox, size: int
+    ) -> Iterator[tuple[int, Float[Tensor, "3 4"], UInt8[np.ndarray, "size size 3"]]]:
+        """Place, camera and RGB image of the faces that lack one of their files, each with its face box at `box`."""
+        places = [place for place, of_face in enumerate(files) if not all(path.is_file() for path in of_face)]
+        if places:
+            side = CROP_MARGIN * box.size
+            to_image = torch.tensor([[side, 0.0, box.x], [0.0, side, box.y]])
+            cameras = torch.stack([crop_camera(faces[place].camera, to_image) for place in places])
+            images = self.factory.render([faces[place] for place in places], cameras, size).movedim(1, -1).numpy()
+            yield from zip(places, cameras, images, strict=True)
 
 
 def _pose(face: SyntheticFace) -> dict[str, float]:

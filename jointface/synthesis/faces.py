@@ -13,7 +13,7 @@ from torch import Tensor
 
 from jointface.errors import ConfigError, InputError
 from jointface.geometry.camera import apply_camera, crop_camera, euler_to_rotation
-from jointface.geometry.framing import compose, crop_transform, face_box, similarity
+from jointface.geometry.framing import compose, crop_transform, face_box
 from jointface.geometry.morphable_model import linear_faces
 from jointface.synthesis.appearance import Appearance, Lights, sample_appearance, sample_lights, sample_view
 from jointface.synthesis.backgrounds import background_photos, photo_background, random_background
@@ -134,11 +134,7 @@ class FaceFactory:
     def framed_camera(
         self, shape: Float[Tensor, "shape"], expression: Float[Tensor, "expression"], angles: Float[Tensor, "3"]
     ) -> Float[Tensor, "3 4"]:
-        """Camera to a crop of side 1 that frames the landmark box as in every data set.
-
-        Args:
-            angles: pitch, yaw and roll of the head, radians.
-        """
+        """Camera to a crop of side 1, framed as in every data set; pitch, yaw and roll of the head in radians."""
         y_down = torch.tensor([1.0, -1.0, 1.0])
         camera = torch.cat([y_down[:, None] * euler_to_rotation(angles), torch.zeros(3, 1)], dim=1)
         landmarks = linear_faces(*self._landmarks68, torch.cat([shape, expression])[None])
@@ -178,8 +174,8 @@ class FaceFactory:
         linear = camera[:2, :3] @ unit.T / unit[0].square().sum()
         to_picture = torch.cat([linear, (camera[:2, 3] - linear @ face.camera[:2, 3])[:, None]], dim=1)
         pixels = canvas.shape[0] / BACKGROUND_EXTENT
-        from_canvas = similarity(1 / pixels, 0.0, (0.0, 0.0), False, 1)
-        from_canvas[:, 2] = -(canvas.shape[0] - 1) / 2 / pixels
+        corner = -(canvas.shape[0] - 1) / 2 / pixels
+        from_canvas = torch.tensor([[1 / pixels, 0.0, corner], [0.0, 1 / pixels, corner]])
         warp = compose(to_picture, from_canvas).numpy()
         warped = cv2.warpAffine(canvas, warp, (size, size), borderMode=cv2.BORDER_REFLECT_101)
         return torch.from_numpy(warped).movedim(-1, 0).contiguous()

@@ -232,7 +232,7 @@ class _Form:
         if self.cut.wave == "curly":
             fine = value_noise(self.u, self.v, (90, round(self.end / 6)), 8)
             return fine + 1.5 * self.wave
-        wave = self.wave if self.cut.wave == "wavy" else 0.0
+        wave = self.wave * (self.cut.wave == "wavy")
         across = self._flow() + 0.012 * wave
         noise = (((150, 6), 1.0), ((60, 4), 0.8), ((22, 3), 0.7))
         strands = sum(weight * value_noise(across, self.v, cells, 10 + i) for i, (cells, weight) in enumerate(noise))

@@ -92,19 +92,14 @@ def _pose_para(camera: Float[Tensor, "3 4"], image_height: int, name: str) -> Fl
 
     It gives the camera back to 1e-3 pixels up to a yaw of 1.55 (89 degrees), and to 0.05 pixels in full profile, where
     pitch and roll are the same rotation.
-
-    Raises:
-        DataError: the camera mirrors or shears, or its scales differ by more than 0.1 %.
     """
     camera = camera.double().cpu()
     linear = camera[:, :3]
     scale = linear.norm(dim=1).mean()
     error = (linear @ linear.T / scale**2 - torch.eye(3, dtype=torch.float64)).abs().max()
-    if not error < 2e-3 or is_mirrored(camera):  # "not <" also catches NaN
-        raise DataError(
-            f"face {name}: Pose_Para holds a rotation, a uniform scale and a translation, but this camera mirrors or "
-            "shears"
-        )
+    if not error < 2e-3 or is_mirrored(camera):  # scales may differ by 0.1 %; "not <" also catches NaN
+        held = "a rotation, a uniform scale and a translation"
+        raise DataError(f"face {name}: Pose_Para holds {held}, but this camera mirrors or shears")
     return pose_from_camera(camera, image_height).float()
 
 

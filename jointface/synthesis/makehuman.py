@@ -28,6 +28,7 @@ BASE_MESH, BASE_VERTICES = "hm08", 19158
 GET = "unpack MakeHuman's system assets (makehuman_system_assets_cc0.zip of makehumancommunity.org) there"
 AGAIN = "unpack MakeHuman's system assets again"
 SKIN_FOLDER = re.compile(r"(young|middleage|old)_(african|asian|caucasian)_(female|male)")
+CORNER = re.compile(r"-?\d+/-?\d+(/|$)")  # of a face in an .obj: VERTEX/UV or VERTEX/UV/NORMAL
 SECTIONS = ("verts", "weights", "delete_verts")  # keywords of .mhclo that rows of numbers follow
 
 
@@ -83,7 +84,7 @@ def read_assets(folder: Path, base_points: Int[Tensor, "19158"], texture_size: i
         raise DataError(f"no folder {folder.absolute()}: looked there for MakeHuman's skins/, hair/, eyebrows/; {GET}")
     textures = Textures(texture_size)
     skins = [
-        Skin(path.stem, *tags.groups(), textures.read(path))
+        Skin(path.stem, tags[1], tags[2], tags[3], textures.read(path))
         for path in _find(folder / "skins", "*/*.mhmat")
         if (tags := SKIN_FOLDER.fullmatch(path.parent.name))
     ]
@@ -219,9 +220,11 @@ def _read_mesh(
                 u, v = [*words, "nan", "nan"][:2]
                 uv.append((float(u), float(v)))
             elif key == "f":
-                face = [_corner(word) for word in words]
-                if len(face) not in (3, 4):
+                if len(words) not in (3, 4):
                     raise ValueError("expected faces that are triangles or quads")
+                if not all(map(CORNER.match, words)):
+                    raise ValueError(f"expected corners of faces as VERTEX/UV, found {' '.join(words)}")
+                face = [[int(number) for number in word.split("/")[:2]] for word in words]
                 corners += [corner for i in range(2, len(face)) for corner in (face[0], face[i - 1], face[i])]
         if not corners:
             raise ValueError("no faces in it")
@@ -233,14 +236,6 @@ def _read_mesh(
     # MakeHuman may write a triangle as a quad that repeats a vertex.
     a, b, c = vertex_of_point[triangles].T
     return vertices, vertex_of_point, places[pairs % len(places)], triangles[(a != b) & (b != c) & (c != a)]
-
-
-def _corner(word: str) -> tuple[int, int]:
-    try:
-        vertex, uv, *_ = word.split("/")
-        return int(vertex), int(uv)
-    except ValueError as error:
-        raise ValueError(f"expected corners of faces as VERTEX/UV, found {word}") from error
 
 
 def _numbers(rows: Sequence[Sequence[str | float]]) -> Float[np.ndarray, "rows columns"]:

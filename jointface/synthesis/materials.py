@@ -15,9 +15,7 @@ from torch import Tensor
 class Look:
     """The numbers of `Appearance` for each of N points, by name: (N,) or (3, N); N = 1 for a batch of one picture.
 
-    Args:
-        table: (B,) or (3, B), one column a picture. present: names that are not zero in every picture.
-        picture: of each point.
+    table: (B,) or (3, B), one column a picture. present: names that are not zero in every picture.
     """
 
     def __init__(self, table: dict[str, Tensor], present: Set[str], picture: Int[Tensor, "points"]) -> None:
@@ -33,6 +31,8 @@ class Look:
         return columns if columns.shape[-1] == 1 else columns.index_select(-1, self.picture)
 
 
+Points = Float[Tensor, "3 points"]
+Base = Float[Tensor, "3 #points"]  # the skin's own colour
 NOISE_SIZE = 256
 BEARD = ("moustache", "goatee", "beard", "sideburns")
 IRIS, PUPIL_EDGE = 0.40, 0.04  # half angles on the eyeball, radians
@@ -97,14 +97,10 @@ def step(value: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
     return t * t * (3 - 2 * t)
 
 
-def skin(
-    field: dict[str, Tensor], base: Float[Tensor, "3 #points"], look: Look
-) -> tuple[Float[Tensor, "3 points"], Float[Tensor, "points"]]:
-    """Colour and shine of facial skin with its make-up and hair.
+def skin(field: dict[str, Tensor], base: Base, look: Look) -> tuple[Tensor, Tensor]:
+    """Facial skin of colour `base` with its make-up and hair.
 
-    Args:
-        field: see `face_fields`; "brow", if present, is the coverage by brows of MakeHuman's assets.
-        base: the skin's own colour.
+    field: see `face_fields`; "brow", if present, is the coverage by brows of MakeHuman's assets.
     """
     x, y = field["x"], field["y"]
     blotches, spots, grain, _ = noise(x * 0.9 + 400, y * 0.9 + 400, look)
@@ -188,9 +184,7 @@ def _bearded(colour: Tensor, field: dict[str, Tensor], look: Look) -> Tensor:
     return colour
 
 
-def neck_and_clothes(
-    canonical: Float[Tensor, "3 points"], base: Float[Tensor, "3 #points"], look: Look
-) -> tuple[Tensor, Tensor]:
+def neck_and_clothes(canonical: Points, base: Base, look: Look) -> tuple[Tensor, Tensor]:
     """Skin above the neckline, cloth below."""
     x, y, z = canonical.unbind(0)
     blotches, _, grain, _ = noise(x * 0.9 + 400, y * 0.9 + 400, look)
@@ -201,7 +195,7 @@ def neck_and_clothes(
     return mix(bare, cloth, dressed), 0.06 * (1 - dressed)
 
 
-def eye(canonical: Float[Tensor, "3 points"], centre: Float[Tensor, "3"], look: Look) -> tuple[Tensor, Tensor]:
+def eye(canonical: Points, centre: Float[Tensor, "3"], look: Look) -> tuple[Tensor, Tensor]:
     """Sclera, iris and pupil by the angle from the eyeball's axis; `centre` of the eye at x > 0."""
     offset = torch.cat([canonical[:1].abs(), canonical[1:]]) - centre[:, None]
     across, up, front = unit(offset).unbind(0)
@@ -219,7 +213,7 @@ def eye(canonical: Float[Tensor, "3 points"], centre: Float[Tensor, "3"], look: 
     return colour * shaded, torch.full_like(angle, 0.9)
 
 
-def cavity(canonical: Float[Tensor, "3 points"], base: Float[Tensor, "3 #points"]) -> tuple[Tensor, Tensor]:
+def cavity(canonical: Points, base: Base) -> tuple[Tensor, Tensor]:
     """The inside of the mouth, darker further in, and the moist rim of the eye."""
     _, y, z = canonical.unbind(0)
     deep = torch.exp(((z - 10) / 12).clamp(max=0))
@@ -228,7 +222,7 @@ def cavity(canonical: Float[Tensor, "3 points"], base: Float[Tensor, "3 #points"
     return torch.where(y > 0, rim, mouth), torch.full_like(y, 0.1)
 
 
-def teeth(canonical: Float[Tensor, "3 points"]) -> tuple[Tensor, Tensor]:
+def teeth(canonical: Points) -> tuple[Tensor, Tensor]:
     """Enamel with the gaps between teeth, darker towards the corners of the mouth."""
     x = canonical[0].abs()
     gaps = 1 - 0.35 * bump(x % 7.4 - 0.2, 0.45)
@@ -236,7 +230,7 @@ def teeth(canonical: Float[Tensor, "3 points"]) -> tuple[Tensor, Tensor]:
     return canonical.new_tensor([0.72, 0.66, 0.56])[:, None] * shade, 0.25 * shade
 
 
-def painted_teeth(texture: Float[Tensor, "3 points"], canonical: Float[Tensor, "3 points"]) -> tuple[Tensor, Tensor]:
+def painted_teeth(texture: Points, canonical: Points) -> tuple[Tensor, Tensor]:
     """Teeth and gums of a texture, darker further in."""
     x, _, z = canonical.unbind(0)
     shade = (0.1 + 0.9 * torch.exp(((z - 10) / 14).clamp(max=0))) * (1 - 0.6 * step(x.abs(), 12.0, 28.0))

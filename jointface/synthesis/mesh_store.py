@@ -36,43 +36,28 @@ class Packed(NamedTuple):
 
 
 class MeshStore:
-    """The proxies that were asked for so far, and textures.
-
-    Args:
-        textures: the first rows of the textures, which belong to no proxy.
-    """
+    """The proxies that were asked for so far, and textures, the first of which belong to no proxy."""
 
     def __init__(self, textures: list[UInt8[Tensor, "size size 4"]], device: torch.device) -> None:
         self.device = device
-        self._proxies: list[Proxy] = []  # keeps them alive, so that an id stays that of one proxy
-        self._rows: dict[int, int] = {}  # of proxies, by id
-        self._textures = list(textures)
-        self._texture_rows: dict[int, int] = {}  # by id of a proxy's texture
+        self._rows: dict[Proxy, int] = {}
+        self._textures = {texture: row for row, texture in enumerate(textures)}  # tensors are told apart by identity
         self._packed: Packed | None = None
 
     def row(self, proxy: Proxy) -> int:
         """Row of the proxy, which is added if it is new."""
-        if id(proxy) not in self._rows:
-            self._rows[id(proxy)] = len(self._proxies)
-            self._proxies.append(proxy)
-            if id(proxy.texture) not in self._texture_rows:
-                self._texture_rows[id(proxy.texture)] = len(self._textures)
-                self._textures.append(proxy.texture)
+        if proxy not in self._rows:
+            self._rows[proxy] = len(self._rows)
+            self._textures.setdefault(proxy.texture, len(self._textures))
             if self.device.type == "cuda":  # no stream may still be reading the buffer that is replaced
                 torch.cuda.synchronize(self.device)
             self._packed = None
-        return self._rows[id(proxy)]
+        return self._rows[proxy]
 
     def dress(self, pieces: Int[Tensor, "pieces 3"], heads: Float[Tensor, "batch base 3"]) -> Dressed:
-        """The pieces fitted to the heads of a batch, see `Proxy.fit`.
-
-        Args:
-            pieces: (picture, material, row of the proxy) of each, on the CPU.
-        """
+        """Pieces, (picture, material, row of the proxy) on the CPU, fitted to a batch of heads as by `Proxy.fit`."""
         packed, base, mesh = self.packed, heads.shape[1], pieces[:, 2]
-        sizes = [
-            (len(proxy.uv), len(proxy.triangles), self._texture_rows[id(proxy.texture)]) for proxy in self._proxies
-        ]
+        sizes = [(len(proxy.uv), len(proxy.triangles), self._textures[proxy.texture]) for proxy in self._rows]
         of_mesh = torch.tensor(sizes, dtype=torch.int64).view(-1, 3)
         counts, all_counts = of_mesh[mesh, :2], of_mesh[:, :2]  # points and triangles
         first, all_first = counts.cumsum(0) - counts, all_counts.cumsum(0) - all_counts
@@ -103,7 +88,7 @@ class MeshStore:
     def packed(self) -> Packed:
         """All proxies and textures, on the device."""
         if self._packed is None:
-            proxies, textures = self._proxies, torch.stack(self._textures)
+            proxies, textures = list(self._rows), torch.stack(list(self._textures))
             axes = torch.arange(3)[:, None]
             packed = Packed(
                 corners=_cat([proxy.corners for proxy in proxies], (0, 3), torch.int64),

@@ -23,7 +23,7 @@ Points = Float[np.ndarray, "points 3"]
 Texture = UInt8[np.ndarray, "rows columns 4"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # without eq a proxy is hashable, so that it can be found in a store
 class Proxy:
     """A mesh each of whose points is a weighted sum of three of the head's, plus an offset that grows with the head.
 
@@ -69,9 +69,8 @@ def bind(
 
     That place moves continuously with the point, so a surface stays smooth on other heads.
 
-    Args:
-        mesh: as it lies on the mean head.
-        roots: where to look for the skin instead: hair that hangs beside the neck follows the skull it grows on.
+    mesh: as it lies on the mean head. roots: where to look for the skin instead: hair that hangs beside the neck
+    follows the skull it grows on.
     """
     at = mesh.points if roots is None else roots
     mean, triangles, tree = _still_skin(head)
@@ -87,9 +86,8 @@ def bind_rigidly(
 ) -> Proxy:
     """Binds all points to the same three of the head's, so that stiff things such as glasses keep their form.
 
-    Args:
-        luminance: of its plain grey texture. corners: rows of the head's points.
-        tilt: follow how the plane of the three stretches and shears too, not only their centroid.
+    luminance: of its plain grey texture. corners: rows of the head's points. tilt: follow how the plane of the three
+    stretches and shears too, not only their centroid.
     """
     triangle = head.mean.double().numpy()[corners]
     weights = np.full((len(solid.points), 3), 1 / 3)

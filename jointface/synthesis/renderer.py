@@ -295,8 +295,7 @@ def illuminate(
 ) -> Float[Tensor, "3 points"]:
     """Lit colour: hemisphere light, wrapped Lambert for each light, and a Blinn-Phong highlight (Blinn, SIGGRAPH 1977).
 
-    Args:
-        picture: of each point. lights: of each picture, see `Scenes`.
+    picture: of each point. lights: of each picture, see `Scenes`.
     """
     sky, ground, *rest = lights.permute(1, 2, 0).contiguous()
 

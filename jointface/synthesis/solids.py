@@ -45,11 +45,9 @@ def tube(
     closed: bool = False,
     sides: int = 6,
 ) -> Solid:
-    """A tube around a line.
+    """A tube around a line, whose radii in mm are beside the line and along `across`.
 
-    Args:
-        across: roughly at right angles to the line everywhere.
-        radii: beside the line and along `across`, in mm. closed: the line comes back to its first node.
+    across: roughly at right angles to the line everywhere. closed: the line comes back to its first node.
     """
     ahead = np.roll(line, -1, axis=0) - np.roll(line, 1, axis=0) if closed else np.gradient(line, axis=0)
     beside = np.cross(ahead, across)
