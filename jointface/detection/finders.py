@@ -119,20 +119,22 @@ class WholePicture:
         return [FoundFace(FaceBox((width - 1) / 2, (height - 1) / 2, min(height, width) / CROP_MARGIN), 1.0)]
 
 
-def build_finder(name: str) -> FaceFinder:
+def build_finder(name: str, min_score: float | None = None) -> FaceFinder:
     """The finder of a name.
 
     Args:
         name: "finder", the package's own, or the path of other weights of it, FILE.ckpt or FILE.safetensors; "yunet",
             or the path of its file, FILE.onnx; "none", for pictures that are crops already.
+        min_score: lowest score of a face; None is the finder's own.
 
     Raises:
-        ConfigError: there is no such finder, or its file is missing. CheckpointError: its weights are damaged.
+        ConfigError: there is no such finder, the score makes no sense, or its file is missing. CheckpointError: its weights are damaged.
     """
+    threshold = {} if min_score is None else {"threshold": min_score}
     if name == "finder" or name.endswith((".ckpt", ".safetensors")):
-        return OwnFinder(None if name == "finder" else name)
+        return OwnFinder(None if name == "finder" else name, **threshold)
     if name == "yunet" or name.endswith(".onnx"):
-        return YuNet(None if name == "yunet" else name)
+        return YuNet(None if name == "yunet" else name, **threshold)
     if name == "none":
         return WholePicture()
     raise ConfigError(f"finder={name}: known are finder, yunet, none, and the path of weights, FILE.ckpt or FILE.onnx")
