@@ -17,7 +17,7 @@ from jointface.files import write_atomically
 from jointface.modules.checkpoint import read_checkpoint
 
 SHIPPED = Path(__file__).parents[1] / "weights" / "finder.safetensors"
-SHA256 = ""
+SHA256 = "08d90d22fb9c96dcd0d6801ee687fd170b7ceed608b25a11cf0c2e333aa1bf5d"
 
 
 @lru_cache(maxsize=4)
