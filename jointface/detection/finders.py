@@ -128,7 +128,8 @@ def build_finder(name: str, min_score: float | None = None) -> FaceFinder:
         min_score: lowest score of a face; None is the finder's own.
 
     Raises:
-        ConfigError: there is no such finder, the score makes no sense, or its file is missing. CheckpointError: its weights are damaged.
+        ConfigError: there is no such finder, its file is missing, or the score makes no sense. CheckpointError: its
+            weights are damaged.
     """
     threshold = {} if min_score is None else {"threshold": min_score}
     if name == "finder" or name.endswith((".ckpt", ".safetensors")):
