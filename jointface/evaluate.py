@@ -10,7 +10,7 @@ from omegaconf import DictConfig, ListConfig
 from jointface.command_line import entry_point
 from jointface.datamodules.on_disk import require_room_for
 from jointface.errors import ConfigError
-from jointface.evaluation.benchmark import open_benchmarks, open_split, run_benchmarks
+from jointface.evaluation.benchmark import open_split, run_benchmarks
 from jointface.evaluation.other_programs import import_predictions
 from jointface.evaluation.participants import Participants, open_participants
 from jointface.evaluation.rendered_images import image_files, write_images
@@ -21,12 +21,10 @@ log = logging.getLogger("jointface.evaluate")
 
 
 def evaluate(config: DictConfig) -> dict[str, float]:
-    """Runs the config's benchmarks on its checkpoints and on other methods' predictions, and writes a report, see
-    `jointface.evaluation.report.write_report`. With `import` it only makes a folder of predictions, with `images` alone
-    a folder of images.
+    """Runs benchmarks and writes a report, see `jointface.evaluation.report.write_report`. With `import` it only makes
+    a folder of predictions, with `images` alone a folder of images.
 
-    Of several benchmarks those whose data or task is missing are skipped, and the report says why. A single one must
-    run.
+    Of several benchmarks those whose data or task is missing are skipped, and the report says why.
 
     Returns:
         The numbers of metrics.json.
@@ -47,8 +45,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     checkpoints, compare = _as_list(config.checkpoint), _as_list(config.compare)
     participants = open_participants(checkpoints, compare, config.batch_size, config.device, config.precision)
     data_dir = str(config.paths.data_dir)
-    benchmarks, skipped = open_benchmarks(config.benchmarks, participants, data_dir, config.num_images)
-    results = run_benchmarks(benchmarks, skipped)
+    results, skipped = run_benchmarks(config.benchmarks, participants, data_dir, config.num_images)
     page = write_report(results, output_dir, "JointFace: evaluation", _facts(config, participants), skipped)
     print_results(results)
     log.info("The report is %s; tables and figures are beside it", page.absolute())
@@ -61,14 +58,14 @@ def validate_config(config: DictConfig) -> None:
         raise ConfigError(f"seed={config.seed}: expected a whole number of at least 0")
     for key in ("batch_size", "num_images"):
         value = config[key]
-        if not (isinstance(value, int) and value > 0) and not (key == "num_images" and value is None):
+        if (not isinstance(value, int) or value < 1) and not (key == "num_images" and value is None):
             raise ConfigError(f"{key}={value}: expected a whole number above 0")
-    if config["import"] is not None and len(config.benchmarks) != 1:
+    several = len(config.benchmarks) != 1
+    if config["import"] is not None and several:
         raise ConfigError("import needs to know whose photos the files belong to: set benchmark=aflw2000 or another")
-    if config.images is not None and len(config.benchmarks) != 1:
+    if config.images is not None and several:
         raise ConfigError("images needs to know whose faces to render: set benchmark=florence or synthetic")
-    methods = [*_as_list(config.checkpoint), *_as_list(config.compare)]
-    if not methods and config["import"] is None and config.images is None:
+    if all(config[key] in (None, []) for key in ("checkpoint", "compare", "import", "images")):
         raise ConfigError("nothing to evaluate: set checkpoint=RUN/checkpoints/best.ckpt or compare=[NAME:FOLDER]")
 
 
@@ -89,9 +86,9 @@ def _import_predictions(config: DictConfig, output_dir: Path) -> None:
     photos = image_files(dataset, None if config.images is None else Path(config.images))
     triangles = instantiate(benchmark.morphable_model).triangles if "morphable_model" in benchmark else None
     source = Path(config["import"])
-    missing = import_predictions(source, output_dir, photos, triangles)
-    log.info("%d predictions are in %s: evaluate them with compare=[%s:%s]", len(photos) - len(missing),
-             output_dir.absolute(), source.absolute().name, output_dir)  # fmt: skip
+    count = len(photos) - len(import_predictions(source, output_dir, photos, triangles))
+    log.info("%d predictions are in %s: evaluate them with compare=[%s:%s]", count, output_dir.absolute(),
+             source.absolute().name, output_dir)  # fmt: skip
 
 
 def _write_images(config: DictConfig, folder: Path) -> None:
@@ -103,9 +100,8 @@ def _write_images(config: DictConfig, folder: Path) -> None:
 
 def _as_list(setting: Any) -> list[str]:
     """A setting that is null, one word or a list."""
-    if setting is None:
-        return []
-    return [str(value) for value in setting] if isinstance(setting, ListConfig | list) else [str(setting)]
+    values = setting if isinstance(setting, ListConfig | list) else [setting]
+    return [str(value) for value in values if value is not None]
 
 
 def _facts(config: DictConfig, participants: Participants) -> dict[str, str]:

@@ -28,7 +28,7 @@ def result(
 
 
 def best(of: BenchmarkResult) -> list[str]:
-    return [row.name for row in show(of.tables[0]).rows if row.cells[0].best]
+    return [row.name for row in show(of.tables[0]).rows if row.best[0]]
 
 
 def test_methods_over_the_same_images_are_ranked() -> None:

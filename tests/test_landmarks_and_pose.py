@@ -111,7 +111,7 @@ def test_errors_are_those_of_an_independent_implementation(
         errors = nme(predicted[:2], truth[:2], truth), nme(predicted[:2], reannotated[row], reannotated[row])
         expected.append((*errors, nme(flat(predicted), flat(truth), truth)))
         yaws.append(np.degrees(content["Pose_Para"][0, 1]))
-    result = landmarks_and_pose([FolderMethod("other", tmp_path)], dataset, tiny_model)
+    result = landmarks_and_pose([FolderMethod("other", tmp_path, tiny_model)], dataset, tiny_model)
     rows = of_method(result, "other")
     columns = ["nme_2d_68", "nme_2d_68_reannotated", "nme_3d_68"]
     np.testing.assert_allclose(rows[columns].to_numpy(), expected, rtol=1e-4)
@@ -187,7 +187,7 @@ def test_looking_straight_ahead_is_as_wrong_as_the_faces_are_turned(
 
 def test_missing_photos_are_counted_and_listed(tmp_path: Path, dataset: AFLW2000, tiny_model: MorphableModel) -> None:
     write_prediction(tmp_path / f"{dataset.path(1).stem}.npz", landmarks68=torch.rand(68, 2))
-    result = landmarks_and_pose([FolderMethod("other", tmp_path)], dataset, tiny_model)
+    result = landmarks_and_pose([FolderMethod("other", tmp_path, tiny_model)], dataset, tiny_model)
     text = "other has no prediction for 2 of 3 photos, which its errors leave out; missing.csv lists them."
     assert text in result.notes
     assert result.missing == {"other": ["image00002.jpg", "image00006.jpg"]}
@@ -226,7 +226,7 @@ def test_metrics_do_not_depend_on_the_batch_size(
 ) -> None:
     trained = network(decoder, tiny_model, noise=0.01)
     whole = landmarks_and_pose([NetworkMethod("network", trained, batch_size=32)], dataset, tiny_model).metrics
-    monkeypatch.setattr("jointface.evaluation.landmarks_and_pose.CHUNK", 2)
+    monkeypatch.setattr("jointface.evaluation.shape_errors.CHUNK", 2)
     parts = landmarks_and_pose([NetworkMethod("network", trained, batch_size=1)], dataset, tiny_model).metrics
     assert whole.keys() == parts.keys()
     for name, value in whole.items():

@@ -138,7 +138,7 @@ def test_a_damaged_file_leaves_nothing_and_all_of_them_are_named(
     with pytest.raises(DataError, match=r"damaged files in .* \(7\), nothing was imported: ") as error:
         import_predictions(source, tmp_path / "out", {stem: tmp_path / f"{stem}.jpg" for stem in stems})
     for stem in stems[1:6]:
-        assert f"{stem}_kpt.txt: points of shape (1, 3)" in str(error.value)
+        assert f"{stem}_kpt.txt: landmarks68 has shape (1, 3)" in str(error.value)
     assert str(error.value).endswith("; and 2 more")
     assert "\n" not in str(error.value)
     assert {path.name for path in tmp_path.iterdir()} == {"results", *(path.name for path in photos.values())}
@@ -183,7 +183,7 @@ def test_labels_beside_the_photos_are_no_predictions(tmp_path: Path, photos: dic
         ("image00002.obj", b"", "not a readable .obj file|holds no triangles"),
         ("image00002.obj", b"v 1 2 3\nv 1 2 4\n", "not a readable .obj file|holds no triangles"),
         ("image00002_mesh.mat", b"cut", "not a readable MATLAB file"),
-        ("image00002_kpt.txt", b"1 2 3\n", r"points of shape \(1, 3\), expected \(68, 3\)"),
+        ("image00002_kpt.txt", b"1 2 3\n", r"landmarks68 has shape \(1, 3\), expected \(68, 2\) or \(68, 3\)"),
         ("image00002_kpt.txt", b"a b\n", "not a table of landmarks"),
         ("image00002_kpt.txt", b"nan nan\n" * 68, "image00002_kpt.txt: landmarks68 holds NaN"),
         ("other.obj", b"", "no prediction of any photo in .*: looked there for STEM_mesh.mat, STEM.obj"),

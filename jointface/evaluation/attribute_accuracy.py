@@ -13,7 +13,7 @@ from jointface.attributes import LabelSet, calibrated_probability, positive_weig
 from jointface.datamodules.face_dataset import FaceDataset
 from jointface.errors import ConfigError
 from jointface.evaluation.attribute_tables import TRIVIAL, VAL, attribute_tables, common_attributes
-from jointface.evaluation.network_outputs import network_outputs, sample_names
+from jointface.evaluation.network_outputs import network_outputs
 from jointface.evaluation.result import BenchmarkResult
 from jointface.metrics.attribute_scores import attribute_scores
 from jointface.metrics.calibration import BINS, best_thresholds, expected_calibration_error, reliability
@@ -22,21 +22,6 @@ from jointface.modules.network import FaceNetwork
 from jointface.viz.attribute_figures import attribute_bars, correlation_figure, reliability_figure
 
 AT_HALF = ("accuracy", "balanced_accuracy", "f1", "average_precision")
-
-
-@dataclass(frozen=True)
-class SharedAttributes:
-    """The attributes that a network and a data set share.
-
-    names: in the data set's order. columns: their places among the data set's attributes. logits: among the network's.
-    alpha: of the label set from which the network learned each. teachers: those label sets.
-    """
-
-    names: tuple[str, ...]
-    columns: list[int]
-    logits: list[int]
-    alpha: Float[Tensor, "attributes"]
-    teachers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -53,39 +38,33 @@ class Predictions:
     def probability(self) -> Float[Tensor, "samples attributes"]:
         return calibrated_probability(self.logits, self.alpha)
 
-    def both_classes(self) -> Bool[np.ndarray, "attributes"]:
+    @property
+    def both_classes(self) -> list[str]:
         """Attributes with a labelled positive and a labelled negative."""
         positive = self.labels > 0.5
-        return ((positive & self.mask).any(0) & (~positive & self.mask).any(0)).numpy()
+        both = (positive & self.mask).any(0) & (~positive & self.mask).any(0)
+        return [name for name, is_both in zip(self.attributes, both, strict=True) if is_both]
+
+    def only(self, names: Sequence[str]) -> "Predictions":
+        """For some of the attributes."""
+        m = [self.attributes.index(name) for name in names]
+        return Predictions(tuple(names), self.alpha[m], self.logits[:, m], self.labels[:, m], self.mask[:, m])
 
 
-def shared_attributes(network: FaceNetwork, label_set: LabelSet) -> SharedAttributes:
-    """The attributes of a data set that a network predicts, matched by name.
+def shared_attributes(network: FaceNetwork, label_set: LabelSet) -> pd.DataFrame:
+    """The attributes of a data set that a network predicts, by name, in the data set's order.
 
-    alpha, which turns a logit into a probability, comes from the label set that taught the network the attribute: the
-    data set's own one where the network saw it, else the first that has the attribute.
-
-    Raises:
-        ConfigError: they share none.
+    Columns are `logit`, its place among the network's, `teacher`, the label set that taught the network the attribute,
+    and its `alpha`, which turns a logit into a probability. The teacher is the data set's own label set where the
+    network saw it, else the first that has the attribute.
     """
     known = sorted(network.label_sets.values(), key=lambda labels: labels["label_set"] != label_set.name)
-    teachers: dict[str, tuple[str, float]] = {}
-    for labels in known:
-        for name, alpha in zip(labels["attributes"], labels["alpha"], strict=True):
-            teachers.setdefault(name, (labels["label_set"], alpha))
-    shared = [name for name in label_set.attributes if name in teachers]
-    if network.attribute_classifier is None or not shared:
-        raise ConfigError(
-            f"the checkpoint and {label_set.name} share no attribute: it was trained on "
-            f"{', '.join(labels['label_set'] for labels in known) or 'none'}; choose another benchmark"
-        )
-    return SharedAttributes(
-        names=tuple(shared),
-        columns=[label_set.attributes.index(name) for name in shared],
-        logits=[network.attributes.index(name) for name in shared],
-        alpha=torch.tensor([teachers[name][1] for name in shared]),
-        teachers=tuple(dict.fromkeys(teachers[name][0] for name in shared)),
-    )
+    taught = {
+        name: {"logit": network.attributes.index(name), "teacher": labels["label_set"], "alpha": alpha}
+        for labels in reversed(known)  # the first one counts
+        for name, alpha in zip(labels["attributes"], labels["alpha"], strict=True)
+    }
+    return pd.DataFrame.from_dict({name: taught[name] for name in label_set.attributes if name in taught}, "index")
 
 
 def attribute_accuracy(
@@ -95,22 +74,18 @@ def attribute_accuracy(
     train_alpha: Float[Tensor, "attributes"] | None = None,
     batch_size: int = 64,
     device: str | torch.device = "cpu",
-    name: str | None = None,
 ) -> BenchmarkResult:
     """Accuracy, balanced accuracy, F1, average precision and calibration error of networks on the attributes of a test
     set, at the threshold 1/2 and at thresholds chosen on the validation split.
 
-    A network that was trained on other attributes is evaluated on those of the same name. Attributes that have one
-    class only in the test split are left out. The trivial predictor gives the majority class.
+    A network is evaluated on the attributes that it knows by name. Attributes that have one class only in the test
+    split are left out. The trivial predictor gives the majority class.
 
     Args:
-        networks: see `jointface.modules.load_model`; those without an attribute classifier are left out.
-        test: labels attributes. Crops have each network's own size, whatever that of its transform.
+        networks: with attribute classifiers; those that know none of the attributes are left out.
         val: the same data set's validation split, for thresholds; None leaves those columns out.
         train_alpha: negatives per positive in the data set's training split (`FaceDataset.alpha`), for the trivial
             predictor; None takes those of val, else of test.
-        batch_size, device: how and where the networks run; neither changes the results.
-        name: of the benchmark; None takes that of the label set.
 
     Raises:
         ConfigError: the test set labels no attributes, or none that a network knows.
@@ -119,37 +94,36 @@ def attribute_accuracy(
     label_set = test.label_set
     if label_set is None:
         raise ConfigError(f"{type(test).__name__} labels no attributes; choose a benchmark of shape")
-    capable = {key: network for key, network in networks.items() if network.attribute_classifier is not None}
-    if not capable:
-        raise ConfigError("no checkpoint predicts attributes, only shape; choose a benchmark of shape")
-    shared = {key: shared_attributes(network, label_set) for key, network in capable.items()}
-    on_test = _predict(capable, shared, test, batch_size, device)
-    on_val = {} if val is None else _predict(capable, shared, val, batch_size, device)
+    shared = {key: shared_attributes(network, label_set) for key, network in networks.items()}
+    notes = [f"{key} is left out: it knows none of these attributes." for key, its in shared.items() if its.empty]
+    shared = {key: its for key, its in shared.items() if len(its)}
+    if not shared:
+        taught = {labels["label_set"] for network in networks.values() for labels in network.label_sets.values()}
+        raise ConfigError(
+            f"the checkpoint and {label_set.name} share no attribute: it was trained on "
+            f"{', '.join(sorted(taught)) or 'none'}; choose another benchmark"
+        )
+
+    networks = {key: networks[key] for key in shared}
     majority_of = "training" if train_alpha is not None else "test" if val is None else "validation"
-    if train_alpha is None:
-        known = (on_val or on_test)[TRIVIAL]
-        train_alpha = positive_weight(known.labels, known.mask)
-    for predictions in (on_test, on_val):
-        if predictions:
-            predictions[TRIVIAL] = replace(predictions[TRIVIAL], alpha=train_alpha.float().cpu())
+    on_val = {} if val is None else _predict(networks, shared, val, train_alpha, batch_size, device)
+    alpha = on_val[TRIVIAL].alpha if on_val else train_alpha
+    on_test = _predict(networks, shared, test, alpha, batch_size, device)
     scores = {key: _scores(its, on_val.get(key)) for key, its in on_test.items()}
     split, val_faces = str(getattr(test, "split", "test")), 0 if val is None else len(val)
     tables = attribute_tables(label_set, scores, split, len(test), val_faces)
     measured = {key: its for key, its in on_test.items() if key != TRIVIAL}
-    result = BenchmarkResult(name or label_set.name, _metrics(scores), tables, _per_image(test, measured))
+    result = BenchmarkResult(label_set.name, _metrics(scores), tables, _per_image(test, measured), notes=notes)
     _add_correlations(result, measured)
     _add_figures(result, scores, measured)
-    result.notes += [f"{key} predicts no attributes and is left out." for key in networks if key not in capable]
     result.notes += [
-        f"{key} is evaluated on the {len(its.names)} of {len(label_set)} attributes of {label_set.name} that it knows, "
-        f"calibrated by the prevalence in {', '.join(its.teachers)}, which it learned them from."
+        f"{key} is evaluated on the {len(its)} of {len(label_set)} attributes of {label_set.name} that it knows, "
+        f"calibrated by the prevalence in {', '.join(its['teacher'].unique())}, which it learned them from."
         for key, its in shared.items()
     ]
     result.notes.append(f"The trivial predictor gives the majority class of the {majority_of} split.")
-    both = on_test[TRIVIAL].both_classes()
-    if not both.all():
-        one_class = ", ".join(np.array(label_set.attributes)[~both])
-        result.notes.append(f"Left out, with one class only in the test split: {one_class}.")
+    if one_class := [name for name in label_set.attributes if name not in on_test[TRIVIAL].both_classes]:
+        result.notes.append(f"Left out, with one class only in the test split: {', '.join(one_class)}.")
     if val is None:
         result.notes.append("No validation split was given, so there are no thresholds of it.")
     return result
@@ -157,13 +131,14 @@ def attribute_accuracy(
 
 def _predict(
     networks: Mapping[str, FaceNetwork],
-    shared: Mapping[str, SharedAttributes],
+    shared: Mapping[str, pd.DataFrame],
     dataset: FaceDataset,
+    alpha: Float[Tensor, "attributes"] | None,
     batch_size: int,
     device: str | torch.device,
 ) -> dict[str, Predictions]:
     """Of each network for the attributes that it shares, and of the trivial predictor for all: its logit is 0, and
-    alpha, which the caller replaces, decides."""
+    alpha, by default that of these labels, decides."""
 
     def classify(network: FaceNetwork, features: Tensor) -> Tensor:
         assert network.attribute_classifier is not None
@@ -172,15 +147,13 @@ def _predict(
     outputs, tensors = network_outputs(networks, dataset, classify, batch_size, device)
     labels, mask = tensors["attributes"], tensors["attribute_mask"]
     assert dataset.label_set is not None
-    trivial = Predictions(
-        dataset.label_set.attributes, torch.ones(labels.shape[1]), torch.zeros_like(labels), labels, mask
-    )
-    return {
-        key: Predictions(
-            its.names, its.alpha, outputs[key][:, its.logits], labels[:, its.columns], mask[:, its.columns]
-        )
-        for key, its in shared.items()
-    } | {TRIVIAL: trivial}
+    alpha = positive_weight(labels, mask) if alpha is None else alpha.float().cpu()
+    trivial = Predictions(dataset.label_set.attributes, alpha, torch.zeros_like(labels), labels, mask)
+    predictions = {}
+    for key, its in shared.items():
+        alphas, logits = torch.tensor(its["alpha"].tolist()), outputs[key][:, its["logit"].tolist()]
+        predictions[key] = replace(trivial.only([*its.index]), alpha=alphas, logits=logits)
+    return {**predictions, TRIVIAL: trivial}
 
 
 def _scores(test: Predictions, val: Predictions | None) -> pd.DataFrame:
@@ -202,7 +175,7 @@ def _scores(test: Predictions, val: Predictions | None) -> pd.DataFrame:
         found = attribute_scores(_shifted(test.logits, thresholds), labels, mask, test.alpha)
         columns[f"balanced_accuracy{VAL}"] = found["balanced_accuracy"]
     frame = pd.DataFrame({column: values.tolist() for column, values in columns.items()}, index=list(test.attributes))
-    return frame[test.both_classes()]
+    return frame.loc[test.both_classes]
 
 
 def _shifted(logits: Tensor, thresholds: Tensor) -> Tensor:
@@ -227,11 +200,12 @@ def _metrics(scores: Mapping[str, pd.DataFrame]) -> dict[str, float]:
 
 def _per_image(test: FaceDataset, predictions: Mapping[str, Predictions]) -> pd.DataFrame:
     """The share of a face's known attributes that each method gets wrong, at calibrated 1/2."""
-    files, frames = sample_names(test), []
-    for method, predicted in predictions.items():
-        wrong = ((predicted.probability > 0.5) != (predicted.labels > 0.5)) & predicted.mask
-        errors = wrong.sum(1) / predicted.mask.sum(1)  # NaN where none is known
-        columns = {"file": files, "index": range(len(files)), "method": method, "attribute_error": errors.tolist()}
+    files = [test.name(n) if test.rendered else "/".join(test.path(n).parts[-2:]) for n in range(len(test))]
+    frames = []
+    for method, its in predictions.items():
+        wrong = ((its.probability > 0.5) != (its.labels > 0.5)) & its.mask
+        errors = (wrong.sum(1) / its.mask.sum(1)).tolist()  # NaN where none is known
+        columns = {"file": files, "index": range(len(files)), "method": method, "attribute_error": errors}
         frames.append(pd.DataFrame(columns))
     return pd.concat(frames, ignore_index=True)
 
@@ -239,14 +213,12 @@ def _per_image(test: FaceDataset, predictions: Mapping[str, Predictions]) -> pd.
 def _add_correlations(result: BenchmarkResult, predictions: Mapping[str, Predictions]) -> None:
     """How attributes that have both classes correlate in the predictions and in the labels."""
     for method, predicted in predictions.items():
-        both = predicted.both_classes()
-        mask = predicted.mask[:, both].numpy()
+        names = predicted.both_classes
+        its = predicted.only(names)
         found, labels = (
-            expected_correlation(values[:, both].double().numpy(), mask)
-            for values in (predicted.probability, predicted.labels)
+            expected_correlation(values.double().numpy(), its.mask.numpy()) for values in (its.probability, its.labels)
         )
         difference = result.metrics[f"{method}/correlation_difference"] = correlation_difference(found, labels)
-        names = [name for name, two in zip(predicted.attributes, both, strict=True) if two]
         if len(names) > 1:
             figure = correlation_figure(method, names, found, labels, difference)
             result.figures[f"correlation_{method}"] = figure
@@ -266,7 +238,7 @@ def _add_figures(
     )
     if common := common_attributes(scores):
         result.figures["reliability"] = reliability_figure(
-            {key: _reliability(predicted, common) for key, predicted in predictions.items()},
+            {key: _reliability(predicted.only(common)) for key, predicted in predictions.items()},
             {key: float(scores[key].loc[common, "calibration_error"].mean()) for key in predictions},
         )
         result.captions["reliability"] = (
@@ -275,9 +247,7 @@ def _add_figures(
         )
 
 
-def _reliability(predictions: Predictions, attributes: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Samples, probability and positives of each bin, added up over some attributes."""
-    columns = [predictions.attributes.index(name) for name in attributes]
-    labels, mask = predictions.labels[:, columns], predictions.mask[:, columns]
-    count, probability, positives = reliability(predictions.probability[:, columns], labels, mask)
+def _reliability(its: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Samples, probability and positives of each bin, added up over the attributes."""
+    count, probability, positives = reliability(its.probability, its.labels, its.mask)
     return count.sum(1).numpy(), probability.sum(1).numpy(), positives.sum(1).numpy()

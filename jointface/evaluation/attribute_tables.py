@@ -42,10 +42,8 @@ def attribute_tables(label_set: LabelSet, scores: Scores, split: str, faces: int
     over those. The trivial predictor has the same attributes as the rest of each table.
 
     Args:
-        label_set: of the data set.
         scores: among them those of the trivial predictor, for all attributes of the data set.
-        split, faces: on which they were measured, and how many there are.
-        val_faces: how many faces the thresholds come from.
+        split, faces: on which they were measured, and how many there are. val_faces: that thresholds come from.
     """
     data_set = DATA_SETS.get(label_set.name, label_set.name)
     calibrated = any(column.endswith(VAL) for column in scores[TRIVIAL])
@@ -71,14 +69,11 @@ def _subsets(label_set: LabelSet, scores: Scores) -> list[tuple[str, list[str], 
     """Title, attributes and quoted rows of each table of means."""
     everything, common = list(scores[TRIVIAL].index), common_attributes(scores)
     quoted = quoted_rows(label_set.name, "accuracy")
-    groups: dict[tuple[str, ...], list[str]] = {}  # methods by what they know
-    for method, frame in scores.items():
-        if method != TRIVIAL:
-            groups.setdefault(tuple(frame.index), []).append(method)
-    alike = len(groups) == 1
-    titled = {f"mean over {_count(common)}" if alike else f"mean over the {_count(common)} that all know": common}
-    if not alike:
-        titled |= {
+    known_by = {method: tuple(frame.index) for method, frame in scores.items() if method != TRIVIAL}
+    groups = {known: [method for method in known_by if known_by[method] == known] for known in known_by.values()}
+    titled = {f"mean over {_count(common)}": common}
+    if len(groups) > 1:
+        titled = {f"mean over the {_count(common)} that all know": common} | {
             f"mean over the {_count(known)} of {', '.join(methods)}": list(known)
             for known, methods in groups.items()
             if list(known) != common

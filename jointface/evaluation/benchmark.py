@@ -1,12 +1,11 @@
 """Benchmarks of a config: each has test data, participants, and protocols that it runs on them."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -22,11 +21,10 @@ from jointface.evaluation.comparability import (
     note_incomplete_rows,
     require_comparable,
 )
-from jointface.evaluation.methods import FolderMethod, MeanFaceMethod, NetworkMethod
+from jointface.evaluation.methods import FolderMethod, MeanFaceMethod, NetworkMethod, ShapeMethod
 from jointface.evaluation.participants import Participants, folders_by_benchmark, require_different
 from jointface.evaluation.result import BenchmarkResult
 from jointface.evaluation.shape_figures import add_shape_figures
-from jointface.modules.network import FaceNetwork
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +38,8 @@ def open_split(
 ) -> FaceDataset:
     """A split of a benchmark's data set, or at most `num_images` of it, evenly spaced.
 
-    Args:
-        config: of the benchmark. data_dir: where data sets are; an error names it if it is no folder.
-
     Raises:
-        DataError: the data set is missing or broken.
+        DataError: the data set is missing or broken. It names `data_dir` if that is no folder.
     """
     data = config.data
     try:
@@ -62,11 +57,8 @@ def open_split(
 
 @dataclass
 class Benchmark:
-    """A benchmark and who takes part in it.
-
-    name: "aflw2000". config: its entry in `benchmarks`. data_dir: where data sets are. num_images: at most so many of
-    the test and of the validation split; None takes all.
-    """
+    """A benchmark and who takes part in it. config: its entry in `benchmarks`. num_images: at most so many of the test
+    and of the validation split; None takes all."""
 
     name: str
     config: DictConfig
@@ -79,42 +71,41 @@ class Benchmark:
     def test(self) -> FaceDataset:
         return open_split(self.config, self.data_dir, "test", self.num_images)
 
-    def protocols(self) -> list[str]:
-        """The protocols that a participant can take part in.
+    @cached_property
+    def able(self) -> dict[str, list[str]]:
+        """By protocol of the benchmark the participants that predict what it compares, where there are any.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: there are none for any protocol.
         """
         if not self.participants.names:
             raise ConfigError("no folder of predictions holds one for its photos")
         protocols = [protocol for protocol in PROTOCOLS if protocol in self.config]
-        possible = [protocol for protocol in protocols if self.able(protocol)]
-        if not possible:
+        able = {protocol: [*self.participants.networks_with(HEADS.get(protocol))] for protocol in protocols}
+        if "shape" in able:
+            able["shape"] += self.participants.folders
+        if not any(able.values()):
             raise ConfigError(
                 f"benchmark {self.name} asks for {' or '.join(PROTOCOLS[protocol] for protocol in protocols)}, which "
                 f"{', '.join(self.participants.names)} predicts none of: choose another benchmark or checkpoint"
             )
-        return possible
-
-    def able(self, protocol: str) -> list[str]:
-        """The participants that predict what a protocol compares."""
-        folders = self.participants.folders if protocol == "shape" else ()
-        return [*self.participants.networks_with(HEADS.get(protocol)), *folders]
+        return {protocol: names for protocol, names in able.items() if names}
 
     def keep_folders(self, folders: Mapping[str, Path]) -> None:
         """Leaves out the other folders of predictions, with a note."""
         absent = [name for name in self.participants.folders if name not in folders]
         self.notes += [f"{name} is left out: it has no prediction for any photo." for name in absent]
         self.participants = replace(self.participants, folders=folders)
+        del self.able
 
     def run(self) -> list[BenchmarkResult]:
         """Runs the protocols. The first result is called after the benchmark, the others NAME_PROTOCOL."""
         run = {"shape": self._shape, "attributes": self._attributes, "features": self._features}
         results: list[BenchmarkResult] = []
-        for protocol in self.protocols():
+        for protocol, able in self.able.items():
             result = run[protocol](self.test)
             note_incomplete_data(result, self.test, self.num_images)
-            unable = [name for name in self.participants.names if name not in self.able(protocol)]
+            unable = [name for name in self.participants.names if name not in able]
             result.notes += [f"{name} is left out: it has no {PROTOCOLS[protocol]}." for name in unable]
             note_incomplete_rows(result)
             drop_empty_tables(result)
@@ -131,7 +122,9 @@ class Benchmark:
         judge = instantiate(self.config.shape, _convert_="all")
         networks = self.participants.networks_with("shape_decoder")
         folders = [FolderMethod(name, folder, model) for name, folder in self.participants.folders.items()]
-        methods = [NetworkMethod(name, network, **self._placement()) for name, network in networks.items()] + folders
+        placement = self.participants.placement
+        methods: list[ShapeMethod] = [NetworkMethod(name, network, **placement) for name, network in networks.items()]
+        methods += folders
         references = [MeanFaceMethod(model)] if self.config.mean_face else []  # else the protocol adds its own
         require_different([method.name for method in (*methods, *references)])
         result: BenchmarkResult = judge([*methods, *references], test)
@@ -144,21 +137,14 @@ class Benchmark:
 
     def _attributes(self, test: FaceDataset) -> BenchmarkResult:
         networks = self.participants.networks_with("attribute_classifier")
-        related = {name: network for name, network in networks.items() if _shares_attribute(network, test)}
         val, train = self._optional_split("val", self.num_images), self._optional_split("train")
         alpha = None if train is None else train.alpha()
         judge = instantiate(self.config.attributes, _convert_="all")
-        result: BenchmarkResult = judge(related or networks, test, val, alpha, **self._placement())
-        unrelated = sorted(networks.keys() - related.keys())
-        result.notes += [f"{name} is left out: it knows none of these attributes." for name in unrelated]
-        return result
+        return judge(networks, test, val, alpha, **self.participants.placement)
 
     def _features(self, test: FaceDataset) -> BenchmarkResult:
         judge = instantiate(self.config.features, _convert_="all")
-        return judge(self.participants.networks, test, **self._placement())
-
-    def _placement(self) -> dict[str, Any]:
-        return {"batch_size": self.participants.batch_size, "device": self.participants.device}
+        return judge(self.participants.networks, test, **self.participants.placement)
 
     def _optional_split(self, split: str, num_images: int | None = None) -> FaceDataset | None:
         """A split that the benchmark can do without; its notes then say so."""
@@ -171,64 +157,47 @@ class Benchmark:
             return None
 
 
-def _shares_attribute(network: FaceNetwork, dataset: FaceDataset) -> bool:
-    labelled = dataset.label_set.attributes if dataset.label_set is not None else ()
-    return not set(network.attributes).isdisjoint(labelled)
-
-
-def open_benchmarks(
+def run_benchmarks(
     configs: Mapping[str, DictConfig], participants: Participants, data_dir: str, num_images: int | None
-) -> tuple[list[Benchmark], list[str]]:
-    """Finds out which benchmarks can run, and which folders hold predictions for them.
+) -> tuple[list[BenchmarkResult], list[str]]:
+    """Runs benchmarks, once it is clear which of them can run and which folders hold predictions for them.
 
     Returns:
-        The benchmarks, and why the others cannot run. The error of a single one is raised.
+        The results, and why the other benchmarks could not run. The error of a single one is raised.
 
     Raises:
-        DataError: a folder holds no prediction for any photo of any benchmark.
+        ConfigError: none could run. DataError: a folder holds no prediction for any photo of any benchmark.
     """
-    benchmarks: dict[str, Benchmark] = {}
-    tests: dict[str, FaceDataset] = {}
     skipped: list[str] = []
+
+    @contextmanager
+    def skip_on_error(name: str) -> Iterator[None]:
+        try:
+            yield
+        except (JointFaceError, InstantiationException) as error:
+            if len(configs) == 1:
+                raise
+            skipped.append(f"{name} was not run: {' '.join(str(_unwrap(error)).split())}")
+            log.warning(skipped[-1])
+
+    benchmarks: dict[str, Benchmark] = {}
+    tests: dict[str, FaceDataset] = {}  # of 3D faces
     for name, config in configs.items():
-        with _skip_on_error(name, skipped, len(configs)):
+        with skip_on_error(name):
             benchmark = Benchmark(name, config, participants, data_dir, num_images)
-            protocols, test = benchmark.protocols(), benchmark.test
+            able, test = benchmark.able, benchmark.test
             benchmarks[name] = benchmark
-            if "shape" in protocols:
-                tests[name] = test
+            tests |= {name: test} if "shape" in able else {}
     for name, folders in folders_by_benchmark(participants.folders, tests).items():
         benchmarks[name].keep_folders(folders)
-    return list(benchmarks.values()), skipped
-
-
-def run_benchmarks(benchmarks: Sequence[Benchmark], skipped: list[str]) -> list[BenchmarkResult]:
-    """The results of all benchmarks. Adds to `skipped` why one of several could not run.
-
-    Raises:
-        ConfigError: none could.
-    """
-    results = []
-    several = len(benchmarks) + len(skipped)
-    for benchmark in benchmarks:
-        log.info("Running %s", benchmark.name)
-        with _skip_on_error(benchmark.name, skipped, several):
+    results: list[BenchmarkResult] = []
+    for name, benchmark in benchmarks.items():
+        log.info("Running %s", name)
+        with skip_on_error(name):
             results += benchmark.run()
     if not results:
         raise ConfigError(f"no benchmark could be run; {'; '.join(skipped)}")
-    return results
-
-
-@contextmanager
-def _skip_on_error(name: str, skipped: list[str], of: int) -> Iterator[None]:
-    """Adds to `skipped` why one of several benchmarks cannot run. The error of a single one is raised."""
-    try:
-        yield
-    except (JointFaceError, InstantiationException) as error:
-        if of == 1:
-            raise
-        skipped.append(f"{name} was not run: {' '.join(str(_unwrap(error)).split())}")
-        log.warning(skipped[-1])
+    return results, skipped
 
 
 def _unwrap(error: BaseException) -> BaseException:

@@ -20,11 +20,7 @@ def error_columns(per_image: pd.DataFrame) -> list[str]:
 
 
 def require_comparable(result: BenchmarkResult, methods: Iterable[str]) -> None:
-    """Checks that the benchmark found at least one error of each method.
-
-    Raises:
-        DataError: of one it found none; says what its predictions must hold.
-    """
+    """Raises a DataError, which says what predictions must hold, where a benchmark found no error of a method."""
     for method in methods:
         rows = result.per_image[result.per_image["method"] == method]
         if not rows[error_columns(rows)].notna().any(axis=None):
@@ -56,16 +52,14 @@ def note_incomplete_rows(result: BenchmarkResult) -> None:
 
 def drop_empty_tables(result: BenchmarkResult) -> None:
     """Drops tables in which only reference and quoted rows have numbers, with a note."""
-    kept: list[Table] = []
-    dropped: list[Table] = []
-    for table in result.tables:
+
+    def has_numbers(table: Table) -> bool:
         competitors = table.frame[~table.frame.index.isin([*table.quoted, *table.reference])]
-        has_numbers = competitors.select_dtypes("number").notna().any(axis=None)
-        (kept if has_numbers else dropped).append(table)
-    result.tables = kept
-    if dropped:
-        titles = "; ".join(table.title for table in dropped)
-        result.notes.append(f"Tables left out, for no method has a number there: {titles}.")
+        return bool(competitors.select_dtypes("number").notna().any(axis=None))
+
+    if dropped := [table.title for table in result.tables if not has_numbers(table)]:
+        result.notes.append(f"Tables left out, for no method has a number there: {'; '.join(dropped)}.")
+    result.tables = [table for table in result.tables if table.title not in dropped]
 
 
 def count_images(result: BenchmarkResult, images: int) -> None:

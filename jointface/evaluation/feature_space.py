@@ -6,21 +6,20 @@ those of a joint network of both? Linear probes answer it (Alain, Bengio, "Under
 linear classifier probes", ICLR workshop 2017).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
-from matplotlib.axes import Axes
+from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.manifold import TSNE
-from sklearn.metrics import r2_score
-from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+from sklearn.metrics import make_scorer, r2_score, recall_score
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
@@ -45,25 +44,24 @@ TRUE_SHAPE, TRUE_ATTRIBUTES = "true shape", "true attributes"  # rows of probes 
 COLOURED = ("Male", "Smiling", "High_Cheekbones", "Big_Nose", "Young", "Oval_Face", "Asian", "Eyeglasses")
 COLOURED_ATTRIBUTES, COLOURED_COEFFICIENTS = 4, 2
 
-Matrix = Float[np.ndarray, "samples features"]
+Matrix = Float[np.ndarray, "samples _"]
+Folds = Float[np.ndarray, "folds"]
 
 
 @dataclass(frozen=True)
 class SpaceLabels:
     """The labels of a test set; None where it has none.
 
-    groups: faces of one person, and turned copies of one photo, share a number and stay in one fold. attributes: 1, 0,
-    or NaN where unlabelled. names: of the attributes.
+    groups: faces of one person, and turned copies of one photo, share a number and stay in one fold. attributes: a
+    column for each, 1, 0, or NaN where unlabelled. shape: a column for each coefficient.
     """
 
     groups: Int[np.ndarray, "samples"]
-    attributes: Float[np.ndarray, "samples attributes"] | None
-    names: tuple[str, ...]
-    shape: Float[np.ndarray, "samples coefficients"] | None
+    attributes: pd.DataFrame | None
+    shape: pd.DataFrame | None
 
     @property
-    def people(self) -> int:
-        """How many people or photos there are."""
+    def people(self) -> int:  # or photos
         return int(self.groups.max()) + 1
 
 
@@ -72,21 +70,16 @@ def feature_space(
     dataset: FaceDataset,
     batch_size: int = 64,
     device: str | torch.device = "cpu",
-    name: str = "feature_space",
     max_faces: int = 5000,
 ) -> BenchmarkResult:
     """Linear probes from the features of each checkpoint to the labels of a test set, and the features in 2D.
 
-    Features are those of the backbone averaged over the picture, which the attribute classifier reads. Every checkpoint
-    is probed on the same faces in the same folds. Where a set labels both, probes also lead from the true shape
-    coefficients to attributes and back, which shows how much the two share. Probes with too few faces (`PER_CLASS`,
-    `FOR_SHAPE`) are left out, with a note. `num_images` counts the faces.
+    Every checkpoint is probed on the same faces in the same folds. Where a set labels both, probes also lead from the
+    true shape coefficients to attributes and back, which shows how much the two share. Probes with too few faces
+    (`PER_CLASS`, `FOR_SHAPE`) are left out, with a note. `num_images` counts the faces.
 
     Args:
-        networks: checkpoints by name, see `jointface.modules.load_model`; with any heads.
         dataset: labels attributes, shape coefficients or both; not used in training.
-        batch_size, device: how and where the networks run; neither changes the results.
-        name: of the result, to tell data sets apart.
         max_faces: the networks see at most so many, evenly spaced.
 
     Raises:
@@ -97,7 +90,9 @@ def feature_space(
     features, tensors = network_outputs(networks, dataset, pooled_features, batch_size, device, chosen.tolist())
     labels = _labels(dataset, tensors, chosen)
     spaces = {key: values.double().numpy() for key, values in features.items()}
-    result = BenchmarkResult(name, {"num_images": len(chosen)}, [], pd.DataFrame(columns=["file", "index", "method"]))
+    result = BenchmarkResult(
+        "feature_space", {"num_images": len(chosen)}, [], pd.DataFrame(columns=["file", "index", "method"])
+    )
     result.notes.append(
         f"{len(chosen):,} of {len(dataset):,} faces, {FOLDS} folds; faces of one person or photo are in one fold. The "
         "spread over folds is their standard deviation; folds share training faces, so it is no standard error."
@@ -106,7 +101,7 @@ def feature_space(
     _probe_shape(result, spaces, labels)
     if not result.tables:
         raise ConfigError(
-            f"{name}: {len(chosen):,} faces of {labels.people:,} people or photos are too few for "
+            f"feature_space: {len(chosen):,} faces of {labels.people:,} people or photos are too few for "
             f"probes, which need {PER_CLASS} of each class of an attribute, or {FOR_SHAPE} for shape; take more"
         )
     result.figures["embedding"] = embedding_figure(spaces, labels)
@@ -118,7 +113,7 @@ def feature_space(
 
 
 def pooled_features(network: FaceNetwork, features: Float[Tensor, "batch channels height width"]) -> Tensor:
-    """Features of the backbone averaged over the picture, (B, C)."""
+    """Features of the backbone averaged over the picture, (B, C), which the attribute classifier reads."""
     return features.mean((2, 3))
 
 
@@ -130,37 +125,35 @@ def _labels(dataset: FaceDataset, tensors: Mapping[str, Tensor], chosen: Int[np.
     names = [original_name(dataset.path(index).stem) for index in chosen.tolist()]
     groups = np.unique(arrays.get("identity", np.array(names)), return_inverse=True)[1]
     attributes = shape = None
-    if "attributes" in arrays:
-        attributes = np.where(arrays["attribute_mask"], arrays["attributes"] > 0.5, np.nan)
+    if "attributes" in arrays and dataset.label_set is not None:
+        values = np.where(arrays["attribute_mask"], arrays["attributes"] > 0.5, np.nan)
+        attributes = pd.DataFrame(values, columns=dataset.label_set.attributes)
     if "shape_coefficients" in arrays:
-        shape = arrays["shape_coefficients"].astype(np.float64)
-    return SpaceLabels(groups, attributes, dataset.label_set.attributes if dataset.label_set else (), shape)
+        shape = pd.DataFrame(arrays["shape_coefficients"].astype(np.float64))
+    return SpaceLabels(groups, attributes, shape)
 
 
 # Probes
 
 
-def attribute_probe(
-    features: Matrix, labels: Bool[np.ndarray, "samples"], groups: Int[np.ndarray, "samples"]
-) -> Float[np.ndarray, "folds"]:
+def attribute_probe(features: Matrix, labels: np.ndarray, groups: Int[np.ndarray, "samples"]) -> Folds:
     """Balanced accuracy of a logistic regression with balanced classes on standardised features, on each held-out fold;
-    NaN on a fold that lacks a class."""
+    NaN on a fold that lacks a class. Faces whose label is NaN are left out."""
+
+    def balanced_accuracy(truth: np.ndarray, predicted: np.ndarray) -> float:
+        return recall_score(truth, predicted, labels=[False, True], average=None, zero_division=np.nan).mean()
+
+    known = ~np.isnan(labels)
     # Newton's method ends at the optimum to the last digits, so that the noise of features in float32 stays small.
     classifier = LogisticRegression(C=INVERSE_STRENGTH, class_weight="balanced", solver="newton-cholesky", tol=1e-8)
-    probe = make_pipeline(StandardScaler(), classifier)
-    scores = []
-    for train, test in StratifiedGroupKFold(FOLDS, shuffle=True, random_state=SEED).split(features, labels, groups):
-        truth = labels[test]
-        if min(len(np.unique(labels[train])), len(np.unique(truth))) < 2:
-            scores.append(np.nan)
-            continue
-        right = probe.fit(features[train], labels[train]).predict(features[test]) == truth
-        scores.append((right[truth].mean() + right[~truth].mean()) / 2)
-    return np.array(scores)
+    return cross_val_score(
+        make_pipeline(StandardScaler(), classifier), features[known], labels[known] > 0.5, groups=groups[known],
+        cv=StratifiedGroupKFold(FOLDS, shuffle=True, random_state=SEED), scoring=make_scorer(balanced_accuracy),
+    )  # fmt: skip
 
 
 def shape_probe(
-    features: Matrix, coefficients: Float[np.ndarray, "samples coefficients"], groups: Int[np.ndarray, "samples"]
+    features: Matrix, coefficients: Matrix, groups: Int[np.ndarray, "samples"]
 ) -> Float[np.ndarray, "folds coefficients"]:
     """R2 of each coefficient by ridge regression on standardised features, on each held-out fold: 0 is what predicting
     the mean is worth, 1 is perfect."""
@@ -178,41 +171,37 @@ def _probe_attributes(result: BenchmarkResult, spaces: Mapping[str, Matrix], lab
     """Adds the probes to attributes: metrics, a table of means, a table of each attribute."""
     if labels.attributes is None:
         return
-    enough = [m for m in range(len(labels.names)) if _enough(labels.attributes[:, m], labels.groups)]
-    names = [labels.names[m] for m in enough]
-    if left_out := [name for name in labels.names if name not in names]:
+    enough = labels.attributes.loc[:, [_enough(values, labels.groups) for _, values in labels.attributes.items()]]
+    if left_out := [name for name in labels.attributes if name not in enough]:
         result.notes.append(
             f"Probes leave out {len(left_out)} attributes with fewer than {PER_CLASS} people or photos of a class: "
             f"{', '.join(left_out)}."
         )
-    if not names:
+    if enough.empty:
         return
+    sources = {**spaces, **({} if labels.shape is None else {TRUE_SHAPE: labels.shape.to_numpy()})}
     scores = {
-        source: np.stack([_probe_labelled(values, labels.attributes[:, m], labels.groups) for m in enough], axis=1)
-        for source, values in {**spaces, **({} if labels.shape is None else {TRUE_SHAPE: labels.shape})}.items()
-    }
-    table = _summarise(result, "attribute_probe", scores, names)
+        source: pd.DataFrame({
+            name: attribute_probe(features, values.to_numpy(), labels.groups) for name, values in enough.items()
+        })
+        for source, features in sources.items()
+    }  # fmt: skip
+    table = _summarise(result, "attribute_probe", scores)
     caption = (
         f"Linear probes from features to attributes: balanced accuracy in per cent, {FOLDS}-fold cross-validated, over "
-        f"{len(names)} attributes; 50 is chance. Logistic regression on standardised features, C = {INVERSE_STRENGTH}, "
-        f"classes balanced. The row {TRUE_SHAPE}, where it is, is a probe from the labelled shape coefficients."
+        f"{enough.shape[1]} attributes; 50 is chance. Logistic regression on standardised features, "
+        f"C = {INVERSE_STRENGTH}, classes balanced. The row {TRUE_SHAPE}, where it is, is a probe from the labelled "
+        "shape coefficients."
     )
     reference = tuple({TRUE_SHAPE} & scores.keys())
     result.tables.append(Table("Probes to attributes", caption, table, 2, False, reference=reference))
-    each = pd.DataFrame({source: 100 * np.nanmean(values, axis=0) for source, values in scores.items()}, names)
+    each = pd.DataFrame({source: 100 * values.mean() for source, values in scores.items()})
     each.loc["mean"] = each.mean()
     result.tables.append(Table("Probes to each attribute", caption, each, 1, None))
 
 
-def _enough(attribute: Float[np.ndarray, "samples"], groups: Int[np.ndarray, "samples"]) -> bool:
+def _enough(attribute: pd.Series, groups: Int[np.ndarray, "samples"]) -> bool:
     return all(len(np.unique(groups[attribute == of_class])) >= PER_CLASS for of_class in (0, 1))
-
-
-def _probe_labelled(
-    values: Matrix, attribute: Float[np.ndarray, "samples"], groups: Int[np.ndarray, "samples"]
-) -> Float[np.ndarray, "folds"]:
-    known = ~np.isnan(attribute)
-    return attribute_probe(values[known], attribute[known] > 0.5, groups[known])
 
 
 def _probe_shape(result: BenchmarkResult, spaces: Mapping[str, Matrix], labels: SpaceLabels) -> None:
@@ -224,20 +213,22 @@ def _probe_shape(result: BenchmarkResult, spaces: Mapping[str, Matrix], labels: 
             f"No probes to shape: {labels.people:,} people or photos are too few, R2 takes {FOR_SHAPE}."
         )
         return
-    varying = np.flatnonzero(labels.shape.std(0) > 1e-9 * (1 + np.abs(labels.shape).max()))
-    if not len(varying):
+    shape = labels.shape.loc[:, labels.shape.std(ddof=0) > 1e-9 * (1 + labels.shape.abs().max(axis=None))]
+    if shape.empty:
         result.notes.append("The shape coefficients are the same for all faces, so there are no probes to them.")
         return
     sources = dict(spaces)
-    if labels.attributes is not None and not np.isnan(labels.attributes).any():
-        sources[TRUE_ATTRIBUTES] = labels.attributes
-    shape = labels.shape[:, varying]
-    scores = {source: shape_probe(values, shape, labels.groups) for source, values in sources.items()}
-    leading = {source: values[:, :LEADING] for source, values in scores.items()}
-    table = _summarise(result, "shape_probe_leading", leading, heading=f"leading {LEADING}, ")
-    table = table.join(_summarise(result, "shape_probe", scores, [str(number) for number in varying]))
+    if labels.attributes is not None and labels.attributes.notna().all(axis=None):
+        sources[TRUE_ATTRIBUTES] = labels.attributes.to_numpy()
+    scores = {
+        source: pd.DataFrame(shape_probe(features, shape.to_numpy(), labels.groups), columns=shape.columns)
+        for source, features in sources.items()
+    }
+    leading = {source: values.iloc[:, :LEADING] for source, values in scores.items()}
+    table = _summarise(result, "shape_probe_leading", leading, f"leading {LEADING}, ", each=False)
+    table = table.join(_summarise(result, "shape_probe", scores))
     caption = (
-        f"Linear probes from features to the {len(varying)} identity coefficients of the morphable model: R2 in per "
+        f"Linear probes from features to the {shape.shape[1]} identity coefficients of the morphable model: R2 in per "
         f"cent, {FOLDS}-fold cross-validated, mean over coefficients, and over the leading {LEADING}; 0 is what their "
         f"mean tells. Ridge regression on standardised features, its strength chosen in each training part. The row "
         f"{TRUE_ATTRIBUTES}, where it is, is a probe from the labelled attributes."
@@ -247,25 +238,21 @@ def _probe_shape(result: BenchmarkResult, spaces: Mapping[str, Matrix], labels: 
 
 
 def _summarise(
-    result: BenchmarkResult,
-    probe: str,
-    scores: Mapping[str, Float[np.ndarray, "folds _"]],
-    names: Sequence[str] = (),
-    heading: str = "",
+    result: BenchmarkResult, probe: str, scores: Mapping[str, pd.DataFrame], heading: str = "", each: bool = True
 ) -> pd.DataFrame:
-    """Adds to the metrics `SOURCE/PROBE`, the mean over folds and targets, `SOURCE/PROBE_std`, the standard deviation
-    over folds of the mean over targets, and `SOURCE/PROBE/NAME` of each target that has a name.
+    """Adds to the metrics `SOURCE/PROBE`, the mean over folds, the rows, and targets, `SOURCE/PROBE_std`, the standard
+    deviation over folds of the mean over targets, and `SOURCE/PROBE/NAME` of each target.
 
     Returns:
         A row for each source: the spread over folds as text, which does not compete, and the mean, both in per cent.
     """
     rows = {}
     for source, values in scores.items():
-        of_folds = np.nanmean(values, axis=1)
-        mean, spread = float(of_folds.mean()), float(of_folds.std(ddof=1))
+        of_folds = values.mean(axis=1)
+        mean, spread = float(of_folds.mean()), float(of_folds.std())
         result.metrics |= {f"{source}/{probe}": mean, f"{source}/{probe}_std": spread}
-        of_targets = zip(names, np.nanmean(values, axis=0).tolist(), strict=False)
-        result.metrics |= {f"{source}/{probe}/{name}": value for name, value in of_targets}
+        if each:
+            result.metrics |= {f"{source}/{probe}/{name}": float(value) for name, value in values.mean().items()}
         rows[source] = {f"{heading}spread over folds": f"± {100 * spread:.2f}", f"{heading}mean": 100 * mean}
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -284,39 +271,33 @@ def embed(features: Matrix) -> Float[np.ndarray, "samples 2"]:
 def embedding_figure(spaces: Mapping[str, Matrix], labels: SpaceLabels) -> Figure:
     """A row for each checkpoint: its features in 2D, coloured by attributes (red: present) and by the leading shape
     coefficients (by rank)."""
-    rows, colours = evenly_spaced(len(labels.groups), EMBEDDED), _colours(labels)
+    faces = evenly_spaced(len(labels.groups), EMBEDDED)
+    attributes, shape = _colouring_attributes(labels).iloc[faces], pd.DataFrame(index=faces)
+    if labels.shape is not None:
+        # By rank, so that one extreme face does not leave all others in one colour.
+        shape = labels.shape.iloc[faces, :COLOURED_COEFFICIENTS].rank().add_prefix("shape coefficient ")
+    colours = [(name, values, "coolwarm") for name, values in attributes.items()]
+    colours += [(name, values, "viridis") for name, values in shape.items()]
     figure = Figure(figsize=(2.1 * len(colours) + 0.4, 2.2 * len(spaces) + 0.5), layout="constrained")
     axes = figure.subplots(len(spaces), len(colours), squeeze=False)
+    size = np.clip(4000 / len(faces), 2, 16)
     for line, (method, features) in zip(axes, spaces.items(), strict=True):
-        points = embed(features[rows])
-        for axis, (title, values) in zip(line, colours.items(), strict=True):
-            _scatter(axis, points, values[rows], binary=title in labels.names)
+        points = embed(features[faces])
+        for axis, (_, values, cmap) in zip(line, colours, strict=True):
+            x, y = points[values.notna()].T
+            axis.scatter(x, y, c=values.dropna(), cmap=cmap, s=size, linewidths=0, alpha=0.8)
+            axis.set(xticks=[], yticks=[])
         line[0].set_ylabel(method, fontsize=9)
-    for axis, title in zip(axes[0], colours, strict=True):
+    for axis, (title, _, _) in zip(axes[0], colours, strict=True):
         axis.set_title(title.replace("_", " "), fontsize=9)
     return figure
 
 
-def _colours(labels: SpaceLabels) -> dict[str, Float[np.ndarray, "samples"]]:
-    """Values of each face that colour the figure, by name; NaN where unlabelled."""
-    colours: dict[str, Float[np.ndarray, "samples"]] = {}
-    if labels.attributes is not None:
-        values = pd.DataFrame(labels.attributes, columns=list(labels.names)).dropna(axis=1, how="all")
-        imbalance = (values.mean() - 0.5).abs().sort_index().sort_values(kind="stable")
-        known = [name for name in imbalance.index if name in COLOURED] or list(imbalance.index)
-        colours |= {name: values[name].to_numpy() for name in known[:COLOURED_ATTRIBUTES]}
-    if labels.shape is not None:
-        leading = labels.shape.T[:COLOURED_COEFFICIENTS]
-        colours |= {f"shape coefficient {number}": column for number, column in enumerate(leading)}
-    return colours
-
-
-def _scatter(axis: Axes, points: Float[np.ndarray, "samples 2"], values: np.ndarray, binary: bool) -> None:
-    known = np.isfinite(values)
-    # By rank, so that one extreme face does not leave all others in one colour.
-    shown = values[known] if binary else np.argsort(np.argsort(values[known]))
-    size = np.clip(4000 / len(points), 2, 16)
-    x, y = points[known].T
-    axis.scatter(x, y, c=shown, cmap="coolwarm" if binary else "viridis", s=size, linewidths=0, alpha=0.8)
-    axis.set_xticks([])
-    axis.set_yticks([])
+def _colouring_attributes(labels: SpaceLabels) -> pd.DataFrame:
+    """The attributes of each face that colour the figure."""
+    if labels.attributes is None:
+        return pd.DataFrame(index=range(len(labels.groups)))
+    labelled = labels.attributes.dropna(axis=1, how="all")
+    imbalance = (labelled.mean() - 0.5).abs().sort_index().sort_values(kind="stable")
+    known = [name for name in imbalance.index if name in COLOURED] or list(imbalance.index)
+    return labelled[known[:COLOURED_ATTRIBUTES]]

@@ -1,27 +1,23 @@
 """How well faces of known shape are predicted: on synthetic faces every vertex, the identity and the pose are exact."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jointface.datamodules.face_dataset import FaceSample
-from jointface.datamodules.packed import fingerprint
 from jointface.datamodules.synthetic import SyntheticFaces
 from jointface.errors import ConfigError
-from jointface.evaluation.methods import PredictedFace, ShapeMethod
+from jointface.evaluation import shape_errors
+from jointface.evaluation.methods import LabelMethod, PredictedFace, ShapeMethod
 from jointface.evaluation.result import BenchmarkResult, Table
-from jointface.evaluation.shape_errors import BY_YAW, POSE_ERRORS, KnownFace, ShapeErrors
-from jointface.geometry.camera import center_depth, pose_from_camera
+from jointface.evaluation.shape_errors import BY_YAW, POSE_ERRORS, KnownFace
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.metrics.alignment import fit_rigid, fit_similarity, move
-from jointface.metrics.nme import normalised_mean_error
-from jointface.metrics.pose import pose_errors
-from jointface.modules.joint_module import true_face
+from jointface.metrics.nme import box_size
 
-CHUNK = 64  # rendered faces in memory at a time
 ERRORS = {  # column of per_image: header of the main table
     "nme_2d_68": "NME-2D-68, %",
     "nme_3d_dense": "dense, % of the box",
@@ -56,64 +52,42 @@ def known_shape(methods: Sequence[ShapeMethod], dataset: SyntheticFaces) -> Benc
     shape coefficients.
 
     Raises:
-        ConfigError: the data set labels no shape, or no method predicts anything.
+        ConfigError: the data set labels no shape.
     """
     if not dataset.has_shape:
         raise ConfigError("synthetic: the faces are read without their shape; set labels=both or labels=shape")
-    errors = ShapeErrors.measure(methods, dataset, _known_faces(dataset), [*ERRORS, *POSE_ERRORS])
-    per_image = errors.per_image
-    if not per_image["has_prediction"].any():
-        raise ConfigError("synthetic: no method predicts a 3D face; give a checkpoint with a shape decoder")
-    missing, notes = errors.missing(per_image["has_prediction"])
-    notes += [f"{errors.count_by_yaw('faces')}.", *_missing_errors(per_image)]
-    metrics = errors.metrics([*ERRORS, *POSE_ERRORS])
+    per_image = shape_errors.measure_errors(methods, dataset, _known_faces(dataset), [*ERRORS, *POSE_ERRORS])
+    missing, notes = shape_errors.note_missing(per_image, per_image["has_prediction"])
+    notes += [f"{shape_errors.count_by_yaw(per_image, 'faces')}.", *_missing_errors(per_image)]
+    metrics = shape_errors.error_metrics(per_image, [*ERRORS, *POSE_ERRORS])
     per_image = per_image.drop(columns="has_prediction")
-    return BenchmarkResult("synthetic", metrics, _tables(errors), per_image, notes=notes, missing=missing)
+    return BenchmarkResult("synthetic", metrics, _tables(per_image), per_image, notes=notes, missing=missing)
 
 
-def _known_faces(dataset: SyntheticFaces) -> Iterator[list[KnownFace]]:
+def _known_faces(dataset: SyntheticFaces) -> Iterator[KnownFace]:
     model = dataset.factory.head.model
-    topology = fingerprint(model)
-    for start in range(0, len(dataset), CHUNK):
-        batch = []
-        for index in range(start, min(start + CHUNK, len(dataset))):
-            sample = dataset.read(index)
-            truth = _Truth(model, topology, sample)
-            batch.append(KnownFace(index, sample, {"yaw": truth.pose[1].item()}, truth.errors))
-        yield batch
+    labels = LabelMethod(model)
+    for index in range(len(dataset)):
+        sample = dataset.read(index)
+        truth = labels.truth(sample)
+        assert truth.pose is not None
+        pixels_per_mm = sample.labels["camera"][:, :3].norm(dim=1).mean().item()  # anny's unit is the millimetre
+        errors = partial(_errors, truth=truth, model=model, pixels_per_mm=pixels_per_mm)
+        yield KnownFace(index, sample, {"yaw": truth.pose[1].item()}, errors)
 
 
-class _Truth:
-    """The labels of a face, in the pixels of its image."""
-
-    def __init__(self, model: MorphableModel, topology: str, sample: FaceSample) -> None:
-        self.model, self.topology = model, topology
-        labels = {key: value[None] for key, value in sample.labels.items()}
-        self.landmarks, self.vertices = true_face(model, labels)
-        self.shape = sample.labels["shape_coefficients"]
-        camera = sample.labels["camera"]
-        self.pose = pose_from_camera(camera, 0)[:3].rad2deg()
-        self.pixels_per_mm = camera[:, :3].norm(dim=1).mean()  # anny's unit is the millimetre
-
-    def errors(self, face: PredictedFace) -> dict[str, float]:
-        """Those that the prediction allows."""
-        errors = {}
-        if face.landmarks68 is not None:
-            landmarks = face.landmarks68[None, :, :2]
-            errors["nme_2d_68"] = normalised_mean_error(landmarks, self.landmarks[..., :2], self.landmarks)
-        if face.topology == self.topology and face.vertices is not None:
-            region = self.model.face_region
-            # Depth is relative to the points compared: the neck is not trained.
-            predicted, true = center_depth(face.vertices[None, region]), center_depth(self.vertices[:, region])
-            errors["nme_3d_dense"] = normalised_mean_error(predicted, true, self.landmarks)
-            errors["dense_mm"] = (predicted - true).norm(dim=-1).mean() / self.pixels_per_mm
-        if face.topology == self.topology and face.shape_coefficients is not None:
-            errors["identity_mm"] = identity_error(self.model, face.shape_coefficients, self.shape)
-            errors["identity_scaled_mm"] = identity_error(self.model, face.shape_coefficients, self.shape, scaled=True)
-        if face.pose is not None:
-            pitch, yaw, roll = angles = pose_errors(face.pose, self.pose)
-            errors |= {"pose_error": angles.mean(), "yaw_error": yaw, "pitch_error": pitch, "roll_error": roll}
-        return {name: error.item() for name, error in errors.items()}
+def _errors(face: PredictedFace, truth: PredictedFace, model: MorphableModel, pixels_per_mm: float) -> dict[str, float]:
+    assert truth.landmarks68 is not None
+    assert truth.shape_coefficients is not None
+    errors = shape_errors.face_errors(face, truth, model.face_region)
+    if (dense := errors.get("nme_3d_dense")) is not None:
+        errors["dense_mm"] = dense * box_size(truth.landmarks68).item() / pixels_per_mm
+    if face.topology == truth.topology and face.shape_coefficients is not None:
+        for error, scaled in {"identity_mm": False, "identity_scaled_mm": True}.items():
+            errors[error] = identity_error(model, face.shape_coefficients, truth.shape_coefficients, scaled).item()
+    if pose := [errors[error] for error in POSE_ERRORS if error in errors]:
+        errors["pose_error"] = sum(pose) / len(pose)
+    return errors
 
 
 def identity_error(
@@ -127,15 +101,15 @@ def identity_error(
     return (move(motion, faces[0]) - faces[1]).norm(dim=-1).mean()
 
 
-def _tables(errors: ShapeErrors) -> list[Table]:
-    table = errors.means([*ERRORS, *POSE_ERRORS])
+def _tables(per_image: pd.DataFrame) -> list[Table]:
+    table = shape_errors.means(per_image, [*ERRORS, *POSE_ERRORS])
     main = table[[*ERRORS]].mul({error: _scale(error) for error in ERRORS})
     tables = [Table("Synthetic faces", f"{CAPTION}.", main.rename(columns=ERRORS))]
-    counts = errors.count_by_yaw("faces")
+    counts = shape_errors.count_by_yaw(per_image, "faces")
     for error in ("nme_2d_68", "nme_3d_dense", "dense_mm"):
         title = f"Synthetic faces by absolute yaw: {ERRORS[error]}"
         caption = f"{CAPTION}. By |yaw| in degrees; {BY_YAW}, all is over all faces; {counts}."
-        tables.append(Table(title, caption, errors.means_by_yaw(error, _scale(error))))
+        tables.append(Table(title, caption, shape_errors.means_by_yaw(per_image, error, _scale(error))))
     pose = table[[*POSE_ERRORS, "pose_error"]].rename(columns={**POSE_ERRORS, "pose_error": "mean"})
     caption = f"{PROTOCOL}. Mean absolute error in degrees, the convention of 300W-LP (Zhu et al., CVPR 2016)."
     return [*tables, Table("Synthetic faces, head pose", caption, pose)]

@@ -4,6 +4,8 @@ Zhu, Lei, Liu, Shi, Li, "Face Alignment Across Large Poses: A 3D Solution", CVPR
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +15,15 @@ from jaxtyping import Int
 from torch import Tensor
 
 from jointface.datamodules.aflw2000 import AFLW2000, ORIGINAL, REANNOTATED, Reannotation
-from jointface.datamodules.face_dataset import FaceSample
 from jointface.datamodules.fitted_face import read_fit
-from jointface.datamodules.packed import fingerprint
+from jointface.evaluation import shape_errors
 from jointface.evaluation.methods import LabelMethod, MeanFaceMethod, PredictedFace, ShapeMethod
 from jointface.evaluation.participants import require_different
 from jointface.evaluation.published_figures import quoted_rows, with_quoted
 from jointface.evaluation.result import BenchmarkResult, Table
-from jointface.evaluation.shape_errors import BIN_NAMES, BY_YAW, POSE_ERRORS, KnownFace, ShapeErrors, yaw_bins
-from jointface.geometry.camera import center_depth
+from jointface.evaluation.shape_errors import BIN_NAMES, BY_YAW, POSE_ERRORS, KnownFace, yaw_bins
 from jointface.geometry.morphable_model import MorphableModel
-from jointface.metrics.nme import normalised_mean_error
-from jointface.metrics.pose import pose_errors
 
-CHUNK = 32  # photos in memory at a time
 PER_BIN = 232  # faces of each bin in the balanced subset: 696 in all
 MAX_ANGLE = 99.0  # degrees
 
@@ -61,30 +58,27 @@ def landmarks_and_pose(
     bound, and the mean face looking straight ahead, which shows what knowing the face box alone is worth.
 
     Args:
-        methods: under evaluation.
         dataset: AFLW2000-3D, with either annotation; both are reported where both are on disk.
-        morphable_model: the model of the dataset.
-        seed: of the balanced subset.
+        morphable_model: of the labels. seed: of the balanced subset.
 
     Raises:
-        ConfigError: two methods share a name.
-        DataError: a photo, a label or a prediction is damaged.
+        ConfigError: two methods share a name. DataError: a photo, a label or a prediction is damaged.
     """
     references = (LabelMethod(morphable_model), MeanFaceMethod(morphable_model))
     methods = [*methods, *references]
     require_different([method.name for method in methods])
     reannotation = dataset.reannotation or _reannotation(dataset.root)
     faces = _known_faces(dataset, morphable_model, reannotation)
-    errors = ShapeErrors.measure(methods, dataset, faces, [*ERRORS, *POSE_ERRORS])
-    per_image = errors.per_image
+    per_image = shape_errors.measure_errors(methods, dataset, faces, [*ERRORS, *POSE_ERRORS])
     balanced = balanced_subset(per_image.drop_duplicates("index").set_index("index")["yaw"], seed)
-    missing, notes = errors.missing(per_image["has_prediction"])
-    notes += _notes(errors, balanced, reannotation, seed)
+    missing, notes = shape_errors.note_missing(per_image, per_image["has_prediction"])
+    notes += _notes(per_image, balanced, reannotation, seed)
     per_image = per_image.drop(columns=["has_prediction", "counts_for_pose"])
-    tables = _tables(errors, balanced)
+    tables = _tables(per_image, balanced)
     for table in tables:
         table.reference = tuple(reference.name for reference in references)
-    return BenchmarkResult("aflw2000", _metrics(errors, balanced), tables, per_image, notes=notes, missing=missing)
+    metrics = _metrics(per_image, balanced)
+    return BenchmarkResult("aflw2000", metrics, tables, per_image, notes=notes, missing=missing)
 
 
 def balanced_subset(yaw: pd.Series, seed: int = 0, per_bin: int = PER_BIN) -> Int[np.ndarray, "chosen"] | None:
@@ -107,117 +101,85 @@ def _reannotation(root: Path) -> Reannotation | None:
     return Reannotation(root) if there else None
 
 
-def _known_faces(
-    dataset: AFLW2000, model: MorphableModel, reannotation: Reannotation | None
-) -> Iterator[list[KnownFace]]:
-    topology = fingerprint(model)
-    for start in range(0, len(dataset), CHUNK):
-        batch = []
-        for index in range(start, min(start + CHUNK, len(dataset))):
-            path = dataset.path(index)
-            sample = dataset.reader.read(path, with_landmarks=True)  # the original landmarks, whichever it has
-            truth = _Truth(sample, path, model, topology, reannotation)
-            facts = {"yaw": truth.pose[1].item(), "counts_for_pose": truth.counts_for_pose}
-            batch.append(KnownFace(index, sample, facts, truth.errors))
-        yield batch
+def _known_faces(dataset: AFLW2000, model: MorphableModel, reannotation: Reannotation | None) -> Iterator[KnownFace]:
+    labels = LabelMethod(model)
+    for index in range(len(dataset)):
+        path = dataset.path(index)
+        sample = dataset.reader.read(path, with_landmarks=True)  # the original landmarks, whichever it has
+        truth = labels.truth(sample)
+        reannotated = None if reannotation is None else reannotation.find(sample.labels["landmarks68"], path)
+        angles = read_fit(path.with_suffix(".mat"), ["Pose_Para"])["Pose_Para"].ravel()[:3]
+        pose = torch.from_numpy(np.rad2deg(angles)).double()
+        counts_for_pose = bool(pose.abs().max() <= MAX_ANGLE)
+        truth = replace(truth, pose=pose if counts_for_pose else None)
+        facts = {"yaw": pose[1].item(), "counts_for_pose": counts_for_pose}
+        errors = partial(_errors, truth=truth, reannotated=reannotated, region=model.face_region)
+        yield KnownFace(index, sample, facts, errors)
 
 
-class _Truth:
-    """The labels of a photo, in its pixels."""
-
-    def __init__(
-        self, sample: FaceSample, path: Path, model: MorphableModel, topology: str, reannotation: Reannotation | None
-    ) -> None:
-        labels, self.model, self.topology = sample.labels, model, topology
-        keys = ("shape_coefficients", "expression_coefficients", "camera")
-        self.vertices = model.project(*(labels[key][None] for key in keys))[0, model.face_region]
-        self.landmarks = labels["landmarks68"]
-        self.reannotated = None if reannotation is None else reannotation.find(self.landmarks, path)
-        pose = read_fit(path.with_suffix(".mat"), ["Pose_Para"])["Pose_Para"].ravel()[:3]
-        self.pose = torch.from_numpy(np.rad2deg(pose)).double()
-        self.counts_for_pose = bool(self.pose.abs().max() <= MAX_ANGLE)
-
-    def errors(self, face: PredictedFace) -> dict[str, float]:
-        """Those that the prediction allows and the photo counts for."""
-        errors: dict[str, float] = {}
-        if (predicted := face.landmarks68) is not None:
-            errors["nme_2d_68"] = _nme(predicted[:, :2], self.landmarks[:, :2], self.landmarks)
-            if self.reannotated is not None:
-                errors["nme_2d_68_reannotated"] = _nme(predicted[:, :2], self.reannotated, self.reannotated)
-            if predicted.shape[1] == 3:
-                errors["nme_3d_68"] = _nme(center_depth(predicted), center_depth(self.landmarks), self.landmarks)
-        if face.vertices is not None and face.topology == self.topology:
-            vertices = center_depth(face.vertices[self.model.face_region])
-            errors["nme_3d_dense"] = _nme(vertices, center_depth(self.vertices), self.landmarks)
-        if face.pose is not None and self.counts_for_pose:
-            pitch, yaw, roll = pose_errors(face.pose.double(), self.pose).tolist()
-            errors |= {"yaw_error": yaw, "pitch_error": pitch, "roll_error": roll}
-        return errors
-
-
-def _nme(predicted: Tensor, truth: Tensor, landmarks: Tensor) -> float:
-    return float(normalised_mean_error(predicted[None].double(), truth[None].double(), landmarks[None].double()))
+def _errors(face: PredictedFace, truth: PredictedFace, reannotated: Tensor | None, region: Tensor) -> dict[str, float]:
+    errors = shape_errors.face_errors(face, truth, region)
+    if face.landmarks68 is not None and reannotated is not None:
+        errors["nme_2d_68_reannotated"] = shape_errors.nme(face.landmarks68[:, :2], reannotated, reannotated)
+    return errors
 
 
 # Reporting
 
 
-def _metrics(errors: ShapeErrors, balanced: Int[np.ndarray, "chosen"] | None) -> dict[str, float]:
-    metrics = errors.metrics(ERRORS)
-    further = {"": _pose(errors)}
+def _metrics(per_image: pd.DataFrame, balanced: Int[np.ndarray, "chosen"] | None) -> dict[str, float]:
+    metrics = shape_errors.error_metrics(per_image, ERRORS)
+    further = {"": _pose(per_image)}
     if balanced is not None:
-        further["/balanced"] = _chosen(errors, balanced).means(ERRORS[:2])
+        further["/balanced"] = shape_errors.means(per_image[per_image["index"].isin(balanced)], ERRORS[:2])
     for part, table in further.items():
         metrics |= {f"{method}/{error}{part}": value for (method, error), value in table.stack().items()}
     return {key: float(value) for key, value in metrics.items() if np.isfinite(value)}
 
 
-def _chosen(errors: ShapeErrors, photos: Int[np.ndarray, "chosen"]) -> ShapeErrors:
-    return ShapeErrors(errors.per_image[errors.per_image["index"].isin(photos)])
-
-
-def _pose(errors: ShapeErrors) -> pd.DataFrame:
+def _pose(per_image: pd.DataFrame) -> pd.DataFrame:
     """Mean absolute errors of yaw, pitch and roll, and their mean, `pose_error`."""
-    table = errors.means([*POSE_ERRORS])
+    table = shape_errors.means(per_image, [*POSE_ERRORS])
     return table.assign(pose_error=table.mean(axis=1, skipna=False))
 
 
-def _tables(errors: ShapeErrors, balanced: Int[np.ndarray, "chosen"] | None) -> list[Table]:
+def _tables(per_image: pd.DataFrame, balanced: Int[np.ndarray, "chosen"] | None) -> list[Table]:
     tables = []
     annotations = {"nme_2d_68": ("original points", "")}
-    if errors.per_image["nme_2d_68_reannotated"].notna().any():
+    if per_image["nme_2d_68_reannotated"].notna().any():
         whose = " Points of LS3D-W (Bulat and Tzimiropoulos, ICCV 2017)."
         annotations["nme_2d_68_reannotated"] = ("re-annotated points", whose)
     for error, (what, whose) in annotations.items():
         title, normalised = f"AFLW2000-3D, NME 2D, {what}", f"{NORMALISED}, of 68 landmarks in 2D"
-        table = Table(title, f"{normalised}, {AS_IN_PAPERS}.{whose} {FRAMED}.", errors.means_by_yaw(error, 100))
+        by_yaw = shape_errors.means_by_yaw(per_image, error, 100)
+        table = Table(title, f"{normalised}, {AS_IN_PAPERS}.{whose} {FRAMED}.", by_yaw)
         tables.append(with_quoted(table, quoted_rows("aflw2000", error)))
         if balanced is not None:
-            frame = _chosen(errors, balanced).means_by_yaw(error, 100).drop(columns="mean")
             caption = (
                 f"{normalised}, over {PER_BIN} faces of each bin of |yaw|, {len(balanced)} in all, as tables of some "
                 f"papers balance the poses; the random choice is ours.{whose} {FRAMED}."
             )
-            tables.append(Table(f"{title}, balanced", caption, frame))
+            by_yaw = shape_errors.means_by_yaw(per_image[per_image["index"].isin(balanced)], error, 100)
+            tables.append(Table(f"{title}, balanced", caption, by_yaw.drop(columns="mean")))
     caption = f"{NORMALISED}, of 68 landmarks in 3D, z relative to their mean, {AS_IN_PAPERS}. {FRAMED}."
-    in_3d = errors.means_by_yaw("nme_3d_68", 100).dropna(how="all")
+    in_3d = shape_errors.means_by_yaw(per_image, "nme_3d_68", 100).dropna(how="all")
     tables.append(Table("AFLW2000-3D, NME 3D of 68 landmarks by yaw", caption, in_3d))
-    return [*tables, _table_3d(errors), _table_pose(errors)]
+    return [*tables, _table_3d(per_image), _table_pose(per_image)]
 
 
-def _table_3d(errors: ShapeErrors) -> Table:
+def _table_3d(per_image: pd.DataFrame) -> Table:
     columns = {"nme_3d_68": "68 landmarks", "nme_3d_dense": "dense"}
     caption = (
         f"{NORMALISED}, in 3D, z relative to the mean of the points: of 68 landmarks, and of the vertices without the "
         "neck for methods with the labels' mesh. After PRNet (Feng et al., ECCV 2018), which compares points that "
         "several meshes share; ours are all vertices of the face, so that dense numbers are not those of papers."
     )
-    frame = 100 * errors.means([*columns]).rename(columns=columns)
+    frame = 100 * shape_errors.means(per_image, [*columns]).rename(columns=columns)
     return Table("AFLW2000-3D, NME 3D", caption, frame.dropna(how="all"))
 
 
-def _table_pose(errors: ShapeErrors) -> Table:
-    frame = _pose(errors).rename(columns={**POSE_ERRORS, "pose_error": "mean"}).dropna(how="all")
+def _table_pose(per_image: pd.DataFrame) -> Table:
+    frame = _pose(per_image).rename(columns={**POSE_ERRORS, "pose_error": "mean"}).dropna(how="all")
     caption = (
         "Mean absolute errors of head pose in degrees against Pose_Para, without the photos that have an angle beyond "
         f"{MAX_ANGLE:.0f} degrees (Ruiz et al., Hopenet, CVPRW 2018, and the papers after it; Wu et al., SynergyNet, "
@@ -229,13 +191,9 @@ def _table_pose(errors: ShapeErrors) -> Table:
 
 
 def _notes(
-    errors: ShapeErrors, balanced: Int[np.ndarray, "chosen"] | None, reannotation: Reannotation | None, seed: int
+    per_image: pd.DataFrame, balanced: Int[np.ndarray, "chosen"] | None, reannotation: Reannotation | None, seed: int
 ) -> Iterable[str]:
-    per_image = errors.per_image
-    predicts = per_image[per_image["has_prediction"]].groupby("method", sort=False)[[*ERRORS]].count().sum(axis=1)
-    for method in predicts.index[predicts == 0]:
-        yield f"{method} gives neither landmarks68 nor the mesh of the labels' morphable model: it cannot be compared."
-    yield f"{errors.count_by_yaw('photos')}."
+    yield f"{shape_errors.count_by_yaw(per_image, 'photos')}."
     extreme = per_image[~per_image["counts_for_pose"]]["index"].nunique()
     yield (
         f"Photos with an angle beyond {MAX_ANGLE:.0f} degrees, which head pose leaves out, as is the custom: "

@@ -5,10 +5,12 @@ origin), so that methods with different crops can be compared.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -17,6 +19,7 @@ from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceSample
 from jointface.datamodules.packed import fingerprint
 from jointface.errors import ConfigError
+from jointface.evaluation.network_outputs import REPRODUCIBLE
 from jointface.evaluation.prediction_files import likely_mistake, list_predictions, read_prediction, same_triangles
 from jointface.geometry.camera import pose_from_camera
 from jointface.geometry.framing import warp_points
@@ -54,47 +57,33 @@ class ShapeMethod(Protocol):
 
 
 class _ModelMethod:
-    """A method that predicts the vertices of a morphable model."""
+    """A method that knows a morphable model."""
 
     def __init__(self, name: str, morphable_model: MorphableModel) -> None:
         self.name, self.model, self.topology = name, morphable_model, fingerprint(morphable_model)
         self.triangles, self.landmarks68 = morphable_model.triangles.cpu(), morphable_model.landmarks68.cpu()
 
-    def make_face(
-        self,
-        vertices: Float[Tensor, "vertices 3"],
-        pose: Float[Tensor, "3"],
-        shape_coefficients: Float[Tensor, "shape"] | None,
-    ) -> PredictedFace:
-        landmarks68 = vertices[self.landmarks68]
-        return PredictedFace(landmarks68, vertices, self.triangles, self.topology, pose, shape_coefficients)
+    def make_face(self, vertices: Tensor, pose: Tensor, shape: Tensor | None) -> PredictedFace:
+        return PredictedFace(vertices[self.landmarks68], vertices, self.triangles, self.topology, pose, shape)
+
+    def pose_of(self, vertices: Float[Tensor, "*batch vertices 3"]) -> Float[Tensor, "*batch 3"]:
+        """That of the similarity from the mean face to some faces, without their necks."""
+        region = self.model.face_region.cpu()
+        return pose_from_vertices(vertices[..., region, :], self.model.mean.cpu()[region])
 
 
 class NetworkMethod(_ModelMethod):
-    """A trained network, which sees crops as in training.
+    """A trained network with a shape decoder, which sees crops as in training.
 
     The pose is that of the camera where the network regresses one (`MorphableDecoder`, which also gives shape
-    coefficients), else that of the similarity from the mean face to the predicted face.
-
-    Args:
-        name: its row in tables.
-        network: see `jointface.modules.load_model`; it is moved to the device, in evaluation mode. In float64
-            (`network.double()`) results do not depend on batch_size, in float32 their sixth digit does.
-        batch_size: crops in a forward pass.
-        device: where it runs.
-
-    Raises:
-        ConfigError: the network has no shape decoder.
+    coefficients), else that of the similarity from the mean face to the predicted face. In float64 results do not
+    depend on batch_size, in float32 their sixth digit does.
     """
 
     def __init__(
         self, name: str, network: FaceNetwork, batch_size: int = 32, device: str | torch.device = "cpu"
     ) -> None:
-        if network.shape_decoder is None:
-            raise ConfigError(
-                f"{name}: the checkpoint predicts attributes and no 3D faces; give one with a shape decoder, or choose "
-                "a benchmark of attributes"
-            )
+        assert network.shape_decoder is not None
         super().__init__(name, network.shape_decoder.morphable_model)
         self.batch_size, self.device = batch_size, torch.device(device)
         self.network, self.decoder = network.to(self.device).eval(), network.shape_decoder
@@ -104,43 +93,36 @@ class NetworkMethod(_ModelMethod):
         starts = range(0, len(samples), self.batch_size)
         return [face for start in starts for face in self._predict(samples[start : start + self.batch_size])]
 
+    @REPRODUCIBLE
     @torch.no_grad()
     def _predict(self, samples: Sequence[FaceSample]) -> list[PredictedFace]:
-        crops, transforms = zip(*(self.transform(sample.image, sample.box) for sample in samples), strict=True)
-        # TensorFloat-32 keeps 10 bits, and cuDNN's algorithm would depend on the batch size.
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            vertices, pose, shape = self._read(torch.stack(crops).to(self.device))
-        vertices = to_photo(vertices, torch.stack(transforms))
-        coefficients = [None] * len(vertices) if shape is None else shape
-        return [self.make_face(*parts) for parts in zip(vertices, pose, coefficients, strict=True)]
-
-    def _read(self, crops: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Vertices in crop space, pose in degrees, shape coefficients."""
-        features = self.network.features(crops)
+        crops, to_crops = zip(*(self.transform(sample.image, sample.box) for sample in samples), strict=True)
+        features = self.network.features(torch.stack(crops).to(self.device))
         vertices = self.decoder.vertices(self.decoder(features)).cpu()
+        coefficients: Sequence[Tensor | None] = [None] * len(samples)
         if isinstance(self.decoder, MorphableDecoder):
             shape, _, camera = self.decoder.coefficients(features)
-            return vertices, pose_from_camera(camera.cpu(), 0)[:, :3].rad2deg().float(), shape.cpu().float()
-        face = self.model.face_region.cpu()
-        return vertices, pose_from_vertices(vertices[:, face], self.model.mean.cpu()[face]), None
+            pose, coefficients = pose_from_camera(camera.cpu(), 0)[:, :3].rad2deg().float(), [*shape.cpu().float()]
+        else:
+            pose = self.pose_of(vertices)
+        vertices = to_photo(vertices, torch.stack(to_crops))
+        return [self.make_face(*parts) for parts in zip(vertices, pose, coefficients, strict=True)]
 
 
 class LabelMethod(_ModelMethod):
     """The labelled coefficients and camera as a prediction. Its error is the floor of a benchmark: how far the labelled
-    landmarks are from those of the morphable model.
-
-    Args:
-        morphable_model: the model of the labels.
-
-    Raises:
-        ConfigError: on prediction, a label has another number of coefficients than the morphable model.
-    """
+    landmarks are from those of the labels' morphable model."""
 
     def __init__(self, morphable_model: MorphableModel) -> None:
         super().__init__("labels", morphable_model)
 
     def predict(self, samples: Sequence[FaceSample], files: Sequence[str]) -> list[PredictedFace | None]:
         return [self._face(sample) if "camera" in sample.labels else None for sample in samples]
+
+    def truth(self, sample: FaceSample) -> PredictedFace:
+        """The face that errors refer to: as predicted, with the labels' own landmarks where they bring some."""
+        face = self._face(sample)
+        return replace(face, landmarks68=sample.labels.get("landmarks68", face.landmarks68))
 
     def _face(self, sample: FaceSample) -> PredictedFace:
         keys = ("shape_coefficients", "expression_coefficients", "camera")
@@ -157,11 +139,7 @@ class LabelMethod(_ModelMethod):
 
 
 class MeanFaceMethod(_ModelMethod):
-    """The mean face looking straight ahead, in the middle of the face box: a prediction from the face box alone.
-
-    Args:
-        morphable_model: whose mean face.
-    """
+    """The mean face looking straight ahead, in the middle of the face box: a prediction from the face box alone."""
 
     def __init__(self, morphable_model: MorphableModel) -> None:
         super().__init__("mean face", morphable_model)
@@ -169,34 +147,22 @@ class MeanFaceMethod(_ModelMethod):
         self.face = frontal_face(morphable_model, self.transform.size)
 
     def predict(self, samples: Sequence[FaceSample], files: Sequence[str]) -> list[PredictedFace | None]:
-        return [self._face(sample) for sample in samples]
-
-    def _face(self, sample: FaceSample) -> PredictedFace:
-        plain = torch.eye(2, 3).numpy()
-        vertices = to_photo(self.face, torch.from_numpy(self.transform.to_crop(sample.box, plain)))
-        return self.make_face(vertices, torch.zeros(3), torch.zeros(self.model.num_shape))
+        plain, pose, shape = np.eye(2, 3, dtype=np.float32), torch.zeros(3), torch.zeros(self.model.num_shape)
+        to_crops = [torch.from_numpy(self.transform.to_crop(sample.box, plain)) for sample in samples]
+        return [self.make_face(to_photo(self.face, to_crop), pose, shape) for to_crop in to_crops]
 
 
-class FolderMethod:
+class FolderMethod(_ModelMethod):
     """Another method's predictions in a folder, see `jointface.evaluation.prediction_files` for the format.
 
     Photos without a file have no prediction. Predictions that do not look like pixels of the photo are used
-    nevertheless; `remarks` says so.
-
-    Args:
-        name: its row in tables.
-        folder: of the .npz files.
-        morphable_model: if given, meshes with its number of vertices and its triangles count as its own: they get dense
-            errors, and the 68 landmarks and the pose of the mesh where the file has none.
-
-    Raises:
-        DataError: the folder is missing or holds no .npz; on prediction, a file is damaged, see `read_prediction`.
+    nevertheless; `remarks` says so. Meshes with the triangles of the morphable model get dense errors, and its 68
+    landmarks and the pose of the mesh where the file has none.
     """
 
-    def __init__(self, name: str, folder: str | Path, morphable_model: MorphableModel | None = None) -> None:
-        self.name, self.folder, self.model = name, Path(folder), morphable_model
-        self.topology = None if morphable_model is None else fingerprint(morphable_model)
-        self.files = list_predictions(name, self.folder)
+    def __init__(self, name: str, folder: Path, morphable_model: MorphableModel) -> None:
+        super().__init__(name, morphable_model)
+        self.folder, self.files = folder, list_predictions(name, folder)
         self._mistakes: dict[str, str | None] = {}  # by the file that was read
 
     def predict(self, samples: Sequence[FaceSample], files: Sequence[str]) -> list[PredictedFace | None]:
@@ -207,31 +173,20 @@ class FolderMethod:
 
     def remarks(self) -> list[str]:
         """A sentence on each likely mistake in the predictions so far, and how many have it."""
-        mistakes: dict[str, list[str]] = {}
-        for file, mistake in self._mistakes.items():
-            if mistake is not None:
-                mistakes.setdefault(mistake, []).append(file)
+        mistakes = pd.Series(self._mistakes, dtype=object).dropna()
         return [
-            f"{self.name}: {len(files):,} of {len(self._mistakes):,} predictions, e.g. {files[0]}, {mistake}"
-            for mistake, files in mistakes.items()
+            f"{self.name}: {len(files):,} of {len(self._mistakes):,} predictions, e.g. {files.index[0]}, {mistake}"
+            for mistake, files in mistakes.groupby(mistakes, sort=False)
         ]
 
     def _face(self, file: str, sample: FaceSample) -> PredictedFace:
         read = read_prediction(self.folder / file).get
         face = PredictedFace(read("landmarks68"), read("vertices"), read("triangles"), pose=read("pose"))
-        model, vertices = self.model, face.vertices
-        if (
-            model is not None
-            and vertices is not None
-            and len(vertices) == len(model.mean)
-            and same_triangles(face.triangles, model.triangles)
-        ):
-            face.topology = self.topology
-            if face.landmarks68 is None:
-                face.landmarks68 = vertices[model.landmarks68]
-            if face.pose is None:
-                face.pose = pose_from_vertices(vertices[model.face_region], model.mean[model.face_region])
-        self._mistakes[file] = likely_mistake(face.landmarks68, vertices, sample)
+        vertices, triangles = face.vertices, face.triangles
+        if vertices is not None and len(vertices) == len(self.model.mean) and same_triangles(triangles, self.triangles):
+            of_model = self.make_face(vertices, self.pose_of(vertices), None)
+            face = replace(of_model, **{key: value for key, value in vars(face).items() if value is not None})
+        self._mistakes[file] = likely_mistake(face.landmarks68, face.vertices, sample)
         return face
 
 
@@ -242,8 +197,3 @@ def to_photo(
     inverse = torch.linalg.inv(to_crop[..., :2].double())
     back = torch.cat([inverse, -inverse @ to_crop[..., 2:].double()], dim=-1)
     return warp_points(back, points.double()).float()
-
-
-def is_finite(face: PredictedFace) -> bool:
-    """Whether a prediction holds neither NaN nor infinities."""
-    return all(value.isfinite().all() for value in vars(face).values() if isinstance(value, Tensor))

@@ -55,16 +55,15 @@ def import_predictions(
     utils/serialization.py of github.com/cleardusk/3DDFA_V2.
 
     Args:
-        source: the folder of those files. target: where the .npz files go; it must be new or empty.
-        photos: file of each photo, by stem.
+        source: the folder of those files. target: of the .npz files, new or empty. photos: their files by stem.
         triangles: of meshes that come without, e.g. those of the 53,215 vertices of `bfm_3ddfa`.
 
     Returns:
         The stems of the photos that have no prediction; the target's missing.txt lists their files.
 
     Raises:
-        DataError: the source is missing, none of its files belongs to a photo, files are damaged (the message names
-            them), or the target holds something. The target then stays as it was.
+        DataError: the source is missing, none of its files belongs to a photo, files are damaged, or the target holds
+            something. The target then stays as it was.
     """
     require_folder(source, "the files that a method wrote", "set import=FOLDER")
     names = file_names(source)
@@ -133,19 +132,15 @@ def _read_face(mesh: Path | None, landmarks: Path | None, photo: Path, triangles
     """What a program wrote for a photo, in the photo's pixels."""
     face: dict[str, Tensor] = {}
     if landmarks is not None:
-        face |= check_prediction({"landmarks68": _read_landmarks(landmarks)}, landmarks)
+        try:
+            points = np.loadtxt(landmarks, dtype=np.float32, ndmin=2)
+        except (ValueError, OSError) as error:
+            raise DataError(f"{landmarks}: not a table of landmarks ({error}); write it again") from error
+        face |= check_prediction({"landmarks68": _points_in_rows(points)}, landmarks)
     if mesh is not None:
         read = _read_obj(mesh, photo) if mesh.suffix == ".obj" else _read_mat(mesh, triangles)
         face |= check_prediction(dict(zip(("vertices", "triangles"), read, strict=True)), mesh)
     return face
-
-
-def _read_landmarks(path: Path) -> np.ndarray:
-    try:
-        points = np.loadtxt(path, dtype=np.float32, ndmin=2)
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path}: not a table of landmarks ({error}); write it again") from error
-    return _points_in_rows(points, path, 68)
 
 
 def _read_mat(path: Path, triangles: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
@@ -156,7 +151,7 @@ def _read_mat(path: Path, triangles: Tensor | None) -> tuple[np.ndarray, np.ndar
     field = next((field for field in VERTEX_FIELDS if field in content), None)
     if field is None:
         raise DataError(f"{path}: no field {' or '.join(VERTEX_FIELDS)}; it is no mesh of PRNet or 3DDFA")
-    vertices = _points_in_rows(content[field], path)
+    vertices = _points_in_rows(content[field])
     if "triangles" in content:
         # Their winding is for y down; reversed, it is counter-clockwise from outside where y is up, as in the .obj.
         return vertices, content["triangles"].astype(np.int64)[:, ::-1].copy()
@@ -182,10 +177,7 @@ def _read_obj(path: Path, photo: Path) -> tuple[np.ndarray, np.ndarray]:
     return vertices, triangles
 
 
-def _points_in_rows(points: np.ndarray, path: Path, count: int | None = None) -> np.ndarray:
+def _points_in_rows(points: np.ndarray) -> np.ndarray:
     """Points (N, 2) or (N, 3), whichever way they were written."""
-    if points.ndim == 2 and points.shape[0] in (2, 3) and points.shape[1] > 3:
-        points = points.T
-    if points.ndim != 2 or points.shape[1] not in (2, 3) or (count is not None and len(points) != count):
-        raise DataError(f"{path}: points of shape {points.shape}, expected ({count or 'V'}, 3)")
-    return np.ascontiguousarray(points, dtype=np.float32)
+    lies = points.ndim == 2 and points.shape[0] in (2, 3) and points.shape[1] > 3
+    return np.ascontiguousarray(points.T if lies else points, dtype=np.float32)

@@ -44,10 +44,9 @@ class Participants:
 def open_participants(
     checkpoints: Sequence[str], compare: Sequence[str], batch_size: int, device: str, precision: str
 ) -> Participants:
-    """Loads the checkpoints, and finds out whether the folders hold predictions.
+    """Loads the checkpoints, `PATH` or `NAME:PATH`, and finds out whether the folders, `NAME:FOLDER`, hold predictions.
 
     Args:
-        checkpoints: of `PATH` or `NAME:PATH`. compare: of `NAME:FOLDER`.
         device: of torch, or "auto". precision: float64 or float32. In float64 the algorithms that batches of different
             sizes take agree to far more digits than are reported.
 
@@ -112,11 +111,7 @@ def named_checkpoints(entries: Iterable[str]) -> dict[str, Path]:
 
 
 def named_folders(entries: Iterable[str]) -> dict[str, Path]:
-    """Folders of predictions by name, of NAME:FOLDER each.
-
-    Raises:
-        ConfigError: an entry has no name, or two have the same.
-    """
+    """Folders of predictions by name. Raises a ConfigError where an entry has no name, or two have the same."""
     return _by_name([_split(entry) for entry in entries])
 
 

@@ -11,7 +11,7 @@ origin.
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -39,11 +39,7 @@ CHIN, NOSE_BRIDGE = 8, 27
 
 
 def list_predictions(method: str, folder: Path) -> frozenset[str]:
-    """The names of the .npz files in a method's folder of predictions.
-
-    Raises:
-        DataError: the folder is missing or holds none.
-    """
+    """The names of the .npz files in a method's folder. Raises a DataError where it is missing or holds none."""
     require_folder(folder, f"the predictions of {method}", "set compare=[NAME:FOLDER]")
     files = frozenset(file for file in file_names(folder) if file.endswith(".npz"))
     if not files:
@@ -52,11 +48,8 @@ def list_predictions(method: str, folder: Path) -> frozenset[str]:
 
 
 def read_prediction(path: Path) -> dict[str, Tensor]:
-    """The arrays of one file by name, float32 and int64.
-
-    Raises:
-        DataError: the file is missing or damaged, or its arrays are not those of the format.
-    """
+    """The arrays of one file by name, float32 and int64. Raises a DataError where it is missing, damaged or not of
+    the format."""
     require_file(path, "a prediction", FORMAT)
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -69,21 +62,11 @@ def read_prediction(path: Path) -> dict[str, Tensor]:
     return check_prediction(arrays, path)
 
 
-def write_prediction(
-    path: Path,
-    landmarks68: Float[Tensor, "68 dims"] | None = None,
-    vertices: Float[Tensor, "vertices 3"] | None = None,
-    triangles: Int[Tensor, "triangles 3"] | None = None,
-    pose: Float[Tensor, "3"] | None = None,
-) -> None:
-    """Writes one file, whole or not at all.
-
-    Raises:
-        DataError: the arrays are not those of the format, or the file cannot be written.
-    """
-    given = {"landmarks68": landmarks68, "vertices": vertices, "triangles": triangles, "pose": pose}
-    arrays = {name: array.cpu().numpy() for name, array in given.items() if array is not None}
-    small = {name: array.numpy() for name, array in check_prediction(arrays, path).items()}
+def write_prediction(path: Path, **arrays: Tensor | None) -> None:
+    """Writes the arrays of one file, whole or not at all; those that are None are left out. Raises a DataError where
+    they are not those of the format, or the file cannot be written."""
+    given = {name: array.cpu().numpy() for name, array in arrays.items() if array is not None}
+    small = {name: array.numpy() for name, array in check_prediction(given, path).items()}
     if "triangles" in small:
         small["triangles"] = small["triangles"].astype(np.int32)
     content = io.BytesIO()
@@ -131,49 +114,35 @@ def likely_mistake(
     landmarks68: Float[Tensor, "68 dims"] | None, vertices: Float[Tensor, "vertices 3"] | None, sample: FaceSample
 ) -> str | None:
     """Why a prediction is probably not in pixels of its photo, as the end of "the predictions ..."; None if it may be.
+    Landmarks are checked where there are both."""
+    return next(_mistakes(landmarks68, vertices, sample), None)
 
-    Args:
-        landmarks68, vertices: the prediction; landmarks are checked where there are both.
-        sample: the photo with the true face box, and the true landmarks if it has some.
-    """
+
+def _mistakes(landmarks68: Tensor | None, vertices: Tensor | None, sample: FaceSample) -> Iterator[str]:
+    """All likely mistakes, the most telling one first."""
     points = landmarks68 if landmarks68 is not None else vertices
-    if points is None:
-        return None
-    return _mistake_of_place(points[:, :2], sample) or _upside_down(landmarks68, sample) or _mistake_of_depth(points)
-
-
-def _mistake_of_place(points: Float[Tensor, "points 2"], sample: FaceSample) -> str | None:
-    if points.abs().max() <= NORMALISED:
-        return "lie all within two pixels of the photo's corner: normalised to 0..1, and not in pixels?"
+    assert points is not None
+    if points[:, :2].abs().max() <= NORMALISED:
+        yield "lie all within two pixels of the photo's corner: normalised to 0..1, and not in pixels?"
     low, high = points.aminmax(dim=0)
-    x, y = ((low + high) / 2).tolist()
+    x, y = ((low + high) / 2)[:2].tolist()
     height, width = sample.image.shape[:2]
     if -height <= y < 0:
-        return "lie above the photo: is y counted upwards?"
+        yield "lie above the photo: is y counted upwards?"
     if not (0 <= x < width and 0 <= y < height):
-        return "lie outside of the photo: in pixels of another size of it?"
+        yield "lie outside of the photo: in pixels of another size of it?"
     distance = torch.tensor([x - sample.box.x, y - sample.box.y]).norm() / sample.box.size
-    size = (high - low).mean() / sample.box.size
+    size = (high - low)[:2].mean() / sample.box.size
     if distance > FAR or not SIZES[0] <= size <= SIZES[1]:
-        return "lie far off the face: in pixels of a crop, of another size of the photo, or of another face?"
-    return None
-
-
-def _upside_down(landmarks68: Float[Tensor, "68 dims"] | None, sample: FaceSample) -> str | None:
-    if landmarks68 is None or "landmarks68" not in sample.labels:
-        return None
-    down, true_down = (
-        points[CHIN, :2] - points[NOSE_BRIDGE, :2] for points in (landmarks68, sample.labels["landmarks68"])
-    )
-    return "are upside down: is y counted upwards?" if (down * true_down).sum() < 0 else None
-
-
-def _mistake_of_depth(points: Float[Tensor, "points dims"]) -> str | None:
-    if points.shape[1] == 2:
-        return None
-    width, height, depth = (points.amax(0) - points.amin(0)).tolist()
-    if depth == 0:
-        return "have the same z everywhere: landmarks without depth are (68, 2)."
-    if not DEPTHS[0] <= depth / max(width, height) <= DEPTHS[1]:
-        return "have z of another scale than x and y: not in pixels of the photo?"
-    return None
+        yield "lie far off the face: in pixels of a crop, of another size of the photo, or of another face?"
+    if landmarks68 is not None and "landmarks68" in sample.labels:
+        shapes = (landmarks68, sample.labels["landmarks68"])
+        down, true_down = (shape[CHIN, :2] - shape[NOSE_BRIDGE, :2] for shape in shapes)
+        if (down * true_down).sum() < 0:
+            yield "are upside down: is y counted upwards?"
+    if points.shape[1] == 3:
+        breadth, depth = (high - low)[:2].max(), (high - low)[2]
+        if depth == 0:
+            yield "have the same z everywhere: landmarks without depth are (68, 2)."
+        if not DEPTHS[0] <= depth / breadth <= DEPTHS[1]:
+            yield "have z of another scale than x and y: not in pixels of the photo?"

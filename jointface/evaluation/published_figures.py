@@ -1,14 +1,14 @@
 """Figures that papers print, quoted beside those that are measured here."""
 
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib import resources
-from typing import Any
+from pathlib import Path
 
 import pandas as pd
 import yaml
 
 from jointface.evaluation.result import Table
+
+PUBLISHED = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,8 @@ class QuotedRow:
 
 def quoted_rows(benchmark: str, table: str) -> list[QuotedRow]:
     """The rows to quote in a table, e.g. of "aflw2000" in "nme_2d_68", of "celeba" in "accuracy"; there may be none."""
-    data = _data()
-    rows = data["tables"].get(benchmark, {}).get(table, [])
-    return [QuotedRow(**{**row, "source": data["sources"][row["source"]]}) for row in rows]
+    rows = PUBLISHED["tables"].get(benchmark, {}).get(table, [])
+    return [QuotedRow(**{**row, "source": PUBLISHED["sources"][row["source"]]}) for row in rows]
 
 
 def with_quoted(table: Table, rows: list[QuotedRow]) -> Table:
@@ -39,9 +38,3 @@ def with_quoted(table: Table, rows: list[QuotedRow]) -> Table:
     sources = "; ".join(dict.fromkeys(row.source for row in rows))
     caption = f"{table.caption} Quoted figures are not measured here; they are printed in: {sources}."
     return replace(table, frame=frame, caption=caption, quoted=(*table.quoted, *names))
-
-
-@cache
-def _data() -> dict[str, Any]:
-    file = resources.files("jointface.evaluation") / "published_figures.yaml"
-    return yaml.safe_load(file.read_text(encoding="utf-8"))

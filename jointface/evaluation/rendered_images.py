@@ -63,17 +63,13 @@ def write_images(dataset: FaceDataset, folder: Path) -> list[str]:
 
 
 def image_files(dataset: FaceDataset, rendered: Path | None) -> dict[str, Path]:
-    """The file of each image by its name: the photo, or of rendered faces the file that `write_images` wrote.
-
-    Raises:
-        ConfigError: faces are rendered, and the folder of their images is not given.
-    """
-    indices = range(len(dataset))
+    """The file of each image by its name: the photo, or of rendered faces the file that `write_images` wrote."""
+    names = [dataset.name(index) for index in range(len(dataset))]
     if not dataset.rendered:
-        return {dataset.name(index): dataset.path(index) for index in indices}
+        return {name: dataset.path(index) for index, name in enumerate(names)}
     if rendered is None:
         raise ConfigError(
             "import: the faces of this benchmark are rendered; set images=FOLDER to the folder that images=FOLDER "
             "wrote them to, which the files were made from"
         )
-    return {dataset.name(index): rendered / f"{dataset.name(index)}.png" for index in indices}
+    return {name: rendered / f"{name}.png" for name in names}

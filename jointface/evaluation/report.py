@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -24,15 +24,6 @@ from jointface.files import write_atomically
 
 LISTED = 8  # worst and best images of each method
 THUMBNAIL = 112  # pixels of the longer side
-
-
-class Extremes(NamedTuple):
-    """The worst and the best images of a method by one of its errors, with `file`, `error` and `thumbnail`."""
-
-    method: str
-    error: str
-    worst: list[dict[str, Any]]
-    best: list[dict[str, Any]]
 
 
 def write_report(
@@ -55,7 +46,6 @@ def write_report(
 
     Args:
         results: of the benchmarks. Plot nothing on their figures afterwards.
-        output_dir: where to write. title: of the page.
         facts: what was evaluated, such as checkpoints and data, by name.
         notes: on the whole evaluation, such as benchmarks that could not run.
 
@@ -99,14 +89,7 @@ def write_report(
 def _remove_report(output_dir: Path) -> None:
     """Removes the files of an earlier report, which may be more than those of the new one."""
     if (output_dir / "report.html").is_file():
-        for pattern in (
-            "tables/*.md",
-            "tables/*.tex",
-            "figures/*.png",
-            "figures/*.pdf",
-            "per_image/*.csv",
-            MISSING_FILE,
-        ):
+        for pattern in ("tables/*.md", "tables/*.tex", "figures/*.p[nd][gf]", "per_image/*.csv", MISSING_FILE):
             for path in output_dir.glob(pattern):
                 path.unlink()
 
@@ -151,12 +134,8 @@ def _figure_on_page(result: BenchmarkResult, name: str, png: bytes) -> dict[str,
     if not (caption := result.captions.get(name)):
         raise ValueError(f"figure {name!r} of {result.name} has no caption")
     alt = f"{_title(result.name)}: {re.split(r'[.:;](?: |$)', caption)[0]}"
-    return {
-        "caption": caption,
-        "alt": alt,
-        "image": _data_uri(png, "png"),
-        "width": result.figures[name].get_figwidth(),
-    }
+    width = result.figures[name].get_figwidth()
+    return {"caption": caption, "alt": alt, "image": _data_uri(png, "png"), "width": width}
 
 
 def _image_files(figure: Figure) -> dict[str, bytes]:
@@ -170,7 +149,7 @@ def _image_files(figure: Figure) -> dict[str, bytes]:
     return files
 
 
-def extremes_of(result: BenchmarkResult, count: int = LISTED) -> list[Extremes]:
+def extremes_of(result: BenchmarkResult, count: int = LISTED) -> list[dict[str, Any]]:
     """At most `count` images with the largest and the smallest error of each method that competes, by the first error
     that it has; thumbnails are data URIs, empty where the result has no pictures."""
 
@@ -189,7 +168,7 @@ def extremes_of(result: BenchmarkResult, count: int = LISTED) -> list[Extremes]:
             some[["file", "error"]].assign(thumbnail=some["index"].map(thumbnail)).to_dict("records")
             for some in (rows[::-1][:half], rows[: min(half, len(rows) - half)])
         )
-        extremes.append(Extremes(str(method), errors[0], worst, best))
+        extremes.append({"method": str(method), "error": errors[0], "worst": worst, "best": best})
     return extremes
 
 

@@ -13,7 +13,6 @@ DATA_SETS = {
     "aflw2000": "AFLW2000-3D", "florence": "MICC Florence", "celeba": "CelebA", "lfwa": "LFWA",
     "synthetic": "Synthetic faces",
 }  # fmt: skip
-Pictures = Callable[[int], UInt8[np.ndarray, "height width 3"]]
 MISSING_FILE = "missing.csv"  # the report's list of `BenchmarkResult.missing`
 
 
@@ -23,13 +22,12 @@ class Table:
 
     The best number of a column is bold among the rows that compete: those that are not quoted, reference or unranked.
 
-    title: short, with the data set. caption: what is measured, by whose protocol, with its citation. frame: its index
-    names the rows. decimals: shown. lower_is_better: in all columns; None where columns differ. quoted: names of rows
-    that papers print and nobody measured here. reference: names of rows that do not compete, such as trivial
-    predictors. unranked: names of rows that cover other images than the rest. sort_by: the column that sorts the rows;
-    None takes `mean`, else the last column of numbers. marks: what follows the name of a row or column in brackets,
-    such as "4 of 6" images. scope: a sentence on the images behind the numbers, where they are not the published test
-    set.
+    caption: what is measured, by whose protocol, with its citation. frame: its index names the rows. lower_is_better:
+    in all columns; None where columns differ. quoted: names of rows that papers print and nobody measured here.
+    reference: names of rows that do not compete, such as trivial predictors. unranked: names of rows that cover other
+    images than the rest. sort_by: the column that sorts the rows; None takes `mean`, else the last column of numbers.
+    marks: what follows the name of a row or column in brackets, such as "4 of 6" images. scope: a sentence on the
+    images behind the numbers, where they are not the published test set.
     """
 
     title: str
@@ -67,7 +65,7 @@ class BenchmarkResult:
     notes: list[str] = field(default_factory=list)
     captions: dict[str, str] = field(default_factory=dict)
     missing: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    pictures: Pictures | None = None
+    pictures: Callable[[int], UInt8[np.ndarray, "height width 3"]] | None = None
 
     @property
     def references(self) -> set[str]:

@@ -1,7 +1,6 @@
 """How far reconstructed faces are from scans of the people, on MICC Florence."""
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,10 +11,10 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from jointface.datamodules.florence import Florence
-from jointface.errors import ConfigError, DataError
+from jointface.errors import DataError
 from jointface.evaluation.methods import PredictedFace, ShapeMethod
 from jointface.evaluation.result import BenchmarkResult, Table
-from jointface.evaluation.shape_errors import KnownFace, ShapeErrors
+from jointface.evaluation.shape_errors import KnownFace, measure_errors, note_missing
 from jointface.geometry.mesh import vertex_normals
 from jointface.metrics.alignment import fit_similarity, move, refine_by_icp, surface_errors
 
@@ -42,17 +41,12 @@ DIFFERENCES = (
 
 @dataclass
 class _Truth:
-    """What a subject's views are compared with, in scan space."""
+    """What a subject's views are compared with, in scan space and millimetres."""
 
     points: Float64[Tensor, "points 3"]
     normals: Float64[Tensor, "points 3"]
     landmarks68: Float[Tensor, "68 3"]
-
-    @property
-    def interocular(self) -> float:
-        """Outer interocular distance of the subject, in millimetres."""
-        right, left = self.landmarks68[list(OUTER_EYE_CORNERS)].double()
-        return (left - right).norm().item()
+    interocular: float  # from outer corner to outer corner
 
 
 def scan_distance(methods: Sequence[ShapeMethod], dataset: Florence) -> BenchmarkResult:
@@ -60,59 +54,49 @@ def scan_distance(methods: Sequence[ShapeMethod], dataset: Florence) -> Benchmar
 
     Metrics are `method/nme`, a fraction of the outer interocular distance, and `method/rmse_mm`, means over the views,
     with `.../std` and, by absolute yaw, `.../yaw_40`; `num_images` counts the views that were used, `num_subjects` the
-    people in them. Methods that predict landmarks only are left out, with a note.
+    people in them.
 
     Raises:
-        ConfigError: no method predicts a surface.
         DataError: no scan can be read. Single scans that cannot be read, or have no texture, are left out with a note.
     """
     broken: list[str] = []
-    per_image = ShapeErrors.measure(methods, dataset, _known_faces(dataset, broken), [*ERRORS]).per_image
+    per_image = measure_errors(methods, dataset, _known_faces(dataset, broken), [*ERRORS])
     subjects = len(dataset.scans) - len(broken)
     if not subjects:
         raise DataError(f"no scan of Florence can be read; {broken[0]}")
-    by_method = per_image.groupby("method", sort=False)
-    is_flat = by_method["has_prediction"].any() & (by_method["nme"].count() == 0)
-    flat = is_flat.index[is_flat].tolist()
-    per_image = per_image[~per_image["method"].isin(flat)].drop(columns="has_prediction").reset_index(drop=True)
-    if not per_image["nme"].notna().any():
-        raise ConfigError(
-            "florence: no method predicts a surface, only landmarks or nothing; give a checkpoint with a shape decoder "
-            "or predictions with vertices and triangles"
-        )
     views = subjects * len(dataset.angles)
-    missing, notes = ShapeErrors(per_image).missing(per_image["nme"].notna())
-    notes += [f"{name} predicts landmarks only, no surface, and is left out." for name in flat]
+    missing, notes = note_missing(per_image, per_image["nme"].notna())
     notes += [*broken, DIFFERENCES]
+    per_image = per_image.drop(columns="has_prediction")
     metrics = _metrics(per_image) | {"num_images": views, "num_subjects": subjects}
     return BenchmarkResult("florence", metrics, _tables(per_image), per_image, notes=notes, missing=missing)
 
 
-def _known_faces(dataset: Florence, broken: list[str]) -> Iterator[list[KnownFace]]:
+def _known_faces(dataset: Florence, broken: list[str]) -> Iterator[KnownFace]:
     """The views of each subject; those that cannot be read are noted as broken."""
     count = len(dataset.angles)
-    for first in range(0, len(dataset), count):
+    angles = dataset.angles.rad2deg().round().int().tolist()
+    for place, subject in enumerate(dataset.subjects):
+        views = range(place * count, (place + 1) * count)
         try:
-            truth = _truth(dataset, first)
-            yield [_known_face(dataset, index, truth) for index in range(first, first + count)]
+            truth, samples = _truth(dataset, views[0]), [dataset.read(index) for index in views]
         except DataError as error:  # the other subjects can be evaluated all the same
             log.warning("Florence: a subject is left out: %s", error)
             broken.append(f"A subject is left out: {error}.")
-
-
-def _known_face(dataset: Florence, index: int, truth: _Truth) -> KnownFace:
-    count, camera = len(dataset.angles), dataset.view_camera(index)
-    pitch, yaw, _ = dataset.angles[index % count].rad2deg().round().int().tolist()
-    facts = {"yaw": yaw, "pitch": pitch, "interocular_mm": truth.interocular}
-    facts |= {"subject": int(dataset.subjects[index // count])}
-    return KnownFace(index, dataset.read(index), facts, partial(reconstruction_errors, truth=truth, camera=camera))
+            continue
+        for index, sample, (pitch, yaw, _) in zip(views, samples, angles, strict=True):
+            facts = {"yaw": yaw, "pitch": pitch, "interocular_mm": truth.interocular, "subject": int(subject)}
+            errors = partial(reconstruction_errors, truth=truth, camera=dataset.view_camera(index))
+            yield KnownFace(index, sample, facts, errors)
 
 
 def _truth(dataset: Florence, index: int) -> _Truth:
     scan = dataset.scan(index)
     normals = vertex_normals(scan.vertices.double(), scan.triangles)
     region = dataset.face_region(index) & normals.any(1)  # stray points without a triangle are no surface
-    return _Truth(scan.vertices[region].double(), normals[region], dataset.landmarks68(index))
+    landmarks = dataset.landmarks68(index)
+    right, left = landmarks[list(OUTER_EYE_CORNERS)].double()
+    return _Truth(scan.vertices[region].double(), normals[region], landmarks, (left - right).norm().item())
 
 
 def reconstruction_errors(face: PredictedFace, truth: _Truth, camera: Float[Tensor, "3 4"]) -> dict[str, float]:
@@ -141,29 +125,31 @@ def _through_camera(
     return torch.cat([inverse, -inverse @ shift], dim=1)
 
 
+def _by_yaw(per_image: pd.DataFrame, error: str) -> pd.DataFrame:
+    """A row for each method: the mean of each absolute yaw, the mean and the standard deviation of all views."""
+    by_method = per_image.groupby("method")[error]
+    methods = per_image.dropna(subset=error)["method"].unique()
+    by_yaw = per_image.pivot_table(error, "method", per_image["yaw"].abs()).reindex(methods)
+    return by_yaw.rename_axis(None).assign(mean=by_method.mean(), std=by_method.std(ddof=0))
+
+
 def _tables(per_image: pd.DataFrame) -> list[Table]:
-    shown = per_image.assign(nme=100 * per_image["nme"])
-    methods, tables = per_image.dropna(subset="nme")["method"].unique(), []
+    shown, tables = per_image.assign(nme=100 * per_image["nme"]), []
     for error, (title, what) in ERRORS.items():
-        by_method = shown.groupby("method")[error]
-        by_yaw = shown.pivot_table(error, "method", shown["yaw"].abs()).reindex(methods).rename_axis(None)
-        by_yaw.columns = pd.Index([f"{yaw}°" for yaw in by_yaw.columns])
-        by_yaw = by_yaw.assign(mean=by_method.mean(), std=by_method.std(ddof=0))
+        by_yaw = _by_yaw(shown, error).rename(columns=lambda part: part if isinstance(part, str) else f"{part}°")
         caption = f"{what}. {PROTOCOL}."
         title = f"MICC Florence, {title} by"
         tables.append(Table(f"{title} absolute yaw", f"{caption} Mean and standard deviation over all views.", by_yaw))
-        by_view = shown.pivot_table(error, ["pitch", "yaw"], "method", sort=False).reindex(columns=methods)
+        by_view = shown.pivot_table(error, ["pitch", "yaw"], "method", sort=False).reindex(columns=by_yaw.index)
         by_view.index = pd.Index([f"pitch {pitch:+d}°, yaw {yaw:+d}°" for pitch, yaw in by_view.index], name="view")
         tables.append(Table(f"{title} view", caption, by_view.rename_axis(columns=None), lower_is_better=None))
     return tables
 
 
 def _metrics(per_image: pd.DataFrame) -> dict[str, float]:
-    metrics = {}
-    for error in ERRORS:
-        for method, rows in per_image.groupby("method", sort=False):
-            metrics[f"{method}/{error}"] = rows[error].mean()
-            metrics[f"{method}/{error}/std"] = rows[error].std(ddof=0)
-            by_yaw = rows.groupby(rows["yaw"].abs())[error].mean()
-            metrics |= {f"{method}/{error}/yaw_{yaw}": mean for yaw, mean in by_yaw.items()}
-    return {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
+    parts = {"mean": "", "std": "/std"}
+    return {
+        f"{method}/{error}{parts.get(part, f'/yaw_{part}')}": float(value)
+        for error in ERRORS
+        for (method, part), value in _by_yaw(per_image, error).stack().dropna().items()
+    }

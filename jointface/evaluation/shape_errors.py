@@ -2,28 +2,31 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool
+from torch import Tensor
 
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample
-from jointface.evaluation.methods import PredictedFace, ShapeMethod, is_finite
+from jointface.evaluation.methods import PredictedFace, ShapeMethod
 from jointface.evaluation.result import MISSING_FILE
-from jointface.metrics.nme import YAW_BINS
+from jointface.geometry.camera import center_depth
+from jointface.metrics.nme import YAW_BINS, normalised_mean_error
+from jointface.metrics.pose import pose_errors
 
 BIN_NAMES = tuple(f"{'[' if low == 0 else '('}{low}, {high}]" for low, high in YAW_BINS)
 POSE_ERRORS = {"yaw_error": "yaw", "pitch_error": "pitch", "roll_error": "roll"}  # and their columns of tables
+CHUNK = 32  # photos in memory at a time
 BY_YAW = "mean and std are of the three bins, the std that of the population"
 
 
 @dataclass(frozen=True)
 class KnownFace:
-    """A sample whose face is known.
-
-    index: in the data set. facts: columns of per_image, among them yaw in degrees. errors: of a prediction, those that
-    it allows.
-    """
+    """A sample of a data set whose face is known. facts: columns of per_image, among them yaw in degrees. errors: of a
+    prediction, those that it allows."""
 
     index: int
     sample: FaceSample
@@ -31,92 +34,102 @@ class KnownFace:
     errors: Callable[[PredictedFace], Mapping[str, float]]
 
 
-class ShapeErrors:
-    """The errors of each image and method.
+def measure_errors(
+    methods: Sequence[ShapeMethod], dataset: FaceDataset, faces: Iterable[KnownFace], errors: Sequence[str]
+) -> pd.DataFrame:
+    """Runs methods on samples of a data set. A prediction that is not finite is none.
 
-    Args:
-        per_image: a row for each image and method: file, index, method, facts of the images, whether the method
-            `has_prediction`, and the errors, NaN where it has none.
+    Returns:
+        A row for each image and method: file, index, method, facts of the images, whether the method `has_prediction`,
+        and some of the errors, NaN where it has none.
     """
+    rows: list[dict[str, Any]] = []
+    facts: dict[str, Any] = {}
+    left = iter(faces)
+    while chunk := list(islice(left, CHUNK)):
+        samples, names = [known.sample for known in chunk], [dataset.name(known.index) for known in chunk]
+        for method in methods:
+            for known, name, face in zip(chunk, names, method.predict(samples, names), strict=True):
+                file = name if dataset.rendered else dataset.path(known.index).name
+                values = [] if face is None else [value for value in vars(face).values() if isinstance(value, Tensor)]
+                face = face if all(value.isfinite().all() for value in values) else None
+                row = {"file": file, "index": known.index, "method": method.name, "has_prediction": face is not None}
+                rows.append({**row, **known.facts, **(known.errors(face) if face else {})})
+                facts |= known.facts
+    return pd.DataFrame(rows, columns=["file", "index", "method", *facts, "has_prediction", *errors])
 
-    def __init__(self, per_image: pd.DataFrame) -> None:
-        self.per_image = per_image
 
-    @classmethod
-    def measure(
-        cls,
-        methods: Sequence[ShapeMethod],
-        dataset: FaceDataset,
-        batches: Iterable[Sequence[KnownFace]],
-        errors: Sequence[str],
-    ) -> "ShapeErrors":
-        """Runs methods on samples.
+def face_errors(face: PredictedFace, truth: PredictedFace, region: Bool[Tensor, "vertices"]) -> dict[str, float]:
+    """The errors that a prediction and a truth with landmarks and vertices allow: `nme_2d_68` and `nme_3d_68`, of the
+    vertices of a region `nme_3d_dense`, if both are of the same morphable model, and `POSE_ERRORS` in degrees.
 
-        Args:
-            methods: under evaluation. A prediction that is not finite is none.
-            dataset: of the samples; names them.
-            batches: samples that are in memory at the same time.
-            errors: which of the known errors are kept.
-        """
-        rows: list[dict[str, object]] = []
-        facts: dict[str, None] = {}
-        for batch in batches:
-            samples, names = [known.sample for known in batch], [dataset.name(known.index) for known in batch]
-            for method in methods:
-                for known, name, face in zip(batch, names, method.predict(samples, names), strict=True):
-                    file = name if dataset.rendered else dataset.path(known.index).name
-                    face = face if face is not None and is_finite(face) else None
-                    row = {
-                        "file": file,
-                        "index": known.index,
-                        "method": method.name,
-                        "has_prediction": face is not None,
-                    }
-                    rows.append({**row, **known.facts, **(known.errors(face) if face is not None else {})})
-                    facts |= dict.fromkeys(known.facts)
-        return cls(pd.DataFrame(rows, columns=["file", "index", "method", *facts, "has_prediction", *errors]))
+    In 3D, z is relative to the mean z of the points compared.
+    """
+    assert truth.landmarks68 is not None
+    assert truth.vertices is not None
+    errors = {}
+    if (landmarks := face.landmarks68) is not None:
+        errors["nme_2d_68"] = nme(landmarks[:, :2], truth.landmarks68[:, :2], truth.landmarks68)
+        if landmarks.shape[1] == 3:
+            errors["nme_3d_68"] = nme(center_depth(landmarks), center_depth(truth.landmarks68), truth.landmarks68)
+    if face.vertices is not None and face.topology == truth.topology:
+        predicted, true = center_depth(face.vertices[region]), center_depth(truth.vertices[region])
+        errors["nme_3d_dense"] = nme(predicted, true, truth.landmarks68)
+    if face.pose is not None and truth.pose is not None:
+        pitch, yaw, roll = pose_errors(face.pose.double(), truth.pose.double()).tolist()
+        errors |= {"yaw_error": yaw, "pitch_error": pitch, "roll_error": roll}
+    return errors
 
-    def missing(self, has_prediction: pd.Series) -> tuple[dict[str, list[str]], list[str]]:
-        """Files of the images without a prediction by method, of those that lack any, and a note on each of these."""
-        lacking = self.per_image[~has_prediction].groupby("method", sort=False)["file"]
-        missing = {str(method): [*files] for method, files in lacking}
-        notes = [
-            f"{method} has no prediction for {len(files):,} of {self.per_image['index'].nunique():,} photos, which its "
-            f"errors leave out; {MISSING_FILE} lists them."
-            for method, files in missing.items()
-        ]
-        return missing, notes
 
-    def means(self, errors: Sequence[str]) -> pd.DataFrame:
-        """The mean of each error, a row for each method."""
-        return self.per_image.groupby("method", sort=False)[[*errors]].mean().rename_axis(None)
+def nme(predicted: Tensor, truth: Tensor, landmarks: Tensor) -> float:
+    """The NME of one face in float64."""
+    return float(normalised_mean_error(predicted[None].double(), truth[None].double(), landmarks[None].double()))
 
-    def means_by_yaw(self, error: str, scale: float = 1) -> pd.DataFrame:
-        """Rows are methods. Columns: the mean of each bin of |yaw|, their mean and standard deviation, NaN where a bin
-        is empty, and the mean over all images."""
-        scaled, methods = scale * self.per_image[error], self.per_image["method"]
-        of_bins = scaled.groupby([methods, yaw_bins(self.per_image["yaw"])], observed=False).mean().unstack()
-        table = pd.DataFrame(of_bins.reindex(methods.unique())[[*BIN_NAMES]].to_numpy(), methods.unique(), BIN_NAMES)
-        spread = {"mean": table.mean(axis=1, skipna=False), "std": table.std(axis=1, ddof=0, skipna=False)}
-        return table.assign(**spread, all=scaled.groupby(methods).mean())
 
-    def metrics(self, errors: Sequence[str]) -> dict[str, float]:
-        """`method/error`, over all images, and `.../yaw_0_30`, `.../yaw_30_60`, `.../yaw_60_90`, `.../mean`, `.../std`,
-        see `means_by_yaw`; those that are defined."""
-        parts = {"all": "", "mean": "/mean", "std": "/std"}
-        parts |= {name: f"/yaw_{low}_{high}" for name, (low, high) in zip(BIN_NAMES, YAW_BINS, strict=True)}
-        return {
-            f"{method}/{error}{parts[part]}": float(value)
-            for error in errors
-            for (method, part), value in self.means_by_yaw(error).stack().items()
-            if np.isfinite(value)
-        }
+def note_missing(per_image: pd.DataFrame, found: pd.Series) -> tuple[dict[str, list[str]], list[str]]:
+    """Files of the images that are not found by method, of those that lack any, and a note on each of these."""
+    missing = {str(method): [*files] for method, files in per_image[~found].groupby("method", sort=False)["file"]}
+    notes = [
+        f"{method} has no prediction for {len(files):,} of {per_image['index'].nunique():,} photos, which its errors "
+        f"leave out; {MISSING_FILE} lists them."
+        for method, files in missing.items()
+    ]
+    return missing, notes
 
-    def count_by_yaw(self, what: str) -> str:
-        """How many images there are, and how many in each bin of |yaw|, in words."""
-        yaw = self.per_image.drop_duplicates("index")["yaw"]
-        counts = ", ".join(f"{count:,} in {name}" for name, count in yaw_bins(yaw).value_counts(sort=False).items())
-        return f"{len(yaw):,} {what}; by |yaw|: {counts}, the last bin with those beyond"
+
+def means(per_image: pd.DataFrame, errors: Sequence[str]) -> pd.DataFrame:
+    """The mean of each error, a row for each method."""
+    return per_image.groupby("method", sort=False)[[*errors]].mean().rename_axis(None)
+
+
+def means_by_yaw(per_image: pd.DataFrame, error: str, scale: float = 1) -> pd.DataFrame:
+    """Rows are methods. Columns: the mean of each bin of |yaw|, their mean and standard deviation, NaN where a bin is
+    empty, and the mean over all images."""
+    scaled, methods = scale * per_image[error], per_image["method"]
+    of_bins = scaled.groupby([methods, yaw_bins(per_image["yaw"])], observed=False).mean().unstack()
+    table = pd.DataFrame(of_bins.reindex(methods.unique())[[*BIN_NAMES]].to_numpy(), methods.unique(), BIN_NAMES)
+    spread = {"mean": table.mean(axis=1, skipna=False), "std": table.std(axis=1, ddof=0, skipna=False)}
+    return table.assign(**spread, all=scaled.groupby(methods).mean())
+
+
+def error_metrics(per_image: pd.DataFrame, errors: Sequence[str]) -> dict[str, float]:
+    """`method/error`, over all images, and `.../yaw_0_30`, `.../yaw_30_60`, `.../yaw_60_90`, `.../mean`, `.../std`, see
+    `means_by_yaw`; those that are defined."""
+    parts = {"all": "", "mean": "/mean", "std": "/std"}
+    parts |= {name: f"/yaw_{low}_{high}" for name, (low, high) in zip(BIN_NAMES, YAW_BINS, strict=True)}
+    return {
+        f"{method}/{error}{parts[part]}": float(value)
+        for error in errors
+        for (method, part), value in means_by_yaw(per_image, error).stack().items()
+        if np.isfinite(value)
+    }
+
+
+def count_by_yaw(per_image: pd.DataFrame, what: str) -> str:
+    """How many images there are, and how many in each bin of |yaw|, in words."""
+    yaw = per_image.drop_duplicates("index")["yaw"]
+    counts = ", ".join(f"{count:,} in {name}" for name, count in yaw_bins(yaw).value_counts(sort=False).items())
+    return f"{len(yaw):,} {what}; by |yaw|: {counts}, the last bin with those beyond"
 
 
 def yaw_bins(yaw: pd.Series) -> pd.Series:

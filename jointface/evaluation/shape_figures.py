@@ -1,5 +1,6 @@
 """Figures that all protocols of 3D faces share: error curves, faces side by side, errors on the mean face."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -31,6 +32,8 @@ VIEWED = 3  # methods whose meshes the grid shows from two sides
 HEAT_MAP_FACES = 100
 CHUNK = 16  # photos in memory at a time
 
+Picture = UInt8[np.ndarray, "height width 3"]
+
 
 def add_shape_figures(
     result: BenchmarkResult,
@@ -42,10 +45,7 @@ def add_shape_figures(
     """Adds figures with captions, the areas under the error curves, and a note on methods with another topology.
 
     Args:
-        result: of the protocol; it knows which methods are references.
-        methods: under evaluation, without references.
-        dataset: the photos.
-        model: the morphable model of the labels.
+        result: of the protocol. methods: under evaluation, without references. model: of the labels.
         curves: the columns of per_image that get an error curve and a figure of error against yaw; each has `error`,
             the column, `scale`, a factor, `limit`, the largest error shown, and `label`.
     """
@@ -116,62 +116,49 @@ def faces_figure(
     """A row a photo: the photo, each method's face, the true face, the true landmarks.
 
     A method's mesh is shown over the photo and, its pose undone, from the front and from the side; of methods after the
-    first `VIEWED` only over the photo. A face without a mesh is shown by its landmarks. Columns without a mesh or
-    without true landmarks are left out.
+    first `VIEWED` only over the photo. A face without a mesh is shown by its landmarks.
     """
     transform = CropTransform(GRID_SIZE)
     samples, names = [dataset.read(index) for index in indices], [dataset.name(index) for index in indices]
     crops, to_crops = zip(*(transform(sample.image, sample.box) for sample in samples), strict=True)
     photos = [crop.permute(1, 2, 0).numpy() for crop in crops]
 
-    def in_crops(faces: Sequence[PredictedFace | None]) -> list[PredictedFace | None]:
-        return [_in_crop(face, to_crop) if face else None for face, to_crop in zip(faces, to_crops, strict=True)]
+    def over_photos(faces: Sequence[PredictedFace | None]) -> list[Picture | None]:
+        parts = zip(faces, photos, to_crops, strict=True)
+        return [_over(face, photo, to_crop) if face else None for face, photo, to_crop in parts]
 
-    def over_photos(faces: Sequence[PredictedFace | None]) -> list[np.ndarray | None]:
-        return [_over(photo, face) if face else None for photo, face in zip(photos, faces, strict=True)]
-
-    columns: list[tuple[str, Sequence[np.ndarray | None]]] = [("photo", photos)]
+    columns: list[tuple[str, Sequence[Picture | None]]] = [("photo", photos)]
     for place, method in enumerate(methods):
-        faces = in_crops(method.predict(samples, names))
-        columns.append((method.name, over_photos(faces)))
-        if place < VIEWED and any(face and face.vertices is not None for face in faces):
-            columns += [("front", [_view(face) for face in faces]), ("side", [_view(face, SIDE_YAW) for face in faces])]
-    truths = in_crops([_truth(dataset, index, sample, model) for index, sample in zip(indices, samples, strict=True)])
-    if any(face and face.vertices is not None for face in truths):
-        columns.append(("truth", over_photos(truths)))
-    if any(face and face.landmarks68 is not None for face in truths):
-        bare = [replace(face, vertices=None) if face else None for face in truths]
-        columns.append(("true landmarks", over_photos(bare)))
-    return image_grid(columns, names)
+        faces = method.predict(samples, names)
+        views = {"front": [_view(face) for face in faces], "side": [_view(face, SIDE_YAW) for face in faces]}
+        columns += [(method.name, over_photos(faces)), *(_seen(views) if place < VIEWED else ())]
+    truths = [_truth(dataset, index, sample, model) for index, sample in zip(indices, samples, strict=True)]
+    bare = [face and replace(face, vertices=None) for face in truths]
+    return image_grid([*columns, *_seen({"truth": over_photos(truths), "true landmarks": over_photos(bare)})], names)
+
+
+def _seen(columns: Mapping[str, Sequence[Picture | None]]) -> list[tuple[str, Sequence[Picture | None]]]:
+    return [column for column in columns.items() if any(picture is not None for picture in column[1])]
 
 
 def _truth(dataset: FaceDataset, index: int, sample: FaceSample, model: MorphableModel) -> PredictedFace | None:
     if (surface := dataset.image_surface(index)) is not None:
         return PredictedFace(vertices=surface[0], triangles=surface[1])
-    face = LabelMethod(model).predict([sample], [""])[0]
-    if face is not None and "landmarks68" in sample.labels:  # which errors refer to, where labels bring them
-        face.landmarks68 = sample.labels["landmarks68"]
-    return face
+    return LabelMethod(model).truth(sample) if "camera" in sample.labels else None
 
 
-def _in_crop(face: PredictedFace, to_crop: Float[Tensor, "2 3"]) -> PredictedFace:
-    landmarks, vertices = face.landmarks68, face.vertices
-    if landmarks is not None:
-        landmarks = torch.nn.functional.pad(landmarks, (0, 3 - landmarks.shape[1]))  # flat ones have no z
-        landmarks = warp_points(to_crop, landmarks.float())
-    vertices = None if vertices is None else warp_points(to_crop, vertices.float())
-    return replace(face, landmarks68=landmarks, vertices=vertices)
-
-
-def _over(
-    photo: UInt8[np.ndarray, "height width 3"], face: PredictedFace
-) -> UInt8[np.ndarray, "height width 3"] | None:
+def _over(face: PredictedFace, photo: Picture, to_crop: Float[Tensor, "2 3"]) -> Picture | None:
+    """The mesh or the landmarks of a face over the crop."""
     if face.vertices is not None and face.triangles is not None:
-        return overlay_mesh(photo, face.vertices.numpy(), face.triangles.numpy(), enlargement=1)
-    return None if face.landmarks68 is None else overlay_landmarks(photo, face.landmarks68.numpy())
+        vertices = warp_points(to_crop, face.vertices.float())
+        return overlay_mesh(photo, vertices.numpy(), face.triangles.numpy(), enlargement=1)
+    if (landmarks := face.landmarks68) is None:
+        return None
+    in_3d = torch.nn.functional.pad(landmarks.float(), (0, 3 - landmarks.shape[1]))
+    return overlay_landmarks(photo, warp_points(to_crop, in_3d).numpy())
 
 
-def _view(face: PredictedFace | None, yaw: float = 0.0) -> UInt8[np.ndarray, "size size 3"] | None:
+def _view(face: PredictedFace | None, yaw: float = 0.0) -> Picture | None:
     if face is None or face.vertices is None or face.triangles is None:
         return None
     pose = None if face.pose is None else face.pose.numpy()
@@ -191,21 +178,20 @@ def vertex_errors(
     """
     if not dataset.has_shape:
         return {}
-    labels, topology, face = LabelMethod(model), fingerprint(model), model.face_region.cpu()
-    errors: dict[str, list[Tensor]] = {}
+    labels, region = LabelMethod(model), model.face_region.cpu()
+    errors: dict[str, list[Tensor]] = defaultdict(list)
     for start in range(0, len(indices), CHUNK):
         chunk = indices[start : start + CHUNK]
         samples, names = [dataset.read(index) for index in chunk], [dataset.name(index) for index in chunk]
-        truths = labels.predict(samples, names)
+        truths = [labels.truth(sample) for sample in samples]
         for method in methods:
-            for predicted, truth, sample in zip(method.predict(samples, names), truths, samples, strict=True):
-                if predicted is None or predicted.vertices is None or predicted.topology != topology or truth is None:
+            for face, truth in zip(method.predict(samples, names), truths, strict=True):
+                if face is None or face.vertices is None or face.topology != truth.topology:
                     continue
                 assert truth.vertices is not None
                 assert truth.landmarks68 is not None
-                landmarks = sample.labels.get("landmarks68", truth.landmarks68)
-                offsets = predicted.vertices.double() - truth.vertices.double()
-                offsets[:, 2] -= offsets[face, 2].mean()
-                errors.setdefault(method.name, []).append(offsets.norm(dim=1) / box_size(landmarks.double()))
+                offsets = face.vertices.double() - truth.vertices.double()
+                offsets[:, 2] -= offsets[region, 2].mean()
+                errors[method.name].append(offsets.norm(dim=1) / box_size(truth.landmarks68.double()))
     means = {name: 100 * torch.stack(of_method).mean(0) for name, of_method in errors.items()}
-    return {name: mean.where(face, torch.nan).numpy() for name, mean in means.items()}
+    return {name: mean.where(region, torch.nan).numpy() for name, mean in means.items()}

@@ -2,8 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,6 @@ from rich.markdown import Markdown
 from jointface.evaluation.result import BenchmarkResult, Table
 
 QUOTED_MARK = "†"
-QUOTED_NOTE = "Quoted from the papers, not measured here."
 UNKNOWN = "–"
 PRINTED_ROWS = 20  # larger tables are in the report only
 FILE_WIDTH = 140  # characters of a line where the output goes to a file
@@ -27,26 +25,17 @@ _LATEX = str.maketrans({
 })  # fmt: skip
 
 
-Kind = Literal["measured", "quoted", "reference"]
-
-
-class Cell(NamedTuple):
-    """A number as text; best: no competing row has a better one in this column."""
-
-    text: str
-    best: bool
-
-
 class Row(NamedTuple):
-    """A row of text; kind: measured here, quoted from a paper, or for reference, as a trivial predictor."""
+    """A row of text. kind: measured, quoted from a paper, or reference, as a trivial predictor. best: of each cell
+    whether no competing row has a better number in this column."""
 
     name: str
-    kind: Kind
-    cells: list[Cell]
+    kind: str
+    cells: list[str]
+    best: list[bool]
 
 
-@dataclass(frozen=True)
-class ShownTable:
+class ShownTable(NamedTuple):
     """A `Table` as text. header: heading of the row names, then of the columns. note: what marks mean, and the scope of
     the numbers."""
 
@@ -60,14 +49,13 @@ class ShownTable:
 def show(table: Table) -> ShownTable:
     """Sorts the rows, rounds the numbers and finds the best one of each column."""
     frame = sort_rows(table)
-    best = _best(table, frame)
+    kinds = {**dict.fromkeys(table.reference, "reference"), **dict.fromkeys(table.quoted, "quoted")}
     rows = []
-    for (name, values), flags in zip(frame.iterrows(), best.to_numpy(), strict=True):
-        kind: Kind = "quoted" if name in table.quoted else "reference" if name in table.reference else "measured"
+    for (name, values), best in zip(frame.iterrows(), _best(table, frame).to_numpy().tolist(), strict=True):
         texts = [_number(value, table.decimals) for value in values]
-        rows.append(Row(_label(table, name), kind, [*map(Cell, texts, flags.tolist())]))
+        rows.append(Row(_label(table, name), kinds.get(name, "measured"), texts, best))
     header = [str(frame.index.name or "method"), *(_label(table, column) for column in frame.columns)]
-    quoted = f"{QUOTED_MARK} {QUOTED_NOTE}" if any(row.kind == "quoted" for row in rows) else ""
+    quoted = f"{QUOTED_MARK} Quoted from the papers, not measured here." if "quoted" in kinds.values() else ""
     return ShownTable(table.title, table.caption, header, rows, f"{quoted} {table.scope}".strip())
 
 
@@ -140,9 +128,9 @@ def _marked_up(
 ) -> list[list[str]]:
     """Header and rows in a markup language; quoted rows are in italics, with a mark behind their names."""
     lines = [[escape(text) for text in table.header]]
-    for name, kind, cells in table.rows:
+    for name, kind, cells, best in table.rows:
         style, mark = (italic, quoted_mark) if kind == "quoted" else ("{}", "")
-        texts = [(bold if cell.best else style).format(escape(cell.text)) for cell in cells]
+        texts = [(bold if flag else style).format(escape(cell)) for cell, flag in zip(cells, best, strict=True)]
         lines.append([style.format(escape(name)) + mark, *texts])
     return lines
 
@@ -165,6 +153,6 @@ def print_results(results: Sequence[BenchmarkResult]) -> None:
     for result in results:
         for table in map(show, result.tables):
             if len(table.rows) <= PRINTED_ROWS:
-                console.print(Markdown(markdown(replace(table, caption=""))))
+                console.print(Markdown(markdown(table._replace(caption=""))))
         for note in result.notes:
             console.print(f"{result.name}: {note}", style="dim", markup=False, highlight=False)
