@@ -17,13 +17,56 @@ OUTLINES = (
 )  # fmt: skip
 
 
-def overlay_landmarks(image: Image, landmarks: Float[np.ndarray, "68 dims"]) -> Image:
-    """The landmarks as outlines over the image."""
+# What axes of a head look like: x to its left ear, as it is seen on the right, y to its crown, z ahead.
+AXIS_COLOURS = ((230, 50, 50), (40, 190, 60), (60, 110, 255))
+
+
+def overlay_landmarks(image: Image, landmarks: Float[np.ndarray, "68 dims"], thickness: int = 1) -> Image:
+    """The landmarks as outlines over the image, with lines of so many pixels."""
     canvas, points = image.copy(), landmarks[:, :2].round().astype(np.int32)
     outlines = [points[list(outline)].reshape(-1, 1, 2) for outline in OUTLINES]
-    cv2.polylines(canvas, outlines, isClosed=False, color=(255, 215, 0), thickness=1, lineType=cv2.LINE_AA)
+    cv2.polylines(canvas, outlines, isClosed=False, color=(255, 215, 0), thickness=thickness, lineType=cv2.LINE_AA)
     for point in points.tolist():
-        cv2.circle(canvas, point, 1, (255, 0, 0), -1)
+        cv2.circle(canvas, point, thickness, (255, 0, 0), -1)
+    return canvas
+
+
+def overlay_axes(
+    image: Image, origin: Float[np.ndarray, "2"], rotation: Float[np.ndarray, "3 3"], length: float, thickness: int = 2
+) -> Image:
+    """The axes of a head as arrows over the image: x red, y green, z blue, that nearest to the viewer on top.
+
+    Args:
+        origin: where the arrows start, in pixels.
+        rotation: from model space, y up, to the picture with y up.
+        length: of an arrow that lies in the picture, in pixels.
+    """
+    canvas, start = image.copy(), origin.round().astype(int).tolist()
+    for axis in np.argsort(rotation[2]).tolist():
+        end = (origin + length * rotation[:2, axis] * [1, -1]).round().astype(int).tolist()
+        cv2.arrowedLine(canvas, start, end, AXIS_COLOURS[axis], thickness, cv2.LINE_AA, tipLength=0.15)
+    return canvas
+
+
+def overlay_text(image: Image, lines: Sequence[str], place: tuple[float, float], scale: float = 0.5) -> Image:
+    """Lines of white text on a dark box over the image.
+
+    Args:
+        place: of the upper left corner in pixels; moved so that the box is inside the image, if it fits.
+        scale: of the letters; at 1 capitals are about 22 pixels high.
+    """
+    font, weight, step, gap = cv2.FONT_HERSHEY_SIMPLEX, max(1, round(1.5 * scale)), round(34 * scale), round(8 * scale)
+    width = max(cv2.getTextSize(line, font, scale, weight)[0][0] for line in lines) + 2 * gap
+    size = (width, step * len(lines) + gap)
+    corner = [
+        max(0, min(round(at), room - need)) for at, need, room in zip(place, size, image.shape[1::-1], strict=True)
+    ]
+    canvas, (left, top) = image.copy(), corner
+    box = canvas[top : top + size[1], left : left + size[0]]
+    box[:] = (0.35 * box).astype(np.uint8)
+    for number, line in enumerate(lines, start=1):
+        bottom = (left + gap, top + step * number - gap // 2)
+        cv2.putText(canvas, line, bottom, font, scale, (255, 255, 255), weight, cv2.LINE_AA)
     return canvas
 
 
@@ -37,7 +80,7 @@ def add_caption(image: Image, lines: Sequence[str]) -> UInt8[np.ndarray, "taller
 
 
 def overlay_mesh(
-    image: Image, vertices: Vertices, triangles: Triangles, enlargement: int = 3
+    image: Image, vertices: Vertices, triangles: Triangles, enlargement: int = 3, opacity: float = 0.7
 ) -> UInt8[np.ndarray, "large_height large_width 3"]:
     """The visible side of a mesh, shaded, over the enlarged image; the plain image where a vertex is not finite."""
     canvas = cv2.resize(image, None, fx=enlargement, fy=enlargement, interpolation=cv2.INTER_LINEAR)
@@ -45,7 +88,7 @@ def overlay_mesh(
         return canvas  # a diverged network has nothing to show, but its run goes on
     seen, facing, _ = render_surface(enlarge(vertices, enlargement), triangles, *canvas.shape[:2])
     shade = (60 + 180 * facing.clip(0, 1))[:, None] * [0.75, 0.85, 1.0]
-    canvas[seen] = 0.3 * canvas[seen] + 0.7 * shade
+    canvas[seen] = (1 - opacity) * canvas[seen] + opacity * shade
     return canvas
 
 

@@ -1,0 +1,219 @@
+"""The folder that predictions are written to: overlays and meshes of each photo, tables of all faces.
+
+    FOLDER/
+        overlays/NAME.jpg          the photo with mesh, landmarks, axes and likeliest attributes of each face
+        meshes/NAME_1.glb          the face 1 of that photo; also .obj (with _texture.mtl and .png) and .ply
+        faces.csv, faces.json      one row a face; also faces.parquet
+        skipped.csv                photos without a result, and why
+        contact_sheet.png          up to 96 faces, evenly spaced
+        records/NAME.json          what was read of a photo, written last: the photo is done
+
+Every file is written whole or not at all. A photo whose record is of the same file and the same settings is done.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+from jaxtyping import UInt8
+
+from jointface.datamodules.face_dataset import evenly_spaced
+from jointface.errors import ConfigError, DataError
+from jointface.files import write_atomically
+from jointface.geometry.framing import FaceBox
+from jointface.inference.crops import cut_crop
+from jointface.inference.face import VIEW_MARGIN, Face
+from jointface.inference.face_tables import face_entry, face_table, to_csv, to_json, to_parquet
+from jointface.inference.input_files import InputFile
+from jointface.inference.mesh_files import WRITERS, save_mesh
+from jointface.inference.photo_overlay import likeliest, overlay_scale, photo_overlay
+from jointface.inference.photos import Photo
+from jointface.inference.reader import Reading
+from jointface.viz.contact_sheet import contact_sheet
+
+SMALLEST_PHOTO = 16  # pixels of the shorter side
+SHEET_FACES = 96
+TILE = 192  # side of a face on the contact sheet in pixels
+QUALITY = 90  # of JPEG
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is written of each photo.
+
+    meshes: endings without dot: glb, obj, ply. mesh_scale: units of a mesh in a pixel of the photo. overlay: whether to
+    draw what was read. overlay_side: pixels of the longer side of an overlay at most.
+    """
+
+    meshes: tuple[str, ...] = ("glb", "obj", "ply")
+    mesh_scale: float = 1.0
+    overlay: bool = True
+    overlay_side: int = 1600
+
+    def __post_init__(self) -> None:
+        for kind in self.meshes:
+            if f".{kind}" not in WRITERS:
+                known = ", ".join(ending[1:] for ending in WRITERS)
+                raise ConfigError(f"meshes={kind}: known are {known}; meshes=[] writes none")
+        if not 0 < self.mesh_scale < float("inf"):
+            raise ConfigError(f"mesh_scale={self.mesh_scale}: expected a number above 0")
+        if self.overlay_side < 64:
+            raise ConfigError(f"overlay_side={self.overlay_side}: expected at least 64 pixels")
+
+
+class Results:
+    """A folder of predictions, see above.
+
+    Args:
+        made_with: settings and files that the predictions depend on; after another value of one, photos are read anew.
+    """
+
+    def __init__(self, folder: Path, outputs: Outputs, made_with: Mapping[str, Any]) -> None:
+        self.folder, self.outputs = folder, outputs
+        self.made_with = json.dumps([repr(outputs), dict(made_with)], sort_keys=True, default=str)
+
+    @staticmethod
+    def own_paths(folder: Path) -> list[Path]:
+        """What such a folder holds, which is no input."""
+        names = ("overlays", "meshes", "records", "contact_sheet.png", "skipped.csv")
+        return [folder / name for name in (*names, "faces.csv", "faces.json", "faces.parquet")]
+
+    def is_done(self, file: InputFile) -> bool:
+        """Whether all results of this file are there."""
+        record = self._record(file)
+        return record is not None and record["made_from"] == self._fingerprint(file) and self._is_whole(record)
+
+    def write(self, file: InputFile, reading: Reading) -> str | None:
+        """Writes the results of one photo.
+
+        Returns:
+            Why there are none, if there are none.
+
+        Raises:
+            DataError: a file cannot be written.
+        """
+        self._remove_results(file)
+        photo, reason = reading.photo, _reason(reading)
+        record = {"photo": str(file.path), "made_from": self._fingerprint(file), "skipped": reason, "files": []}
+        if photo is not None:
+            record |= {"height": photo.image.shape[0], "width": photo.image.shape[1], "notes": photo.notes}
+        record["faces"] = [] if reason else [face_entry(face, number) for number, face in enumerate(reading.faces, 1)]
+        if photo is not None and not reason:
+            files = [*self._write_meshes(file, reading.faces), *self._write_overlay(file, photo, reading.faces)]
+            record["files"] = [path.relative_to(self.folder).as_posix() for path in files]
+        write_atomically(self._record_path(file), json.dumps(record).encode())
+        return reason
+
+    def finish(self, files: Sequence[InputFile], parquet: bool = False) -> tuple[int, int]:
+        """Writes tables and contact sheet of these photos, as far as they are done.
+
+        Returns:
+            Number of faces, and of photos without a result.
+        """
+        records = [record for record in map(self._record, files) if record is not None]
+        entries = [
+            {"photo": record["photo"], "width": record["width"], "height": record["height"], **entry}
+            for record in records
+            for entry in record["faces"]
+        ]
+        skipped = [{"photo": record["photo"], "reason": record["skipped"]} for record in records if record["skipped"]]
+        table = face_table(entries)
+        write_atomically(self.folder / "faces.csv", to_csv(table))
+        write_atomically(self.folder / "faces.json", to_json(entries))
+        if parquet:
+            write_atomically(self.folder / "faces.parquet", to_parquet(table))
+        write_atomically(self.folder / "skipped.csv", to_csv(pd.DataFrame(skipped, columns=["photo", "reason"])))
+        if self.outputs.overlay and entries:
+            self._write_contact_sheet(records)
+        return len(entries), len(skipped)
+
+    def _write_meshes(self, file: InputFile, faces: Sequence[Face]) -> Iterator[Path]:
+        for number, face in enumerate(faces, start=1):
+            if face.vertices is None or not np.isfinite(face.vertices).all():
+                continue
+            mesh = face.mesh(self.outputs.mesh_scale)
+            for kind in self.outputs.meshes:
+                yield from save_mesh(mesh, self.folder / "meshes" / f"{file.name}_{number}.{kind}")
+
+    def _write_overlay(self, file: InputFile, photo: Photo, faces: Sequence[Face]) -> Iterator[Path]:
+        if self.outputs.overlay:
+            picture = photo_overlay(photo, faces, self.outputs.overlay_side)
+            path = self.folder / "overlays" / f"{file.name}.jpg"
+            write_atomically(path, _to_jpeg(picture))
+            yield path
+
+    def _write_contact_sheet(self, records: Sequence[Mapping[str, Any]]) -> None:
+        places = [(record, place) for record in records for place in range(len(record["faces"]))]
+        tiles, captions = [], []
+        for chosen in evenly_spaced(len(places), SHEET_FACES).tolist():
+            record, place = places[chosen]
+            overlay = next(name for name in record["files"] if name.startswith("overlays/"))
+            entry = record["faces"][place]
+            tiles.append(self._tile(self.folder / overlay, record, FaceBox(**entry["box"])))
+            captions.append([f"{Path(record['photo']).stem} {entry['face']}", *likeliest(entry["attributes"])])
+        write_atomically(self.folder / "contact_sheet.png", contact_sheet(tiles, captions))
+
+    def _tile(self, overlay: Path, record: Mapping[str, Any], box: FaceBox) -> UInt8[np.ndarray, "size size 3"]:
+        """The part of an overlay that shows a face."""
+        scale = overlay_scale(record["height"], record["width"], self.outputs.overlay_side)
+        picture = cv2.imread(str(overlay), cv2.IMREAD_COLOR_RGB)
+        if picture is None:
+            raise DataError(f"{overlay}: cannot be read; delete it, then run the same command again")
+        frame = FaceBox((box.x + 0.5) * scale - 0.5, (box.y + 0.5) * scale - 0.5, VIEW_MARGIN * box.size * scale)
+        return cut_crop(np.asarray(picture, np.uint8), frame, TILE)[0]
+
+    def _record_path(self, file: InputFile) -> Path:
+        return self.folder / "records" / f"{file.name}.json"
+
+    def _record(self, file: InputFile) -> dict[str, Any] | None:
+        """What was written of a file; None if there is nothing, or it is damaged."""
+        try:
+            record = json.loads(self._record_path(file).read_bytes())
+        except (OSError, ValueError):
+            return None
+        return record if isinstance(record, dict) and {"made_from", "files", "faces", "skipped"} <= {*record} else None
+
+    def _is_whole(self, record: Mapping[str, Any]) -> bool:
+        return all((self.folder / name).is_file() for name in record["files"])
+
+    def _remove_results(self, file: InputFile) -> None:
+        """Removes what an earlier run wrote of another photo of this name, or with other settings."""
+        record = self._record(file)
+        self._record_path(file).unlink(missing_ok=True)
+        for name in [] if record is None else record["files"]:
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _fingerprint(self, file: InputFile) -> str:
+        """Another one after every change of the photo or of a setting."""
+        return hashlib.sha256(json.dumps([state_of(file.path), self.made_with]).encode()).hexdigest()[:16]
+
+
+def state_of(path: Path) -> list[Any]:
+    """Name, size and time of the last change of a file, which differ between files."""
+    try:
+        state = path.stat()
+    except OSError:
+        return [str(path.absolute())]
+    return [str(path.absolute()), state.st_size, state.st_mtime_ns]
+
+
+def _reason(reading: Reading) -> str | None:
+    """Why a photo has no result."""
+    if reading.photo is None:
+        return str(reading.error)
+    height, width = reading.photo.image.shape[:2]
+    if min(height, width) < SMALLEST_PHOTO:
+        return f"{width} x {height} pixels are too small; a side needs at least {SMALLEST_PHOTO}"
+    return None if reading.faces else "no face was found"
+
+
+def _to_jpeg(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    done, data = cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    assert done
+    return data.tobytes()
