@@ -65,21 +65,16 @@ def attribute_name(published: str) -> str:
 class Vocabulary:
     """The union of label sets: attributes of the same name share one place, and so one logit."""
 
-    def __init__(self, attributes: Iterable[str]) -> None:
-        self.attributes = tuple(dict.fromkeys(attributes))
-
-    @classmethod
-    def union(cls, label_sets: Iterable[LabelSet]) -> "Vocabulary":
-        """The vocabulary of several label sets, in order of first appearance."""
-        return cls(name for label_set in label_sets for name in label_set.attributes)
+    def __init__(self, label_sets: Iterable[LabelSet]) -> None:
+        names = [name for label_set in label_sets for name in label_set.attributes]
+        self.attributes = tuple(dict.fromkeys(names))  # in order of first appearance
 
     def __len__(self) -> int:
         return len(self.attributes)
 
     def positions(self, label_set: LabelSet) -> Int[Tensor, "attributes"]:
         """The place of each attribute of the label set in the union."""
-        place = {name: position for position, name in enumerate(self.attributes)}
-        return torch.tensor([place[name] for name in label_set.attributes])
+        return torch.tensor([self.attributes.index(name) for name in label_set.attributes])
 
 
 def positive_weight(

@@ -57,10 +57,8 @@ def prepare(
     quality: int = 95,
     num_workers: int = 2,
 ) -> dict[str, Any]:
-    """Reads every sample of every split once. Writes a description of the data set, and with `pack` a packed copy.
-
-        output_dir/SPLIT.lmdb   with `pack`: see `datamodules.packed`
-        and the files of `datamodules.description`
+    """Reads every sample of every split once. Writes the files of `datamodules.description` to `output_dir`, and with
+    `pack` a packed copy, SPLIT.lmdb (`datamodules.packed`).
 
     Args:
         name: of the data set, in messages.

@@ -28,7 +28,7 @@ def test_lfwa_has_its_seventy_three_attributes_and_shares_celebas_names() -> Non
     assert LFWA.attributes[:4] == ("Male", "Asian", "White", "Black")
     assert LFWA.attributes[57] == "Indian"
     assert set(CELEBA.attributes) - set(LFWA.attributes) == {"Attractive", "Young"}
-    assert len(Vocabulary.union([CELEBA, LFWA])) == 40 + 73 - 38
+    assert len(Vocabulary([CELEBA, LFWA])) == 40 + 73 - 38
 
 
 def test_ancestries_have_one_name_in_lfwa_and_in_synthetic_faces() -> None:
@@ -51,7 +51,7 @@ def test_published_names_are_spelled_as_celeba_spells(published: str, name: str)
 
 def test_the_union_shares_a_place_between_same_named_attributes() -> None:
     other = LabelSet("other", ("Asian", "Male", "Bald"))
-    union = Vocabulary.union([CELEBA, other])
+    union = Vocabulary([CELEBA, other])
     assert len(union) == 41
     assert union.positions(CELEBA).tolist() == list(range(40))
     assert union.positions(other).tolist() == [40, CELEBA.attributes.index("Male"), CELEBA.attributes.index("Bald")]

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from jointface.attributes import CELEBA, positive_weight
+from jointface.attributes import CELEBA
 from jointface.datamodules.celeba_boxes import aligned_box, bbox_boxes, beside, landmark_boxes
 from jointface.datamodules.celeba_files import (
     ALIGNED_LANDMARKS,
@@ -88,7 +88,10 @@ class CelebA(FaceDataset):
         framing: Framing = "landmarks",
     ) -> None:
         super().__init__(split, transform)
-        require_known(images, framing)
+        require_choice("CelebA: images", images, tuple(FOLDERS))
+        require_choice("CelebA: framing", framing, get_args(Framing))
+        if framing == "bbox" and images != "in_the_wild":
+            raise ConfigError("CelebA: framing=bbox needs images=in_the_wild, whose bounding boxes are published")
         self.root, self.framing = Path(root), framing
         require_folder(self.root, "CelebA", "set paths.data_dir to the folder that holds celeba/")
         folder, archive = FOLDERS[images]
@@ -184,9 +187,6 @@ class CelebA(FaceDataset):
             )
         return box
 
-    def alpha(self) -> Float[Tensor, "attributes"]:
-        return positive_weight(self.attributes.float(), self.mask.expand_as(self.attributes))
-
     def inventory(self) -> list[Count]:
         on_disk, partition, identities = self._images(), self._read(PARTITION), self._identities()
         _, there = image_files(partition.names, on_disk)
@@ -200,13 +200,3 @@ class CelebA(FaceDataset):
             Count("attributes", self.attributes.shape[1], len(CELEBA)),
             *(Count(f"{name} (optional)", int(locate(self.root, name).is_file()), 1) for name in OPTIONAL),
         ]
-
-
-def require_known(images: str, framing: str) -> None:
-    """Raises a ConfigError if images or framing is unknown, or the two do not go together."""
-    require_choice("CelebA: images", images, tuple(FOLDERS))
-    require_choice("CelebA: framing", framing, get_args(Framing))
-    if framing == "bbox" and images != "in_the_wild":
-        raise ConfigError(
-            "CelebA: framing=bbox needs images=in_the_wild: the bounding boxes are those of the original photos"
-        )

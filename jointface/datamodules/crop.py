@@ -13,16 +13,10 @@ from jointface.geometry.framing import CROP_MARGIN, FaceBox
 
 
 class CropTransform:
-    """Cuts the framed face out of a photo.
-
-    Args:
-        size: side of the crop in pixels.
-        augmentation: how training crops vary; None for evaluation.
-    """
+    """Cuts the framed face out of a photo, `size` pixels wide. Training crops vary by the `augmentation`."""
 
     def __init__(self, size: int, augmentation: Augmentation | None = None) -> None:
-        self.size = size
-        self.augmentation = augmentation
+        self.size, self.augmentation = size, augmentation
 
     def __call__(
         self, image: UInt8[np.ndarray, "height width 3"], box: FaceBox

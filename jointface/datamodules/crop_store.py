@@ -48,14 +48,11 @@ def _with_checksum(data: bytes) -> bytes:
 
 
 class PackedWriter:
-    """Writes a split, continues where an earlier call was stopped, and repairs a copy. The file gets its name when it
-    is whole. To be used in a `with` block, by one process at a time.
+    """Writes a split, continues where an earlier call was stopped, and repairs a copy. To be used in a `with` block.
 
-    Args:
-        path: `SPLIT.lmdb`; until it is whole, the file is called `SPLIT.lmdb.partial`.
-        meta: what the pictures are and how they are made, as plain values, with `format`.
-
-    Raises a DataError if the file cannot be written, another process writes it, or it was begun with another meta.
+    The file at `path`, SPLIT.lmdb, is called SPLIT.lmdb.partial until it is whole. `meta` says what the pictures are
+    and how they are made, as plain values, with `format`. Raises a DataError if the file cannot be written, another
+    process writes it, or it was begun with another meta.
     """
 
     def __init__(self, path: Path, meta: Mapping[str, Any]) -> None:

@@ -78,7 +78,7 @@ def write_description(
         f"{title}.csv": table.to_csv(index=False, lineterminator="\n").encode() if len(table) else None
         for title, table in tables.items()
     }
-    files["yaw.png"] = _yaw_figure(name, tables["yaw"]) if len(tables["yaw"]) else None
+    files["yaw.png"] = _yaw_figure(name, splits) if len(tables["yaw"]) else None
     files["contact_sheet.png"] = _sheet(splits) if any(len(split.whole) for split in splits) else None
     files["report.json"] = (json.dumps(report, indent=2) + "\n").encode()
     for file, content in files.items():
@@ -124,13 +124,12 @@ def _yaw_table(splits: Sequence[Described]) -> pd.DataFrame:
     return pd.concat(parts[1:] or parts)
 
 
-def _yaw_figure(name: str, table: pd.DataFrame) -> bytes:
+def _yaw_figure(name: str, splits: Sequence[Described]) -> bytes:
     figure = Figure(figsize=(6, 3), dpi=120, layout="constrained")
-    axis, below = figure.add_subplot(), np.zeros(len(YAW_BINS) - 1)
-    for split, rows in table.groupby("split", sort=False):
-        label = f"{split}, {rows['faces'].sum():,}"
-        axis.bar(YAW_BINS[:-1], rows["faces"], width=9, align="edge", bottom=below, label=label)
-        below += rows["faces"].to_numpy()
+    axis = figure.add_subplot()
+    yaws = {split.split: split.yaw[split.whole] for split in splits if split.yaw is not None}
+    labels = [f"{split}, {len(yaw):,}" for split, yaw in yaws.items()]
+    axis.hist(list(yaws.values()), YAW_BINS.tolist(), stacked=True, rwidth=0.9, label=labels)
     axis.set(xlabel="yaw, degrees", ylabel="faces", title=name, xticks=np.arange(-90, 91, 30))
     axis.legend(frameon=False)
     buffer = io.BytesIO()

@@ -14,14 +14,8 @@ Batch = dict[str, dict[str, Any]]  # by source
 
 
 def draw(batch: Batch, datasets: Mapping[str, Any], device: torch.device | None = None) -> list[UInt8[Tensor, "..."]]:
-    """Replaces the scenes of a mini-batch by their images. Sources that are drawn alike are drawn together.
-
-    Args:
-        device: where to draw; None: where the rest of the batch is.
-
-    Returns:
-        The images of each group of sources.
-    """
+    """Replaces the scenes of a mini-batch by their images, which it returns for each group of sources that are drawn
+    together, as they are drawn alike. It draws on `device`, or where the rest of the batch is."""
     groups: dict[tuple[object, ...], list[str]] = {}
     for name, part in batch.items():
         if part and SCENES in part:

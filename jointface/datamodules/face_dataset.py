@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from jointface.attributes import LabelSet
+from jointface.attributes import LabelSet, positive_weight
 from jointface.datamodules.crop import CropTransform, warp
 from jointface.datamodules.on_disk import Count
 from jointface.errors import ConfigError, DataError
@@ -57,6 +57,8 @@ class FaceDataset(Dataset[Item], ABC):
     label_set: ClassVar[LabelSet | None] = None  # the attributes that it labels
     has_shape: ClassVar[bool] = False  # whether it labels coefficients and camera
     splits: ClassVar[tuple[str, ...]]
+    attributes: Tensor  # (samples, M), 0 or 1, of the split, for `alpha`
+    mask: Tensor  # (samples, M) or (M,), bool: which of them are labelled
     rendered: ClassVar[bool] = False  # whether images are rendered when they are asked for: there are no photo files
 
     def __init__(self, split: str, transform: CropTransform) -> None:
@@ -124,7 +126,9 @@ class FaceDataset(Dataset[Item], ABC):
 
     def alpha(self) -> Float[Tensor, "attributes"]:
         """Negatives per positive of each attribute, over the whole split."""
-        raise DataError(f"{type(self).__name__} labels no attributes")
+        if self.label_set is None:
+            raise DataError(f"{type(self).__name__} labels no attributes")
+        return positive_weight(self.attributes.float(), self.mask.expand_as(self.attributes))
 
     def __getitem__(self, index: int) -> Item:
         sample = self.read(index)

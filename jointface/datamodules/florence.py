@@ -57,12 +57,9 @@ class Florence(FaceDataset):
     scan space) beside the .obj overrides it. Get it from MICC, University of Florence. Licence: research, on agreement.
     Cite: Bagdanov, Del Bimbo, Masi, "The Florence 2D/3D Hybrid Face Dataset", J-HGBU 2011.
 
-    The views are those of VRN (Jackson, Bulat, Argyriou, Tzimiropoulos, ICCV 2017), which PRNet (Feng et al., ECCV
-    2018) follows: "a pitch of -15, 20 or 25 degrees and each of the five evenly spaced rotations between -80 and 80".
-    These are 15 poses; the paper says 20, which its author took for a misprint (issue 158 of AaronJackson/vrn). The
-    pitches compensate that the scans look down by some 20 degrees, so the angles turn the scan as it is. Positive pitch
-    looks up, as in 300W-LP. What the papers leave open: here a scaled orthographic camera, 300W-LP's size and share of
-    the face, no light, plain grey.
+    The views are those of VRN (Jackson et al., ICCV 2017), which PRNet (Feng et al., ECCV 2018) follows; docs/data.md
+    says what the papers leave open. The angles turn the scan as it is: the pitches compensate that scans look down by
+    some 20 degrees. Positive pitch looks up, as in 300W-LP.
 
     Items hold `identity`, the subject's number, and no coefficients. `scan`, `view_camera`, `nose_tip`, `landmarks68`
     and `face_region` give the ground truth of a benchmark. Consecutive indices are the views of one subject, pitch by

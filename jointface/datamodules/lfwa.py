@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from pymatreader import read_mat
-from torch import Tensor
 
 from jointface.attributes import LFWA as LFWA_ATTRIBUTES
-from jointface.attributes import attribute_name, positive_weight
+from jointface.attributes import attribute_name
 from jointface.datamodules.crop import CropTransform, scale_box
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample, read_image
 from jointface.datamodules.on_disk import Count, file_names, log_left_out, missing, require_file, require_folder
@@ -115,9 +114,6 @@ class LFWA(FaceDataset):
     def inventory(self) -> list[Count]:
         return self.counts
 
-    def alpha(self) -> Float[Tensor, "attributes"]:
-        return positive_weight(self.attributes, self.mask.expand_as(self.attributes))
-
 
 def lfw_box(width: int, height: int) -> FaceBox:
     """LFW's face box in an image of this size."""
@@ -170,12 +166,11 @@ def read_variables(path: Path, what: str, *variables: str) -> dict[str, Any]:
     """Variables of a MATLAB file of version 5 or 7.3, in this order; a cell array of strings becomes a list."""
     require_file(path, what, f"get it from the LFWA+ folder of the CelebA page and put it beside {IMAGE_FOLDERS[0]}/")
     try:
+        cells = {}
         if h5py.is_hdf5(path):
             with h5py.File(path) as file:  # pymatreader takes four times as long for the cells of 13,143 names
                 cells = {v: _strings(file[v]) for v in variables if v in file and file[v].dtype == h5py.ref_dtype}
-            content = read_mat(path, variable_names=variables, ignore_fields=list(cells)) | cells
-        else:
-            content = read_mat(path, variable_names=variables)
+        content = read_mat(path, variable_names=variables, ignore_fields=list(cells)) | cells
     except Exception as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path.absolute()}: not a readable MATLAB file ({reason}); get it again") from error

@@ -6,7 +6,6 @@ import multiprocessing.util  # registers its own exit function first, so that it
 import random
 import signal
 import time
-from types import FrameType
 from typing import Any
 
 import cv2
@@ -58,11 +57,7 @@ def start_worker(worker: int) -> None:
     for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):
         if hasattr(signal, name):  # Windows has only the first
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _ignore_once)
-
-
-def _ignore_once(number: int, frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
 @atexit.register
@@ -85,9 +80,7 @@ class TimedLoader(CombinedLoader):
 
     def __next__(self) -> Any:
         start = time.perf_counter()
-        try:
-            following = super().__next__()
-            self.latest = following[0]
-            return following
-        finally:
-            self.seconds_waited += time.perf_counter() - start
+        following = super().__next__()
+        self.latest = following[0]
+        self.seconds_waited += time.perf_counter() - start
+        return following

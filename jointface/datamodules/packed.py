@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from jointface.attributes import LabelSet, positive_weight
+from jointface.attributes import LabelSet
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.crop_store import FORMAT, PackedReader, PackedWriter
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample, decode_image
@@ -29,11 +29,8 @@ NO_SETTINGS = ("root", "morphable_model", "split", "transform")
 class PackedFaces(FaceDataset):
     """A split of a data set from its packed copy. Samples, their order and their labels are those of the data set.
 
-    On disk, as `python -m jointface.prepare source=NAME pack=true` leaves it:
-
-        root/train.lmdb, val.lmdb, test.lmdb   see `jointface.datamodules.crop_store`
-
-    A picture is the plain crop of `image_size` pixels with a margin on every side for turned and shifted crops, as
+    The root holds train.lmdb, val.lmdb, test.lmdb, as `jointface.prepare` with pack=true writes them (`crop_store`). A
+    picture is the plain crop of `image_size` pixels with a margin on every side for turned and shifted crops, as
     JPEG. A sample that was broken when it was packed is still broken when it is read. The terms of the data set apply
     to its copy.
 
@@ -75,6 +72,8 @@ class PackedFaces(FaceDataset):
         self.label_set = LabelSet(name, tuple(attributes)) if name else None  # type: ignore[misc]
         self.has_shape = bool(meta["has_shape"])  # type: ignore[misc]
         self.labels = self.reader.columns
+        if "attributes" in self.labels:
+            self.attributes, self.mask = self.labels["attributes"], self.labels["attribute_mask"]
         side = meta["picture_size"]
         self.box = FaceBox((side - 1) / 2, (side - 1) / 2, meta["image_size"] / CROP_MARGIN)
 
@@ -90,13 +89,11 @@ class PackedFaces(FaceDataset):
         return FaceSample(image, self.box, {key: column[index] for key, column in self.labels.items()})
 
     def alpha(self) -> Float[Tensor, "attributes"]:
-        if self.label_set is None:
-            return super().alpha()
-        if "attributes" not in self.labels:
+        if self.label_set is not None and "attributes" not in self.labels:
             raise DataError(
                 f"{self.reader.path}: every sample of it is broken, so it has no labels; see broken.csv beside it"
             )
-        return positive_weight(self.labels["attributes"], self.labels["attribute_mask"])
+        return super().alpha()
 
 
 def pack_split(

@@ -4,7 +4,6 @@ import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -216,10 +215,7 @@ class SyntheticFaces(FaceDataset):
 
     def alpha(self) -> Float[Tensor, "attributes"]:
         """Negatives per positive of each attribute, estimated on the first SAMPLE faces."""
-        return super().alpha() if self.label_set is None else self._estimated_alpha
-
-    @cached_property
-    def _estimated_alpha(self) -> Float[Tensor, "attributes"]:
-        faces = [self.face(index) for index in range(min(SAMPLE, self.num_faces))]
-        attributes = self.factory.attributes(faces).float()
+        if self.label_set is None:
+            return super().alpha()
+        attributes = self.factory.attributes([self.face(index) for index in range(min(SAMPLE, self.num_faces))]).float()
         return positive_weight(attributes, torch.ones_like(attributes, dtype=torch.bool))

@@ -69,7 +69,7 @@ class JointFaceModule(LightningModule):
         self.weighting, self.make_optimizer, self.make_scheduler = loss, optimizer, scheduler
         self.log_gradients_every_n_steps, self.compile_mode = log_gradients_every_n_steps, compile_mode
         self.label_sets = dict(label_sets)
-        self.vocabulary = Vocabulary.union(label_sets.values())
+        self.vocabulary = Vocabulary(label_sets.values())
         attributes = self.vocabulary.attributes if network["attribute_classifier"] is not None else ()
         self.network_config = dict(network)
         self.network = build_network(network, attributes, morphable_model)
