@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 
 from jointface.files import write_atomically
 from jointface.geometry.camera import apply_camera, center_depth
@@ -16,7 +17,7 @@ from jointface.inference.network_metadata import output_names
 from jointface.modules.network import FaceNetwork
 from jointface.modules.shape_decoders import MorphableDecoder
 
-POLAR_STEPS = 14  # of Newton's iteration, which doubles its digits in each of the last ones
+SQUARINGS = 8  # of the matrix whose eigenvector is the rotation: its 256th power
 
 
 class NetworkGraph(nn.Module):
@@ -32,6 +33,7 @@ class NetworkGraph(nn.Module):
     """
 
     log_alpha: Float[Tensor, "attributes"]
+    quaternion_forms: Float[Tensor, "9 16"]
     face_region: Tensor
     mean_face: Float[Tensor, "region 3"]
 
@@ -42,6 +44,7 @@ class NetworkGraph(nn.Module):
         if (decoder := network.shape_decoder) is not None:
             region = decoder.morphable_model.face_region.nonzero()[:, 0]
             mean = decoder.morphable_model.mean[region]
+            self.register_buffer("quaternion_forms", quaternion_forms(), persistent=False)
             self.register_buffer("face_region", region, persistent=False)
             self.register_buffer("mean_face", (mean - mean.mean(0)) / mean.std(), persistent=False)
 
@@ -74,30 +77,41 @@ class NetworkGraph(nn.Module):
         return vertices, vertices.index_select(1, decoder.morphable_model.landmarks68), rotation
 
     def _rotation(self, vertices: Float[Tensor, "batch vertices 3"]) -> Float[Tensor, "batch 3 3"]:
-        """That of `rotation_from_vertices`: the orthogonal factor of the covariance with the mean face."""
+        """That of `rotation_from_vertices`."""
         face = vertices.index_select(1, self.face_region) * vertices.new_tensor([1.0, -1.0, 1.0])
         face = face - face.mean(1, keepdim=True)
-        return orthogonal_factor(face.mT @ self.mean_face)
+        return nearest_rotation(face.mT @ self.mean_face, self.quaternion_forms)
 
 
-def orthogonal_factor(matrix: Float[Tensor, "batch 3 3"]) -> Float[Tensor, "batch 3 3"]:
-    """U of the polar decomposition U P of matrices with a positive determinant: a rotation.
+def quaternion_forms() -> Float[Tensor, "9 16"]:
+    """Row 3 i + j is the symmetric 4 x 4 matrix F with R_ij = q F q, for the rotation R of a quaternion q = (w, x, y,
+    z)."""
+    forms = torch.zeros(3, 3, 4, 4)
+    signs = ((1, 1, -1, -1), (1, -1, 1, -1), (1, -1, -1, 1))
+    for i in range(3):
+        forms[i, i] = torch.diag(torch.tensor(signs[i], dtype=torch.float32))
+        j, k = (i + 1) % 3, (i + 2) % 3
+        for a, b, sign in ((i, j, -1), (j, i, 1)):  # R_ij = 2 (q_i q_j - w q_k), R_ji = 2 (q_i q_j + w q_k)
+            forms[a, b, i + 1, j + 1] = forms[a, b, j + 1, i + 1] = 1
+            forms[a, b, 0, k + 1] = forms[a, b, k + 1, 0] = sign
+    return forms.reshape(9, 16)
 
-    By Newton's iteration (Higham, SIAM J. Sci. Stat. Comput. 1986), as ONNX has no singular value decomposition.
+
+def nearest_rotation(
+    covariance: Float[Tensor, "batch 3 3"], forms: Float[Tensor, "9 16"]
+) -> Float[Tensor, "batch 3 3"]:
+    """The rotations R that maximise tr(R^T C). `forms` are `quaternion_forms`.
+
+    The quaternion is the first eigenvector of a 4 x 4 matrix (Davenport; Horn, JOSA A 1987), found by squaring it, as
+    ONNX has neither an eigenvalue nor a singular value decomposition.
     """
-    factor = matrix / matrix.flatten(1).norm(dim=1)[:, None, None]
-    for _ in range(POLAR_STEPS):
-        a, b, c = factor.unbind(1)
-        cofactors = torch.stack([_cross(b, c), _cross(c, a), _cross(a, b)], dim=1)
-        determinant = (factor[:, :1] * cofactors[:, :1]).sum(-1, keepdim=True)
-        factor = (factor + cofactors / determinant) / 2
-    return factor
-
-
-def _cross(a: Float[Tensor, "batch 3"], b: Float[Tensor, "batch 3"]) -> Float[Tensor, "batch 3"]:
-    """torch.cross of arithmetic that every runtime has."""
-    (ax, ay, az), (bx, by, bz) = a.unbind(1), b.unbind(1)
-    return torch.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], dim=1)
+    power = (covariance.flatten(1) @ forms).unflatten(1, (4, 4))
+    norm = power.flatten(1).norm(dim=1)[:, None, None]
+    power = power / norm + torch.eye(4, device=power.device)  # no negative eigenvalues
+    for _ in range(SQUARINGS):
+        power = power @ power
+        power = power / power.flatten(1).norm(dim=1)[:, None, None]  # in the end the quaternion's outer product
+    return (power.flatten(1) @ forms.mT).unflatten(1, (3, 3))
 
 
 def trace(network: FaceNetwork) -> ExportedProgram:
@@ -110,8 +124,9 @@ def trace(network: FaceNetwork) -> ExportedProgram:
 
 def save_program(program: ExportedProgram, path: Path, metadata: Mapping[str, str]) -> None:
     """Writes a program whole, with texts inside that torch.export.load returns as `extra_files`."""
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # paths of source files
+    for part in program.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # paths of source files
     content = io.BytesIO()
     torch.export.save(program, content, extra_files=dict(metadata))
     write_atomically(path, content.getvalue())

@@ -93,7 +93,6 @@ def write_int8(source: Path, path: Path, crops: Crops) -> None:
             per_channel=True,
             nodes_to_quantize=backbone_nodes(onnx.load(str(prepared))),
             op_types_to_quantize=list(QUANTISED),
-            calibrate_method=quantization.CalibrationMethod.Percentile,
         )
         model = onnx.load(str(quantised))
     metadata = {entry.key: entry.value for entry in onnx.load(str(source)).metadata_props}
