@@ -18,18 +18,19 @@ LEGIBLE = 90  # pixels of a face in the overlay from which on its attributes are
 Picture = UInt8[np.ndarray, "height width 3"]
 
 
-def photo_overlay(photo: Photo, faces: Sequence[Face], longest: int) -> Picture:
+def photo_overlay(photo: Photo, faces: Sequence[Face], longest: int, text: bool = True) -> Picture:
     """The photo with mesh, landmarks, axes, number and likeliest attributes of each face.
 
     Args:
         longest: pixels of the longer side, to which larger photos are reduced.
+        text: whether number and attributes are written.
     """
     scale = overlay_scale(*photo.image.shape[:2], longest)
     size = [max(1, round(scale * side)) for side in photo.image.shape[1::-1]]
     picture = cv2.resize(photo.image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     for face in reversed(faces):  # the surest on top
         picture = _add_shape(picture, face, scale)
-    for number, face in enumerate(faces, start=1):
+    for number, face in enumerate(faces if text else [], start=1):
         picture = _add_text(picture, face, scale, str(number))
     return picture
 
