@@ -20,7 +20,7 @@ from jointface.viz.mesh_view import render_surface, view_mesh
 from jointface.viz.overlay import add_caption
 
 OUTPUT = Path("docs/figures/portraits.jpg")
-PEOPLE = ("041", "097", "081", "092", "062")
+PEOPLE = ("041", "097", "081", "092", "047")
 LOOKS = (
     "Brown_Hair", "Black_Hair", "Eyeglasses", "Goatee", "High_Cheekbones", "Mouth_Slightly_Open", "Mustache",
     "Smiling", "Straight_Hair", "Wavy_Hair", "Wearing_Earrings", "Wearing_Lipstick",
