@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -134,7 +134,7 @@ def build_finder(name: str, min_score: float | None = None) -> FaceFinder:
         ConfigError: there is no such finder, its file is missing, or the score makes no sense. CheckpointError: its
             weights are damaged.
     """
-    threshold = {} if min_score is None else {"threshold": min_score}
+    threshold: dict[str, Any] = {} if min_score is None else {"threshold": min_score}
     if name == "finder" or name.endswith((".ckpt", ".safetensors")):
         return OwnFinder(None if name == "finder" else name, **threshold)
     if name == "yunet" or name.endswith(".onnx"):
