@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,15 +12,11 @@ from jointface.datamodules import CropTransform, SyntheticFaces
 from jointface.datamodules.face_dataset import FaceSample
 from jointface.errors import ConfigError
 from jointface.evaluation.known_shape import identity_error, known_shape
-from jointface.evaluation.methods import LabelMethod, NetworkMethod, PredictedFace
+from jointface.evaluation.methods import LabelMethod, PredictedFace
 from jointface.evaluation.result import BenchmarkResult
 from jointface.geometry import MorphableModel
-from jointface.modules import build_network
-from jointface.modules.network import FaceNetwork
-from jointface.modules.shape_decoders import MorphableDecoder
 from jointface.synthesis.head import Head
 from tests.data.florence import data as florence_data
-from tests.networks import network_config
 
 COUNT = 5
 
@@ -162,35 +157,6 @@ def test_tables_have_every_method_and_the_means_of_the_images(result: BenchmarkR
     assert f"{COUNT} faces; by |yaw|: {len(inside)} in [0, 30]" in result.tables[1].caption
     assert result.tables[1].frame["[0, 30]"]["shifted"] == pytest.approx(100 * inside["nme_2d_68"].mean())
     assert result.metrics["shifted/dense_mm/yaw_0_30"] == pytest.approx(inside["dense_mm"].mean())
-
-
-def test_faces_are_rendered_in_chunks_that_change_nothing(
-    head: Head, dataset: SyntheticFaces, result: BenchmarkResult, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("jointface.evaluation.shape_errors.CHUNK", 2)
-    again = known_shape([Changed("shifted", head, shifted)], dataset)
-    assert again.per_image["index"].tolist() == list(range(COUNT))
-    for name, value in again.metrics.items():
-        assert value == pytest.approx(result.metrics[name], abs=1e-6)
-
-
-@pytest.fixture(scope="module")
-def network(head: Head) -> FaceNetwork:
-    """A network whose predictions vary from face to face, in float64 as evaluations run it."""
-    torch.manual_seed(0)
-    network = build_network(network_config("morphable", False, 32), (), head.model)
-    decoder = network.shape_decoder
-    assert isinstance(decoder, MorphableDecoder)
-    torch.nn.init.normal_(decoder.regressor.weight, std=0.05)
-    return deepcopy(network).double()  # the head is shared
-
-
-def test_numbers_do_not_hang_on_the_batch_size(dataset: SyntheticFaces, network: FaceNetwork) -> None:
-    whole, single = (known_shape([NetworkMethod("ours", network, size)], dataset) for size in (32, 1))
-    assert whole.per_image["identity_mm"].std() > 0.01
-    assert single.metrics.keys() == whole.metrics.keys()
-    for name, value in whole.metrics.items():
-        assert single.metrics[name] == pytest.approx(value, rel=0, abs=1e-6), name
 
 
 def test_faces_without_their_shape_are_refused() -> None:

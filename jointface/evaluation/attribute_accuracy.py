@@ -168,20 +168,16 @@ def _scores(test: Predictions, val: Predictions | None) -> pd.DataFrame:
     if val is not None:
         # Each goal has its reading of the logits, whose usual threshold is 0.
         calibrated = val.logits - val.alpha.log()
-        thresholds = best_thresholds(calibrated, val.labels, val.mask, "accuracy")
-        found = attribute_scores(_shifted(test.logits, thresholds), labels, mask, test.alpha)
-        columns |= {f"{metric}{VAL}": found[metric] for metric in ("f1", "accuracy")}
-        thresholds = best_thresholds(val.logits, val.labels, val.mask, "balanced_accuracy")
-        found = attribute_scores(_shifted(test.logits, thresholds), labels, mask, test.alpha)
-        columns[f"balanced_accuracy{VAL}"] = found["balanced_accuracy"]
+        for goal, reading, chosen in (
+            ("accuracy", calibrated, ["f1", "accuracy"]),
+            ("balanced_accuracy", val.logits, ["balanced_accuracy"]),
+        ):
+            # In float64, which tells neighbouring logits apart. Infinite ones would have no order.
+            thresholds = best_thresholds(reading, val.labels, val.mask, goal).nan_to_num(posinf=1e6, neginf=-1e6)
+            found = attribute_scores(test.logits - thresholds, labels, mask, test.alpha)
+            columns |= {f"{metric}{VAL}": found[metric] for metric in chosen}
     frame = pd.DataFrame({column: values.tolist() for column, values in columns.items()}, index=list(test.attributes))
     return frame.loc[test.both_classes]
-
-
-def _shifted(logits: Tensor, thresholds: Tensor) -> Tensor:
-    """Logits whose usual threshold is the given one, in float64, which tells neighbouring logits apart. An infinite
-    threshold becomes a large one, because infinite logits have no order."""
-    return logits - thresholds.nan_to_num(posinf=1e6, neginf=-1e6)
 
 
 def _metrics(scores: Mapping[str, pd.DataFrame]) -> dict[str, float]:

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import pandas as pd
-from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
@@ -155,7 +153,12 @@ def extremes_of(result: BenchmarkResult, count: int = LISTED) -> list[dict[str, 
 
     @cache
     def thumbnail(index: int) -> str:
-        return "" if result.pictures is None else _thumbnail(result.pictures(index))
+        if result.pictures is None:
+            return ""
+        stream = io.BytesIO()
+        picture = Image.fromarray(result.pictures(index))
+        ImageOps.contain(picture, (THUMBNAIL, THUMBNAIL)).save(stream, "JPEG", quality=85)
+        return _data_uri(stream.getvalue(), "jpeg")
 
     extremes = []
     for method, rows in result.per_image.groupby("method", sort=False):
@@ -170,12 +173,6 @@ def extremes_of(result: BenchmarkResult, count: int = LISTED) -> list[dict[str, 
         )
         extremes.append({"method": str(method), "error": errors[0], "worst": worst, "best": best})
     return extremes
-
-
-def _thumbnail(picture: UInt8[np.ndarray, "height width 3"]) -> str:
-    stream = io.BytesIO()
-    ImageOps.contain(Image.fromarray(picture), (THUMBNAIL, THUMBNAIL)).save(stream, "JPEG", quality=85)
-    return _data_uri(stream.getvalue(), "jpeg")
 
 
 def _data_uri(image: bytes, kind: str) -> str:
