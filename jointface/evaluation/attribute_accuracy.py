@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -168,6 +169,7 @@ def _scores(test: Predictions, val: Predictions | None) -> pd.DataFrame:
     if val is not None:
         # Each goal has its reading of the logits, whose usual threshold is 0.
         calibrated = val.logits - val.alpha.log()
+        goal: Literal["accuracy", "balanced_accuracy"]
         for goal, reading, chosen in (
             ("accuracy", calibrated, ["f1", "accuracy"]),
             ("balanced_accuracy", val.logits, ["balanced_accuracy"]),
