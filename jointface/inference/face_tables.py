@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from jointface.errors import ConfigError
-from jointface.inference.face import Face
+from jointface.inference.face import Face, Pose
 
 UNITS = {
     "box": "pixels of the upright photo, x right, y down, pixel centres at integers: centre and mean side of the "
@@ -30,14 +30,14 @@ def face_entry(face: Face, number: int) -> dict[str, Any]:
         "face": number,
         "score": round(face.score, 5),
         "box": {name: round(value, 3) for name, value in face.box._asdict().items()},
-        "pose": None if face.pose is None else _pose(face),
+        "pose": None if face.pose is None else _pose(face.pose),
         "attributes": {name: round(value, 5) for name, value in face.attributes.items()},
         "landmarks": None if face.landmarks is None else face.landmarks.astype(np.float64).round(3).tolist(),
     }
 
 
-def _pose(face: Face) -> dict[str, Any]:
-    matrix, *angles = face.pose
+def _pose(pose: Pose) -> dict[str, Any]:
+    matrix, *angles = pose
     return {
         **dict(zip(("pitch", "yaw", "roll"), np.round(angles, 3).tolist(), strict=True)),
         "matrix": matrix.astype(np.float64).round(6).tolist(),

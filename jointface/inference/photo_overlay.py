@@ -25,8 +25,9 @@ def photo_overlay(photo: Photo, faces: Sequence[Face], longest: int, text: bool 
         longest: pixels of the longer side, to which larger photos are reduced.
         text: whether number and attributes are written.
     """
-    scale = overlay_scale(*photo.image.shape[:2], longest)
-    size = [max(1, round(scale * side)) for side in photo.image.shape[1::-1]]
+    height, width = photo.image.shape[:2]
+    scale = overlay_scale(height, width, longest)
+    size = [max(1, round(scale * side)) for side in (width, height)]
     picture = cv2.resize(photo.image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     for face in reversed(faces):  # the surest on top
         picture = _add_shape(picture, face, scale)

@@ -100,7 +100,12 @@ class Results:
         """
         self._remove_results(file)
         photo, reason = reading.photo, _reason(reading)
-        record = {"photo": str(file.path), "made_from": self._fingerprint(file), "skipped": reason, "files": []}
+        record: dict[str, Any] = {
+            "photo": str(file.path),
+            "made_from": self._fingerprint(file),
+            "skipped": reason,
+            "files": [],
+        }
         if photo is not None:
             record |= {"height": photo.image.shape[0], "width": photo.image.shape[1], "notes": photo.notes}
         record["faces"] = [] if reason else [face_entry(face, number) for number, face in enumerate(reading.faces, 1)]
