@@ -15,9 +15,10 @@ from jaxtyping import UInt8
 
 from jointface.errors import ConfigError
 from jointface.files import write_atomically
+from jointface.inference.backends import TorchNetwork
 from jointface.inference.network_graph import NetworkGraph, trace
-from jointface.inference.network_metadata import INPUT, facts_to_metadata, output_names
-from jointface.inference.onnx_network import OnnxNetwork, require_package
+from jointface.inference.network_metadata import INPUT, facts_to_metadata
+from jointface.inference.onnx_network import OUTPUTS, OnnxNetwork, require_package
 from jointface.modules.network import FaceNetwork
 
 TOLERANCE = 1e-4  # of a file against PyTorch: of coordinates in sizes of the crop, of rotations and probabilities
@@ -135,25 +136,24 @@ def _calibration_reader(quantization: Any, crops: Crops) -> Any:
 
 
 def compare(network: FaceNetwork, path: Path, crops: Crops) -> Difference:
-    """How far a file is from its network in PyTorch, on crops."""
+    """How far a file is from its network in PyTorch, on crops. Without a camera of the network its pose is compared
+    with that of `NetworkGraph`."""
     graph, runtime = NetworkGraph(network).eval(), OnnxNetwork(path, device="cpu")
-    names = output_names(graph.facts)
-    sums: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    names = graph.output_names
+    errors: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for chunk in np.array_split(crops, max(1, len(crops) // CHUNK)):
         with torch.inference_mode():
             truth = dict(zip(names, (output.numpy() for output in graph(torch.from_numpy(chunk))), strict=True))
+        plain = TorchNetwork(network)(chunk)._asdict()
+        truth |= {OUTPUTS[field]: value for field, value in plain.items() if value is not None}
         found = dict(zip(names, runtime.session.run(names, {INPUT: chunk}), strict=True))
         for name in names:
-            sums[name].append(np.abs(found[name] - truth[name]).reshape(len(chunk), -1))
+            errors[name].append(np.abs(found[name] - truth[name]).reshape(len(chunk), -1))
     scales = {"vertices": network.image_size, "pose": 1, "probabilities": 1}
-
-    def summary(name: str) -> tuple[float, float] | None:
-        if name not in sums:
-            return None
-        errors = np.concatenate(sums[name]) / scales[name]
-        return float(errors.max()), float(errors.mean())
-
-    return Difference(*(summary(name) for name in scales))
+    together = {name: np.concatenate(errors[name]) / scale for name, scale in scales.items() if name in errors}
+    return Difference(
+        *((float(together[name].max()), float(together[name].mean())) if name in together else None for name in scales)
+    )
 
 
 def require_equal(difference: Difference, path: Path) -> None:
