@@ -122,11 +122,11 @@ def network_facts(network: FaceNetwork) -> NetworkFacts:
     if network.shape_decoder is not None:
         model = network.shape_decoder.morphable_model
         mesh = MeshFacts(
-            triangles=model.triangles.cpu().numpy(),
-            uv=model.uv.cpu().numpy(),
-            landmarks68=model.landmarks68.cpu().numpy(),
-            mean=model.mean.cpu().numpy(),
-            face_region=model.face_region.cpu().numpy(),
+            triangles=model.triangles.numpy(force=True).copy(),
+            uv=model.uv.numpy(force=True).copy(),
+            landmarks68=model.landmarks68.numpy(force=True).copy(),
+            mean=model.mean.numpy(force=True).copy(),
+            face_region=model.face_region.numpy(force=True).copy(),
             name=model.name,
         )
     attributes = network.attributes if network.attribute_classifier is not None else ()

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from io import BufferedIOBase, BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +64,8 @@ def open_photo(source: Source) -> Photo:
     several frames the first is read. Colour profiles are not applied.
 
     Args:
-        source: a file; its content; a PIL image; an array or tensor in RGB, see `_from_array`.
+        source: a file; its content; a PIL image; an array or tensor in RGB, see `_from_array`. An array that is uint8
+            RGB already is not copied.
 
     Raises:
         InputError: there is no such file, it is no picture, it is damaged, or it has more than 65,535 pixels a side or
@@ -98,7 +99,7 @@ def _no_file(path: str) -> str:
     return "a folder" if os.path.isdir(path) else "a device or pipe" if os.path.exists(path) else "no such file"
 
 
-def _identify(file: BufferedIOBase) -> Image.Image:
+def _identify(file: BufferedReader | BytesIO) -> Image.Image:
     try:
         return Image.open(file, formats=[name for name in FORMATS if name in _readable()])
     except UnidentifiedImageError as error:
