@@ -20,7 +20,7 @@ from jointface.datamodules import CropTransform
 from jointface.detection.finders import FoundFace, GivenBoxes, WholePicture
 from jointface.errors import ConfigError, InputError
 from jointface.geometry import FaceBox, MorphableModel, euler_to_rotation, pose_from_camera
-from jointface.inference.backends import MeshFacts, NetworkFacts, NetworkOutput, TorchNetwork
+from jointface.inference.backends import MeshFacts, NetworkFacts, NetworkOutput, TorchNetwork, union_alpha
 from jointface.inference.crops import cut_crop
 from jointface.inference.face import Face, Pose
 from jointface.modules import FaceNetwork, MorphableDecoder
@@ -148,6 +148,14 @@ def test_what_the_network_says_of_a_crop_is_returned_in_pixels_of_the_photo(
     probabilities = 1 / (1 + alpha * np.exp(-logits.numpy()))
     assert list(face.attributes) == list(CELEBA.attributes)
     np.testing.assert_allclose([*face.attributes.values()], probabilities, atol=1e-4)
+
+
+def test_an_attribute_of_two_label_sets_is_calibrated_by_the_first() -> None:
+    label_sets = {
+        "celeba": {"attributes": ["Smiling", "Young"], "alpha": [2.0, 3.0]},
+        "lfwa": {"attributes": ["Smiling", "Asian"], "alpha": [5.0, 7.0]},
+    }
+    np.testing.assert_array_equal(union_alpha(("Smiling", "Young", "Asian"), label_sets), [2, 3, 7])
 
 
 def test_the_pose_of_a_network_without_a_camera_is_that_of_its_mesh(
