@@ -23,7 +23,7 @@ from jointface.callbacks.figures import predict, spread_faces
 from jointface.datamodules.face_dataset import FaceDataset
 from jointface.geometry.camera import pose_from_camera
 from jointface.metrics.attribute_scores import AttributeMetrics
-from jointface.metrics.precision_recall import gathered_samples, precision_recall_table
+from jointface.metrics.precision_recall import gather_samples, precision_recall_table
 from jointface.modules.joint_module import JointFaceModule
 from jointface.running.wandb_logger import DashboardLogger
 from jointface.viz.face_mesh import face_mesh
@@ -149,7 +149,7 @@ def attribute_samples(module: Any, split: str) -> dict[str, Samples]:
     process has to call it."""
     assert isinstance(module, JointFaceModule)
     samples = {
-        key.removesuffix("/attributes"): (metric.attributes, *gathered_samples(metric))
+        key.removesuffix("/attributes"): (metric.attributes, *gather_samples(metric))
         for key, metric in module.metrics.items()
         if isinstance(metric, AttributeMetrics) and key.startswith(f"{split}/") and "/trivial/" not in key
     }

@@ -1,1 +1,1 @@
-"""Metrics of the two tasks, as torchmetrics; imports nothing, so that names of metrics can be read without torch."""
+"""Metrics of both tasks. Imports nothing, so that `metrics.direction` can be used without torch."""

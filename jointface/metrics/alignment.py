@@ -1,6 +1,6 @@
-"""Aligning points and surfaces, and the distance between surfaces that share no topology.
+"""Alignment of points and surfaces, and distances between surfaces with different topologies.
 
-Everything is in float64. A motion is a (3, 4) affine map.
+All computations are in float64. A motion is a (3, 4) affine map.
 """
 
 from typing import NamedTuple
@@ -13,11 +13,11 @@ from jaxtyping import Float, Float64
 from scipy.spatial import KDTree
 from torch import Tensor
 
-ICP_POINTS = 5000  # of the target that ICP uses, about: more change its result by hundredths of a millimetre
+ICP_POINTS = 5000  # approximate number of target points; more change the result by hundredths of a millimetre
 ICP_REACH = 20.0  # mm, the largest distance between corresponding points
 ICP_ROUNDS = 50
-ICP_PRECISION = 1e-6  # of the scale: 0.1 µm at the face's border
-NEIGHBOURS = 10  # from which a point's tangent plane is estimated
+ICP_PRECISION = 1e-6  # stop when the scale changes less: 0.1 µm at the border of the face
+NEIGHBOURS = 10  # number of points used to estimate a tangent plane
 
 Points = Float[Tensor, "*#batch points 3"]
 Motion = Float[Tensor, "*#batch 3 4"]
@@ -29,43 +29,43 @@ class SurfaceErrors(NamedTuple):
     """Distances from the points of one surface to another surface."""
 
     point_to_point: Float64[Tensor, "points"]  # to the nearest vertex of the other surface
-    # From that vertex to the point's tangent plane: does not depend on how densely the other surface is sampled.
+    # From that vertex to the point's tangent plane: independent of how densely the other surface is sampled.
     point_to_plane: Float64[Tensor, "points"]
 
 
 def fit_similarity(source: Points, target: Points) -> Float64[Tensor, "*batch 3 4"]:
-    """The similarity (scale, rotation, shift) that takes source nearest to target in the least-squares sense. It never
-    mirrors. Umeyama, TPAMI 1991."""
+    """The similarity (scale, rotation, shift; no reflection) that maps source to target with the least squared error
+    (Umeyama, TPAMI 1991)."""
     rotation, shift, scale = roma.rigid_points_registration(source.double(), target.double(), compute_scaling=True)
     return torch.cat([scale[..., None, None] * rotation, shift[..., None]], dim=-1)
 
 
 def fit_rigid(source: Points, target: Points) -> Float64[Tensor, "*batch 3 4"]:
-    """As `fit_similarity`, without scale."""
+    """Like `fit_similarity`, without scale."""
     rotation, shift = roma.rigid_points_registration(source.double(), target.double())
     return torch.cat([rotation, shift[..., None]], dim=-1)
 
 
 def move(motion: Motion, points: Points) -> Tensor:
-    """The moved points (*batch, points, 3)."""
+    """Applies a motion to points; returns (*batch, points, 3)."""
     return points.double() @ motion[..., :3].double().mT + motion[..., 3].double().unsqueeze(-2)
 
 
 def refine_by_icp(
     source: Float[Tensor, "vertices 3"], target: Float[Tensor, "points 3"], start: Float[Tensor, "3 4"]
 ) -> Float64[Tensor, "3 4"]:
-    """The similarity near `start` that aligns a source with a target that it covers, by iterative closest points.
+    """Refines the similarity `start` so that source aligns with target, by iterative closest points.
 
     Each round finds rotation and shift by generalized ICP (Segal, Haehnel, Thrun, RSS 2009, in small_gicp), then the
-    scale by linear least squares of the distances along the normals. Distances between tangent planes let the surfaces
-    slide over each other; with distances between points dense vertices lock into each other half a millimetre off.
+    scale by linear least squares of the distances along the normals. Plane-to-plane distances let the surfaces slide
+    over each other; with point-to-point distances, dense vertices lock in place half a millimetre off.
 
-    Points of the target are matched to vertices of the source, not the reverse: a predicted face reaches beyond a
-    cropped scan, and its vertices without a counterpart would shrink it.
+    Target points are matched to source vertices, not the reverse: a predicted face extends beyond a cropped scan, and
+    its vertices without a counterpart would shrink it.
 
     Args:
-        source: in any unit. target: in millimetres.
-        start: from the source's space to the target's; wrong by at most about 10 degrees, 10 mm and 10 %.
+        source: in any unit; must cover the target. target: in millimetres.
+        start: from the source's space to the target's; at most about 10 degrees, 10 mm and 10 % off.
     """
     vertices = move(start, source).numpy()
     points = target.double()[:: -(-len(target) // ICP_POINTS)].numpy()
@@ -100,12 +100,12 @@ def _moved(motion: Matrix, points: Array) -> Array:
 
 
 def _rescaling(points: Array, counterparts: Array, normals: Array) -> Matrix:
-    """The scale, with its shift, that brings points nearest to their counterparts' tangent planes."""
+    """The scale and shift that bring points nearest to their counterparts' tangent planes."""
     centre = points.mean(0)
     outwards = ((points - centre) * normals).sum(1)
     distances = ((counterparts - points) * normals).sum(1)
     step, *_ = np.linalg.lstsq(np.column_stack([outwards, normals]), distances, rcond=None)
-    # Bounded, so that a prediction that is no face gives a large error instead of a mirrored face.
+    # Bounded, so that a prediction that is not a face gets a large error instead of being mirrored.
     scale = np.clip(1 + step[0], 0.8, 1.25)
     motion = np.diag([scale, scale, scale, 1.0])
     motion[:3, 3] = (1 - scale) * centre + step[1:]
@@ -115,7 +115,7 @@ def _rescaling(points: Array, counterparts: Array, normals: Array) -> Matrix:
 def surface_errors(
     points: Float[Tensor, "points 3"], normals: Float[Tensor, "points 3"], surface: Float[Tensor, "vertices 3"]
 ) -> SurfaceErrors:
-    """Distances from points with unit normals to a surface, given by its vertices."""
+    """Distances from points with unit normals to a surface given by its vertices."""
     points = points.double()
     distances, nearest = KDTree(surface.double().numpy()).query(points.numpy())
     offsets = surface.double()[torch.from_numpy(nearest)] - points

@@ -1,4 +1,4 @@
-"""Attribute metrics from the two readings of the logits."""
+"""Attribute metrics, from the calibrated and the balanced probabilities of the logits."""
 
 from collections.abc import Sequence
 
@@ -17,12 +17,12 @@ Mask = Bool[Tensor, "samples attributes"]
 
 
 class AttributeMetrics(Metric):
-    """Accuracy, balanced accuracy, F1 and average precision, of each attribute and their means.
+    """Accuracy, balanced accuracy, F1 and average precision of each attribute, and their means.
 
     Accuracy and F1 threshold the calibrated probability at 1/2, balanced accuracy the balanced probability; average
-    precision depends on the ranking only. An attribute without a labelled positive has no F1, average precision or
-    balanced accuracy, one without a labelled negative no balanced accuracy. Such undefined scores are left out, of the
-    means too.
+    precision depends only on the ranking. F1 and average precision are undefined for an attribute without a labelled
+    positive, and balanced accuracy for one that lacks labelled positives or negatives. Undefined scores are left out of
+    the results and the means.
 
     Args:
         attributes: names, in the order of the columns.
@@ -49,12 +49,12 @@ class AttributeMetrics(Metric):
         self.masks.append(mask)
 
     def update_empty(self) -> None:
-        """An update without samples: a process of a distributed run that saw none needs one before `compute`."""
+        """Updates with no samples. In a distributed run, a process without samples needs this before `compute`."""
         none = torch.zeros(0, len(self.attributes), device=self.device)
         self.update(none, none, none.bool())
 
     def compute(self) -> dict[str, Tensor]:
-        """The scores by name; empty if no sample was added."""
+        """Scores by name; empty if no samples were added."""
         logits, labels, mask = (dim_zero_cat(state) for state in (self.logits, self.labels, self.masks))
         if not len(logits):
             return {}
@@ -70,7 +70,7 @@ class AttributeMetrics(Metric):
 def attribute_scores(
     logits: Values, labels: Values, mask: Mask, alpha: Float[Tensor, "attributes"]
 ) -> dict[str, Float[Tensor, "attributes"]]:
-    """The scores of `AttributeMetrics` for each attribute, NaN where one is undefined."""
+    """The scores of `AttributeMetrics` for each attribute; NaN if undefined."""
     target = torch.where(mask, labels > 0.5, UNLABELLED)
     hits, false_alarms, rejections, misses = _counts(calibrated_probability(logits, alpha) > 0.5, target)
     f1 = 2 * hits / (2 * hits + misses + false_alarms)
@@ -84,7 +84,7 @@ def attribute_scores(
 
 
 def _counts(predicted: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-    """True and false positives, true and false negatives of each attribute."""
+    """True positives, false positives, true negatives and false negatives of each attribute."""
     counts = multilabel_stat_scores(
         predicted.int(), target, target.shape[1], average=None, ignore_index=UNLABELLED, validate_args=False
     )

@@ -1,4 +1,4 @@
-"""Which way a metric improves, by its name."""
+"""The direction in which a metric improves, derived from its name."""
 
 from typing import Literal
 
@@ -6,8 +6,8 @@ HIGHER_IS_BETTER = {"accuracy", "balanced_accuracy", "f1", "average_precision"}
 
 
 def better(name: str) -> Literal["min", "max"] | None:
-    """Whether the lowest or the highest value of a logged metric is its best; None where neither is, as of a learning
-    rate."""
+    """Whether the lowest ("min") or highest ("max") value of a logged metric is best; None if neither is, as for a
+    learning rate."""
     parts = name.split("/")
     if HIGHER_IS_BETTER & set(parts):
         return "max"

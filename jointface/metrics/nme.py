@@ -8,7 +8,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from jointface.geometry.camera import center_depth
 
-YAW_BINS = ((0, 30), (30, 60), (60, 90))  # degrees, the bins of 300W-LP's and AFLW2000-3D's papers
+YAW_BINS = ((0, 30), (30, 60), (60, 90))  # degrees; the bins in papers on 300W-LP and AFLW2000-3D
 
 
 def normalised_mean_error(
@@ -16,13 +16,13 @@ def normalised_mean_error(
     truth: Float[Tensor, "batch points dims"],
     landmarks: Float[Tensor, "batch 68 dims3"],
 ) -> Float[Tensor, "batch"]:
-    """Mean distance over the points of each face, in 2D or 3D, divided by the size of the box of its true landmarks in
-    the image (Zhu et al., CVPR 2016)."""
+    """Mean point distance of each face, in 2D or 3D, divided by the size of its true landmarks' box in the image
+    (Zhu et al., CVPR 2016)."""
     return (predicted - truth).norm(dim=-1).mean(-1) / box_size(landmarks)
 
 
 def box_size(landmarks: Float[Tensor, "*batch 68 dims"]) -> Float[Tensor, "*batch"]:
-    """sqrt(width x height) of the box of the landmarks in the image."""
+    """sqrt(width x height) of the landmarks' box in the image."""
     points = landmarks[..., :2]
     return (points.amax(-2) - points.amin(-2)).prod(-1).sqrt()
 
@@ -30,8 +30,8 @@ def box_size(landmarks: Float[Tensor, "*batch 68 dims"]) -> Float[Tensor, "*batc
 class FaceNME(Metric):
     """NME of 68 landmarks in 2D and 3D and of the dense face in 3D, over all faces and by absolute yaw.
 
-    In 3D, z is relative to the mean of the points compared: a photo does not tell the distance. Gives `nme_2d_68`,
-    `nme_3d_68`, `nme_3d_dense`, and `nme_2d_68_yaw_0_30` and so on for the bins that have faces.
+    In 3D, z is relative to the mean of the compared points, because a photo does not show the distance. The results are
+    `nme_2d_68`, `nme_3d_68`, `nme_3d_dense` and, for each yaw bin with faces, `nme_2d_68_yaw_0_30` and so on.
     """
 
     full_state_update = False
@@ -49,7 +49,7 @@ class FaceNME(Metric):
         true_vertices: Float[Tensor, "batch vertices 3"],
         yaw: Float[Tensor, "batch"],
     ) -> None:
-        """Adds faces; landmarks and vertices in pixels of one space, z from any origin, yaw in degrees."""
+        """Adds faces. Landmarks and vertices are in pixels of the same space, z has any origin, yaw is in degrees."""
         pairs = (
             (landmarks[..., :2], true_landmarks[..., :2]),
             (center_depth(landmarks), center_depth(true_landmarks)),
@@ -59,12 +59,12 @@ class FaceNME(Metric):
         self.errors.append(torch.stack([*errors, yaw.abs()], dim=1))
 
     def update_empty(self) -> None:
-        """An update without faces: a process of a distributed run that saw none needs one before `compute`."""
+        """Updates with no faces. In a distributed run, a process without faces needs this before `compute`."""
         none = torch.zeros(0, 68, 3, device=self.device)
         self.update(none, none, none, none, none[:, 0, 0])
 
     def compute(self) -> dict[str, Tensor]:
-        """The errors by name; empty if no face was added."""
+        """Errors by name; empty if no faces were added."""
         errors = dim_zero_cat(self.errors)
         if not len(errors):
             return {}

@@ -1,1 +1,1 @@
-"""Pictures and meshes of faces: arrays in, images and files out."""
+"""Turns arrays of predictions and metrics into pictures, figures and mesh files."""

@@ -1,4 +1,4 @@
-"""Figures of facial attributes for papers: scores of each attribute, correlations, reliability."""
+"""Figures of facial attributes for papers: score of each attribute, correlations and reliability."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,13 +19,13 @@ Matrix = Float[np.ndarray, "attributes attributes"]
 
 
 def attribute_bars(scores: Mapping[str, pd.DataFrame], trivial: pd.DataFrame) -> Figure:
-    """Accuracy and balanced accuracy of each attribute, methods side by side, the trivial predictor as a black line.
+    """Bar chart of each attribute's accuracy and balanced accuracy, with a black line for the trivial predictor.
 
-    Attributes are sorted by their mean balanced accuracy, the best on top.
+    Attributes are sorted by their mean balanced accuracy, best on top.
 
     Args:
-        scores: by method, columns `accuracy` and `balanced_accuracy` in [0, 1] and a row for each attribute that it is
-            evaluated on.
+        scores: for each method, columns `accuracy` and `balanced_accuracy` in [0, 1] and one row for each attribute
+            that it was evaluated on.
         trivial: the same for the trivial predictor, with all attributes.
     """
     values = pd.concat(scores, axis=1).swaplevel(axis=1)  # by metric, then method
@@ -47,7 +47,7 @@ def attribute_bars(scores: Mapping[str, pd.DataFrame], trivial: pd.DataFrame) ->
 
 
 def _bars(axis: Axes, values: pd.DataFrame, trivial: pd.Series) -> None:
-    """Bars of each column, and lines of the trivial predictor; rows are attributes, values in per cent."""
+    """Draws a bar for each column and a line for the trivial predictor. Rows are attributes, values are in per cent."""
     places, height = np.arange(len(values)), 0.8 / values.shape[1]
     for number, method in enumerate(values):
         place = places + 0.4 - height * (number + 0.5)  # the first method on top, as in the legend
@@ -63,9 +63,9 @@ def _bars(axis: Axes, values: pd.DataFrame, trivial: pd.Series) -> None:
 def correlation_figure(
     method: str, attributes: Sequence[str], predicted: Matrix, labels: Matrix, difference: float
 ) -> Figure:
-    """The correlation matrices of labels and of predictions side by side, both in the order of a hierarchical
-    clustering of the labels' correlations. difference: see `jointface.metrics.correlation.correlation_difference`."""
-    order = _similar_together(labels)
+    """Correlation matrices of labels and predictions side by side, both ordered by a hierarchical clustering of the
+    labels' correlations. difference: see `jointface.metrics.correlation.correlation_difference`."""
+    order = _cluster_order(labels)
     names = [attributes[place].replace("_", " ") for place in order]
     side = 2.2 + 0.115 * len(names)
     figure = Figure(figsize=(2 * side + 0.8, side + 0.6), layout="constrained")
@@ -81,22 +81,22 @@ def correlation_figure(
     return figure
 
 
-def _similar_together(correlation: Matrix) -> list[int]:
-    """The order of the leaves of a hierarchical clustering; attributes that exclude each other end up far apart."""
+def _cluster_order(correlation: Matrix) -> list[int]:
+    """Leaf order of a hierarchical clustering; mutually exclusive attributes end up far apart."""
     if len(correlation) < 3:
         return list(range(len(correlation)))
-    distance = (1 - np.nan_to_num(correlation)).clip(min=0)  # rounding takes correlations a little beyond 1
+    distance = (1 - np.nan_to_num(correlation)).clip(min=0)  # rounding can push correlations above 1
     np.fill_diagonal(distance, 0)
     condensed = squareform((distance + distance.T) / 2, checks=False)
     return leaves_list(linkage(condensed, "average", optimal_ordering=True)).tolist()
 
 
 def reliability_figure(methods: Mapping[str, tuple[Bins, Bins, Bins]], errors: Mapping[str, float]) -> Figure:
-    """Reliability diagram: share of positives by predicted probability, and the share of labels in each bin.
+    """Reliability diagram: share of positives against predicted probability, and share of labels in each bin.
 
     Args:
-        methods: by method, of each bin the number of samples, the sum of their probabilities, the number of positives.
-        errors: by method, the mean calibration error over the attributes, in [0, 1], for the legend.
+        methods: for each method, per bin: number of samples, sum of their probabilities, number of positives.
+        errors: for each method, the mean calibration error over the attributes in [0, 1], for the legend.
     """
     figure = Figure(figsize=(4.6, 5.8), layout="constrained")
     diagram, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -113,7 +113,7 @@ def reliability_figure(methods: Mapping[str, tuple[Bins, Bins, Bins]], errors: M
     diagram.legend(fontsize=8, loc="upper left", frameon=False)
     counts.set(yscale="log", xlabel="calibrated probability", ylabel="share of labels")
     low, high = counts.get_ylim()
-    # Labels between the powers of ten only where there are few of those, or they overlap.
+    # Label values between powers of ten only on a short axis; on a long one the labels would overlap.
     counts.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 50 else (1.0,)))
     counts.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
     counts.yaxis.set_minor_formatter(NullFormatter())

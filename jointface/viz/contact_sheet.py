@@ -1,4 +1,4 @@
-"""A sheet of faces with their attributes, to see at a glance what was made."""
+"""A contact sheet of faces with their attributes, for a quick look at a generated data set."""
 
 import io
 import textwrap
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 def contact_sheet(
     images: Sequence[UInt8[np.ndarray, "size size 3"]], attributes: Sequence[Sequence[str]], columns: int = 8
 ) -> bytes:
-    """A PNG of the RGB pictures in rows, each with the names of the attributes that it shows beneath."""
+    """A PNG with the RGB pictures in rows and, below each one, the names of its attributes."""
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(1.9 * columns, 2.4 * rows), dpi=110)
     for number, (image, names) in enumerate(zip(images, attributes, strict=True)):

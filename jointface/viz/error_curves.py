@@ -1,4 +1,4 @@
-"""Error curves for papers: the cumulative distribution of errors, and errors against yaw."""
+"""Error curves for papers: cumulative error distributions, and errors against yaw."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,29 +19,28 @@ YAW_LIMITS = (-60, -30, 30, 60)  # degrees, between the bins of AFLW2000-3D's pa
 def area_under_curve(errors: Errors, limit: float) -> float:
     """Area under the cumulative error distribution from 0 to `limit`, as a fraction of the largest possible area.
 
-    This equals the mean of 1 - error / limit, with errors beyond the limit counted as 0. Images without a prediction,
-    whose error is NaN, are left out.
+    This equals the mean of max(0, 1 - error / limit). Images without a prediction have the error NaN and are left out.
     """
     known = errors[~np.isnan(errors)]
     return float(np.clip(1 - known / limit, 0, 1).mean()) if len(known) else float("nan")
 
 
 def cumulative_errors(errors: Mapping[str, Errors], limit: float, label: str) -> Figure:
-    """Share of images below each error, one curve a method, the largest area under the curve first in the legend.
+    """Plots the share of images below each error, one curve per method. The legend is sorted by area under the curve.
 
     Args:
-        errors: by method; NaN, where a method has no prediction, is left out of its curve.
+        errors: for each method; NaN (no prediction) is left out of the curve.
         limit: largest error shown.
-        label: what the error is, with its unit.
+        label: axis label: the error and its unit.
     """
     figure = Figure(figsize=(5.6, 4.2), layout="constrained")
     axis = figure.subplots()
     areas = {name: area_under_curve(values, limit) for name, values in errors.items()}
-    styles = {name: _style(place) for place, name in enumerate(errors)}  # a method has one colour in all figures
+    styles = {name: _style(place) for place, name in enumerate(errors)}  # a method keeps its colour in all figures
     for name in sorted(errors, key=lambda name: -areas[name]):
         known = errors[name][~np.isnan(errors[name])]
         few = "" if len(known) == len(errors[name]) else f", {len(known):,} of {len(errors[name]):,} images"
-        # Infinite errors lie beyond the limit too, but cannot be plotted.
+        # Clip, because infinite errors cannot be plotted; they stay beyond the limit.
         axis.ecdf(known.clip(max=2 * limit), label=f"{name} ({100 * areas[name]:.1f}{few})", **styles[name])
     axis.set(xlim=(0, limit), ylim=(0, 1), xlabel=label, ylabel="images below")
     axis.yaxis.set_major_formatter(PercentFormatter(1))
@@ -51,13 +50,13 @@ def cumulative_errors(errors: Mapping[str, Errors], limit: float, label: str) ->
 
 
 def error_against_yaw(errors: Mapping[str, Errors], yaw: Errors, label: str, width: float = 10.0) -> Figure:
-    """Each image's error against its yaw, and each method's mean in bins of yaw.
+    """Plots the error of each image against its yaw, and the mean of each method in yaw bins.
 
     Args:
-        errors: by method; infinite and NaN errors are left out.
+        errors: for each method; infinite and NaN errors are left out.
         yaw: in degrees.
-        label: what the error is, with its unit.
-        width: of a bin, in degrees.
+        label: axis label: the error and its unit.
+        width: bin width in degrees.
     """
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axis = figure.subplots()

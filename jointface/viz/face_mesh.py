@@ -1,4 +1,4 @@
-"""A predicted face as a mesh file."""
+"""Predicted faces as textured meshes for export."""
 
 import numpy as np
 import torch
@@ -8,13 +8,13 @@ from jaxtyping import UInt8
 from jointface.geometry.rasteriser import visible_vertices
 from jointface.viz.mesh_view import Triangles, Vertices
 
-TOLERANCE = 0.03  # of the crop's side: depth that a vertex may lie behind the surface and still count as seen
+TOLERANCE = 0.03  # a vertex at most this far behind the surface counts as visible; fraction of the crop's side
 HIDDEN = np.uint8(160)  # grey
 
 
 def face_mesh(crop: UInt8[np.ndarray, "size size 3"], vertices: Vertices, triangles: Triangles) -> trimesh.Trimesh:
-    """A face in crop space as glTF has it, y up and triangles wound counter-clockwise, with the colours of the photo
-    where that shows it and grey elsewhere. Its centre is the origin, its unit the crop's side."""
+    """Converts a face in crop space to glTF's convention: y up, counter-clockwise triangles. The origin is its centre
+    and the unit the crop's side. Visible vertices take the photo's colours, the others are grey."""
     size = len(crop)
     points = torch.from_numpy(vertices).float()[None]
     seen = visible_vertices(points, torch.from_numpy(triangles), size, size, tolerance=TOLERANCE * size)[0].numpy()

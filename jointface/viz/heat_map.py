@@ -1,4 +1,4 @@
-"""Where on the face errors lie."""
+"""Heat maps of errors on the face."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from jointface.viz.mesh_view import SIDE_YAW, Triangles, Vertices, view_mesh
 
-COLOUR_MAP = matplotlib.colormaps["YlOrRd"]  # light where errors are small, so that the shading shows the face
+COLOUR_MAP = matplotlib.colormaps["YlOrRd"]  # light for small errors, so that the shading remains visible
 UNKNOWN = 200.0  # grey
 
 
@@ -22,13 +22,13 @@ def error_heat_map(
     label: str,
     highest: float | None = None,
 ) -> Figure:
-    """The error of each vertex as colour on a mesh, from the front and from the side; one row a method.
+    """Shows the error of each vertex as a colour on a mesh, from the front and the side; one row per method.
 
     Args:
         vertices: x right, y down, z towards the viewer.
-        errors: by method; NaN, such as for the neck, stays grey.
-        label: what the error is, with its unit.
-        highest: end of the colour scale; None takes the 99 % quantile.
+        errors: for each method; vertices with NaN, such as the neck, are grey.
+        label: label of the colour bar: the error and its unit.
+        highest: upper end of the colour scale; None takes the 99 % quantile.
     """
     finite = np.concatenate([values[np.isfinite(values)] for values in errors.values()])
     norm = Normalize(0, highest or (float(np.quantile(finite, 0.99)) if len(finite) else 1.0) or 1.0)

@@ -1,4 +1,4 @@
-"""Pictures side by side."""
+"""Figures with pictures side by side."""
 
 from collections.abc import Sequence
 
@@ -6,17 +6,17 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-Picture = UInt8[np.ndarray, "_ _ 3"]  # of any size each
+Picture = UInt8[np.ndarray, "_ _ 3"]  # sizes may differ
 
 
 def image_grid(
     lines: Sequence[tuple[str, Sequence[Picture | None]]], names: Sequence[str] = (), horizontal: bool = False
 ) -> Figure:
-    """Titled lines of pictures.
+    """A figure with titled lines of pictures.
 
     Args:
-        lines: title and pictures of each line, all equally many; None leaves a cell empty but for the word none.
-        names: of the pictures of the first line, written beneath them.
+        lines: title and pictures of each line, all with the same number of pictures; None shows the word "none".
+        names: captions below the pictures of the first line.
         horizontal: whether lines are rows; otherwise they are columns.
     """
     count = len(lines[0][1])
@@ -37,7 +37,7 @@ def image_grid(
 
 
 def captioned_row(pictures: Sequence[Picture], captions: Sequence[Sequence[tuple[str, str]]]) -> Figure:
-    """Pictures in a row, each with lines of text beneath, given as (text, colour)."""
+    """A figure with pictures in a row and lines of text below each one, given as (text, colour)."""
     figure = Figure(figsize=(2.3 * len(pictures), 4.6), layout="constrained", dpi=110)
     axes = figure.subplots(1, len(pictures), squeeze=False)[0]
     for axis, picture, lines in zip(axes, pictures, captions, strict=True):

@@ -1,4 +1,4 @@
-"""Predicted and true faces over the images that they are seen in. Points are in pixels of the image."""
+"""Draws predicted and true faces over their images. Points are in pixels of the image."""
 
 from collections.abc import Sequence
 
@@ -17,12 +17,12 @@ OUTLINES = (
 )  # fmt: skip
 
 
-# What axes of a head look like: x to its left ear, as it is seen on the right, y to its crown, z ahead.
+# RGB of a head's axes: x towards its left ear (on the viewer's right), y towards the crown, z forwards.
 AXIS_COLOURS = ((230, 50, 50), (40, 190, 60), (60, 110, 255))
 
 
 def overlay_landmarks(image: Image, landmarks: Float[np.ndarray, "68 dims"], thickness: int = 1) -> Image:
-    """The landmarks as outlines over the image, with lines of so many pixels."""
+    """Draws the landmarks as outlines, with lines `thickness` pixels wide."""
     canvas, points = image.copy(), landmarks[:, :2].round().astype(np.int32)
     outlines = [points[list(outline)].reshape(-1, 1, 2) for outline in OUTLINES]
     cv2.polylines(canvas, outlines, isClosed=False, color=(255, 215, 0), thickness=thickness, lineType=cv2.LINE_AA)
@@ -34,12 +34,12 @@ def overlay_landmarks(image: Image, landmarks: Float[np.ndarray, "68 dims"], thi
 def overlay_axes(
     image: Image, origin: Float[np.ndarray, "2"], rotation: Float[np.ndarray, "3 3"], length: float, thickness: int = 2
 ) -> Image:
-    """The axes of a head as arrows over the image: x red, y green, z blue, that nearest to the viewer on top.
+    """Draws the axes of a head as arrows: x red, y green, z blue. The axis nearest to the viewer is on top.
 
     Args:
-        origin: where the arrows start, in pixels.
-        rotation: from model space, y up, to the picture with y up.
-        length: of an arrow that lies in the picture, in pixels.
+        origin: start of the arrows, in pixels.
+        rotation: from model space to the picture, both with y up.
+        length: of an arrow in the image plane, in pixels.
     """
     canvas, start = image.copy(), origin.round().astype(int).tolist()
     for axis in np.argsort(rotation[2]).tolist():
@@ -49,11 +49,11 @@ def overlay_axes(
 
 
 def overlay_text(image: Image, lines: Sequence[str], place: tuple[float, float], scale: float = 0.5) -> Image:
-    """Lines of white text on a dark box over the image.
+    """Draws lines of white text on a dark box.
 
     Args:
-        place: of the upper left corner in pixels; moved so that the box is inside the image, if it fits.
-        scale: of the letters; at 1 capitals are about 22 pixels high.
+        place: upper left corner in pixels; moved if necessary to keep the box inside the image.
+        scale: font scale; at 1, capitals are about 22 pixels high.
     """
     font, weight, step, gap = cv2.FONT_HERSHEY_SIMPLEX, max(1, round(1.5 * scale)), round(34 * scale), round(8 * scale)
     width = max(cv2.getTextSize(line, font, scale, weight)[0][0] for line in lines) + 2 * gap
@@ -71,7 +71,7 @@ def overlay_text(image: Image, lines: Sequence[str], place: tuple[float, float],
 
 
 def add_caption(image: Image, lines: Sequence[str]) -> UInt8[np.ndarray, "taller width 3"]:
-    """Lines of text on a white strip beneath the image."""
+    """Adds lines of text on a white strip below the image."""
     line_height = 14
     strip = np.full((line_height * len(lines) + 4, image.shape[1], 3), 255, np.uint8)
     for number, line in enumerate(lines, start=1):
@@ -82,10 +82,10 @@ def add_caption(image: Image, lines: Sequence[str]) -> UInt8[np.ndarray, "taller
 def overlay_mesh(
     image: Image, vertices: Vertices, triangles: Triangles, enlargement: int = 3, opacity: float = 0.7
 ) -> UInt8[np.ndarray, "large_height large_width 3"]:
-    """The visible side of a mesh, shaded, over the enlarged image; the plain image where a vertex is not finite."""
+    """Draws the visible side of a shaded mesh over the enlarged image; only the image if a vertex is not finite."""
     canvas = cv2.resize(image, None, fx=enlargement, fy=enlargement, interpolation=cv2.INTER_LINEAR)
     if not np.isfinite(vertices).all():
-        return canvas  # a diverged network has nothing to show, but its run goes on
+        return canvas  # the prediction of a diverged network, which must not end its run
     seen, facing, _ = render_surface(enlarge(vertices, enlargement), triangles, *canvas.shape[:2])
     shade = (60 + 180 * facing.clip(0, 1))[:, None] * [0.75, 0.85, 1.0]
     canvas[seen] = (1 - opacity) * canvas[seen] + opacity * shade
@@ -93,5 +93,5 @@ def overlay_mesh(
 
 
 def enlarge(points: Float[np.ndarray, "points dims"], factor: float) -> Float[np.ndarray, "points dims"]:
-    """Points of an image in the pixels of the enlarged image, whose pixel centres are at integers too."""
+    """Converts points to pixels of the enlarged image. Pixel centres are at integers in both images."""
     return points * factor + np.array([(factor - 1) / 2, (factor - 1) / 2, 0], points.dtype)[: points.shape[1]]
