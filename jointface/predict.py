@@ -3,6 +3,8 @@
 import logging
 import time
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,7 @@ def predict(config: DictConfig) -> int:
     if len(waiting) < len(files):
         log.info("%d of %d photos are done already", len(files) - len(waiting), len(files))
     if waiting:
+        _register_heic()
         reader = FaceReader.load(config.checkpoint, **{key: config[key] for key in READER_KEYS})
         read_photos(reader, waiting, results)
     faces, skipped = results.finish(files, config.parquet)
@@ -109,6 +112,12 @@ def messages(file: InputFile, reading: Reading, skipped: str | None) -> list[str
     if skipped is not None:
         return [f"skipped {skipped}" if str(file.path) in skipped else f"skipped {file.path}: {skipped}"]
     return [f"{file.path}: {note}" for note in (reading.photo.notes if reading.photo else [])]
+
+
+def _register_heic() -> None:
+    """Lets Pillow open HEIC photos where the package for that is installed."""
+    if find_spec("pillow_heif") is not None:
+        import_module("pillow_heif").register_heif_opener()
 
 
 def _as_list(setting: Any) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 from jointface.command_help import command_help
 from jointface.command_line import CONF_DIR
 
-COMMANDS = ("train", "prepare", "synthesize", "evaluate", "workspace")
+COMMANDS = ("train", "prepare", "synthesize", "evaluate", "predict", "export", "workspace")
 
 
 def shown(command: str, conf_dir: Path = CONF_DIR) -> str:
