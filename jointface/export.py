@@ -54,7 +54,7 @@ def validate_config(config: DictConfig) -> None:
         raise ConfigError("nothing to export: set checkpoint=RUN/checkpoints/best.ckpt")
     for key, known in {"format": (*ENDINGS,), "precision": ("float32", "int8")}.items():
         if config[key] not in known:
-            raise ConfigError(f"{key}={config[key]}: known are {', '.join(known)}")
+            raise ConfigError(f"{key}={config[key]}: choose from {', '.join(known)}")
     if config.precision != "float32" and config.format != "onnx":
         raise ConfigError(f"precision={config.precision} is for format=onnx only")
     if config.push is not None and config.format != "hub":

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from jointface.command_line import entry_point
 from jointface.datamodules.crop import CropTransform
-from jointface.datamodules.crop_store import columns_of
-from jointface.datamodules.description import SHEET_SIZE, Described, inventory_table, summary_table, write_description
+from jointface.datamodules.crop_store import stack_labels
+from jointface.datamodules.description import SHEET_SIZE, ReadSplit, inventory_table, summary_table, write_description
 from jointface.datamodules.face_dataset import FaceDataset
 from jointface.datamodules.on_disk import require_room_for
 from jointface.datamodules.packed import pack_split
@@ -84,12 +84,12 @@ def prepare(
         if pack:
             path, packing = output_dir / f"{split}.lmdb", Packing(image_size, margin, quality)
             copy = pack_split(what, data, dataset, path, packing, num_workers)  # type: ignore[arg-type]
-            described.append(Described(split, data, copy.columns, copy.broken))
+            described.append(ReadSplit(split, data, copy.columns, copy.broken))
         else:
             samples = [s for chunk in check_samples(what, data, range(len(data)), None, num_workers) for s in chunk]
-            labels = columns_of([None if sample.broken else sample.labels for sample in samples])
+            labels = stack_labels([None if sample.broken else sample.labels for sample in samples])
             broken = {sample.index: sample.broken for sample in samples if sample.broken}
-            described.append(Described(split, data, labels, broken))
+            described.append(ReadSplit(split, data, labels, broken))
     report = write_description(output_dir, name, inventory, described)
     console.print(summary_table(name, described))
     for row in report["broken"][:NAMED]:

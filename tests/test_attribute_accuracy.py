@@ -191,7 +191,7 @@ def test_a_broken_photo_is_named(tiny_data: Path, tmp_path: Path) -> None:
     root = celeba_data.write(tmp_path / "celeba")
     broken = root / "img_align_celeba" / "000018.jpg"
     broken.write_bytes(b"")
-    with pytest.raises(DataError, match=r"000018.jpg: not a whole image") as caught:
+    with pytest.raises(DataError, match=r"000018.jpg: not an intact image") as caught:
         attribute_accuracy({"one": make_network(KNOWS_CELEBA)}, CelebA(root, "test", CROP))
     assert "\n" not in str(caught.value)
 

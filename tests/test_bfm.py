@@ -262,7 +262,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"shapePC": None, "tri": None}, "no field shapePC, tri in 'model'"),
-        ({"expMU": None, "expPC": None}, "no field expMU, expPC .*has no expressions, .* 3DDFA's Model_Expression.mat"),
+        ({"expMU": None, "expPC": None}, "no field expMU, expPC .*has no expressions; .* 3DDFA's Model_Expression.mat"),
         ({"shapeMU": np.zeros((7, 1))}, r"shapeMU: expected shape \(3 x vertices, 1\), found \(7, 1\)"),
         ({"expMU": np.zeros((3, 1))}, r"expMU: expected shape \(11163, 1\), found \(3, 1\)"),
         ({"shapePC": np.zeros((11160, 40))}, r"shapePC: expected shape \(11163, at least 40\) to match shapeMU"),
@@ -306,7 +306,7 @@ def test_a_broken_file_of_face3d_is_refused(
     refused(lambda: load_bfm2009(str(tmp_path / "BFM.mat"), *COMPONENTS), message)
 
 
-BASEL, SIZES = "01_MorphableModel.mat", r"Exp_Pca.bin: \d+ bytes, where \d+ components of 3721 vertices take"
+BASEL, SIZES = "01_MorphableModel.mat", r"Exp_Pca.bin: \d+ bytes, but \d+ components of 3721 vertices take"
 
 
 @pytest.mark.parametrize(
@@ -354,5 +354,5 @@ def test_unreadable_parts_are_named(parts: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_unknown_expressions_are_refused(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # a user has no checker of annotations
-    with pytest.raises(ConfigError, match="expression='smile' is unknown, known are 3ddfa, facewarehouse"):
+    with pytest.raises(ConfigError, match="expression='smile' is unknown; choose from 3ddfa, facewarehouse"):
         load_bfm2009_parts(str(parts), "smile")

@@ -275,8 +275,8 @@ def test_a_face_outside_its_photo_is_a_broken_sample(whole: Path) -> None:
 @pytest.mark.parametrize(
     ("images", "framing", "message"),
     [
-        ("wild", "landmarks", "images=wild is unknown, known are aligned, aligned_png, in_the_wild"),
-        ("in_the_wild", "box", "framing=box is unknown, known are landmarks, bbox"),
+        ("wild", "landmarks", "images=wild is unknown; choose from aligned, aligned_png, in_the_wild"),
+        ("in_the_wild", "box", "framing=box is unknown; choose from landmarks, bbox"),
         ("aligned", "bbox", "framing=bbox needs images=in_the_wild"),
     ],
 )
@@ -351,12 +351,12 @@ def no_test_split(root: Path) -> None:
         (removed("."), "no folder .*celeba: looked there for CelebA; set paths.data_dir"),
         (nested_copy, "no folder .*img_align_celeba: .*found it one folder too deep, in .*/CelebA"),
         (deeper("CelebA/Img"), "no folder .*Img: .*found it one folder too deep, in .*celeba/CelebA: move"),
-        (deeper(IMAGES, IMAGES), "no .jpg or .png file in it; found it one folder too deep, in .*/img_al"),
+        (deeper(IMAGES, IMAGES), "contains no .jpg or .png file; found it one folder too deep, in .*/img_al"),
         (removed(IMAGES), r"no folder .*img_align_celeba: looked there for CelebA's images \(aligned\); unpack"),
         (archived(IMAGES, f"{IMAGES}.zip"), "no folder .*img_align_celeba: .*found img_align_celeba.zip there, unpack"),
         (archived(IMAGES, f"Img/{IMAGES}.zip"), "no folder .*Img/img_align_celeba: .*found img_align_celeba.zip there"),
         (renamed(IMAGES, "Img_Align_Celeba"), "found 'Img_Align_Celeba' there, rename it to 'img_align_celeba'"),
-        (no_images, "img_align_celeba: no .jpg or .png file in it; unpack img_align_celeba.zip there"),
+        (no_images, "img_align_celeba: contains no .jpg or .png file; unpack img_align_celeba.zip there"),
         (renamed(ATTRIBUTES, "List_Attr_CelebA.txt"), "no file .*: .*found 'List_Attr_CelebA.txt' there, rename it to"),
         (removed(ATTRIBUTES), "no file .*list_attr_celeba.txt: .*CelebA's attributes; get Anno/list_attr_celeba.txt"),
         (written(ATTRIBUTES, b""), "list_attr_celeba.txt: the file is empty"),
@@ -374,7 +374,7 @@ def no_test_split(root: Path) -> None:
         (renamed(PARTITION, ATTRIBUTES), "list_attr_celeba.txt: line 1 must be the number of rows"),
         (
             without_rows(ATTRIBUTES, 7),
-            "line 1 announces 20 rows and there are 13; the file is cut",
+            "line 1 announces 20 rows, but 13 follow; the file is truncated",
         ),
         (removed(PARTITION), "no file .*list_eval_partition.txt: .*CelebA's partition; get Eval/list_eval_partition"),
         (edited(PARTITION, 13, " 1", " 7"), "list_eval_partition.txt, line 13: .* 1 of the values 0, 1, 2;"),
@@ -430,7 +430,7 @@ def test_a_broken_image_is_named(celeba: Path, content: bytes | None) -> None:
     path = celeba / "img_align_celeba" / "000001.jpg"
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 9 // 10] if content is None else content)
-    with pytest.raises(DataError, match=r"000001.jpg: not a whole image"):
+    with pytest.raises(DataError, match=r"000001.jpg: not an intact image"):
         CelebA(celeba, "train", CROP)[0]
 
 

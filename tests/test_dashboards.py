@@ -255,9 +255,9 @@ def unknown_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({}, {"mode": "online"}, r"nobody is logged in: run `wandb login`.*logger\.wandb\.mode=offline"),
         ({"WANDB_MODE": "online"}, {}, "nobody is logged in"),
-        ({"WANDB_MODE": "sometimes"}, {}, "WANDB_MODE=sometimes is unknown, known are online, offline, disabled"),
-        ({}, {"mode": "sometimes"}, "logger.wandb.mode=sometimes is unknown, known are online"),
-        ({}, {"log_model": "best"}, "logger.wandb.log_model=best is unknown, known are true, false and all"),
+        ({"WANDB_MODE": "sometimes"}, {}, "WANDB_MODE=sometimes is unknown; choose from online, offline, disabled"),
+        ({}, {"mode": "sometimes"}, "logger.wandb.mode=sometimes is unknown; choose from online"),
+        ({}, {"log_model": "best"}, "logger.wandb.log_model=best is unknown; choose from true, false and all"),
     ],
 )
 def test_impossible_settings_are_refused_in_one_line(
@@ -302,7 +302,7 @@ def test_a_lost_connection_is_logged_once_and_raises_nothing(tmp_path: Path, cap
     logger.finalize("success")
     (message,) = caplog.messages
     assert message.startswith(
-        "W&B: logging metrics failed (ConnectionResetError: Connection lost); the training goes on"
+        "W&B: logging metrics failed (ConnectionResetError: Connection lost); the training continues"
     )
 
 
@@ -315,7 +315,7 @@ def test_what_fails_is_logged_once_and_the_rest_is_shown(tmp_path: Path, caplog:
         assert shown == ["pictures"]
     assert len(logged) == 2
     (message,) = caplog.messages
-    assert "3D meshes failed (ZeroDivisionError: division by zero); the training goes on" in message
+    assert "3D meshes failed (ZeroDivisionError: division by zero); the training continues" in message
 
 
 def test_a_server_that_does_not_answer_keeps_a_validation_waiting_once(
@@ -396,7 +396,7 @@ def test_training_goes_on_when_wandbs_process_dies(tiny_data: Path, tmp_path: Pa
         environment={"PYTHONPATH": str(tmp_path), "WANDB_MODE": "offline"},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    (line,) = [line for line in result.stdout.splitlines() if "the training goes on without the dashboard" in line]
+    (line,) = [line for line in result.stdout.splitlines() if "the training continues without the dashboard" in line]
     assert "ConnectionResetError" in line or "BrokenPipeError" in line
     (folder,) = tmp_path.glob("runs/tiny/*")
     assert "test/celeba/accuracy" in json.loads((folder / "metrics.json").read_text())

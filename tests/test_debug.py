@@ -102,7 +102,7 @@ def test_overfitting_takes_a_handful_of_plain_samples(tiny_data: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("fraction", "steps", "said"), [(10.0, 2, "learned by heart"), (0.0, 4, "not learned by heart")]
+    ("fraction", "steps", "said"), [(10.0, 2, "memorised"), (0.0, 4, "not memorised")]
 )
 def test_overfitting_ends_when_the_losses_are_down_and_says_so(
     fraction: float, steps: int, said: str, tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -129,7 +129,7 @@ def test_a_loss_is_too_high_until_it_is_below_its_share_of_the_first() -> None:
 def test_the_default_model_learns_a_handful_by_heart(tmp_path: Path) -> None:
     result = command("debug=overfit", f"paths.run_dir={tmp_path / 'run'}", folder=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert len(re.findall(": learned by heart", result.stdout)) == 2
+    assert len(re.findall(": memorised", result.stdout)) == 2
 
 
 # Profilers

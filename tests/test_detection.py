@@ -170,7 +170,7 @@ def test_a_broken_photo_is_left_out_and_named_and_a_damaged_table_refused(
     broken = batch["broken"].tolist()
     assert len(batch["image"]) == 12 - len(broken)
     assert broken
-    assert "not a whole image" in mosaics.why_broken(broken[0])
+    assert "not an intact image" in mosaics.why_broken(broken[0])
     (folder / "portraits" / "landmarks68.csv").write_text("file,x0\na.png,1\n")
     with pytest.raises(DataError, match="not a table of file, x0, y0"):
         free_photos(folder, "train")
@@ -341,7 +341,7 @@ def test_a_picture_that_is_a_crop_frames_its_face_as_crops_do() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: build_finder("haar"), "finder=haar: known are finder, yunet, none"),
+        (lambda: build_finder("haar"), "finder=haar: choose from finder, yunet, none"),
         (lambda: build_finder("nowhere.onnx"), "no file .*nowhere.onnx: looked there for YuNet"),
         (lambda: YuNet(__file__), "not face_detection_yunet_2023mar.onnx of OpenCV's model zoo"),
         (lambda: OwnFinder(threshold=0), "threshold=0: expected a score above 0"),

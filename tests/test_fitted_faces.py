@@ -279,9 +279,9 @@ def break_reannotation(root: Path, change: str) -> None:
         ("gone", "no AFLW2000-3D-Reannotated.pts68.npy in .*AFLW2000: get it from test.configs/"),
         ("no order", "no AFLW2000-3D.pts68.npy in .*AFLW2000: get it from test.configs/"),
         ("pickle", "Reannotated.pts68.npy: not a readable .npy file"),
-        ("21 points", r"Reannotated.pts68.npy: \(3, 2, 21\) numbers, expected \(photos, 2, 68\)"),
+        ("21 points", r"Reannotated.pts68.npy: has shape \(3, 2, 21\), expected \(photos, 2, 68\)"),
         ("rows", "AFLW2000-3D.pts68.npy has 3 rows and AFLW2000-3D-Reannotated.pts68.npy 2"),
-        ("other faces", "image00002.mat: its pt3d_68 is in no row of AFLW2000-3D.pts68.npy"),
+        ("other faces", "image00002.mat: no row of AFLW2000-3D.pts68.npy matches its pt3d_68"),
         ("nan", "Reannotated.pts68.npy: holds NaN"),
     ],
 )
@@ -317,9 +317,9 @@ def test_unknown_words_are_refused(
     tiny_data: Path, tiny_model: MorphableModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # a user has no checker of annotations
-    with pytest.raises(ConfigError, match="landmarks=all is unknown, known are fit, file"):
+    with pytest.raises(ConfigError, match="landmarks=all is unknown; choose from fit, file"):
         W300LP(tiny_data / "300W_LP", "train", CROP, tiny_model, landmarks="all")
-    with pytest.raises(ConfigError, match="annotation=new is unknown, known are original, reannotated"):
+    with pytest.raises(ConfigError, match="annotation=new is unknown; choose from original, reannotated"):
         AFLW2000(tiny_data / "AFLW2000", "test", CROP, tiny_model, annotation="new")
 
 
@@ -462,7 +462,7 @@ def scaled(factor: float) -> Callable[[np.ndarray], np.ndarray]:
         (with_fit(Pose_Para=scaled(-1)), "mat: the scale of Pose_Para is .* must be positive"),
         (with_fit(pt3d_68=np.full((3, 68), 7.0)), "mat: pt3d_68 is 0 pixels large"),
         (with_fit(pt3d_68=np.ones((3, 21))), r"mat: pt3d_68: expected shape \(3, 68\), found \(3, 21\)"),
-        (written(f"{NAME}.jpg", 5000), "jpg: not a whole image"),
+        (written(f"{NAME}.jpg", 5000), "jpg: not an intact image"),
         (written(f"{NAME}.mat", 300), "mat: not a readable MATLAB file"),
         (removed(f"{NAME}.mat"), "mat: no such file"),
         (

@@ -415,8 +415,8 @@ def break_scan(path: Path, change: str) -> None:
         ("metres", r"the scan is 0\.\d+ units large, .* millimetres are expected, convert it"),
         ("micrometres", r"the scan is 1\.\d+e\+05 units large, .* millimetres are expected"),
         ("few vertices", r"\d+ vertices lie within 95 mm of the nose tip at \(.*\), a face has at least 500"),
-        ("no triangles", "holds no triangles; it is damaged or no scan, get it again"),
-        ("not a number", "vertices hold values that are no finite numbers"),
+        ("no triangles", "holds no triangles; it is damaged or not a scan, get it again"),
+        ("not a number", "vertices hold values that are not finite"),
         ("letters", r"11092\d+.obj: "),
         ("index", "not a readable .obj"),
         ("empty", "the file is empty"),
@@ -427,7 +427,7 @@ def break_scan(path: Path, change: str) -> None:
         ("no image", "no texture; its .mtl and the image"),
         ("wrong case", "no texture; its .mtl and the image"),
         ("no bitmap", "no texture; its .mtl and the image"),
-        ("image", "110920150452.bmp is not a whole image"),
+        ("image", "110920150452.bmp is not an intact image"),
     ],
 )
 def test_a_broken_scan_is_refused_in_one_line(

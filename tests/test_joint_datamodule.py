@@ -113,7 +113,7 @@ def test_only_training_faces_are_turned(tiny_data: Path, tiny_model: MorphableMo
         (
             {},
             {"training": "train"},
-            "data.sources.celeba.splits: stage=training is unknown, known are train",
+            "data.sources.celeba.splits: stage=training is unknown; choose from train",
         ),
     ],
 )
@@ -172,8 +172,8 @@ def test_broken_samples_are_left_out_counted_and_named_once(two_broken: Path, ca
         datamodule, seen = broken_run(two_broken, max_broken_fraction=0.2)
     assert sorted(seen) == sorted(2 * [i for i in range(12) if i not in (2, 7)])
     assert datamodule.broken.counts() == {"train/celeba": 2}
-    assert caplog.text.count("000003.jpg: not a whole image") == 1
-    assert caplog.text.count("000008.jpg: not a whole image") == 1
+    assert caplog.text.count("000003.jpg: not an intact image") == 1
+    assert caplog.text.count("000008.jpg: not an intact image") == 1
 
 
 def test_too_many_broken_samples_stop_the_run_with_the_list(two_broken: Path) -> None:
@@ -189,4 +189,4 @@ def test_a_batch_of_broken_samples_is_empty(tiny_data: Path, tiny_model: Morphab
     with patch.object(CelebA, "read", side_effect=DataError("damaged")):
         batch = dataset.batch([1, 5])
     assert batch["broken"].tolist() == [1, 5]
-    assert BrokenSamples(0.5).account("celeba", dataset, batch) == {}
+    assert BrokenSamples(0.5).count_and_remove("celeba", dataset, batch) == {}

@@ -242,7 +242,7 @@ def test_two_methods_of_one_name_are_refused(dataset: AFLW2000, tiny_model: Morp
 def test_a_broken_photo_is_named(tmp_path: Path, tiny_model: MorphableModel) -> None:
     folder = aflw2000_data.write(tmp_path / "AFLW2000", tiny_model)
     (folder / "image00004.jpg").write_bytes(b"cut")
-    with pytest.raises(DataError, match=r"image00004\.jpg: not a whole image"):
+    with pytest.raises(DataError, match=r"image00004\.jpg: not an intact image"):
         landmarks_and_pose([], AFLW2000(folder, "test", CROP, tiny_model), tiny_model)
 
 

@@ -207,19 +207,19 @@ def without_label(root: Path) -> None:
         (removed(SPLIT), "no file .*indices_train_test.mat: looked there for LFWA's split; get it"),
         (written(ATTRIBUTES, 3000), "lfw_att_73.mat: not a readable MATLAB file"),
         (written(ATTRIBUTES, b"<html>log in to download</html>" * 20), "lfw_att_73.mat: not a readable MATLAB file"),
-        (without_label, "lfw_att_73.mat: no variable label; the file is damaged or another one"),
+        (without_label, "lfw_att_73.mat: no variable label; the file is damaged or the wrong one"),
         (
             relabelled(lambda names, labels: ([name.replace("_", " ") for name in CELEBA.attributes], labels[:, :40])),
-            r"its 40 attributes are not LFWA's 73: 35 are lacking \(Asian, Attractive_Man, Attractive_Woman\), 2 "
+            r"its 40 attributes are not LFWA's 73: 35 are missing \(Asian, Attractive_Man, Attractive_Woman\), 2 "
             r"unknown \(Attractive, Young\); this is another file",
         ),
         (
             relabelled(lambda names, labels: (names, labels[:-1])),
-            r"lfw_att_73.mat: label is \(23, 73\), but there are 24 names of images and 73 of attributes",
+            r"lfw_att_73.mat: label has shape \(23, 73\), but there are 24 image names and 73 attribute names",
         ),
         (relabelled(lambda names, labels: (names, 2 * labels - 1)), "label holds values other than 0 and 1"),
         (relabelled(lambda names, labels: (names, labels * np.nan)), "label holds values other than 0 and 1"),
-        (resplit((1, 20), (20, 26)), "indices_img_test must hold row numbers from 1 to 24, .*not of one release"),
+        (resplit((1, 20), (20, 26)), "indices_img_test must hold row numbers from 1 to 24, .*from different releases"),
         (resplit((0, 15), (15, 24)), "indices_img_train must hold row numbers from 1 to 24"),
         (resplit((1, 18), (16, 25)), "indices_train_test.mat: 2 rows are in both parts"),
     ],
@@ -244,7 +244,7 @@ def test_a_broken_image_is_named(lfwa: Path, content: bytes | None) -> None:
     path = lfwa / "lfw" / "Aaron_Guiel" / "Aaron_Guiel_0001.jpg"
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 9 // 10] if content is None else content)
-    with pytest.raises(DataError, match=r"Aaron_Guiel_0001.jpg: not a whole image"):
+    with pytest.raises(DataError, match=r"Aaron_Guiel_0001.jpg: not an intact image"):
         LFWA(lfwa, "test", CROP)[0]
 
 

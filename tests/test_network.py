@@ -127,7 +127,7 @@ def built(part: str, **settings: Any) -> dict[str, Any]:
         (built("shape_decoder", region_weights={"ears": 1}), ("Bald",), r"shape_decoder cannot be built: .*ears"),
         (
             built("shape_decoder", **DECODERS["position_map"], map_size=96), ("Bald",),
-            "a map of side 96 is no power of two times the 8 x 8 features",
+            "map side 96 is not a power of two times the 8 x 8 features",
         ),
         (built("backbone", model_type="resnett"), ("Bald",), "transformers cannot build model_type=resnett"),
         (built("backbone", depth=[1]), ("Bald",), "resnet has no setting depth"),

@@ -71,7 +71,7 @@ def test_cameras_faces_targets_and_vertices_are_the_same_to_the_bit_under_autoca
 
 def test_predictions_and_what_metrics_gather_are_float32(tiny_model: MorphableModel, mixed_batch: Batch) -> None:
     module = make_module(tiny_model).eval()
-    module.teachers = {"celeba": "celeba"}
+    module.alpha_sources = {"celeba": "celeba"}
     module.metrics["val/w300lp/shape"] = FaceNME()
     module.metrics["val/celeba/attributes"] = AttributeMetrics(module.vocabulary.attributes, module.alpha_celeba)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -114,7 +114,7 @@ def test_the_config_chooses_tf32_for_the_network(choice: str, convolutions: bool
         ("bf16-true", "high", "trainer.precision=bf16-true: coordinates need float32 weights and buffers, set one of"),
         ("64-true", "high", "set one of 32-true, bf16-mixed, 16-mixed"),
         ("16-mixed", "high", "trainer.precision=16-mixed needs a GPU: set trainer.precision=bf16-mixed or 32-true"),
-        ("32-true", "higher", "float32_matmul_precision=higher is unknown, known are highest, high, medium"),
+        ("32-true", "higher", "float32_matmul_precision=higher is unknown; choose from highest, high, medium"),
     ],
 )
 def test_an_impossible_precision_is_refused(precision: Any, float32_matmul_precision: str, message: str) -> None:

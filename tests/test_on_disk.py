@@ -45,7 +45,7 @@ def test_one_folder_too_deep_and_one_too_high(tmp_path: Path) -> None:
     assert f"one folder too deep, in {tmp_path / 'deep' / 'inner'}" in looked_for(tmp_path / "deep" / "photos")
     (tmp_path / "high" / "root").mkdir(parents=True)
     (tmp_path / "high" / "photos").mkdir()
-    assert f"one folder higher, in {tmp_path / 'high'}" in looked_for(tmp_path / "high" / "root" / "photos")
+    assert f"one folder up, in {tmp_path / 'high'}" in looked_for(tmp_path / "high" / "root" / "photos")
 
 
 def test_no_permission_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

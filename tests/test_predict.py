@@ -233,7 +233,7 @@ def test_an_interrupted_run_leaves_whole_files_and_continues(
 def test_no_face_in_any_photo_is_an_error_that_names_the_reasons(
     photos: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=r"no face in any photo; 1 photos skipped, .*skipped.csv says why"):
+    with pytest.raises(InputError, match=r"no face in any photo; 1 file skipped, .*skipped.csv says why"):
         predict(prediction_config(photos / "dot.png", checkpoint, tmp_path))
     assert "too small" in (tmp_path / "skipped.csv").read_text()
 
@@ -250,12 +250,12 @@ def test_no_face_in_any_photo_is_an_error_that_names_the_reasons(
             "no checkpoint, and the package has no weights .* jointface.train makes one",
         ),
         (["checkpoint=nowhere.ckpt"], CheckpointError, "nowhere.ckpt"),
-        (["meshes=[stl]"], ConfigError, "meshes=stl: known are glb, obj, ply"),
+        (["meshes=[stl]"], ConfigError, "meshes=stl: choose from glb, obj, ply"),
         (["mesh_scale=0"], ConfigError, "mesh_scale=0: expected a number above 0"),
         (["overlay_side=9"], ConfigError, "overlay_side=9: expected at least 64"),
         (["max_faces=0"], ConfigError, "max_faces=0: expected a whole number above 0"),
         (["overlay=maybe"], ConfigError, "overlay=maybe: expected true or false"),
-        (["finder=haar"], ConfigError, "finder=haar: known are"),
+        (["finder=haar"], ConfigError, "finder=haar: choose from"),
     ],
 )
 def test_mistakes_are_refused_in_one_line(
@@ -280,7 +280,7 @@ def test_the_command_ends_with_0_where_there_is_a_face(photos: Path, checkpoint:
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     assert f"skipped {photos}/cut.jpg: the picture is damaged" in result.stdout
-    assert "1 faces of 1 photos are in" in result.stdout
+    assert "predictions: 1 face of 1 photo; 1 file skipped" in result.stdout
     assert {path.name for path in (tmp_path / "predictions").iterdir()} == {
         "records", "faces.csv", "faces.json", "skipped.csv"
     }  # fmt: skip

@@ -52,10 +52,10 @@ def changed(last: Path, folder: Path, change: str) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("cut short", "changed.ckpt: not a readable checkpoint; it is cut short"),
+        ("cut short", "changed.ckpt: not a readable checkpoint; it is truncated"),
         ("newer", r"changed.ckpt: written by a newer jointface \(format 99, this one reads 1\); update jointface"),
-        ("weights alone", r"holds no state of a training \(optimizer_states, lr_schedulers missing\), only a model"),
-        ("whole", r"changed.ckpt is of step 2, and trainer.max_steps=2 .* leaves no validation to come"),
+        ("weights alone", r"holds only a model, no training state \(optimizer_states, lr_schedulers missing\)"),
+        ("whole", r"changed.ckpt is from step 2; with trainer.max_steps=2 .* no validation would follow"),
     ],
 )
 def test_a_checkpoint_that_leads_nowhere(

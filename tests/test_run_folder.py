@@ -84,13 +84,13 @@ def test_a_folder_that_cannot_be_made_is_one_line(override: str, tmp_path: Path)
     with pytest.raises(SystemExit) as end:
         folder_of(override)
     assert str(end.value).startswith("error: cannot make the folder file/")
-    assert str(end.value).endswith("(Not a directory): set hydra.run.dir to a place that you may write to")
+    assert str(end.value).endswith("(Not a directory): set hydra.run.dir to a folder that you can write to")
 
 
 @pytest.mark.parametrize("folder", ["file/sweep", "file/${now:%Y}"])
 def test_a_folder_of_a_sweep_that_cannot_be_made_is_one_line(folder: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    said = r"^error: cannot make the folder .* set hydra\.sweep\.dir to a place that you may write to$"
+    said = r"^error: cannot make the folder .* set hydra\.sweep\.dir to a folder that you can write to$"
     with pytest.raises(SystemExit, match=said):
         RunFolder().on_multirun_start(hydra_config(f"hydra.sweep.dir={folder}"))
 
@@ -111,7 +111,7 @@ def test_a_run_goes_on_in_its_folder(tmp_path: Path) -> None:
 
 def test_a_folder_with_a_run_is_refused_before_anything_in_it_changes(tmp_path: Path) -> None:
     run = finished_run(tmp_path / "run")
-    with pytest.raises(SystemExit, match=r"error: there is a run in .*run already: choose another folder, or resume"):
+    with pytest.raises(SystemExit, match=r"error: there is already a run in .*run: choose another folder, or resume"):
         folder_of(f"hydra.run.dir={run}")
     folder_of(f"hydra.run.dir={run}", "checkpoint=auto")
     folder_of(f"hydra.run.dir={run}", f"checkpoint={run}/checkpoints/best.ckpt")
@@ -122,7 +122,7 @@ def test_a_folder_with_a_run_is_refused_before_anything_in_it_changes(tmp_path: 
 def test_of_two_new_runs_one_gets_the_folder(tmp_path: Path) -> None:
     config = hydra_config()
     write_config(tmp_path / "run", DictConfig({"seed": config.seed}), new=True)
-    with pytest.raises(ConfigError, match="another run has just begun"):
+    with pytest.raises(ConfigError, match="another run has just started"):
         write_config(tmp_path / "run", DictConfig({"seed": 1}), new=True)
     assert (tmp_path / "run" / "config.yaml").read_text() == "seed: 0\n"
     write_config(tmp_path / "run", DictConfig({"seed": 1}), new=False)

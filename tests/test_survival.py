@@ -170,7 +170,7 @@ def test_the_second_signal_ends_the_program_at_once(
     finally:
         signal.signal(signal.SIGTERM, before)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    assert f"{number.name}: stopping after this step; once more stops at once" in capfd.readouterr().err
+    assert f"{number.name}: stopping after this step; repeat it to stop at once" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("checkpoint", ["auto", "null"])

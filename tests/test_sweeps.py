@@ -26,7 +26,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from jointface.command_line import CONF_DIR, entry_point
 from jointface.errors import ConfigError, DataError, TrialPruned
 from jointface.running.search_space import read_search_space
-from jointface.running.study import alone_in
+from jointface.running.study import lock_folder
 from jointface.train import train
 from tests.test_training import tiny_config
 
@@ -66,8 +66,8 @@ def test_overrides_without_a_range_are_of_every_trial_and_the_last_of_a_key_coun
     ("override", "message"),
     [
         ("x=tag(log,interval(0,1))", "cannot search x=tag.*"),
-        ("x=tag(log,range(1,9))", "a range has no logarithmic scale"),
-        ("x=tag(lin,interval(0,1))", "tag lin is unknown, known is log"),
+        ("x=tag(log,range(1,9))", "a range cannot have a logarithmic scale"),
+        ("x=tag(lin,interval(0,1))", "tag lin is unknown, the only known tag is log"),
         ("x=range(3,3)", "the range is empty"),
         ("x=interval(2,1)", "cannot search x=interval"),
         ("x=1", "nothing to search"),
@@ -206,7 +206,7 @@ def test_a_killed_sweep_is_gone_on_with_as_well(
     while not (tmp_path / "second trial").exists():
         assert process.poll() is None
         time.sleep(0.05)
-    with pytest.raises(SystemExit, match="another sweep is at work in runs/lr"):
+    with pytest.raises(SystemExit, match="another sweep is running in runs/lr"):
         sweep(*arguments[1:])
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
@@ -246,7 +246,7 @@ def broken_task(config: DictConfig) -> dict[str, float]:
 
 def test_too_many_failures_end_the_sweep_in_one_line_and_can_be_mended(sweep: Callable[..., Path]) -> None:
     few = ["name=lr", "hydra.sweeper.n_trials=1", "hydra.sweeper.max_failures=0"]
-    with pytest.raises(SystemExit, match=r"error: 1 failed trials, .*max_failures=0, the last with: no folder data"):
+    with pytest.raises(SystemExit, match=r"error: 1 failed trials, .*max_failures=0; last failure: no folder data"):
         sweep(LR, *few, task=broken_task)
     folder = sweep(LR, *few, "paths.data_dir=there")
     assert [trial["state"] for trial in trials_of(folder)] == ["failed", "finished"]
@@ -254,10 +254,10 @@ def test_too_many_failures_end_the_sweep_in_one_line_and_can_be_mended(sweep: Ca
 
 def test_a_study_keeps_to_its_search(sweep: Callable[..., Path]) -> None:
     sweep(LR, "name=lr", "hydra.sweeper.n_trials=1")
-    with pytest.raises(SystemExit, match=r"the study lr was begun with nothing where now is image_size=64"):
+    with pytest.raises(SystemExit, match=r"the study lr was begun with nothing, this command has image_size=64 instead"):
         sweep(LR, "name=lr", "image_size=64")
     with pytest.raises(
-        SystemExit, match=r"was begun with model.optimizer.lr=tag.* where now is model.optimizer.lr=int"
+        SystemExit, match=r"was begun with model.optimizer.lr=tag.*, this command has model.optimizer.lr=int"
     ):
         sweep("model.optimizer.lr=interval(0.1,1)", "name=lr")
 
@@ -267,7 +267,7 @@ def test_a_study_keeps_to_its_search(sweep: Callable[..., Path]) -> None:
     [
         (["name=lr"], "nothing to search"),
         ([LR, "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0: expected a whole number, at least 1"),
-        ([LR, "hydra.sweeper.direction=up"], "hydra.sweeper.direction=up: known are minimize, maximize"),
+        ([LR, "hydra.sweeper.direction=up"], "hydra.sweeper.direction=up: choose from minimize, maximize"),
         ([LR, "hydra.sweeper.storage=nowhere:///x"], "cannot open a study in hydra.sweeper.storage=nowhere:///x"),
         ([LR, "hydra.sweeper.objective=test/error"], "a run gives no test/error, it gives val/error"),
         ([LR, "model.optimizer.rate=1"], "rate"),
@@ -297,9 +297,9 @@ def test_a_damaged_study_is_refused_in_one_line(sweep: Callable[..., Path]) -> N
 
 
 def test_one_sweep_at_a_time_in_a_folder(tmp_path: Path) -> None:
-    with alone_in(tmp_path), pytest.raises(ConfigError, match="another sweep is at work"), alone_in(tmp_path):
+    with lock_folder(tmp_path), pytest.raises(ConfigError, match="another sweep is at work"), lock_folder(tmp_path):
         pass
-    with alone_in(tmp_path):
+    with lock_folder(tmp_path):
         pass
 
 

@@ -179,9 +179,9 @@ def test_a_full_disk_leaves_no_half_file(factory: FaceFactory, tmp_path: Path, m
         ({"val_fraction": 1.0}, "val_fraction=1.0: expected a number from 0 to below 1"),
         ({"test_fraction": -0.1}, "test_fraction=-0.1: expected a number from 0 to below 1"),
         ({"val_fraction": 0.5, "test_fraction": 0.5}, "val_fraction=0.5 and test_fraction=0.5 leave no face"),
-        ({"layouts": ["lfw"]}, r"layouts=\['lfw'\]: known are celeba, 300wlp"),
-        ({"layouts": []}, r"layouts=\[\]: known are celeba, 300wlp"),
-        ({"extension": ".gif"}, "extension=.gif: known are .jpg, .png"),
+        ({"layouts": ["lfw"]}, r"layouts=\['lfw'\]: choose from celeba, 300wlp"),
+        ({"layouts": []}, r"layouts=\[\]: choose from celeba, 300wlp"),
+        ({"extension": ".gif"}, "extension=.gif: choose from .jpg, .png"),
     ],
 )
 def test_values_out_of_range_are_refused(values: dict[str, Any], message: str) -> None:

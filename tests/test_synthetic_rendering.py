@@ -408,6 +408,6 @@ def test_a_photo_that_is_cut_short_is_named_when_it_is_read(tmp_path: Path, quic
     cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8))
     path.write_bytes(path.read_bytes()[:200])
     factory = FaceFactory(backgrounds_dir=str(tmp_path))
-    with pytest.raises(DataError, match=f"{path}: not a whole image") as caught:
+    with pytest.raises(DataError, match=f"{path}: not an intact image") as caught:
         draw(factory, [factory.face("train", 0)])
     assert "\n" not in str(caught.value)

@@ -206,7 +206,7 @@ def damaged(run: Path, folder: Path, change: str) -> Path:
         ("missing", "no checkpoint at .*damaged.ckpt"),
         ("cut short", "damaged.ckpt: not a readable checkpoint"),
         ("pickle", "damaged.ckpt: not a readable checkpoint"),
-        ("foreign", "damaged.ckpt: not a checkpoint of jointface"),
+        ("foreign", "damaged.ckpt: not a jointface checkpoint"),
         ("newer", "damaged.ckpt: written by a newer jointface"),
         ("other weights", "damaged.ckpt: the weights do not fit the model"),
         ("other model", "does not match its own hash"),
@@ -236,7 +236,7 @@ def test_training_goes_on_from_a_checkpoint_of_the_same_model_only(run: Path, ti
     train(tiny_config(tiny_data, tmp_path / "longer", checkpoint, "trainer.max_steps=6"))
     steps = [row["step"] for row in csv.DictReader((tmp_path / "longer" / "metrics.csv").open()) if row["train/loss"]]
     assert steps == ["4", "5"]
-    with pytest.raises(CheckpointError, match="another model than the config"):
+    with pytest.raises(CheckpointError, match="model differs from the config"):
         train(tiny_config(tiny_data, tmp_path / "other", checkpoint, "model.shape_decoder.hidden=16"))
 
 
@@ -255,7 +255,7 @@ def test_training_goes_on_from_a_checkpoint_of_the_same_model_only(run: Path, ti
         ),
         (["model.shape_decoder=null", "model.attribute_classifier=null"], ConfigError, "the model has no head"),
         (["~data.sources.celeba.splits.val"], ConfigError, "needs a val source that labels attributes"),
-        (["image_size=72", "model/shape_decoder=position_map"], ConfigError, "is no power of two times"),
+        (["image_size=72", "model/shape_decoder=position_map"], ConfigError, "is not a power of two times"),
         (["paths.data_dir=nowhere"], DataError, "no folder .*nowhere: set paths.data_dir"),
         (["data.sources.celeba.dataset.root=nowhere"], DataError, "no folder .*nowhere: looked there for CelebA"),
         (["seed=abc"], ConfigError, "seed=abc: expected a whole number"),

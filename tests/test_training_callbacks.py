@@ -219,7 +219,7 @@ def test_an_unreadable_metrics_file_starts_anew(tmp_path: Path, caplog: pytest.L
     callback = MetricsFile()
     callback.on_fit_start(Trainer(logger=False, default_root_dir=tmp_path), LightningModule())
     assert callback.values == {}
-    assert "metrics.json is unreadable and starts anew" in caplog.text
+    assert "metrics.json is unreadable and will be replaced" in caplog.text
 
 
 def test_throughput_is_logged(averaged: Path) -> None:

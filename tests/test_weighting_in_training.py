@@ -24,7 +24,7 @@ from jointface.modules import (
     UncertaintyWeights,
     load_model,
 )
-from jointface.modules.task_gradients import flatten, require_whole_gradients
+from jointface.modules.task_gradients import flatten, require_separable_gradients
 from jointface.modules.weighting import project_conflicting
 from tests.networks import Batch, make_module, part_of
 
@@ -153,7 +153,7 @@ def test_pcgrad_projects_the_gradient_of_all_accumulated_batches(
 def test_settings_out_of_range_are_refused(tiny_model: MorphableModel) -> None:
     with pytest.raises(ConfigError, match=r"model.log_gradients_every_n_steps=-1: must be at least 0"):
         make_module(tiny_model, log_gradients_every_n_steps=-1)
-    with pytest.raises(ConfigError, match=r"model.compile_mode=reduce-overhead is unknown, known are default, max-"):
+    with pytest.raises(ConfigError, match=r"model.compile_mode=reduce-overhead is unknown; choose from default, max-"):
         make_module(tiny_model, compile_mode="reduce-overhead")  # CUDA graphs need batches of one size
 
 
@@ -254,9 +254,9 @@ def test_processes_exchange_the_statistics_of_batch_norm_and_no_constants(
 )
 def test_strategies_that_hide_the_tasks_gradients_are_refused(strategy: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        require_whole_gradients(strategy)
-    require_whole_gradients(DDPStrategy())
-    require_whole_gradients(SingleDeviceStrategy())
+        require_separable_gradients(strategy)
+    require_separable_gradients(DDPStrategy())
+    require_separable_gradients(SingleDeviceStrategy())
 
 
 # Checkpoints

@@ -1,1 +1,1 @@
-"""Hydra finds its plugins in the namespace package hydra_plugins, and nowhere else."""
+"""Hydra's Optuna sweeper; Hydra looks for plugins only in the namespace package hydra_plugins."""

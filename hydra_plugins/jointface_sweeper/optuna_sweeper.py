@@ -1,4 +1,4 @@
-"""`hydra/sweeper=optuna`: a study instead of a grid."""
+"""`hydra/sweeper=optuna`: runs an Optuna study instead of a grid."""
 
 import importlib.util
 import logging
@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 
 
 class OptunaSweeper(Sweeper):
-    """Searches config keys with Optuna (Akiba et al., KDD 2019): the study proposes trials, Hydra's launcher runs each
-    as a job in the folder of its number, and the study gets the `objective` that the job returned.
+    """Searches config keys with Optuna (Akiba et al., KDD 2019). The study proposes trials, Hydra's launcher runs each
+    one as a job in the folder of its number, and the job's `objective` goes back to the study.
 
     Args: see conf/hydra/sweeper/optuna.yaml.
     """
@@ -56,29 +56,29 @@ class OptunaSweeper(Sweeper):
         """Runs trials until the study has `n_trials` finished ones, including those of earlier sweeps.
 
         Raises:
-            ConfigError: the search is impossible, or differs from that of the study.
+            ConfigError: the search is impossible, or differs from the study's search.
             SweepError: more than `max_failures` trials failed.
         """
         self._validate_settings()
-        # Every command imports this plugin when it starts, so what only a sweep needs is imported here.
+        # Every command imports this plugin at its start, so modules that only a sweep needs are imported here.
         from jointface.running.search_space import read_search_space
-        from jointface.running.study import alone_in, open_study, require_same_search
+        from jointface.running.study import lock_folder, open_study, require_same_search
 
         overrides = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         space = read_search_space(self.parser.parse_overrides(overrides))
         self.validate_batch_is_legal([space.overrides(space.example())])
-        with alone_in(self.folder):
+        with lock_folder(self.folder):
             OmegaConf.save(self.config, self.folder / "multirun.yaml")
             study = open_study(self.storage, self.study_name, self.direction)
             settings = [f"hydra.sweep.dir={self.folder}", f"hydra.sweeper.objective={self.objective}"]
             require_same_search(study, list(space.ranges.values()), settings + list(space.fixed.values()))
-            seed = self.sampler.get("seed")  # a resumed sweep must not sample again what it gave the first trials
+            seed = self.sampler.get("seed")  # a resumed sweep must not repeat the samples of the first trials
             seeded = {} if seed is None else {"seed": seed + len(study.trials)}
             study.sampler, study.pruner = instantiate(self.sampler, **seeded), instantiate(self.pruner)
             try:
                 self._search(study, space)
             except (KeyboardInterrupt, SystemExit):
-                # Not logged: the log's file may have been removed with the run's folder.
+                # Not logged: the log file may have been removed with the run's folder.
                 print("stopped; to resume the study, repeat its command", file=sys.stderr)
                 raise
             self._report(study)
@@ -106,19 +106,19 @@ class OptunaSweeper(Sweeper):
             failures += self._run(study, space, trials)
             if len(failures) > self.max_failures:
                 raise SweepError(
-                    f"{len(failures)} failed trials, more than hydra.sweeper.max_failures={self.max_failures}, the "
-                    f"last with: {failures[-1]}; fix it and repeat the command to resume"
+                    f"{len(failures)} failed trials, more than hydra.sweeper.max_failures={self.max_failures}; last "
+                    f"failure: {failures[-1]}; fix it and repeat the command to resume"
                 )
 
     def _run(self, study: Any, space: Any, trials: list[Any], *more: str) -> list[str]:
-        """Runs trials of consecutive numbers in parallel; returns why some failed."""
+        """Runs trials with consecutive numbers in parallel; returns the reasons of those that failed."""
         from jointface.running.study import outcome, tell, write_table
 
         table = self.folder / "trials.csv", study, space.searched, self.objective
         write_table(*table)
         jobs = [space.overrides(trial.params) for trial in trials]
         for job, trial in zip(jobs, trials, strict=True):
-            # The first makes a run report as this trial, where the config has a report.
+            # If the config has a trial report, this override makes the run report as this trial.
             job += [f"callbacks.trial.number={trial.number}"] * self.reports + list(more)
         results = self.launcher.launch(jobs, initial_job_idx=trials[0].number)
         failures = [tell(study, trial, job, self.objective) for trial, job in zip(trials, results, strict=True)]
@@ -133,7 +133,7 @@ class OptunaSweeper(Sweeper):
         try:
             best = study.best_trial
         except ValueError:
-            log.info("%d trials, none ran to its end; see %s", finished(study), self.folder)
+            log.info("%d trials, none ran to the end; see %s", finished(study), self.folder)
             return
         log.info(
             "%d trials; the best, %s, has %s = %.6g with: %s",

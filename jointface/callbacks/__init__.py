@@ -1,4 +1,4 @@
-"""Callbacks: what watches a training, and what a run writes."""
+"""Callbacks: they monitor a training and write the files of a run."""
 
 from jointface.callbacks.best_checkpoint import BestCheckpoint
 from jointface.callbacks.dashboard import Dashboard

@@ -1,4 +1,4 @@
-"""checkpoints/best.ckpt: the state with the best validation."""
+"""checkpoints/best.ckpt: the state with the best validation result."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps `best.ckpt` in `checkpoints/` of the run's folder; `more` are settings of Lightning's ModelCheckpoint."""
+    """Saves `best.ckpt` in the run's `checkpoints/`; `more` are settings of Lightning's ModelCheckpoint."""
 
     def __init__(self, monitor: str, mode: str = "min", **more: Any) -> None:
         fixed: dict[str, Any] = {"filename": "best", "auto_insert_metric_name": False, "enable_version_counter": False}
@@ -17,7 +17,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        """Where checkpoints keep its state: as of ModelCheckpoint, which version 0.1 used."""
+        """The key of its state in checkpoints: that of ModelCheckpoint, which version 0.1 used."""
         return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -25,8 +25,8 @@ class BestCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keeps the best score of a run that is resumed in its folder even if the folder has moved; Lightning would
-        forget it and replace `best.ckpt` by a worse checkpoint."""
+        """Restores the best score of a run that is resumed in its folder, even if the folder has moved. Lightning would
+        forget the score and replace `best.ckpt` by a worse checkpoint."""
         state, folder = checkpoint["callbacks"].get(self.state_key), Path(str(self.dirpath))
         if state is None or trainer.ckpt_path is None or Path(trainer.ckpt_path).resolve().parent != folder:
             return

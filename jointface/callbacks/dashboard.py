@@ -1,4 +1,4 @@
-"""What Weights & Biases shows beside curves: tables, pictures, meshes and statistics of the data."""
+"""Logs tables, pictures, meshes and data statistics to Weights & Biases, in addition to curves."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -28,7 +28,7 @@ from jointface.modules.joint_module import JointFaceModule
 from jointface.running.wandb_logger import DashboardLogger
 from jointface.viz.face_mesh import face_mesh
 
-wandb = lazy_import("wandb")  # an extra, which other runs do without
+wandb = lazy_import("wandb")  # an optional dependency
 
 CURVES_CHART = "wandb/area-under-curve/v0"  # the layout of W&B's own precision-recall curves
 CURVES = {"x": "recall", "y": "precision", "class": "attribute"}
@@ -39,23 +39,23 @@ Samples = tuple[tuple[str, ...], Tensor, Tensor, Tensor]  # attributes; logits, 
 
 
 class Dashboard(Callback):
-    """Adds media to the run of a `DashboardLogger`; without one it does nothing. Keys, with the split and the source:
+    """Adds media to the run of a `DashboardLogger`; does nothing without one.
 
-    `tables/val/celeba`: prevalence and scores of each attribute. `curves/val/celeba`: precision over recall.
-    `faces/val/w300lp/shape`, `faces/val/celeba/attributes`: the pictures of `ValidationFigures`, which must precede it.
-    `meshes/val/w300lp`: predicted faces as glTF. All at every validation, and in the test.
+    At every validation and in the test, by split and source: `tables/val/celeba`: prevalence and scores of each
+    attribute. `curves/val/celeba`: precision over recall. `faces/val/w300lp/shape`, `faces/val/celeba/attributes`: the
+    pictures of `ValidationFigures`, which must come first. `meshes/val/w300lp`: predicted faces as glTF.
 
-    `data/train/celeba/attributes`, `data/train/w300lp/yaw`: prevalence and yaw in the batches up to the first
-    validation, in a distributed run in those of its first process; of val and test in all batches.
+    `data/train/celeba/attributes`, `data/train/w300lp/yaw`: prevalence and yaw in the training batches before the first
+    validation (in a distributed run those of the first process), and in all batches of val and test.
 
-    The config is the resolved one, with `num_samples`, `overrides` and `jointface_version`. `num_meshes` is for each
-    source; 0 for none.
+    The logged config is the resolved one, plus `num_samples`, `overrides` and `jointface_version`. `num_meshes` is the
+    number of meshes for each source; 0 for none.
     """
 
     def __init__(self, num_meshes: int = 2) -> None:
         self.num_meshes = num_meshes
-        self.census = {stage: LabelCensus() for stage in ("train", "val", "test")}  # of stages that are not logged yet
-        self._samples: dict[str, Samples] = {}  # of the attributes in this evaluation, by SPLIT/SOURCE
+        self.census = {stage: LabelCensus() for stage in ("train", "val", "test")}  # stages not logged yet
+        self._samples: dict[str, Samples] = {}  # attribute samples of this evaluation, by SPLIT/SOURCE
 
     @rank_zero_only
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -77,11 +77,11 @@ class Dashboard(Callback):
             logger.attempt("statistics of the data", lambda: census.add(batch))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keeps the samples of the attribute metrics, which are reset before `on_validation_end`."""
+        """Stores the samples of the attribute metrics, which are reset before `on_validation_end`."""
         self._samples = attribute_samples(pl_module, "val") if _dashboard(trainer) else {}
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """As `on_validation_epoch_end`."""
+        """Like `on_validation_epoch_end`."""
         self._samples = attribute_samples(pl_module, "test") if _dashboard(trainer) else {}
 
     @rank_zero_only
@@ -111,8 +111,8 @@ class Dashboard(Callback):
 
 
 class LabelCensus:
-    """Counts the labels of batches {source: batch} on their device: as the network sees them, flipped, turned, and
-    again each time that a sample returns."""
+    """Counts the labels in batches {source: batch} on their device, as the network sees them: flipped, turned, and
+    counted again each time a sample is repeated."""
 
     def __init__(self) -> None:
         self.attributes: dict[str, Int[Tensor, "2 attributes"]] = {}  # positives, labelled
@@ -126,12 +126,14 @@ class LabelCensus:
                 counts = torch.stack([((part["attributes"] > 0.5) & mask).sum(0), mask.sum(0)])
                 self.attributes[source] = self.attributes.get(source, 0) + counts
             if "camera" in part:
-                yaw = pose_from_camera(part["camera"].float(), 1.0)[:, 1].rad2deg()  # no matter how high the image is
+                yaw = pose_from_camera(part["camera"].float(), 1.0)[
+                    :, 1
+                ].rad2deg()  # independent of image height
                 bins = ((yaw + 90) / 180 * (len(YAW_EDGES) - 1)).long().clamp(0, len(YAW_EDGES) - 2)
                 self.yaw[source] = self.yaw.get(source, 0) + torch.bincount(bins, minlength=len(YAW_EDGES) - 1)
 
     def media(self, stage: str, datasets: Mapping[str, FaceDataset]) -> dict[str, Any]:
-        """`data/STAGE/SOURCE/attributes`, a table, and `data/STAGE/SOURCE/yaw`, a histogram in degrees."""
+        """The table `data/STAGE/SOURCE/attributes` and the histogram `data/STAGE/SOURCE/yaw` in degrees."""
         media: dict[str, Any] = {}
         for name, counts in self.attributes.items():
             label_set, (positives, labelled) = datasets[name].label_set, counts.cpu().numpy()
@@ -145,8 +147,8 @@ class LabelCensus:
 
 
 def attribute_samples(module: Any, split: str) -> dict[str, Samples]:
-    """The samples of a split's attribute metrics so far, of all processes and on the CPU, by `SPLIT/SOURCE`. Every
-    process has to call it."""
+    """The samples of a split's attribute metrics so far, from all processes, on the CPU, by `SPLIT/SOURCE`. All
+    processes must call it together."""
     assert isinstance(module, JointFaceModule)
     samples = {
         key.removesuffix("/attributes"): (metric.attributes, *gather_samples(metric))
@@ -157,7 +159,7 @@ def attribute_samples(module: Any, split: str) -> dict[str, Samples]:
 
 
 def attribute_media(samples: Mapping[str, Samples], logged: Mapping[str, Tensor]) -> dict[str, Any]:
-    """`tables/SPLIT/SOURCE`, scores, and `curves/SPLIT/SOURCE`, precision over recall."""
+    """The scores `tables/SPLIT/SOURCE` and the precision over recall `curves/SPLIT/SOURCE`."""
     media = {f"tables/{key}": wandb.Table(dataframe=attribute_table(key, of, logged)) for key, of in samples.items()}
     for key, of in samples.items():
         table = wandb.Table(dataframe=precision_recall_table(*of).round(4))
@@ -167,8 +169,8 @@ def attribute_media(samples: Mapping[str, Samples], logged: Mapping[str, Tensor]
 
 
 def attribute_table(prefix: str, samples: Samples, logged: Mapping[str, Tensor]) -> pd.DataFrame:
-    """Columns attribute, labelled, prevalence and SCORES, which are taken from the logged `PREFIX/SCORE/ATTRIBUTE` and
-    NaN where undefined. The best balanced accuracy comes first."""
+    """A table with columns attribute, labelled, prevalence and SCORES, sorted by balanced accuracy, best first. Scores
+    are the logged `PREFIX/SCORE/ATTRIBUTE`; undefined ones are NaN."""
     attributes, _, labels, mask = samples
     labelled, positives = mask.sum(0), ((labels > 0.5) & mask).sum(0)
     prevalence = positives / labelled.clamp(min=1)
@@ -179,7 +181,7 @@ def attribute_table(prefix: str, samples: Samples, logged: Mapping[str, Tensor])
 
 
 def pictures(folder: Path, split: str, sources: Iterable[str]) -> dict[str, Any]:
-    """`faces/SPLIT/SOURCE/shape` and `.../attributes`: the pictures that `ValidationFigures` wrote to a folder."""
+    """The pictures that `ValidationFigures` wrote to a folder, as `faces/SPLIT/SOURCE/shape` and `.../attributes`."""
     kinds = [(name, kind) for name in sources for kind in ("shape", "attributes")]
     paths = {f"faces/{split}/{name}/{kind}": folder / f"{split}_{name}_{kind}.png" for name, kind in kinds}
     return {key: wandb.Image(str(path)) for key, path in paths.items() if path.is_file()}
@@ -188,7 +190,7 @@ def pictures(folder: Path, split: str, sources: Iterable[str]) -> dict[str, Any]
 def meshes(
     folder: Path, split: str, module: JointFaceModule, datasets: Mapping[str, FaceDataset], count: int
 ) -> dict[str, Any]:
-    """`meshes/SPLIT/SOURCE`: predicted faces of evenly spaced samples, as glTF files in a folder, of which W&B makes
+    """The predicted faces of evenly spaced samples, as `meshes/SPLIT/SOURCE`. Writes glTF files to a folder, which W&B
     copies. Predictions that are not finite are left out."""
     if not count or module.network.shape_decoder is None:
         return {}

@@ -1,4 +1,4 @@
-"""A loss or gradient that is not finite ends the run at that step, before it spoils the weights."""
+"""Ends the run at a step whose loss or gradient is not finite, before the weights are damaged."""
 
 import math
 from collections.abc import Mapping
@@ -14,25 +14,25 @@ from torch.optim import Optimizer
 from jointface.errors import DivergedError
 from jointface.files import write_atomically
 
-Samples = list[tuple[str, int, bool]]  # source, index, and whether a label of the sample is not finite itself
+Samples = list[tuple[str, int, bool]]  # source, index, and whether one of the sample's own values is not finite
 
 
 class DivergenceGuard(Callback):
     """Stops a run whose loss or gradients are NaN or infinite, before the optimiser's step.
 
-    Writes to `checkpoints/` of the run's folder `diverged.ckpt`, the state before the step, from which a run can resume
-    with other settings or reach the same step again, and `diverged.txt`, the step's samples by file.
+    Writes two files to the run's `checkpoints/`. `diverged.ckpt` is the state before the step, from which a run can
+    resume with other settings or reproduce the step. `diverged.txt` lists the files of the step's samples.
 
-    With 16-mixed only the loss counts: there gradients overflow now and then, and the scaler skips those steps and
-    halves its factor, 65,536 at first; below `smallest_scale` it has found none that works. Reading the loss and the
-    norm of the gradients makes the host wait for the device once a step.
+    With 16-mixed only the loss is checked. Gradients overflow there now and then: the scaler skips those steps and
+    halves its factor, initially 65,536. Below `smallest_scale`, no factor works and the run stops. Reading the loss and
+    the norm of the gradients makes the host wait for the device once per step.
     """
 
     def __init__(self, smallest_scale: float = 2**-10) -> None:
         self.smallest_scale = smallest_scale
-        self._statistics: list[Tensor] = []  # of batch norm, which the forward pass of a bad step has spoilt already
+        self._statistics: list[Tensor] = []  # batch norm statistics, which the forward pass of a bad step damages
         self._kept: list[Tensor] = []  # their values before the step
-        self._losses: list[Tensor] = []  # of the batches since the last step
+        self._losses: list[Tensor] = []  # losses of the batches since the last step
         self._batches: list[Mapping[str, Mapping[str, Tensor]]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -83,7 +83,7 @@ class DivergenceGuard(Callback):
         named = f"; labels that are not finite: {', '.join(suspects[:5])}" if suspects else ""
         raise DivergedError(
             f"step {step}: {what}; stopped before the update. The {len(files)} samples of the step are in {listing}"
-            f"{named}; the state before it is in {checkpoint}"
+            f"{named}; the state before the step is in {checkpoint}"
         )
 
 
@@ -101,19 +101,19 @@ def _what_is_bad(trainer: Trainer) -> str:
 
 
 def _samples(batch: Mapping[str, Mapping[str, Any]]) -> Samples:
-    """The samples of a mixed batch, and which of them have a label that is not finite."""
+    """The samples of a mixed batch, and whether they have a label that is not finite."""
     samples = []
     for source, part in batch.items():
-        spoilt = torch.zeros(len(part["index"]), dtype=torch.bool)
+        not_finite = torch.zeros(len(part["index"]), dtype=torch.bool)
         for value in part.values():
             if isinstance(value, Tensor) and value.is_floating_point():
-                spoilt |= ~value.cpu().isfinite().flatten(1).all(1)
-        samples += [(source, *row) for row in zip(part["index"].tolist(), spoilt.tolist(), strict=True)]
+                not_finite |= ~value.cpu().isfinite().flatten(1).all(1)
+        samples += [(source, *row) for row in zip(part["index"].tolist(), not_finite.tolist(), strict=True)]
     return samples
 
 
 def _copy(values: list[Tensor], to: list[Tensor]) -> None:
-    """In one kernel for each type of number."""
+    """Copies values, with one kernel for floating-point tensors and one for integers."""
     for floating in (True, False):
         pairs = [(old, new) for old, new in zip(to, values, strict=True) if new.is_floating_point() == floating]
         if pairs:

@@ -1,10 +1,10 @@
-"""Renders the synthetic faces of the next mini-batch while the GPU is busy with this one."""
+"""Draws the synthetic faces of the next mini-batch while the GPU works on the current one."""
 
 from lightning import Callback, LightningModule, Trainer
 
 
 class DrawAhead(Callback):
-    """Lets the data module draw ahead once a backward pass is queued: the GPU has work then, and the host has none.
+    """Lets the data module draw ahead after a backward pass is queued, when the GPU is busy and the host is idle.
 
     Does nothing unless faces are drawn on a GPU.
     """

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, which is what is validated, saved and used."""
+"""An exponential moving average of the weights, which is validated and saved in place of the weights themselves."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ from jointface.running.resuming import TRAINING_WEIGHTS
 
 
 class WeightAverage(WeightAveraging):
-    """Lightning's average of the weights and the running statistics, with a decay that grows with the steps.
+    """Averages the weights and the running statistics by Lightning's callback, with a decay that grows over the steps.
 
-    After step n: average <- d average + (1 - d) weights, d = min(decay, (1 + n) / (10 + n)); the second term keeps the
-    random first weights of a short training out (Polyak and Juditsky, SIAM J. Control Optim. 1992; the term is
-    TensorFlow's). Validations and their figures see the average, and in checkpoints it is the `state_dict`.
+    After step n: average <- d average + (1 - d) weights, d = min(decay, (1 + n) / (10 + n)). The second term, which is
+    TensorFlow's, keeps the random initial weights out of the average in a short training (Polyak and Juditsky, SIAM J.
+    Control Optim. 1992). Validations and their figures use the average, and it is the `state_dict` in checkpoints.
     """
 
     def __init__(self, decay: float) -> None:
@@ -27,7 +27,7 @@ class WeightAverage(WeightAveraging):
         self.decay = decay
 
     def _add(self, averages: list[Tensor], weights: list[Tensor], _: Any) -> None:
-        """Adds the weights of a step to averages of one type; integers, as triangles and counters, are copied."""
+        """Adds the weights of a step to averages of one dtype; integers such as triangles and counters are copied."""
         step = self._latest_update_step + 1
         if averages[0].is_floating_point():
             torch._foreach_lerp_(averages, weights, 1 - min(self.decay, (1 + step) / (10 + step)))
@@ -35,36 +35,36 @@ class WeightAverage(WeightAveraging):
             torch._foreach_copy_(averages, weights)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Puts the average on the device of the training, where the module is moved later."""
+        """Puts the average on the training device; the module is moved there later."""
         self._device = trainer.strategy.root_device
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             assert self._average_model is not None
-            # The average starts with the first weights. On the processor, the counter never makes the host wait.
+            # The average starts with the initial weights. A counter on the CPU never makes the host wait.
             self._average_model.n_averaged = torch.ones((), dtype=torch.long)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._latest_update_step = trainer.global_step
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keeps the average in place for the figures; `on_validation_end` takes it out."""
+        """Keeps the average in the module for the figures; `on_validation_end` swaps the weights back."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_epoch_end(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Makes the average the `state_dict` and puts the weights beside it, but no second morphable model."""
+        """Saves the average as `state_dict` and the weights under their own key, without a second morphable model."""
         if trainer.state.fn == TrainerFn.FITTING:
             super().on_save_checkpoint(trainer, pl_module, checkpoint)
             weights = checkpoint.pop("current_model_state")
             checkpoint[TRAINING_WEIGHTS] = {
                 name: value for name, value in weights.items() if "morphable_model." not in name
             }
-            del checkpoint["averaging_state"]  # a counter that is not used
+            del checkpoint["averaging_state"]  # an unused counter
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Resumes both; where the checkpoint has no average, it starts with the weights. A test needs the average only,
-        which is in the module already."""
+        """Restores weights and average; an average missing in the checkpoint starts with the weights. A test needs only
+        the average, which is already in the module."""
         if trainer.state.fn == TrainerFn.FITTING:
             if TRAINING_WEIGHTS in checkpoint:
                 weights = checkpoint["state_dict"] | checkpoint[TRAINING_WEIGHTS]

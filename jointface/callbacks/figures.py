@@ -1,4 +1,4 @@
-"""figures/: what the network sees in validation faces, beside the truth."""
+"""figures/: predictions for validation faces beside the ground truth."""
 
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ ENLARGEMENT = 3  # of crops under faces
 
 
 class ValidationFigures(Callback):
-    """Plots the same `num_faces` faces of every source after each validation, and after the test, in `figures/`.
+    """Plots the same `num_faces` faces of every source in `figures/`, after each validation and after the test.
 
-    `SPLIT_SOURCE_shape.png`: the crop, then the predicted mesh and landmarks over it, then the true ones.
-    `SPLIT_SOURCE_attributes.png`: for each face the attributes that the network is surest of, right and wrong ones,
+    `SPLIT_SOURCE_shape.png`: the crop, the crop with the predicted mesh and landmarks, and with the true ones.
+    `SPLIT_SOURCE_attributes.png`: for each face the right and the wrong attributes that the network is most certain of,
     with calibrated probabilities.
     """
 
@@ -52,13 +52,13 @@ class ValidationFigures(Callback):
             prediction = predict(module, batch["image"])
             if prediction.vertices is not None and "camera" in batch:
                 shape_figure(module, batch, prediction.vertices).savefig(folder / f"{split}_{name}_shape.png")
-            if prediction.logits is not None and name in module.teachers and "attributes" in batch:
+            if prediction.logits is not None and name in module.alpha_sources and "attributes" in batch:
                 figure = attributes_figure(module, name, batch, prediction.logits)
                 figure.savefig(folder / f"{split}_{name}_attributes.png")
 
 
 def spread_faces(dataset: FaceDataset, count: int, device: torch.device) -> dict[str, Any] | None:
-    """A batch of evenly spaced samples of a data set on a device, without broken ones; None if all are broken."""
+    """A batch of evenly spaced samples from a data set, on a device; None if all of them are broken."""
     batch = dataset.batch(evenly_spaced(len(dataset), count).tolist())
     batch.pop(BROKEN, None)
     if not batch:
@@ -70,7 +70,7 @@ def spread_faces(dataset: FaceDataset, count: int, device: torch.device) -> dict
 
 @torch.no_grad()
 def predict(module: JointFaceModule, images: Tensor) -> Any:
-    """The network's prediction in evaluation mode; its mode stays what it was."""
+    """The network's prediction in evaluation mode; restores its mode afterwards."""
     training = module.network.training
     prediction = module.network.eval()(images)
     module.network.train(training)
@@ -78,7 +78,7 @@ def predict(module: JointFaceModule, images: Tensor) -> Any:
 
 
 def shape_figure(module: JointFaceModule, batch: dict[str, Tensor], vertices: Tensor) -> Figure:
-    """Rows: the crop, the predicted face over it, the true face over it. A column is a face."""
+    """A figure with a column for each face: the crop, the predicted face over it, the true face over it."""
     assert module.network.shape_decoder is not None
     model = module.network.shape_decoder.morphable_model
     triangles, crops = model.triangles.cpu().numpy(), _pictures(batch)
@@ -100,25 +100,25 @@ def shape_figure(module: JointFaceModule, batch: dict[str, Tensor], vertices: Te
 def attributes_figure(
     module: JointFaceModule, source: str, batch: dict[str, Tensor], logits: Tensor, count: int = 6
 ) -> Figure:
-    """Each face with its surest right attributes in green and its surest wrong ones in red, at most `count` of each."""
-    teacher = module.teachers[source]
-    positions, alpha = getattr(module, f"positions_{teacher}"), getattr(module, f"alpha_{teacher}")
+    """Each face with the most certain right attributes in green and wrong ones in red, at most `count` of each."""
+    alpha_source = module.alpha_sources[source]
+    positions, alpha = getattr(module, f"positions_{alpha_source}"), getattr(module, f"alpha_{alpha_source}")
     probability = calibrated_probability(logits.float()[:, positions], alpha).cpu().numpy()
     labels, mask = batch["attributes"].cpu().numpy() > 0.5, batch["attribute_mask"].cpu().numpy()
     captions = []
     for known, chance, true in zip(mask, probability, labels, strict=True):
-        columns = {"name": module.label_sets[teacher].attributes, "chance": chance, "true": true}
+        columns = {"name": module.label_sets[alpha_source].attributes, "chance": chance, "true": true}
         captions.append(_surest(pd.DataFrame(columns)[known], count))
     return captioned_row(_pictures(batch), captions)
 
 
 def _surest(attributes: pd.DataFrame, count: int) -> list[tuple[str, str]]:
-    """Text and colour of lines about a face, given the name, the probability and the label of attributes."""
+    """Text and colour of the caption lines for a face, given names, probabilities and labels of attributes."""
     present = attributes["chance"] > 0.5
     sure = (attributes["chance"] - 0.5).abs()
     text = np.where(present, "", "not ") + attributes["name"] + (0.5 + sure).map(" {:.2f}".format)
     right = present == attributes["true"]
-    # Among the right attributes, the present ones say more than the many that are absent.
+    # Among the right attributes, present ones come first: they say more than the many absent ones.
     order = (sure + attributes["true"])[right].nlargest(count).index
     wrong = sure[~right].nlargest(count).index
     return [(line, "tab:green") for line in text[order]] + [(line, "tab:red") for line in text[wrong]]

@@ -14,21 +14,21 @@ from jointface.running.stop_signals import StopSignals
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves `last.ckpt` at every nth step, before and after each validation, at the last step, and at the step after
-    which a signal asks the run to stop. It then stops the run. A kill loses no more than `every_n_train_steps`.
+    """Saves `last.ckpt` every `every_n_train_steps`, before and after each validation, at the last step, and when a
+    signal asks the run to stop; it then stops the run. A killed run loses at most `every_n_train_steps` steps.
     """
 
     def __init__(self, every_n_train_steps: int) -> None:
         self.every_n_train_steps = every_n_train_steps
         self.signals = StopSignals()
-        self._step = 0  # optimiser steps at the end of the batch before
+        self._step = 0  # number of optimiser steps at the end of the previous batch
         self._stopping = 0  # number of the signal that ends the run before the next step
-        self._validation_is_due = False  # in the checkpoint that is being saved
+        self._validation_is_due = False  # whether the checkpoint being saved should repeat the validation
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
         if stage == "fit" and trainer.is_global_zero:
-            # Removes what a killed run left half written.
+            # Removes files that a killed run left half written.
             for leftover in self.path.parent.glob(f".*{TEMPORARY}"):
                 leftover.unlink(missing_ok=True)
 
@@ -44,18 +44,18 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         step, before = trainer.global_step, self._step
         self._step = step
-        if step == before or _validation_follows(trainer):  # gradients are being accumulated; saved when it starts
+        if step == before or _validation_follows(trainer):  # accumulating gradients, or saved at its start
             return
         self._stopping = self._requested_stop(trainer)
         if self._stopping or step % self.every_n_train_steps == 0 or step == trainer.max_steps:
             trainer.save_checkpoint(self.path, weights_only=False)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Stops here and no earlier, so that the values of the step before are logged."""
+        """Stops the run here rather than earlier, so that the values of the previous step are logged."""
         self._stop_if(self._stopping, f"after step {trainer.global_step}")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves before the validation, which a run that is interrupted in it repeats when it resumes."""
+        """Saves before the validation; a run interrupted during the validation repeats it when it resumes."""
         self._validation_is_due = True
         trainer.save_checkpoint(self.path, weights_only=False)
         self._validation_is_due = False
@@ -65,15 +65,15 @@ class LastCheckpoint(Checkpoint):
         self._stop_if(self._requested_stop(trainer), f"in the validation after step {trainer.global_step}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves what the validation decided: the best score so far, and patience."""
+        """Saves the outcome of the validation: the best score so far, and patience."""
         trainer.save_checkpoint(self.path, weights_only=False)
 
     def on_test_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         self._stop_if(self._requested_stop(trainer), "in the test, with the training complete")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Marks a validation that is due as interrupted in its first batch: Lightning repeats such a one, but would
-        take one without a started batch for complete."""
+        """Marks a due validation as interrupted in its first batch. Lightning then repeats it; without a started batch,
+        it would treat the validation as complete."""
         if self._validation_is_due:
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
             for counts in (progress["total"], progress["current"]):
@@ -81,7 +81,7 @@ class LastCheckpoint(Checkpoint):
                 counts["started"] += 1
 
     def _requested_stop(self, trainer: Trainer) -> int:
-        """Number of the signal that any of the processes received, 0 if none: all stop after the same step."""
+        """The number of the signal that any process received, 0 if none, so that all stop after the same step."""
         if trainer.world_size == 1:
             return self.signals.received
         received = torch.tensor(self.signals.received, device=trainer.strategy.root_device)
@@ -93,6 +93,6 @@ class LastCheckpoint(Checkpoint):
 
 
 def _validation_follows(trainer: Trainer) -> bool:
-    """Whether a validation comes right after this batch."""
+    """Whether a validation follows directly after this batch."""
     interval = trainer.val_check_batch
     return isinstance(interval, int) and (trainer.fit_loop.total_batch_idx + 1) % interval == 0

@@ -13,8 +13,8 @@ log = logging.getLogger(__name__)
 
 
 class MetricsFile(Callback):
-    """Keeps `metrics.json` in the run's folder: flat, `split/data set/metric` to the last value. The number of broken
-    samples that were left out is `split/data set/broken_samples`."""
+    """Writes `metrics.json` to the run's folder: a flat mapping from `split/data set/metric` to the last value. The
+    number of broken samples that were left out is `split/data set/broken_samples`."""
 
     def __init__(self) -> None:
         self.values: dict[str, float] = {}
@@ -25,10 +25,10 @@ class MetricsFile(Callback):
         try:
             self.values = json.loads(path.read_text()) if path.is_file() else {}
         except ValueError:
-            log.warning("%s is unreadable and starts anew", path)
+            log.warning("%s is unreadable and will be replaced", path)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Adds the present values, and writes the file."""
+        """Adds the current values and writes the file."""
         metrics = trainer.callback_metrics.items()
         self.values |= {name: value.item() for name, value in metrics if not name.endswith("_step")}
         broken = trainer.datamodule.broken.counts()  # type: ignore[attr-defined]

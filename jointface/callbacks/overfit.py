@@ -8,8 +8,8 @@ log = logging.getLogger(__name__)
 
 
 class OverfitCheck(Callback):
-    """Compares each task's loss with its first value at every validation, and reports at the end how far it fell. Once
-    every loss is below its `fraction` of the first, the training ends."""
+    """Compares each task's loss with its first value at every validation. The training ends when all losses are below
+    `fraction` of their first value. At the end, a report says how far each loss fell."""
 
     def __init__(self, fraction: float = 0.05) -> None:
         self.fraction = fraction
@@ -22,7 +22,7 @@ class OverfitCheck(Callback):
         self.first = self.first or _losses(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops once the losses are low: after a validation, so that there is a checkpoint."""
+        """Stops when the losses are low enough; only after a validation, so that there is a checkpoint."""
         self.last = _losses(trainer)
         trainer.should_stop |= not self.too_high()
 
@@ -31,11 +31,11 @@ class OverfitCheck(Callback):
             message = f"{name}: {first:.4g} at first, {self.last[name]:.4g} after {trainer.global_step} steps"
             if name in self.too_high():
                 log.warning(
-                    "%s: not learned by heart (above %g of the first); look at its labels, its loss, the learning rate",
+                    "%s: not memorised (above %g of the first); check its labels, its loss and the learning rate",
                     message, self.fraction,
                 )  # fmt: skip
             else:
-                log.info("%s: learned by heart", message)
+                log.info("%s: memorised", message)
 
     def too_high(self) -> list[str]:
         """The losses that have not fallen far enough."""
@@ -43,6 +43,6 @@ class OverfitCheck(Callback):
 
 
 def _losses(trainer: Trainer) -> dict[str, float]:
-    """The tasks' losses, as they were logged last."""
+    """The most recently logged losses of the tasks."""
     metrics = trainer.callback_metrics.items()
     return {name: value.item() for name, value in metrics if name.startswith("train/loss_")}

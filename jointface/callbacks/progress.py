@@ -1,4 +1,4 @@
-"""The progress of a run: a bar with the losses of both tasks, or lines in a log file."""
+"""Shows the progress of a run: a bar with the losses of both tasks, or lines in a log file."""
 
 import logging
 import time
@@ -12,10 +12,10 @@ log = logging.getLogger(__name__)
 
 
 class StepProgressBar(RichProgressBar):
-    """Lightning's rich bar over the optimiser steps of the run: with several sources an epoch means little.
+    """Lightning's rich progress bar over the optimiser steps of the run; an epoch of several sources means little.
 
-    If the output is no terminal, as in a job's log, it logs a line at each validation, and in between at most one every
-    `seconds_between_lines`.
+    If the output is not a terminal but, for instance, a job's log, it logs a line at each validation. Between
+    validations, it logs at most one line every `seconds_between_lines`.
     """
 
     def __init__(self, seconds_between_lines: float = 60.0) -> None:
@@ -26,14 +26,14 @@ class StepProgressBar(RichProgressBar):
 
     @property
     def total_train_batches(self) -> int | float:
-        """Optimiser steps of the whole run."""
+        """The number of optimiser steps in the whole run."""
         return self.trainer.estimated_stepping_batches
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "Training"
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the bar once."""
+        """Starts the bar only once, not in every epoch."""
         if self.train_progress_bar_id is None:
             super().on_train_epoch_start(trainer, pl_module)
 

@@ -1,4 +1,4 @@
-"""How fast a training is, and how much of its time it waits for data."""
+"""Measures how fast a training is, and how much of its time it waits for data."""
 
 import time
 from typing import Any
@@ -9,23 +9,23 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class Throughput(Callback):
-    """Logs, every `log_every_n_steps` steps, over the steps since the last time:
+    """Every `log_every_n_steps` steps, logs three values measured since the last time:
 
-    `train/images_per_second` of all processes, without the time of validations and their figures and checkpoints;
-    `train/loader_wait`, the share of that time in which the process waited for its loaders; on a GPU
-    `train/gpu_memory_gib`, the most that tensors have occupied so far.
+    `train/images_per_second` of all processes, not counting the time of validations with their figures and checkpoints;
+    `train/loader_wait`, the fraction of that time spent waiting for the loaders; and on a GPU `train/gpu_memory_gib`,
+    the peak memory of tensors so far.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begun = _clock(trainer)  # moved forward by the length of validations
-        self._validation: Any = None  # start of one that no step has followed yet
+        self._begun = _clock(trainer)  # shifted by the duration of validations
+        self._validation: Any = None  # start of a validation that no step has followed yet
         self._images, self._step = 0, trainer.global_step
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validation = _clock(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Leaves out the validation before this batch."""
+        """Excludes the time of the validation before this batch."""
         if self._validation is not None:
             self._begun += _clock(trainer) - self._validation
             self._validation = None
@@ -49,5 +49,5 @@ class Throughput(Callback):
 
 
 def _clock(trainer: Trainer) -> np.ndarray:
-    """Seconds that have passed, and those among them in which the process waited for its loaders."""
+    """The current time, and the total time that the process has waited for its loaders, in seconds."""
     return np.array([time.perf_counter(), trainer.datamodule.training_loader.seconds_waited])  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""A run that is a trial of a study reports its validations, and stops if other trials were better."""
+"""Reports the validations of a run that is a trial of a study, and stops it if other trials were better."""
 
 import logging
 from functools import cached_property
@@ -13,9 +13,9 @@ log = logging.getLogger(__name__)
 
 
 class TrialReport(Callback):
-    """Reports the objective to an Optuna study at each validation, and ends the training when the pruner says so.
+    """Reports the objective to an Optuna study at each validation, and ends the training if the pruner decides so.
 
-    It finds its trial in the storage, so that the run may be in another process than the sweep.
+    It looks up its trial in the storage, so the run may be in another process than the sweep.
 
     Args: see conf/sweep/optuna.yaml; the objective is reported over the optimiser step.
     """
@@ -26,7 +26,7 @@ class TrialReport(Callback):
         self.pruned = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reports and maybe stops; the first process decides for all. An objective of the test comes too late."""
+        """Reports and may stop the run; the first process decides for all. A test's objective comes too late."""
         if self.number is not None and self.objective in trainer.callback_metrics:
             self._report(trainer)
             self.pruned = trainer.strategy.broadcast(self.pruned)
@@ -34,7 +34,7 @@ class TrialReport(Callback):
 
     @cached_property
     def _study(self) -> Any:
-        import optuna  # an extra, which other runs do without
+        import optuna  # an optional dependency
 
         return optuna.load_study(study_name=self.study_name, storage=self.storage, pruner=self.pruner)
 
@@ -44,15 +44,15 @@ class TrialReport(Callback):
 
         frozen, value = self._study.get_trials(deepcopy=False)[self.number], trainer.callback_metrics[self.objective]
         trial, step = Trial(self._study, frozen._trial_id), trainer.global_step
-        if step not in frozen.intermediate_values:  # else the same run reported it before it was interrupted
+        if step not in frozen.intermediate_values:  # else reported before an interruption
             trial.report(value.item(), step)
-        self.pruned = step < trainer.max_steps and trial.should_prune()  # after the last step it would save nothing
+        self.pruned = step < trainer.max_steps and trial.should_prune()  # pruning the last step saves nothing
         if self.pruned:
             log.info("Pruned at step %d with %s = %.6g", step, self.objective, value)
 
 
 def raise_if_pruned(trainer: Trainer) -> None:
-    """Raises TrialPruned after a fit that was pruned."""
+    """Raises TrialPruned if the fit was pruned."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, TrialReport) and callback.pruned:
             raise TrialPruned

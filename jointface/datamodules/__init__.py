@@ -1,4 +1,4 @@
-"""Data sets of the field, one file each, and the joint LightningDataModule over them."""
+"""Face data sets, one file each, and the LightningDataModule that trains on several of them jointly."""
 
 from jointface.datamodules.aflw2000 import AFLW2000
 from jointface.datamodules.augmentation import Augmentation

@@ -1,4 +1,4 @@
-"""Broken samples are left out of their batch, counted and logged once; too many of them stop the run."""
+"""Handles broken samples: they are left out of their batch, counted and logged once, and too many stop the run."""
 
 import logging
 from collections import defaultdict
@@ -13,21 +13,21 @@ log = logging.getLogger(__name__)
 
 
 class BrokenSamples:
-    """The broken samples of a run, by data set. Beyond `max_fraction` of a data set, and one sample, a DataError stops
-    the run."""
+    """Keeps track of the broken samples of a run, by data set. A DataError stops the run if there is more than one and
+    they exceed `max_fraction` of the data set."""
 
     def __init__(self, max_fraction: float) -> None:
         self.max_fraction = max_fraction
         self.reasons: dict[str, dict[int, str]] = defaultdict(dict)
 
-    def account(self, name: str, dataset: FaceDataset, batch: dict[str, Any]) -> dict[str, Any]:
-        """Logs and counts the broken samples that a batch lists, and removes the list from it."""
+    def count_and_remove(self, name: str, dataset: FaceDataset, batch: dict[str, Any]) -> dict[str, Any]:
+        """Logs and counts the broken samples listed in a batch, and removes that list from the batch."""
         known = self.reasons[name]
         for index in batch.pop(BROKEN, torch.tensor([])).int().tolist():
             if index not in known:
                 known[index] = dataset.why_broken(index)
                 log.warning("%s: sample %d is left out: %s", name, index, known[index])
-        # One bad file of a handful is no sign of a broken data set.
+        # A single bad file in a small data set does not mean that the data set is broken.
         if len(known) > max(1, self.max_fraction * len(dataset)):
             listing = "; ".join(list(known.values())[:20])
             raise DataError(
@@ -37,5 +37,5 @@ class BrokenSamples:
         return batch
 
     def counts(self) -> dict[str, int]:
-        """Broken samples found so far, by data set."""
+        """The number of broken samples found so far, by data set."""
         return {name: len(reasons) for name, reasons in self.reasons.items() if reasons}

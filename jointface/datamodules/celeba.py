@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from jointface.attributes import CELEBA
-from jointface.datamodules.celeba_boxes import aligned_box, bbox_boxes, beside, landmark_boxes
+from jointface.datamodules.celeba_boxes import aligned_box, bbox_boxes, landmark_boxes, outside_bbox
 from jointface.datamodules.celeba_files import (
     ALIGNED_LANDMARKS,
     ATTRIBUTES,
@@ -35,7 +35,7 @@ Images = Literal["aligned", "aligned_png", "in_the_wild"]
 Framing = Literal["landmarks", "bbox"]
 
 SPLITS = {"train": 0, "val": 1, "test": 2}
-FOLDERS: dict[str, tuple[str, str]] = {  # of images: the folder, and the archive that it is unpacked from
+FOLDERS: dict[str, tuple[str, str]] = {  # by `images`: the folder, and the archive that contains it
     "aligned": ("img_align_celeba", "img_align_celeba.zip"),
     "aligned_png": ("img_align_celeba_png", "img_align_celeba_png.7z"),
     "in_the_wild": ("img_celeba", "img_celeba.7z"),
@@ -45,35 +45,35 @@ OPTIONAL = (IDENTITY, BBOX, LANDMARKS, ALIGNED_LANDMARKS)
 
 
 class CelebA(FaceDataset):
-    """CelebA, the aligned and cropped images or the original ones.
+    """CelebA, with either the aligned and cropped images or the original photos.
 
-    On disk as published, or everything flat in root/ as torchvision keeps it:
+    On disk as published, or with everything directly in root/ as torchvision keeps it:
 
-        root/Img/img_align_celeba/000001.jpg ...        images=aligned: 178 x 218, any size of the same framing works
-        root/Img/img_align_celeba_png/000001.png ...    images=aligned_png: the same without loss
+        root/Img/img_align_celeba/000001.jpg ...        images=aligned: 178 x 218, or any size with the same framing
+        root/Img/img_align_celeba_png/000001.png ...    images=aligned_png: the same, lossless
         root/Img/img_celeba/000001.jpg ...              images=in_the_wild: the original photos, of any size
-        root/Anno/list_attr_celeba.txt                  count; 40 names; `FILE 1 -1 ...` a row
-        root/Eval/list_eval_partition.txt               `FILE 0|1|2` a row: train, val, test
-        root/Anno/identity_CelebA.txt                   `FILE NUMBER` a row; optional
-        root/Anno/list_landmarks_celeba.txt             count; 10 names; `FILE x y ...` a row, five points in the
+        root/Anno/list_attr_celeba.txt                  count; 40 names; rows of `FILE 1 -1 ...`
+        root/Eval/list_eval_partition.txt               rows of `FILE 0|1|2`: train, val, test
+        root/Anno/identity_CelebA.txt                   rows of `FILE NUMBER`; optional
+        root/Anno/list_landmarks_celeba.txt             count; 10 names; rows of `FILE x y ...`, five points in the
                                                         original photo; for in_the_wild
         root/Anno/list_landmarks_align_celeba.txt       the same points in the aligned image; for in_the_wild
-        root/Anno/list_bbox_celeba.txt                  count; `image_id x_1 y_1 width height`; the same a row, in the
+        root/Anno/list_bbox_celeba.txt                  count; `image_id x_1 y_1 width height`; rows of these in the
                                                         original photo; for framing=bbox, else an optional check
 
-    Rows without an image, images without a row and faces with an empty bounding box are left out and counted in the
-    log. Get it from the CelebA page of MMLab, CUHK; the identities are given on request. Licence:
+    Rows without an image, images without a row and faces with an empty bounding box are left out, and the log counts
+    them. Get the data from the CelebA page of MMLab, CUHK; identities are available on request. Licence:
     non-commercial research. Cite: Liu, Luo, Wang, Tang, "Deep Learning Face Attributes in the Wild", ICCV 2015.
 
-    Items hold `attributes` and `attribute_mask`, 40 each, in the order of `jointface.attributes.CELEBA`, and `identity`
-    where its file is there.
+    Items hold `attributes` and `attribute_mask`, 40 each, in the order of `jointface.attributes.CELEBA`. They also hold
+    `identity` if its file exists.
 
     Args:
         split: "train", "val" or "test" of the official partition.
-        images: which of the published images.
-        framing: how faces are found in the original photos. "landmarks": the crop is that of the aligned image, upright
-            in the photo; faces outside their published bounding box are counted in the log. "bbox": by the published
-            bounding box, as by a detector, for tests that must not use landmarks.
+        images: which of the published sets of images to use.
+        framing: how faces are located in the original photos. "landmarks": the crop covers the same region as the
+            aligned image, but upright in the photo; the log counts faces outside their published bounding box.
+            "bbox": the crop follows the published bounding box, like a detector's, for tests without landmarks.
     """
 
     label_set = CELEBA
@@ -101,9 +101,9 @@ class CelebA(FaceDataset):
         attributes = self._read(ATTRIBUTES)
         if not on_disk:
             inner = self.folder / folder
-            deeper = f"found it one folder too deep, in {inner}: move its content up" if inner.is_dir() else ""
+            deeper = f"found it one folder too deep, in {inner}: move its contents up" if inner.is_dir() else ""
             hint = deeper or instead(self.folder / str(attributes.names[0])) or f"unpack {archive} there"
-            raise DataError(f"{self.folder.absolute()}: no .jpg or .png file in it; {hint}")
+            raise DataError(f"{self.folder.absolute()}: contains no .jpg or .png file; {hint}")
         rows, self.names = self._rows(attributes, on_disk)
         listed = attributes.names[rows]
         self.boxes: Float[Tensor, "images 3"] | None = None
@@ -115,8 +115,8 @@ class CelebA(FaceDataset):
             self.boxes = torch.from_numpy(boxes[usable]).float()
         if not len(rows):
             raise DataError(
-                f"CelebA's {split} split is empty: no image of {self.folder.absolute()} is in the attribute list and "
-                "in that part of the partition"
+                f"CelebA's {split} split is empty: no image in {self.folder.absolute()} is listed both in the "
+                "attributes and in that part of the partition"
             )
         self.attributes = torch.from_numpy(attributes.values[rows] == 1)
         self.mask = torch.ones(len(CELEBA), dtype=torch.bool)
@@ -133,7 +133,7 @@ class CelebA(FaceDataset):
         return {name for name in file_names(self.folder) if name.endswith((".jpg", ".png"))}
 
     def _rows(self, attributes: Table, on_disk: set[str]) -> tuple[Int[np.ndarray, "images"], np.ndarray]:
-        """The rows of the attribute list that are in the split and have an image, and its file names."""
+        """The rows of the attribute list that belong to the split and have an image, and the files of these images."""
         partition, names = self._read(PARTITION), attributes.names
         files, there = image_files(names, on_disk)
         places = partition.positions(names)
@@ -143,7 +143,7 @@ class CelebA(FaceDataset):
         rows = f"rows of the {self.split} partition"
         log_left_out("CelebA", f"{rows} have no attributes", partition.names[wanted])
         log_left_out("CelebA", f"{rows} have no image", names[in_split & ~there])
-        if self.split == "train":  # said once
+        if self.split == "train":  # logged for one split only
             log_left_out("CelebA", "images are in no attribute list", on_disk.difference(files.tolist()))
         keep = in_split & there
         return np.flatnonzero(keep), files[keep]
@@ -155,11 +155,11 @@ class CelebA(FaceDataset):
         aligned, original = (self._read(name).of(names) for name in (ALIGNED_LANDMARKS, LANDMARKS))
         boxes = landmark_boxes(aligned, original)
         if locate(self.root, BBOX).is_file():
-            doubtful = names[beside(boxes, self._read(BBOX).of(names))]
+            doubtful = names[outside_bbox(boxes, self._read(BBOX).of(names))]
             if len(doubtful):
                 log.warning(
                     "CelebA: the landmarks of %d faces lie outside their published bounding box, e.g. %s; one of the "
-                    "two is wrong, and framing=landmarks follows the landmarks", len(doubtful), doubtful[0],
+                    "two is wrong, and framing=landmarks uses the landmarks", len(doubtful), doubtful[0],
                 )  # fmt: skip
         return boxes
 
@@ -183,7 +183,7 @@ class CelebA(FaceDataset):
         if not (0 <= box.x < width and 0 <= box.y < height):
             raise DataError(
                 f"{self.path(index)}: the face should be at ({box.x:.0f}, {box.y:.0f}), outside the {width} x {height} "
-                "image; it is not the original size or its annotation is wrong"
+                "image; the image does not have its original size or the annotation is wrong"
             )
         return box
 

@@ -1,4 +1,4 @@
-"""Where the face is in CelebA's images: one box for all aligned ones, and boxes that agree with it in the wild."""
+"""Face boxes of CelebA: one box for all aligned images, and matching boxes for the original photos."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -6,33 +6,33 @@ from jaxtyping import Bool, Float, Int
 from jointface.datamodules.crop import scale_box
 from jointface.geometry.framing import FaceBox
 
-# Average landmark box of the aligned 178 x 218 images. Every image gets it, scaled to the image's size.
+# Average landmark box of the aligned 178 x 218 images. It is used for every image, scaled to the image's size.
 ALIGNED_WIDTH, ALIGNED_HEIGHT = 178, 218
 ALIGNED_BOX = FaceBox(x=88.9, y=139.8, size=86.2)
-# From the published bounding boxes to those of `landmark_boxes`: medians over images 000001 to 000005, the only rows at
-# hand of all three files. Sizes are 0.67 to 0.87 widths there and centres lie 0.03 to 0.05 heights lower. With the turn
-# of the head they also lie -0.15 to 0.06 widths aside, which averages to none.
+# How the boxes of `landmark_boxes` relate to the published bounding boxes: medians over images 000001 to 000005, for
+# which all three files were available. There, sizes are 0.67 to 0.87 widths, and centres lie 0.03 to 0.05 heights
+# lower. Depending on the head's yaw, centres also lie -0.15 to 0.06 widths to the side, which is ignored.
 BBOX_SIZE, BBOX_DOWN = 0.807, 0.037
 
 
 def aligned_box(width: int, height: int) -> FaceBox:
-    """The aligned images' face box in an image of this size."""
+    """The face box of an aligned image with this size in pixels."""
     return scale_box(ALIGNED_BOX, width / ALIGNED_WIDTH, height / ALIGNED_HEIGHT)
 
 
 def landmark_boxes(
     aligned: Int[np.ndarray, "images 10"], original: Int[np.ndarray, "images 10"]
 ) -> Float[np.ndarray, "images 3"]:
-    """Face boxes (x, y, size) in the original images, carried over from the aligned images' box by the landmarks.
+    """Transfers the face box of the aligned images to the original photos, as (x, y, size), by means of the landmarks.
 
-    An aligned image is its original under a similarity. Its inverse is the least-squares fit of the five points
-    (Umeyama 1991, without reflection). Centre and size follow it; the crop stays upright. The size is 0 where all
+    An aligned image is its original photo under a similarity. The inverse is fitted to the five points by least squares
+    (Umeyama 1991, without reflection) and applied to centre and size; the crop stays upright. The size is 0 if all
     landmarks coincide.
 
     Args:
         aligned, original: x and y of the five points in the aligned and in the original image.
     """
-    # In complex numbers a similarity is z -> turn z + shift, and the fit is a regression.
+    # In complex numbers a similarity is z -> turn z + shift, and fitting it is a linear regression.
     source, target = (points[:, 0::2] + 1j * points[:, 1::2] for points in (aligned, original))
     source_mean, target_mean = source.mean(axis=1), target.mean(axis=1)
     offsets = source - source_mean[:, None]
@@ -43,14 +43,16 @@ def landmark_boxes(
 
 
 def bbox_boxes(bboxes: Int[np.ndarray, "images 4"]) -> Float[np.ndarray, "images 3"]:
-    """Face boxes (x, y, size) from the published bounding boxes; the size is 0 where a bounding box is empty."""
+    """Face boxes (x, y, size) from the published bounding boxes; the size is 0 if a bounding box is empty."""
     x, y, width, height = bboxes.T
     size = BBOX_SIZE * np.where(height > 0, width, 0).clip(min=0)
     return np.stack([x + width / 2, y + (0.5 + BBOX_DOWN) * height, size], axis=1)
 
 
-def beside(boxes: Float[np.ndarray, "images 3"], bboxes: Int[np.ndarray, "images 4"]) -> Bool[np.ndarray, "images"]:
-    """Whether a face box lies beside its published bounding box, unless that is empty."""
+def outside_bbox(
+    boxes: Float[np.ndarray, "images 3"], bboxes: Int[np.ndarray, "images 4"]
+) -> Bool[np.ndarray, "images"]:
+    """Whether each face box lies entirely outside its published bounding box; False if that is empty."""
     low, size = bboxes[:, :2], bboxes[:, 2:]
     distance = np.abs(boxes[:, :2] - (low + size / 2))
     return (distance > (boxes[:, 2:] + size) / 2).any(axis=1) & (size > 0).all(axis=1)

@@ -1,4 +1,4 @@
-"""CelebA's folders and label files: where they lie, and their rows by file name."""
+"""CelebA's folders and label files: finds them, and reads their rows by file name."""
 
 import os
 from pathlib import Path
@@ -18,8 +18,8 @@ POINTS = ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")  # left as t
 
 
 class LabelFile(NamedTuple):
-    """What a label file is called in messages, what its second line names (under the number of rows; files without
-    such a header have one column), and which values it may hold (empty: any)."""
+    """Describes a label file: its name in messages, the column names in its second line (below the number of rows;
+    files without a header have one column), and the values it may hold (empty: any)."""
 
     what: str
     columns: tuple[str, ...] = ()
@@ -39,34 +39,34 @@ FILES = {
 
 
 class Table(NamedTuple):
-    """Rows of a label file: file names (N,), their values (N, columns), and where it lies."""
+    """The rows of a label file, as file names (N,) and their values (N, columns), and the file's path."""
 
     names: np.ndarray
     values: np.ndarray
     path: Path
 
     def positions(self, names: np.ndarray) -> np.ndarray:
-        """The row of each name, -1 where there is none."""
+        """The row number of each name, -1 for names without a row."""
         if np.array_equal(names, self.names):  # as in all published files
             return np.arange(len(names))
         return pd.Index(self.names).get_indexer(pd.Index(names))
 
     def of(self, names: np.ndarray) -> np.ndarray:
-        """The values of each name. Published files have a row for every image; a DataError says that one was cut."""
+        """The values of each name. Raises a DataError if a row is missing; published files have one for every image."""
         positions = self.positions(names)
         if len(absent := names[positions < 0]):
             raise DataError(
                 f"{self.path.absolute()}: no row for {len(absent)} of {len(names)} images, e.g. {absent[0]}; the file "
-                "is cut or of another release, get it again"
+                "is truncated or from another release, get it again"
             )
         return self.values[positions]
 
 
 def locate(root: Path, name: str) -> Path:
-    """Where a published file or folder lies, or should lie if it is nowhere.
+    """The path of a published file or folder, or the path where it should be if it does not exist.
 
-    CelebA is published as Anno/, Eval/ and Img/; torchvision and others keep everything flat in one folder. Two image
-    archives of Img/ come in parts, in a folder named after the archive, where people unpack them.
+    CelebA is published as Anno/, Eval/ and Img/; torchvision and others keep everything in one folder. Two image
+    archives in Img/ come in parts, inside a folder named after the archive, and are usually unpacked there.
     """
     official = root / _official_folder(name)
     places = [root / name, official / name, official / f"{name}.7z" / name]
@@ -74,7 +74,7 @@ def locate(root: Path, name: str) -> Path:
         if os.path.exists(place):
             return place
     if not os.path.isdir(official) and any(root.glob(f"*/{official.name}")):
-        return official  # so that the error finds the whole data set one folder too deep
+        return official  # so that the error can point out that the data set lies one folder too deep
     return (official if os.path.isdir(official) else root) / name
 
 
@@ -85,7 +85,7 @@ def _official_folder(name: str) -> str:
 
 
 def image_files(names: np.ndarray, on_disk: set[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The image file of each listed name, and whether it is there. The label files say .jpg even of .png images."""
+    """The image file of each listed name, and whether it exists. The label files say .jpg even for .png images."""
     there = _are_in(names, on_disk)
     if there.all():
         return names, there
@@ -98,7 +98,7 @@ def _are_in(names: np.ndarray, on_disk: set[str]) -> np.ndarray:
 
 
 def read_label_file(path: Path) -> Table:
-    """The rows of one of FILES. Raises a DataError if it is missing, cut or another file than published."""
+    """Reads one of FILES. Raises a DataError if it is missing, truncated or not the published file."""
     what, columns, values = FILES[path.name]
     how = f"get {_official_folder(path.name)}/{path.name} from CelebA's page"
     require_file(path, what, how)
@@ -108,7 +108,7 @@ def read_label_file(path: Path) -> Table:
     where = path.absolute()
     if count not in (None, len(names)):
         raise DataError(
-            f"{where}: line 1 announces {count} rows and there are {len(names)}; the file is cut or edited, {how}"
+            f"{where}: line 1 announces {count} rows, but {len(names)} follow; the file is truncated or edited, {how}"
         )
     twice = pd.Index(names).duplicated()
     if twice.any():
@@ -117,7 +117,7 @@ def read_label_file(path: Path) -> Table:
     if values and not (known := np.isin(numbers, values).all(axis=1)).all():
         line = known.argmin() + header_lines + 1
         raise DataError(
-            f"{where}, line {line}: expected a file name and {numbers.shape[1]} of the values "
+            f"{where}, line {line}: expected a file name and {numbers.shape[1]} values from "
             f"{', '.join(map(str, values))}; the file is damaged, get it again"
         )
     return Table(names, numbers, path)
@@ -130,6 +130,6 @@ def _read_header(path: Path, columns: tuple[str, ...], how: str) -> int:
     if not count.isdecimal() or header not in (columns, ("image_id", *columns)):
         raise DataError(
             f"{path.absolute()}: line 1 must be the number of rows and line 2 the {len(columns)} names {columns[0]} to "
-            f"{columns[-1]}; this is another file or of another release, {how}"
+            f"{columns[-1]}; this is another file or from another release, {how}"
         )
     return int(count)

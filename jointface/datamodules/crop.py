@@ -1,4 +1,4 @@
-"""From photo to training crop: one similarity frames the face, and moves pixels, camera and landmarks alike."""
+"""From photo to training crop: one similarity frames the face and applies to pixels, camera and landmarks."""
 
 import math
 
@@ -13,7 +13,7 @@ from jointface.geometry.framing import CROP_MARGIN, FaceBox
 
 
 class CropTransform:
-    """Cuts the framed face out of a photo, `size` pixels wide. Training crops vary by the `augmentation`."""
+    """Crops the framed face from a photo to `size` x `size` pixels. Training crops vary by the `augmentation`."""
 
     def __init__(self, size: int, augmentation: Augmentation | None = None) -> None:
         self.size, self.augmentation = size, augmentation
@@ -21,20 +21,20 @@ class CropTransform:
     def __call__(
         self, image: UInt8[np.ndarray, "height width 3"], box: FaceBox
     ) -> tuple[UInt8[Tensor, "3 size size"], Float[Tensor, "2 3"]]:
-        """The crop, and the similarity from image space to it, for camera and landmarks."""
+        """The crop, and the similarity from image space to crop space, which camera and landmarks need."""
         transform = self.to_crop(box, self.sample_similarities(1)[0].numpy())
         crops = np.empty((1, self.size, self.size, 3), np.uint8)
         warp(image, transform, crops[0])
         return self.change_colours(crops)[0], torch.from_numpy(transform)
 
     def sample_similarities(self, count: int) -> Float[Tensor, "count 2 3"]:
-        """How this many crops differ from plain ones: at random if crops are augmented, else not at all."""
+        """Similarities that modify `count` plain crops: random ones if crops are augmented, else identities."""
         if self.augmentation is None:
             return torch.eye(2, 3).repeat(count, 1, 1)
         return self.augmentation.sample_similarities(count, self.size)
 
     def to_crop(self, box: FaceBox, similarity: Float[np.ndarray, "2 3"]) -> Float[np.ndarray, "2 3"]:
-        """`crop_transform` of the face box followed by a similarity, in NumPy, which is fast for a single crop."""
+        """`crop_transform` of the face box, followed by a similarity. NumPy is faster than torch for a single crop."""
         scale, centre = self.size / (CROP_MARGIN * box.size), (self.size - 1) / 2
         transform = similarity * np.array((scale, scale, 1), similarity.dtype)
         transform[:, 2] += similarity[:, :2] @ np.array(
@@ -43,14 +43,14 @@ class CropTransform:
         return transform
 
     def change_colours(self, crops: UInt8[np.ndarray, "count size size 3"]) -> UInt8[Tensor, "count 3 size size"]:
-        """The crops as a tensor, with channels last in memory. Augmentation changes their colours in place."""
+        """The crops as a tensor, channels-last in memory. If crops are augmented, it changes their colours in place."""
         if self.augmentation is not None:
             self.augmentation.change_crops(crops)
         return torch.from_numpy(crops).permute(0, 3, 1, 2)
 
 
 def scale_box(box: FaceBox, x: float, y: float) -> FaceBox:
-    """The box in an image that is x times as wide and y times as high; pixel centres stay at integers."""
+    """The box after the image was scaled x times in width and y times in height; pixel centres stay at integers."""
     return FaceBox((box.x + 0.5) * x - 0.5, (box.y + 0.5) * y - 0.5, box.size * (x + y) / 2)
 
 
@@ -59,7 +59,8 @@ def warp(
     transform: Float[np.ndarray, "2 3"],
     crop: UInt8[np.ndarray, "size size 3"],
 ) -> None:
-    """Fills the crop with the image under a similarity. Strong reduction averages first, to avoid aliasing."""
+    """Warps the image into the crop by a similarity. If it shrinks strongly, pixels are averaged first, to avoid
+    aliasing."""
     size = len(crop)
     scale = math.hypot(transform[0, 0], transform[1, 0])
     if scale < 0.5:

@@ -1,13 +1,13 @@
-"""The file of a packed split: LMDB, with JPEGs and their checksums, and all labels as columns.
+"""The file format of a packed split: an LMDB file of JPEGs with checksums, and all labels as columns.
 
-LMDB (lmdb.readthedocs.io) is a memory-mapped key-value store whose file stays whole whatever stops the writer. Why it
-was chosen: docs/data.md, "Packed copies". Keys and values:
+LMDB (lmdb.readthedocs.io) is a memory-mapped key-value store whose file stays intact even if the writer is killed.
+docs/data.md, "Packed copies", says why it was chosen. Keys and values:
 
-    8 bytes, big-endian index   checksum (CRC-32, 4 bytes, big-endian), the picture's JPEG
-    b"labels" + index           labels of one sample, as safetensors, to continue or repair the file
+    8 bytes, big-endian index   checksum (CRC-32, 4 bytes, big-endian), then the picture as JPEG
+    b"labels" + index           labels of one sample, as safetensors, to resume or repair the packing
     b"broken" + index           why a sample could not be read
-    b"columns"                  checksum, all labels and file names of the split, as safetensors
-    b"meta"                     JSON: what the pictures are and how they were made
+    b"columns"                  checksum, then all labels and file names of the split, as safetensors
+    b"meta"                     JSON: what the pictures show and how they were made
 """
 
 import json
@@ -32,11 +32,11 @@ from jointface.datamodules.sample_check import CheckedSample
 from jointface.errors import DataError
 
 FORMAT = 1
-HOW = "write it with `python -m jointface.prepare ... pack=true`, or set data.sources.NAME.packed=null for that source"
+PACK_HINT = "write it with `python -m jointface.prepare ... pack=true`, or set data.sources.NAME.packed=null"
 MAP_SIZE = 1 << 40  # bytes of address space, not of disk
 LABELS, BROKEN, COLUMNS, META = b"labels", b"broken", b"columns", b"meta"
-AGAIN = "repeat `python -m jointface.prepare ... pack=true`, which repairs it"
-ANEW = "delete it and pack the data set anew"
+REPAIR_HINT = "repeat `python -m jointface.prepare ... pack=true`, which repairs it"
+REPACK_HINT = "delete it and pack the data set again"
 
 
 def _key(index: int) -> bytes:
@@ -48,11 +48,11 @@ def _with_checksum(data: bytes) -> bytes:
 
 
 class PackedWriter:
-    """Writes a split, continues where an earlier call was stopped, and repairs a copy. To be used in a `with` block.
+    """Writes a packed split, resumes an interrupted one, or repairs a damaged one. Use it in a `with` block.
 
-    The file at `path`, SPLIT.lmdb, is called SPLIT.lmdb.partial until it is whole. `meta` says what the pictures are
-    and how they are made, as plain values, with `format`. Raises a DataError if the file cannot be written, another
-    process writes it, or it was begun with another meta.
+    The file at `path`, SPLIT.lmdb, is called SPLIT.lmdb.partial until it is complete. `meta` says in plain values what
+    the pictures show and how they are made, and includes `format`. Raises a DataError if the file cannot be written,
+    another process is writing it, or it was begun with another `meta`.
     """
 
     def __init__(self, path: Path, meta: Mapping[str, Any]) -> None:
@@ -63,13 +63,13 @@ class PackedWriter:
             self.lock.acquire(timeout=0)
             self.environment = self._open(meta)
         except Timeout as error:
-            raise DataError(f"{self.path}: another process is packing it; wait for that one") from error
+            raise DataError(f"{self.path}: another process is packing it; wait until it has finished") from error
         except BaseException:
             self.lock.release()
             raise
 
     def _open(self, meta: Mapping[str, Any]) -> lmdb.Environment:
-        _reading.cache_clear()
+        _read_transaction.cache_clear()
         try:
             if self.path.exists():
                 self.path.replace(self.partial)
@@ -93,16 +93,16 @@ class PackedWriter:
                     writing.delete(key)
         except lmdb.Error as error:
             raise DataError(
-                f"{self.partial}: cannot be written ({error}); make room and repeat the command, it goes on from here"
+                f"{self.partial}: cannot be written ({error}); make room and repeat the command to resume"
             ) from error
 
     def missing(self, length: int) -> list[int]:
-        """The indices below `length` that are not there yet, are damaged, or were broken when they were read."""
+        """The indices below `length` whose samples are not packed yet, are damaged, or could not be read before."""
         with self.environment.begin(buffers=True) as reading:
-            return [index for index in range(length) if not is_whole(reading.get(_key(index)))]
+            return [index for index in range(length) if not is_intact(reading.get(_key(index)))]
 
     def write(self, samples: Iterable[CheckedSample]) -> None:
-        """Adds the JPEGs and labels of samples, or why they are broken, in one transaction."""
+        """Stores the JPEGs and labels of samples, or why they are broken, in one transaction."""
         values: dict[bytes, bytes] = {}
         outdated: list[bytes] = []
         for sample in samples:
@@ -117,10 +117,10 @@ class PackedWriter:
         self._commit(values, delete=outdated)
 
     def finish(self, names: np.ndarray) -> None:
-        """Puts the labels into columns, with the names (N,) of the samples' files, and gives the file its name."""
+        """Stores the labels as columns with the samples' file names (N,), and gives the file its final name."""
         with self.environment.begin() as reading:
             rows = [reading.get(LABELS + _key(index)) for index in range(len(names))]
-        columns = columns_of([None if row is None else safetensors.numpy.load(row) for row in rows])
+        columns = stack_labels([None if row is None else safetensors.numpy.load(row) for row in rows])
         encoded = np.char.encode(names, "utf-8")
         columns["names"] = torch.from_numpy(encoded.view(np.uint8).reshape(len(names), -1).copy())
         self._commit({COLUMNS: _with_checksum(safetensors.torch.save(columns))})
@@ -136,100 +136,103 @@ class PackedWriter:
         Path(self.lock.lock_file).unlink(missing_ok=True)
 
 
-def is_whole(record: Any) -> bool:
-    """Whether a record is there and its checksum is right."""
+def is_intact(record: Any) -> bool:
+    """Whether a record exists and matches its checksum."""
     return record is not None and zlib.crc32(record[4:]) == int.from_bytes(record[:4], "big")
 
 
-def columns_of(rows: Sequence[Mapping[str, np.ndarray] | None]) -> dict[str, Tensor]:
-    """Labels by name, (N, ...), from the labels of each sample; rows of broken samples (None) are zero."""
+def stack_labels(rows: Sequence[Mapping[str, np.ndarray] | None]) -> dict[str, Tensor]:
+    """Stacks the labels of N samples into one tensor (N, ...) per label; rows of broken samples (None) are zero."""
     like = next((row for row in rows if row is not None), {})
     zeros = {key: np.zeros_like(value) for key, value in like.items()}
     return {key: torch.from_numpy(np.stack([zeros[key] if row is None else row[key] for row in rows])) for key in like}
 
 
-@cache  # for as long as the process lives, as it may open an LMDB file only once at a time
-def _reading(path: Path) -> lmdb.Transaction:
-    """A lasting read transaction of a file. `_reading.cache_clear` closes all files; they open again when needed."""
+@cache  # because a process may open an LMDB file only once at a time
+def _read_transaction(path: Path) -> lmdb.Transaction:
+    """A read transaction that stays open. `cache_clear` closes all files; they are opened again when needed."""
     environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False, max_readers=1)
     return environment.begin(buffers=True)
 
 
-# LMDB forbids a forked process to use a file that its parent had open; each loader worker opens it for itself.
-os.register_at_fork(before=_reading.cache_clear)
+# LMDB forbids a forked process to use a file that its parent had opened, so each loader worker opens it again.
+os.register_at_fork(before=_read_transaction.cache_clear)
 
 
 def _require_full_length(path: Path) -> None:
-    # LMDB maps the file: reading beyond its end would kill the process.
+    # LMDB maps the file into memory: reading beyond its end would kill the process.
     environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False)
     try:
         needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     finally:
         environment.close()
     if path.stat().st_size < needed:
-        raise DataError(f"{path}: cut short, {path.stat().st_size:,} of {needed:,} bytes are there; {ANEW}")
+        raise DataError(f"{path}: truncated, has {path.stat().st_size:,} of {needed:,} bytes; {REPACK_HINT}")
 
 
 class PackedReader:
-    """Reads a packed split; every picture is checked against its checksum.
+    """Reads a packed split and verifies the checksum of every picture.
 
-    Loader workers share the file's pages and the columns, which are tensors.
+    Loader workers share the memory of the file's pages and of the columns, which are tensors.
 
     Attributes:
-        meta: what the pictures are. columns: labels by name, (N, ...). names: (N, bytes) uint8, padded with zeros.
+        meta: what the pictures show and how they were made. columns: labels by name, (N, ...).
+        names: file names, (N, bytes) uint8, padded with zeros.
         broken: why samples could not be read when they were packed, by index.
 
-    Raises a DataError if the file is missing, damaged, or of a newer version.
+    Raises a DataError if the file is missing, damaged, or in another format.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path = path.resolve()
         unfinished = os.path.exists(path.with_name(path.name + ".partial"))
-        how = "packing was interrupted, repeat the command to finish it" if unfinished else HOW
+        how = "packing was interrupted, repeat the command to finish it" if unfinished else PACK_HINT
         require_file(path, "a packed split", how)
-        _reading.cache_clear()  # it may have been another file
+        _read_transaction.cache_clear()  # the path may have held another file before
         try:
             _require_full_length(path)
             meta, columns = self._get(META), self._get(COLUMNS)
             self.meta: dict[str, Any] = json.loads(bytes(meta)) if meta is not None else {}
-            if "format" not in self.meta or not is_whole(columns):
-                raise DataError(f"{path}: not a whole packed split; {ANEW}")
+            if "format" not in self.meta or not is_intact(columns):
+                raise DataError(f"{path}: not a complete packed split; {REPACK_HINT}")
             self.columns: dict[str, Tensor] = safetensors.torch.load(bytes(columns[4:]))  # type: ignore[index]
             self.broken = self._list_broken()
         except (lmdb.Error, ValueError) as error:
-            raise DataError(f"{path}: not a packed split ({error}); {ANEW}") from error
+            raise DataError(f"{path}: not a packed split ({error}); {REPACK_HINT}") from error
         finally:
-            _reading.cache_clear()
+            _read_transaction.cache_clear()
         if self.meta["format"] != FORMAT:
-            raise DataError(f"{path}: of format {self.meta['format']}, this version reads {FORMAT}; {ANEW}")
+            raise DataError(
+                f"{path}: has format {self.meta['format']}, this version reads format {FORMAT}; {REPACK_HINT}"
+            )
         self.names = self.columns.pop("names")
 
     def _get(self, key: bytes) -> memoryview | None:
-        return cast(memoryview | None, _reading(self.path).get(key))
+        return cast(memoryview | None, _read_transaction(self.path).get(key))
 
     def __len__(self) -> int:
         return len(self.names)
 
     def name(self, index: int) -> str:
-        """The file that a picture was made of, relative to the data set's folder."""
+        """The file that a picture was made from, relative to the data set's folder."""
         return bytes(self.names[index].tolist()).rstrip(b"\0").decode()
 
     def picture(self, index: int) -> UInt8[np.ndarray, "bytes"]:
-        """The JPEG of a sample. Raises a DataError if it was broken when it was packed, or the copy is damaged."""
+        """The JPEG of a sample. Raises a DataError if the sample was broken when packed, or the copy is damaged."""
         if index in self.broken:
             raise DataError(self.broken[index])
         record = self._get(_key(index))
-        if not is_whole(record):
-            raise DataError(f"{self.path}: the checksum of sample {index} ({self.name(index)}) differs; {AGAIN}")
-        return np.frombuffer(bytes(record[4:]), np.uint8)  # type: ignore[index]  # a copy, which outlives the file
+        if not is_intact(record):
+            raise DataError(f"{self.path}: wrong checksum of sample {index} ({self.name(index)}); {REPAIR_HINT}")
+        return np.frombuffer(bytes(record[4:]), np.uint8)  # type: ignore[index]  # copied, to outlive the file
 
     def damaged(self) -> list[int]:
-        """Samples whose checksum differs; reads the whole file."""
+        """The samples with a wrong checksum; reads the whole file."""
         there = (index for index in range(len(self)) if index not in self.broken)
-        return [index for index in there if not is_whole(self._get(_key(index)))]
+        return [index for index in there if not is_intact(self._get(_key(index)))]
 
     def _list_broken(self) -> dict[int, str]:
-        with _reading(self.path).cursor() as cursor:
+        with _read_transaction(self.path).cursor() as cursor:
             cursor.set_range(BROKEN)
             return {
                 int.from_bytes(bytes(key[-8:]), "big"): bytes(value).decode()

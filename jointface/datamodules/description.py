@@ -1,7 +1,7 @@
-"""What a data set holds, as files: counts, broken samples, attributes, yaw, and a sheet of faces.
+"""Describes a data set in files: counts, broken samples, attributes, yaw, and a sheet of faces.
 
-report.json         all of it
-broken.csv          split, index, file, reason: a row for every sample that cannot be read
+report.json         everything below except the pictures, and the files found on disk
+broken.csv          split, index, file, reason: one row for each sample that cannot be read
 attributes.csv      split, attribute, labelled, positives, prevalence, alpha
 yaw.csv, yaw.png    faces by yaw in bins of 10 degrees
 contact_sheet.png   faces as the network sees them
@@ -34,8 +34,8 @@ YAW_BINS = np.arange(-90, 91, 10)
 
 
 @dataclass(frozen=True)
-class Described:
-    """A split that was read.
+class ReadSplit:
+    """A split of which every sample has been read.
 
     labels: by name, (N, ...), zero in the rows of broken samples. broken: why samples cannot be read, by index.
     """
@@ -47,7 +47,7 @@ class Described:
 
     @cached_property
     def yaw(self) -> Float[np.ndarray, "samples"] | None:
-        """Yaw of the samples in degrees, where it is labelled."""
+        """Yaw of the samples in degrees, None if it is not labelled."""
         if "camera" not in self.labels:
             return self.dataset.known_yaw()
         return pose_from_camera(self.labels["camera"], 0)[:, 1].rad2deg().numpy()
@@ -64,9 +64,9 @@ class Described:
 
 
 def write_description(
-    folder: Path, name: str, inventory: Sequence[Count], splits: Sequence[Described]
+    folder: Path, name: str, inventory: Sequence[Count], splits: Sequence[ReadSplit]
 ) -> dict[str, Any]:
-    """Writes the files above and returns the content of report.json. Files that would be empty are removed."""
+    """Writes the files listed above and returns the content of report.json. Files that would be empty are removed."""
     tables = {"broken": _broken_table(splits), "attributes": _attributes_table(splits), "yaw": _yaw_table(splits)}
     report = {
         "name": name,
@@ -83,13 +83,13 @@ def write_description(
     files["report.json"] = (json.dumps(report, indent=2) + "\n").encode()
     for file, content in files.items():
         if content is None:
-            (folder / file).unlink(missing_ok=True)  # of an earlier call
+            (folder / file).unlink(missing_ok=True)  # an earlier call may have left it
         else:
             write_atomically(folder / file, content)
     return report
 
 
-def _broken_table(splits: Sequence[Described]) -> pd.DataFrame:
+def _broken_table(splits: Sequence[ReadSplit]) -> pd.DataFrame:
     rows = [
         (split.split, index, str(split.dataset.path(index)), reason)
         for split in splits
@@ -98,7 +98,7 @@ def _broken_table(splits: Sequence[Described]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["split", "index", "file", "reason"])
 
 
-def _attributes_table(splits: Sequence[Described]) -> pd.DataFrame:
+def _attributes_table(splits: Sequence[ReadSplit]) -> pd.DataFrame:
     """How often each attribute is labelled and present, and its alpha (N_neg / N_pos, clipped)."""
     parts = [pd.DataFrame()]
     for split in splits:
@@ -114,7 +114,7 @@ def _attributes_table(splits: Sequence[Described]) -> pd.DataFrame:
     return pd.concat(parts)
 
 
-def _yaw_table(splits: Sequence[Described]) -> pd.DataFrame:
+def _yaw_table(splits: Sequence[ReadSplit]) -> pd.DataFrame:
     bins = {"from_degrees": YAW_BINS[:-1], "to_degrees": YAW_BINS[1:]}
     parts = [pd.DataFrame(columns=["split", *bins, "faces"])]
     for split in splits:
@@ -124,7 +124,7 @@ def _yaw_table(splits: Sequence[Described]) -> pd.DataFrame:
     return pd.concat(parts[1:] or parts)
 
 
-def _yaw_figure(name: str, splits: Sequence[Described]) -> bytes:
+def _yaw_figure(name: str, splits: Sequence[ReadSplit]) -> bytes:
     figure = Figure(figsize=(6, 3), dpi=120, layout="constrained")
     axis = figure.add_subplot()
     yaws = {split.split: split.yaw[split.whole] for split in splits if split.yaw is not None}
@@ -137,7 +137,7 @@ def _yaw_figure(name: str, splits: Sequence[Described]) -> bytes:
     return buffer.getvalue()
 
 
-def _sheet(splits: Sequence[Described]) -> bytes:
+def _sheet(splits: Sequence[ReadSplit]) -> bytes:
     """Evenly spaced faces of each split, with yaw and attributes."""
     pictures, captions = [], []
     for split in splits:
@@ -151,7 +151,7 @@ def _sheet(splits: Sequence[Described]) -> bytes:
 
 
 def inventory_table(name: str, inventory: Sequence[Count]) -> Table:
-    """What is on disk beside what was published."""
+    """Compares what is on disk with what was published."""
     table = Table("", title=f"{name}: on disk", title_justify="left")
     for title in ("found", "published", ""):
         table.add_column(title, justify="right")
@@ -163,8 +163,8 @@ def inventory_table(name: str, inventory: Sequence[Count]) -> Table:
     return table
 
 
-def summary_table(name: str, splits: Sequence[Described]) -> Table:
-    """What was read of each split."""
+def summary_table(name: str, splits: Sequence[ReadSplit]) -> Table:
+    """Numbers of samples, broken samples, attributes and large poses in each split."""
     table = Table("split", title=f"{name}: read", title_justify="left")
     for title in ("samples", "broken", "attributes", "|yaw| > 30", "|yaw| > 60"):
         table.add_column(title, justify="right")

@@ -1,4 +1,4 @@
-"""Synthetic faces that are drawn on the device: all sources of a mini-batch together, and one mini-batch ahead."""
+"""Draws synthetic faces on the device: all sources of a mini-batch together, and one mini-batch ahead."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -14,8 +14,9 @@ Batch = dict[str, dict[str, Any]]  # by source
 
 
 def draw(batch: Batch, datasets: Mapping[str, Any], device: torch.device | None = None) -> list[UInt8[Tensor, "..."]]:
-    """Replaces the scenes of a mini-batch by their images, which it returns for each group of sources that are drawn
-    together, as they are drawn alike. It draws on `device`, or where the rest of the batch is."""
+    """Replaces the scenes in a mini-batch by their images. Sources with equal settings are drawn together.
+
+    Draws on `device`, or on the batch's own device. Returns the images of each group that was drawn together."""
     groups: dict[tuple[object, ...], list[str]] = {}
     for name, part in batch.items():
         if part and SCENES in part:
@@ -34,10 +35,10 @@ def draw(batch: Batch, datasets: Mapping[str, Any], device: torch.device | None 
     return drawn
 
 
-class Ahead:
-    """Draws a mini-batch in a stream of its own, beside what the GPU is busy with.
+class AheadRenderer:
+    """Draws a mini-batch in a separate CUDA stream while the GPU works on another.
 
-    The stream has priority: drawing is short, and the host waits for parts of it.
+    The stream has high priority because drawing is short and the host waits for parts of it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -45,12 +46,12 @@ class Ahead:
         self._drawn: list[Tensor] = []
 
     def draw(self, batch: Batch, datasets: Mapping[str, Any]) -> None:
-        """Begins to draw; call `wait` before the images are used."""
+        """Starts drawing; call `wait` before using the images."""
         with torch.cuda.stream(self.stream):
             self._drawn += draw(batch, datasets, self.device)
 
     def wait(self) -> None:
-        """Makes the current stream wait for what was drawn."""
+        """Makes the current stream wait until the images are drawn."""
         if self._drawn:
             current = torch.cuda.current_stream(self.device)
             current.wait_stream(self.stream)

@@ -1,4 +1,4 @@
-"""The base of all data sets of faces: it turns a photo and its labels into an item of the data contract."""
+"""The base class of all face data sets: it turns a photo and its labels into an item of the data contract."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -25,16 +25,16 @@ from jointface.viz.overlay import add_caption, overlay_landmarks
 Item = dict[str, Tensor]
 Batch = dict[str, Any]
 
-PLOT_SCALE = 3  # pixels of a plot to a pixel of the crop
-BROKEN = "broken"  # key of a batch: indices of the samples left out of it
+PLOT_SCALE = 3  # pixels of a plot per pixel of the crop
+BROKEN = "broken"  # batch key: indices of the samples that were left out
 
 
 @dataclass
 class FaceSample:
-    """A photo as it is on disk, with its labels.
+    """A photo before cropping, with its labels.
 
-    image: (H, W, 3) uint8 RGB. box: where the face is. labels: by the keys of `FaceDataset`, with `camera` and
-    `landmarks68` in image space.
+    image: (H, W, 3) uint8 RGB. box: where the face is. labels: under the keys listed in `FaceDataset`, with `camera`
+    and `landmarks68` in image space.
     """
 
     image: UInt8[np.ndarray, "height width 3"]
@@ -43,23 +43,22 @@ class FaceSample:
 
 
 class FaceDataset(Dataset[Item], ABC):
-    """Base of the data sets. A subclass lists its files and reads one of them. docs/adding_a_data_set.md shows how.
+    """Base of the data sets. A subclass lists its files and reads single samples; docs/adding_a_data_set.md shows how.
 
-    An item holds `image` (3, S, S) uint8 RGB and `index` (), and of the following what the data set labels:
+    An item holds `image` (3, S, S) uint8 RGB, `index` (), and those of the following that the data set labels:
     `attributes` (M,) and `attribute_mask` (M,); `shape_coefficients` (Ks,), `expression_coefficients` (Ke,) and
     `camera` (3, 4) from model to crop space; `landmarks68` (68, 3) in crop space; `identity` ().
 
-    Args of every subclass: `root`, its folder; `split`, one of `splits`; `transform`, how a face is cropped. It raises
-    a ConfigError for an argument that is out of range, and a DataError where files are missing or malformed or the
-    split is empty.
+    Every subclass takes `root`, its folder, `split`, one of `splits`, and `transform`, which crops a face. It raises a
+    ConfigError if an argument is out of range, and a DataError if files are missing or malformed or the split is empty.
     """
 
-    label_set: ClassVar[LabelSet | None] = None  # the attributes that it labels
-    has_shape: ClassVar[bool] = False  # whether it labels coefficients and camera
+    label_set: ClassVar[LabelSet | None] = None  # the labelled attributes
+    has_shape: ClassVar[bool] = False  # whether coefficients and camera are labelled
     splits: ClassVar[tuple[str, ...]]
-    attributes: Tensor  # (samples, M), 0 or 1, of the split, for `alpha`
+    attributes: Tensor  # (samples, M), 0 or 1, labels of the whole split; for `alpha`
     mask: Tensor  # (samples, M) or (M,), bool: which of them are labelled
-    rendered: ClassVar[bool] = False  # whether images are rendered when they are asked for: there are no photo files
+    rendered: ClassVar[bool] = False  # whether images are rendered on request, so that there are no photo files
 
     def __init__(self, split: str, transform: CropTransform) -> None:
         if split not in self.splits:
@@ -75,26 +74,26 @@ class FaceDataset(Dataset[Item], ABC):
 
     @abstractmethod
     def read(self, index: int) -> FaceSample:
-        """The sample as it is on disk. Raises a DataError if it is missing, broken or of another kind."""
+        """The sample before cropping. Raises a DataError if it is missing, broken or not what it should be."""
 
     def name(self, index: int) -> str:
-        """The name of a sample without an ending; predictions for it are NAME.npz."""
+        """The name of a sample without file extension; predictions for it are stored as NAME.npz."""
         return self.path(index).stem
 
     def subset(self, count: int) -> "FaceDataset":
-        """At most `count` samples, evenly spaced, in their order; the data set itself stays as it is."""
+        """A data set of at most `count` evenly spaced samples in their order; the data set itself does not change."""
         return _Subset(self, evenly_spaced(len(self), count))
 
     def image_landmarks(self, index: int, labels: Item) -> Float[Tensor, "68 3"] | None:
-        """The landmarks of a sample in image space, where its labels say or imply where they are."""
+        """The landmarks of a sample in image space, None if its labels do not determine them."""
         return labels.get("landmarks68")
 
     def image_surface(self, index: int) -> tuple[Float[Tensor, "vertices 3"], Int[Tensor, "triangles 3"]] | None:
-        """The true surface of a sample in image space, where it is known and its labels do not describe it."""
+        """The true surface of a sample in image space, None if it is unknown or follows from the labels."""
         return None
 
     def plot(self, index: int) -> UInt8[np.ndarray, "height width 3"]:
-        """The crop of a sample as the transform augments it, enlarged, with its landmarks and its attributes' names."""
+        """The augmented crop of a sample, enlarged, with its landmarks and the names of its attributes."""
         sample = self.read(index)
         crop, transform = self.transform(sample.image, sample.box)
         image = cv2.resize(crop.permute(1, 2, 0).numpy(), None, fx=PLOT_SCALE, fy=PLOT_SCALE)
@@ -109,11 +108,11 @@ class FaceDataset(Dataset[Item], ABC):
         )
 
     def inventory(self) -> list[Count]:
-        """What is there of the whole data set, in all splits, beside the published numbers, if there are any."""
+        """Counts of what is on disk in all splits, each with its published number if that is known."""
         return []
 
     def why_broken(self, index: int) -> str:
-        """Why a sample cannot be read. Workers can only pass tensors on, so the main process reads it once more."""
+        """Why a sample cannot be read. The main process reads it again, since workers can only pass on tensors."""
         try:
             self[index]
         except Exception as error:
@@ -121,11 +120,11 @@ class FaceDataset(Dataset[Item], ABC):
         return f"{self.path(index)}: could not be read the first time"
 
     def known_yaw(self) -> Float[np.ndarray, "samples"] | None:
-        """Yaw of each sample in degrees, if the data set knows it without labelling a camera."""
+        """Yaw of each sample in degrees, if the data set knows it although it labels no camera."""
         return None
 
     def alpha(self) -> Float[Tensor, "attributes"]:
-        """Negatives per positive of each attribute, over the whole split."""
+        """The number of negatives per positive of each attribute in the whole split."""
         if self.label_set is None:
             raise DataError(f"{type(self).__name__} labels no attributes")
         return positive_weight(self.attributes.float(), self.mask.expand_as(self.attributes))
@@ -136,9 +135,9 @@ class FaceDataset(Dataset[Item], ABC):
         return {**move_labels(sample.labels, transform), "image": image, "index": torch.tensor(index)}
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """Items as a batch. Those that cannot be read are left out, and their indices are listed as `broken`.
+        """The items at these indices as a batch. Unreadable ones are left out, and `broken` lists their indices.
 
-        The augmentation is sampled for all at once, which is faster than stacking items.
+        The augmentation is sampled for the whole batch at once, which is faster than stacking items.
         """
         crops = np.empty((len(indices), self.transform.size, self.transform.size, 3), np.uint8)
         similarities = self.transform.sample_similarities(len(indices)).numpy()
@@ -149,7 +148,7 @@ class FaceDataset(Dataset[Item], ABC):
                 sample = self.read(index)
                 transform = self.transform.to_crop(sample.box, similarity)
                 warp(sample.image, transform, crops[len(whole)])
-            except Exception:  # nothing wrong with one sample may stop the run; the main process logs the reason
+            except Exception:  # no fault in a single sample may stop the run; the main process logs the reason
                 broken.append(index)
                 continue
             whole.append(index)
@@ -165,7 +164,7 @@ class FaceDataset(Dataset[Item], ABC):
 
 
 class _Subset(FaceDataset):
-    """Some samples of a data set; everything else is that of the whole."""
+    """Some samples of a data set; everything else is taken from the whole data set."""
 
     def __init__(self, dataset: FaceDataset, indices: Int[np.ndarray, "chosen"]) -> None:
         self.dataset, self.indices = dataset, indices.tolist()
@@ -190,13 +189,13 @@ class _Subset(FaceDataset):
 
 
 def require_choice(option: str, value: str, choices: Sequence[str]) -> None:
-    """Raises a ConfigError for a value that is none of the choices."""
+    """Raises a ConfigError if the value is not one of the choices."""
     if value not in choices:
-        raise ConfigError(f"{option}={value} is unknown, known are {', '.join(choices)}")
+        raise ConfigError(f"{option}={value} is unknown; choose from {', '.join(choices)}")
 
 
 def reason_of(error: Exception, path: Path) -> str:
-    """One line that says why the sample of this file could not be read."""
+    """One line that says why the sample in this file could not be read."""
     if isinstance(error, DataError):
         return str(error)
     return f"{path}: {type(error).__name__}: {' '.join(str(error).split())}"
@@ -208,9 +207,9 @@ def evenly_spaced(length: int, count: int) -> Int[np.ndarray, "count"]:
 
 
 def move_labels(labels: Item, transform: Float[Tensor, "*batch 2 3"]) -> Item:
-    """The labels of images under similarities. Camera and landmarks move with the images, the rest stays.
+    """The labels after their images were moved by similarities. Only camera and landmarks change.
 
-    A flip exchanges the names of left and right landmarks.
+    A flip swaps the left and right landmarks.
     """
     labels = dict(labels)
     if "camera" in labels:
@@ -223,7 +222,7 @@ def move_labels(labels: Item, transform: Float[Tensor, "*batch 2 3"]) -> Item:
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "height width 3"]:
-    """An image file as RGB, turned upright by its EXIF orientation. Raises a DataError unless it is a whole image."""
+    """Reads an image file as RGB, upright by its EXIF orientation. Raises a DataError if it is not an intact image."""
     try:
         data = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
@@ -232,8 +231,8 @@ def read_image(path: Path) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def decode_image(data: UInt8[np.ndarray, "bytes"], what: str) -> UInt8[np.ndarray, "height width 3"]:
-    """As `read_image`, from the bytes of a file; `what` names it in the message."""
+    """Like `read_image`, from the bytes of a file; `what` names the file in error messages."""
     image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if len(data) else None
     if image is None:
-        raise DataError(f"{what}: not a whole image ({len(data)} bytes); it is empty, cut short or of another kind")
+        raise DataError(f"{what}: not an intact image ({len(data)} bytes); it is empty, truncated or no image at all")
     return image

@@ -19,7 +19,7 @@ from jointface.geometry.morphable_model import MorphableModel, linear_faces
 
 ENDINGS = (".jpg", ".mat")
 MAX_FACE_SIZE = 20_000  # pixels
-# Fields that tell what another .mat file in the place of a fit is.
+# Fields that identify other kinds of .mat file found in place of a fit.
 FOREIGN = {
     "pts_2d": "a file of 300W-LP's landmarks/ folder, not the fit that lies beside the photo",
     "shapePC": "a Basel Face Model",
@@ -30,8 +30,8 @@ FOREIGN = {
 class FittedFaceReader:
     """Reads `.jpg` + `.mat` pairs into samples with coefficients and camera.
 
-    Of the morphable model only the 68 landmarks are kept, which the framing needs, so that workers stay small. Raises a
-    ConfigError if its expressions are not those that the files refer to.
+    Only the 68 landmarks of the morphable model are kept, for framing, which saves memory in the workers. Raises a
+    ConfigError if the files refer to other expressions than the model has.
     """
 
     def __init__(self, morphable_model: MorphableModel) -> None:
@@ -45,8 +45,8 @@ class FittedFaceReader:
         self.basis = morphable_model.basis[:, morphable_model.landmarks68].clone()
 
     def read(self, photo: Path, with_landmarks: bool = False) -> FaceSample:
-        """The photo and its fit. `with_landmarks` adds the file's `pt3d_68` as `landmarks68`, with z in the camera's
-        frame, and frames the face by them."""
+        """The photo and its fit. `with_landmarks` adds the file's `pt3d_68` as `landmarks68`, with z in the camera
+        frame, and frames the face by these landmarks."""
         path = photo.with_suffix(".mat")
         lengths = {"Pose_Para": 7, "Shape_Para": self.num_shape, "Exp_Para": self.num_expression}
         fit = read_fit(path, [*lengths, "pt3d_68"] if with_landmarks else [*lengths])
@@ -69,7 +69,7 @@ class FittedFaceReader:
         return FaceSample(image, box, labels)
 
     def landmarks(self, labels: Item) -> Float[Tensor, "68 3"]:
-        """The 68 landmarks that coefficients and camera imply, in image space."""
+        """The 68 landmarks in image space that follow from coefficients and camera."""
         coefficients = torch.cat([labels["shape_coefficients"], labels["expression_coefficients"]])
         return apply_camera(labels["camera"][None], linear_faces(self.mean, self.basis, coefficients[None]))[0]
 
@@ -83,9 +83,9 @@ def _checked_box(landmarks: Float[Tensor, "68 3"], what: str) -> FaceBox:
     return box
 
 
-def no_pairs(root: Path, what: str, below: str = "") -> DataError:
-    """The error for a folder without any photo with a fit, which says what is there instead. `below` is "*/" if photos
-    should be in folders below it."""
+def no_pairs_error(root: Path, what: str, below: str = "") -> DataError:
+    """The error for a folder without any fitted photo; it says what is there instead. `below` is "*/" if the photos
+    should be in its subfolders."""
     photo = below + "*.[jJ][pP][gG]"
     if archive := next((name for name in sorted(file_names(root)) if name.lower().endswith(ARCHIVES)), None):
         hint = f"found {archive} there, unpack it"
@@ -94,18 +94,18 @@ def no_pairs(root: Path, what: str, below: str = "") -> DataError:
         hint = f"found {found.name} in {found.parent}, {how}"
     elif found := next(root.glob(f"*/{photo}"), None):
         inner = root / found.relative_to(root).parts[0]
-        hint = f"found photos one folder too deep, in {inner}: point the path there or move its content up"
+        hint = f"found photos one folder too deep, in {inner}: point the path there or move its contents up"
     elif below and any(root.glob("*.jpg")):
-        hint = "found photos in the folder itself: point the path at the folder above"
+        hint = "found photos in the folder itself: point the path to its parent folder"
     else:
         hint = "unpack it there"
     return DataError(f"no .jpg + .mat pair of {what} in {root.absolute()}: {hint}")
 
 
 def fitted_photos(folder: Path, data_set: str | None = None) -> list[str]:
-    """The names, sorted and without ending, of a folder's photos that have a .mat beside them.
+    """The sorted names, without extension, of the photos in a folder that come with a .mat file.
 
-    With a `data_set` the log counts photos and fits without the other, and files that end in capitals.
+    If `data_set` is given, the log counts unpaired photos and fits, and files with an extension in capitals.
     """
     names = file_names(folder)
     photos, fits = ({name[:-4] for name in names if name.endswith(ending)} for ending in ENDINGS)
@@ -118,13 +118,13 @@ def fitted_photos(folder: Path, data_set: str | None = None) -> list[str]:
 
 
 def read_fit(path: Path, fields: list[str]) -> dict[str, np.ndarray]:
-    """The named fields of a .mat file. Raises a DataError if it is damaged, or a field is missing or not finite."""
+    """Reads these fields of a .mat file. Raises a DataError if it is damaged, or a field is missing or not finite."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; every photo needs its .mat beside it")
     try:
         content = scipy.io.loadmat(path, variable_names=fields)
     except Exception as error:  # scipy raises a dozen unrelated types on a damaged file
-        newer = "of MATLAB 7.3, the published ones are older; get it again"
+        newer = "it is in the format of MATLAB 7.3, the published ones are older; get it again"
         why = newer if isinstance(error, NotImplementedError) else error
         raise DataError(f"{path}: not a readable MATLAB file ({why})") from error
     for field in fields:

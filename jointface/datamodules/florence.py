@@ -24,18 +24,18 @@ from jointface.geometry.morphable_model import MorphableModel
 from jointface.geometry.scan import Scan, find_face, near, read_scan, render_scan
 
 SUBJECTS = 53
-FRONTAL = ("frontal1", "frontal2")  # in the order in which they are taken
+FRONTAL = ("frontal1", "frontal2")  # in order of preference
 SCANS = (*FRONTAL, "sidel", "sider")
 NOSE = 30  # iBUG's nose tip
-FACE_RADIUS = 95.0  # mm around the nose tip that reconstructions are measured on
+FACE_RADIUS = 95.0  # mm around the nose tip in which reconstructions are measured
 MIN_FACE_VERTICES = 500
-FACE_SHARE = 0.4  # of a view's side, the frontal face box; as in 300W-LP
+FACE_SHARE = 0.4  # size of the frontal face box as a fraction of the view's side; as in 300W-LP
 JAW_WIDTH = 145.0  # mm from landmark 0 to landmark 16; 146 on the Basel Face Model's mean
 
 
 @dataclass
 class _Subject:
-    """What a subject's views are made of, in scan space."""
+    """What the views of a subject are rendered from, in scan space."""
 
     scan: Scan
     nose_tip: Float[Tensor, "3"]
@@ -52,23 +52,23 @@ class Florence(FaceDataset):
         root/subject_01/Video/                                              not read
         ... subject_53/
 
-    The first scan of frontal1, or of frontal2 if there is none, stands for the subject; subjects with neither are left
-    out and counted in the log. The nose tip is found on the surface; a file `nose_tip.txt` of three numbers (mm, in
-    scan space) beside the .obj overrides it. Get it from MICC, University of Florence. Licence: research, on agreement.
-    Cite: Bagdanov, Del Bimbo, Masi, "The Florence 2D/3D Hybrid Face Dataset", J-HGBU 2011.
+    The first scan in frontal1 represents the subject, or in frontal2 if there is none. Subjects without either are left
+    out, and the log counts them. The nose tip is detected on the surface, unless a file `nose_tip.txt` with three
+    numbers (mm, in scan space) lies beside the .obj. Get the data from MICC, University of Florence. Licence: research,
+    on agreement. Cite: Bagdanov, Del Bimbo, Masi, "The Florence 2D/3D Hybrid Face Dataset", J-HGBU 2011.
 
-    The views are those of VRN (Jackson et al., ICCV 2017), which PRNet (Feng et al., ECCV 2018) follows; docs/data.md
-    says what the papers leave open. The angles turn the scan as it is: the pitches compensate that scans look down by
-    some 20 degrees. Positive pitch looks up, as in 300W-LP.
+    The views are the ones of VRN (Jackson et al., ICCV 2017), also used by PRNet (Feng et al., ECCV 2018); docs/data.md
+    says what the papers leave open. The angles rotate the scan from its original pose: the pitches make up for the fact
+    that scans look down by about 20 degrees. Positive pitch looks up, as in 300W-LP.
 
     Items hold `identity`, the subject's number, and no coefficients. `scan`, `view_camera`, `nose_tip`, `landmarks68`
-    and `face_region` give the ground truth of a benchmark. Consecutive indices are the views of one subject, pitch by
-    pitch, yaw by yaw; the last subject stays in memory.
+    and `face_region` give the ground truth for benchmarks. Consecutive indices are the views of one subject, with yaw
+    varying faster than pitch; the subject read last stays in memory.
 
     Args:
-        morphable_model: fitted to a scan, it says where the 68 landmarks are, see `jointface.geometry.model_fit`.
-        pitches, yaws: of the views, in degrees.
-        view_size: side of a view in pixels, before it is cropped.
+        morphable_model: is fitted to each scan to locate the 68 landmarks, see `jointface.geometry.model_fit`.
+        pitches, yaws: angles of the views, in degrees.
+        view_size: side of a view in pixels, before cropping.
     """
 
     splits = ("test",)
@@ -118,38 +118,38 @@ class Florence(FaceDataset):
         return apply_camera(self.view_camera(index)[None], scan.vertices[None])[0], scan.triangles
 
     def name(self, index: int) -> str:
-        """subject_01_pitch-15_yaw+40, with the angles in whole degrees."""
+        """A name like subject_01_pitch-15_yaw+40, with angles in whole degrees."""
         subject = Path(str(self.scans[index // len(self.angles)])).parts[0]
         pitch, yaw, _ = self.angles[index % len(self.angles)].rad2deg().round().int().tolist()
         return f"{subject}_pitch{pitch:+d}_yaw{yaw:+d}"
 
     def subset(self, count: int) -> "Florence":
-        """All views of evenly spaced subjects, of as many as `count` views ask for."""
+        """All views of evenly spaced subjects; as many subjects as it takes to give at least `count` views."""
         subset = copy.copy(self)
         subjects = evenly_spaced(len(self.scans), math.ceil(count / len(self.angles)))
         subset.subjects, subset.scans, subset._last = self.subjects[subjects], self.scans[subjects], None
         return subset
 
     def scan(self, index: int) -> Scan:
-        """The whole scan that a view shows; the same for all views of a subject."""
+        """The complete scan that a view shows; it is the same for all views of a subject."""
         return self._subject(index).scan
 
     def nose_tip(self, index: int) -> Float[Tensor, "3"]:
-        """Where the nose's tip is, in scan space."""
+        """The position of the nose tip, in scan space."""
         return self._subject(index).nose_tip
 
     def landmarks68(self, index: int) -> Float[Tensor, "68 3"]:
-        """The subject's own landmarks in scan space, those of the morphable model laid on the scan."""
+        """The subject's landmarks in scan space, taken from the morphable model fitted to the scan."""
         return self._subject(index).landmarks68
 
     def face_region(self, index: int) -> Bool[Tensor, "vertices"]:
-        """The vertices within 95 mm of the nose tip, which reconstructions are measured on."""
+        """The vertices within 95 mm of the nose tip, on which reconstructions are measured."""
         return near(self.scan(index), self.nose_tip(index), FACE_RADIUS)
 
     def view_camera(self, index: int) -> Float[Tensor, "3 4"]:
         """Affine map from scan space to the image space of the rendered view.
 
-        The scan turns about the middle of its landmarks' box, which stays in the middle of the image.
+        The scan rotates about the middle of the bounding box of its landmarks, which stays in the middle of the image.
         """
         low, high = self._subject(index).landmarks68.aminmax(dim=0)
         scale = FACE_SHARE * self.view_size / (high - low)[:2].mean()
@@ -159,7 +159,7 @@ class Florence(FaceDataset):
         return torch.cat([linear, (middle - linear @ (low + high) / 2)[:, None]], dim=1)
 
     def _subject(self, index: int) -> _Subject:
-        """The subject of a view, which is kept for the other views."""
+        """The subject of a view; it is kept in memory for the other views."""
         row = index // len(self.angles)
         if self._last is None or self._last[0] != row:
             self._last = row, self._read_subject(self.path(index))
@@ -173,15 +173,15 @@ class Florence(FaceDataset):
         if count < MIN_FACE_VERTICES:
             place = ", ".join(f"{value:.0f}" for value in nose_tip.tolist())
             raise DataError(
-                f"{path}: {count} vertices lie within {FACE_RADIUS:.0f} mm of the nose tip at ({place}), a face has "
-                f"at least {MIN_FACE_VERTICES}; give its place (mm) in nose_tip.txt beside the scan, or get it again"
+                f"{path}: {count} vertices lie within {FACE_RADIUS:.0f} mm of the nose tip at ({place}), a face has at "
+                f"least {MIN_FACE_VERTICES}; give the nose tip (mm) in nose_tip.txt beside the scan, or get it again"
             )
         basis = millimetres(self.model) * self.model.shape_basis.cpu()
         normals = vertex_normals(scan.vertices.double(), scan.triangles)
         try:
             face = fit_to_surface(scan.vertices, normals, self.mean_face, basis, pose)
         except DataError as error:
-            raise DataError(f"{path}: {error}; give the nose's place (mm) in nose_tip.txt beside the scan") from error
+            raise DataError(f"{path}: {error}; give the nose tip (mm) in nose_tip.txt beside the scan") from error
         return _Subject(scan, nose_tip, face[self.model.landmarks68])
 
     def known_yaw(self) -> Float[np.ndarray, "views"]:
@@ -206,18 +206,18 @@ def mean_face(model: MorphableModel) -> Float[Tensor, "vertices 3"]:
 def millimetres(model: MorphableModel) -> float:
     """The unit of a morphable model, in millimetres.
 
-    Models come in micrometres (Basel), millimetres (anny) or metres (FLAME): the unit is that which makes the mean
-    face's jaw closest to 145 mm wide.
+    Models come in micrometres (Basel), millimetres (anny) or metres (FLAME). The unit is the one that brings the jaw
+    width of the mean face closest to 145 mm.
 
     Raises:
-        DataError: none of them gives the width of a face.
+        DataError: no unit gives a plausible face width.
     """
     width = (model.mean[model.landmarks68[16]] - model.mean[model.landmarks68[0]]).norm().item()
     unit = 1000.0 ** -round(math.log(max(width, 1e-9) / JAW_WIDTH, 1000))
     if not 0.5 < width * unit / JAW_WIDTH < 2:
         raise DataError(
-            f"the mean face of morphable model {model.name!r} is {width:.3g} units wide at the jaw: that is no face in "
-            "micrometres, millimetres or metres"
+            f"the mean face of morphable model {model.name!r} is {width:.3g} units wide at the jaw: this is no "
+            "plausible face in micrometres, millimetres or metres"
         )
     return unit
 
@@ -232,13 +232,13 @@ def subject_folders(root: Path) -> list[Path]:
 
 
 def frontal_scan(subject: Path) -> Path | None:
-    """The .obj of a subject's first frontal scan, None where there is none."""
+    """The .obj of a subject's first frontal scan, None if there is none."""
     scans = (_obj_file(subject / "Model" / name / "obj") for name in FRONTAL)
     return next((scan for scan in scans if scan), None)
 
 
 def _obj_file(folder: Path) -> Path | None:
-    """The .obj of a folder, rather one named by a number, as the published ones are."""
+    """The .obj in a folder; one named by a number is preferred, because the published ones are."""
     if not folder.is_dir():
         return None
     names = [name for name in file_names(folder) if name.lower().endswith(".obj")]
@@ -246,7 +246,7 @@ def _obj_file(folder: Path) -> Path | None:
 
 
 def _no_scan(subject: Path) -> DataError:
-    """The error for a data set without any scan, which names the first part of the path that is missing."""
+    """The error for a data set without any scan; it names the first missing folder in the path."""
     what, how = "the first frontal scan of MICC Florence", "unpack the data set there"
     path = subject / "Model" / FRONTAL[0] / "obj"
     if absent := [folder for folder in (path, *path.parents[:2]) if not folder.is_dir()]:
@@ -255,7 +255,7 @@ def _no_scan(subject: Path) -> DataError:
 
 
 def read_nose_tip(path: Path) -> Float[Tensor, "3"] | None:
-    """Three numbers x, y, z in millimetres; None where there is no such file. Raises a DataError for anything else."""
+    """Reads x, y, z in millimetres; None if the file does not exist. Raises a DataError for any other content."""
     if not path.exists():
         return None
     try:

@@ -1,4 +1,4 @@
-"""The joint LightningDataModule: every source in every mini-batch."""
+"""The LightningDataModule for joint training: every mini-batch contains every source."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from jointface.attributes import LabelSet
 from jointface.datamodules.augmentation import Augmentation
 from jointface.datamodules.broken_samples import BrokenSamples
 from jointface.datamodules.crop import CropTransform
-from jointface.datamodules.drawing import Ahead, draw
+from jointface.datamodules.drawing import AheadRenderer, draw
 from jointface.datamodules.face_dataset import FaceDataset, require_choice
 from jointface.datamodules.loading import Batches, TimedLoader, identity_collate, start_worker
 from jointface.datamodules.packed import PackedFaces, settings_of
@@ -30,11 +30,11 @@ STAGES_OF: dict[str, tuple[Stage, ...]] = {"fit": ("train", "val"), "validate": 
 
 @dataclass
 class Source:
-    """A data set's part in the joint training.
+    """A data set and its role in the joint training.
 
-    dataset: makes the data set from `split` and `transform`. splits: the split that each stage ("train", "val", "test")
-    uses; a stage that is left out does without the source. batch_size: its samples in a training mini-batch. packed:
-    its folder among the packed copies, None if it is never packed.
+    dataset: builds the data set from `split` and `transform`. splits: the split that each stage ("train", "val",
+    "test") uses; stages that are not listed do not use the source. batch_size: number of its samples in a training
+    mini-batch. packed: its folder in `packed_dir`, None if it is never packed.
     """
 
     dataset: Callable[..., FaceDataset]
@@ -44,24 +44,24 @@ class Source:
 
 
 class JointDataModule(LightningDataModule):
-    """Batches {source name: batch} over any set of sources.
+    """Gives batches {source name: batch} from any set of sources.
 
-    Each source is an endless stream, shuffled anew after each pass, so a mini-batch always holds every source at its
-    batch size, however their lengths differ. Mini-batch n depends on the seed and on n alone, so a training resumes in
-    the middle of an epoch as if it had not stopped.
+    Each source is an endless stream that is reshuffled after each pass, so every mini-batch holds every source at its
+    batch size, even if their lengths differ. Mini-batch n depends only on the seed and on n, so a training can resume
+    in the middle of an epoch as if it had never stopped.
 
     Args:
-        sources: by name; the name is used in metrics.
+        sources: by name; the names appear in metrics.
         image_size: side of the crops in pixels.
-        augmentation: of the training crops, or None.
-        turning: turns training faces with a fitted mesh out of plane, on the device, or None.
-        seed: of shuffling, augmentation and everything else that is random in a training step.
+        augmentation: varies the training crops; None: no augmentation.
+        turning: turns training faces that have a fitted mesh out of plane, on the device; None: no turning.
+        seed: for shuffling, augmentation and everything else that is random in a training step.
         eval_batch_size: samples of each source in a validation or test batch.
         num_workers: loader processes of each source.
-        pin_memory: page-locked batches, for copies to a GPU; None: where the trainer has one.
-        max_broken_fraction: share of a data set's samples that may be broken before the run stops.
-        packed_dir: folder of packed copies, to read in place of the published files; None reads those.
-        max_train_samples: train on at most this many samples of each source, the first ones; None takes all.
+        pin_memory: whether batches are page-locked, for copies to a GPU; None: if the trainer uses one.
+        max_broken_fraction: fraction of a data set's samples that may be broken before the run stops.
+        packed_dir: folder of packed copies to read instead of the published files; None: read the published files.
+        max_train_samples: train only on the first samples of each source, at most this many; None: on all.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class JointDataModule(LightningDataModule):
         self.num_workers, self.pin_memory = num_workers, pin_memory
         self.broken = BrokenSamples(max_broken_fraction)
         self.datasets: dict[Stage, dict[str, FaceDataset]] = {}
-        self._ahead: Ahead | None = None
+        self._ahead: AheadRenderer | None = None
         asked = 1 if max_train_samples is None else max_train_samples
         least = {
             "num_workers": (num_workers, 0),
@@ -126,11 +126,11 @@ class JointDataModule(LightningDataModule):
             raise ConfigError(f"data.sources.{name} cannot be opened for {stage}: {error}") from error
 
     def label_sets(self, stage: Stage = "train") -> dict[str, LabelSet]:
-        """The label sets of the stage's sources that label attributes."""
+        """The label set of each source in this stage that labels attributes."""
         return {name: data.label_set for name, data in self.datasets[stage].items() if data.label_set is not None}
 
     def shape_sources(self, stage: Stage = "train") -> set[str]:
-        """The stage's sources that label the 3D face."""
+        """The sources in this stage that label the 3D face."""
         return {name for name, data in self.datasets[stage].items() if data.has_shape}
 
     def compiles_drawing(self) -> bool:
@@ -138,7 +138,7 @@ class JointDataModule(LightningDataModule):
         return any(getattr(data, "compile_drawing", False) for data in self.datasets["train"].values())
 
     def num_samples(self, stage: Stage, name: str) -> int:
-        """Samples of a source that a stage uses; 0 where it does without the source."""
+        """The number of samples of a source that a stage uses; 0 if it does not use the source."""
         count = len(self.datasets[stage].get(name, ()))
         return min(count, self.max_train_samples or count) if stage == "train" else count
 
@@ -148,7 +148,7 @@ class JointDataModule(LightningDataModule):
             count, batch_size = self.num_samples("train", name), self.sources[name].batch_size
             stream = TrainingStream(name, count, batch_size, self.seed, self._share(), self._batches_done())
             loaders[name] = self._loader(dataset, stream)
-        self.training_loader = TimedLoader(loaders, "min_size")  # they are endless
+        self.training_loader = TimedLoader(loaders, "min_size")  # any mode would do, as the streams are endless
         return self.training_loader
 
     def val_dataloader(self) -> CombinedLoader:
@@ -162,7 +162,7 @@ class JointDataModule(LightningDataModule):
             name: self._loader(dataset, EvaluationBatches(len(dataset), self.eval_batch_size, self._share()))
             for name, dataset in self.datasets[stage].items()
         }
-        # "max_size" gives None for a source that is exhausted, so each sample is seen once.
+        # "max_size" gives None for an exhausted source, so each sample is seen once.
         return CombinedLoader(loaders, "max_size")
 
     def _loader(self, dataset: FaceDataset, batches: Sampler[BatchSample]) -> DataLoader[Any]:
@@ -179,22 +179,22 @@ class JointDataModule(LightningDataModule):
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Accounts for broken samples and drops sources that gave none. Before each training step all random states are
-        set, so that they need not be saved to resume."""
+        """Counts broken samples and removes sources that have no sample left. Seeds all random states before each
+        training step, so that a resumed run does not need their saved values."""
         stage = self._running_stage()
         if stage == "train" and self.trainer is not None:
-            if batch is self.training_loader.latest:  # Lightning has fetched no other that could be drawn ahead
+            if batch is self.training_loader.latest:  # Lightning has not fetched another batch to draw ahead
                 self.training_loader.latest = None
             torch.manual_seed(seed_of(self.seed, "step", self._batches_done(), self._share().rank))
         accounted = {
-            name: self.broken.account(f"{stage}/{name}", self.datasets[stage][name], part)
+            name: self.broken.count_and_remove(f"{stage}/{name}", self.datasets[stage][name], part)
             for name, part in batch.items()
             if part
         }
         return {name: part for name, part in accounted.items() if part}
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Draws synthetic faces and turns training faces, where that is done on the device."""
+        """Draws synthetic faces and turns training faces, if the config has this done on the device."""
         stage = self._running_stage()
         if self._ahead is not None:
             self._ahead.wait()
@@ -204,14 +204,14 @@ class JointDataModule(LightningDataModule):
         return {name: self.turning(part) if "camera" in part else part for name, part in batch.items()}
 
     def draw_ahead(self) -> None:
-        """Begins to draw the faces of the next training mini-batch, where they are drawn on a GPU."""
+        """Starts drawing the faces of the next training mini-batch, if they are drawn on a GPU."""
         if self._feeds_a_gpu() and self.training_loader.latest:
             assert self.trainer is not None
-            self._ahead = self._ahead or Ahead(self.trainer.strategy.root_device)
+            self._ahead = self._ahead or AheadRenderer(self.trainer.strategy.root_device)
             self._ahead.draw(self.training_loader.latest, self.datasets["train"])
 
     def _batches_done(self) -> int:
-        """Mini-batches that the run has trained on, including those before it was resumed."""
+        """The number of mini-batches that the run has trained on, including those before it was resumed."""
         if self.trainer is None:
             return 0
         return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
@@ -220,7 +220,7 @@ class JointDataModule(LightningDataModule):
         return Share() if self.trainer is None else Share(self.trainer.global_rank, self.trainer.world_size)
 
     def state_dict(self) -> dict[str, Any]:
-        """The broken samples found so far. The sources' positions follow from the number of steps."""
+        """The broken samples found so far. The positions in the sources follow from the number of steps."""
         return {"broken": {name: dict(reasons) for name, reasons in self.broken.reasons.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

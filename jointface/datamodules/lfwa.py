@@ -22,11 +22,11 @@ from jointface.geometry.framing import FaceBox
 IMAGE_FOLDERS = ("lfw", "lfw-deepfunneled", "lfw_funneled")  # as LFW's archives unpack
 ATTRIBUTE_FILE, SPLIT_FILE = "lfw_att_73.mat", "indices_train_test.mat"
 
-# Average landmark box of LFW's 250 x 250 images: CelebA's ALIGNED_BOX under the least-squares scale (1.074) and shift
-# between the mean landmarks of both. LFW's are those of MTCNN in all 13,233 original images (`data/lfw_landmark.txt` of
-# clcarwin/sphereface_pytorch; standard deviation of 4 pixels at the eyes), CelebA's the first 50 rows of
-# `list_landmarks_align_celeba.txt`; tests/test_lfwa.py repeats the fit. Funneling moves photos onto their average, so
-# its folders get the same box; there were no landmarks to check that.
+# Average landmark box of LFW's 250 x 250 images: CelebA's ALIGNED_BOX after the scale (1.074) and shift that map the
+# mean landmarks of CelebA to those of LFW by least squares. LFW's were found by MTCNN in all 13,233 original images
+# (`data/lfw_landmark.txt` of clcarwin/sphereface_pytorch; standard deviation of 4 pixels at the eyes); CelebA's are the
+# first 50 rows of `list_landmarks_align_celeba.txt`; tests/test_lfwa.py repeats the fit. Funneling aligns photos with
+# their average, so its folders get the same box, although no landmarks were available to check this.
 SIDE = 250
 LFW_BOX = FaceBox(x=125.7, y=142.9, size=92.6)
 
@@ -36,25 +36,25 @@ class LFWA(FaceDataset):
 
     On disk, as published:
 
-        root/lfw/Aaron_Eckhart/Aaron_Eckhart_0001.jpg ...   250 x 250 (any size of the same framing works)
+        root/lfw/Aaron_Eckhart/Aaron_Eckhart_0001.jpg ...   250 x 250 (or any size with the same framing)
         root/lfw_att_73.mat                                 MATLAB 7.3; AttrName (73 names), label (13143 x 73, 0 or 1),
                                                             name (13143 of `Aaron_Eckhart\\Aaron_Eckhart_0001.jpg`)
         root/indices_train_test.mat                         indices_img_train (6263), indices_img_test (6880), 1-based
                                                             rows of the above; indices_identity_train and _test
 
-    Of LFW's 13,233 photos 90 are not labelled. Rows without an image are left out and counted in the log. Get labels
-    and split from CelebA's page ("LFWA+"), the photos from there or from LFW's own archives. Licence: non-commercial
-    research. Cite: Liu et al., "Deep Learning Face Attributes in the Wild", ICCV 2015; Huang et al., "Labeled Faces in
-    the Wild", UMass Amherst TR 07-49, 2007.
+    90 of LFW's 13,233 photos are not labelled. Rows without an image are left out, and the log counts them. Get labels
+    and split from CelebA's page ("LFWA+"), and the photos from there or from LFW's own archives. Licence:
+    non-commercial research. Cite: Liu et al., "Deep Learning Face Attributes in the Wild", ICCV 2015; Huang et al.,
+    "Labeled Faces in the Wild", UMass Amherst TR 07-49, 2007.
 
     Items hold `attributes` and `attribute_mask`, 73 each, in the order of `jointface.attributes.LFWA`, and `identity`,
-    the place of the person among the sorted names of the whole data set.
+    the person's index among the sorted names of the whole data set.
 
     Args:
-        split: "train", "val" or "test". The official split is by people and has no "val", which holds out people of
-            the training part by a hash of their name, the same on any machine; "train" is the rest.
-        images: name of the image folder in root: "lfw", the original images, "lfw-deepfunneled" or "lfw_funneled".
-        val_fraction: share of the training part's people that is held out.
+        split: "train", "val" or "test". The official split is by people and has no "val". Here, people of its training
+            part are held out for "val" by a hash of their name, equal on all machines; "train" is the rest.
+        images: name of the image folder in root: "lfw" (the original images), "lfw-deepfunneled" or "lfw_funneled".
+        val_fraction: fraction of the people in the training part that are held out.
     """
 
     label_set = LFWA_ATTRIBUTES
@@ -72,7 +72,7 @@ class LFWA(FaceDataset):
         if not self.images.is_dir() and (there := [name for name in IMAGE_FOLDERS if (root / name).is_dir()]):
             raise DataError(
                 f"no folder {self.images.absolute()}: looked there for LFW's images; found {', '.join(there)} there, "
-                "name it with images"
+                "select it with images="
             )
         require_folder(self.images, "LFW's images", "unpack them there")
         names, labels = read_attributes(root / ATTRIBUTE_FILE)
@@ -116,12 +116,12 @@ class LFWA(FaceDataset):
 
 
 def lfw_box(width: int, height: int) -> FaceBox:
-    """LFW's face box in an image of this size."""
+    """The face box in an LFW image with this size in pixels."""
     return scale_box(LFW_BOX, width / SIDE, height / SIDE)
 
 
 def read_attributes(path: Path) -> tuple[np.ndarray, Float[np.ndarray, "images attributes"]]:
-    """Image names `Person/Person_0001.jpg` (N,) and labels (N, 73) in {0, 1} of `lfw_att_73.mat`."""
+    """Reads image names `Person/Person_0001.jpg` (N,) and labels (N, 73) in {0, 1} from `lfw_att_73.mat`."""
     content = read_variables(path, "LFWA's 73 attributes", "AttrName", "label", "name")
     attributes = [attribute_name(str(name)) for name in np.atleast_1d(content["AttrName"])]
     names = np.array([str(name).replace("\\", "/") for name in np.atleast_1d(content["name"])])
@@ -131,13 +131,13 @@ def read_attributes(path: Path) -> tuple[np.ndarray, Float[np.ndarray, "images a
         lacking, unknown = sorted(known - set(attributes)), sorted(set(attributes) - known)
         raise DataError(
             f"{path.absolute()}: its {len(attributes)} attributes are not LFWA's {len(known)}: {len(lacking)} are "
-            f"lacking ({', '.join(lacking[:3])}), {len(unknown)} unknown ({', '.join(unknown[:3])}); this is another "
-            f"file, take {ATTRIBUTE_FILE}"
+            f"missing ({', '.join(lacking[:3])}), {len(unknown)} unknown ({', '.join(unknown[:3])}); this is another "
+            f"file, use {ATTRIBUTE_FILE}"
         )
     if label.shape != (len(names), len(attributes)):
         raise DataError(
-            f"{path.absolute()}: label is {label.shape}, but there are {len(names)} names of images and "
-            f"{len(attributes)} of attributes; the file is damaged, get it again"
+            f"{path.absolute()}: label has shape {label.shape}, but there are {len(names)} image names and "
+            f"{len(attributes)} attribute names; the file is damaged, get it again"
         )
     if not np.isin(label, (0, 1)).all():
         raise DataError(f"{path.absolute()}: label holds values other than 0 and 1; the file is damaged, get it again")
@@ -146,14 +146,14 @@ def read_attributes(path: Path) -> tuple[np.ndarray, Float[np.ndarray, "images a
 
 
 def read_split(path: Path, rows: int) -> tuple[Bool[np.ndarray, "rows"], Bool[np.ndarray, "rows"]]:
-    """Which of the rows of `lfw_att_73.mat` are in the training and in the test part of `indices_train_test.mat`."""
+    """Which rows of `lfw_att_73.mat` belong to the training and to the test part in `indices_train_test.mat`."""
     parts = []
     for field, indices in read_variables(path, "LFWA's split", "indices_img_train", "indices_img_test").items():
         values = np.atleast_1d(indices).ravel()
         if values.dtype.kind not in "iuf" or not np.isin(values, np.arange(1, rows + 1)).all():
             raise DataError(
                 f"{path.absolute()}: {field} must hold row numbers from 1 to {rows}, the rows of {ATTRIBUTE_FILE}; the "
-                "two files are not of one release, get both again"
+                "two files are from different releases, get both again"
             )
         parts.append(np.isin(np.arange(1, rows + 1), values))
     train, test = parts
@@ -163,7 +163,7 @@ def read_split(path: Path, rows: int) -> tuple[Bool[np.ndarray, "rows"], Bool[np
 
 
 def read_variables(path: Path, what: str, *variables: str) -> dict[str, Any]:
-    """Variables of a MATLAB file of version 5 or 7.3, in this order; a cell array of strings becomes a list."""
+    """Reads these variables of a MATLAB file (version 5 or 7.3); a cell array of strings becomes a list."""
     require_file(path, what, f"get it from the LFWA+ folder of the CelebA page and put it beside {IMAGE_FOLDERS[0]}/")
     try:
         cells = {}
@@ -176,13 +176,13 @@ def read_variables(path: Path, what: str, *variables: str) -> dict[str, Any]:
         raise DataError(f"{path.absolute()}: not a readable MATLAB file ({reason}); get it again") from error
     if lacking := [name for name in variables if name not in content]:
         raise DataError(
-            f"{path.absolute()}: no variable {', '.join(lacking)}; the file is damaged or another one, get it again"
+            f"{path.absolute()}: no variable {', '.join(lacking)}; the file is damaged or the wrong one, get it again"
         )
     return {name: content[name] for name in variables}
 
 
 def _strings(cells: h5py.Dataset) -> list[str]:
-    """A cell array of strings: references to arrays of UTF-16 units."""
+    """Reads a cell array of strings, which is stored as references to arrays of UTF-16 units."""
     strings = []
     for cell in cells[()].ravel():
         text = h5py.h5r.dereference(cell, cells.id)
@@ -193,7 +193,7 @@ def _strings(cells: h5py.Dataset) -> list[str]:
 
 
 def image_names(folder: Path) -> set[str]:
-    """`Person/Person_0001.jpg` of every photo."""
+    """The name `Person/Person_0001.jpg` of every photo."""
     with os.scandir(folder) as entries:
         people = [entry.name for entry in entries if entry.is_dir()]
     names = (f"{person}/{name}" for person in people for name in file_names(folder / person))

@@ -1,4 +1,4 @@
-"""What runs around a data set in the loaders' processes, and how long a training waits for them."""
+"""Loading in worker processes: whole batches, reproducible randomness, signals, and the time spent waiting for data."""
 
 import atexit
 import multiprocessing
@@ -20,9 +20,9 @@ from jointface.datamodules.sampling import BatchSample
 
 
 class Batches(Dataset[Any]):
-    """Lets a loader ask a data set for whole batches, which hold only the samples that could be read.
+    """Lets a loader request whole batches from a data set; they hold only the samples that could be read.
 
-    For a `BatchSample`, everything random in the batch depends on its seed alone, whichever process makes it.
+    For a `BatchSample`, everything random in the batch depends only on its seed, not on the process that loads it.
     """
 
     def __init__(self, dataset: FaceDataset) -> None:
@@ -42,16 +42,16 @@ class Batches(Dataset[Any]):
 
 
 def identity_collate(batch: Any) -> Any:
-    """The collate function of loaders over `Batches`, which need none."""
+    """The collate function for loaders of `Batches`, whose batches need no collating."""
     return batch
 
 
 def start_worker(worker: int) -> None:
-    """Sets up a loader's process: one thread, and signals are left to the main process.
+    """Sets up a worker process: it uses one thread, and leaves signals to the main process.
 
-    A terminal and SLURM send Ctrl-C, SIGTERM and SLURM's warnings to every process of a run. A worker that ended there
-    would fail the step after which the run saves. The main process ends workers that hang by sending SIGTERM twice, so
-    only the first is ignored.
+    Terminals and SLURM send Ctrl-C, SIGTERM and SLURM's warnings to every process of a run. A worker that ended at such
+    a signal would break the last step before the run saves. The main process ends hanging workers by sending SIGTERM
+    twice, so only the first one is ignored.
     """
     cv2.setNumThreads(0)
     for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):
@@ -62,8 +62,8 @@ def start_worker(worker: int) -> None:
 
 @atexit.register
 def end_workers() -> None:
-    """Kills the workers that a stopped run has left. Python sends them one SIGTERM at exit, which they ignore, and
-    would wait for them forever."""
+    """Kills workers left by a stopped run. At exit Python sends them a single SIGTERM, which they ignore, and would
+    wait for them forever."""
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()
@@ -72,7 +72,7 @@ def end_workers() -> None:
 class TimedLoader(CombinedLoader):
     """A CombinedLoader that adds up the seconds spent waiting for mini-batches, in `seconds_waited`.
 
-    Lightning fetches one mini-batch ahead, so `latest` is the one after that which the step is given.
+    Lightning fetches one mini-batch ahead, so `latest` is the one that follows the mini-batch of the current step.
     """
 
     seconds_waited = 0.0

@@ -1,4 +1,4 @@
-"""The packed copy of any data set: crops at training size with room to vary. How it is written, and how it is read."""
+"""Writes and reads packed copies of data sets: crops at training size with a margin for augmentation."""
 
 import inspect
 import json
@@ -27,17 +27,17 @@ NO_SETTINGS = ("root", "morphable_model", "split", "transform")
 
 
 class PackedFaces(FaceDataset):
-    """A split of a data set from its packed copy. Samples, their order and their labels are those of the data set.
+    """A split of a data set, read from its packed copy: the same samples and labels in the same order.
 
-    The root holds train.lmdb, val.lmdb, test.lmdb, as `jointface.prepare` with pack=true writes them (`crop_store`). A
-    picture is the plain crop of `image_size` pixels with a margin on every side for turned and shifted crops, as
-    JPEG. A sample that was broken when it was packed is still broken when it is read. The terms of the data set apply
+    The root holds train.lmdb, val.lmdb and test.lmdb, which `jointface.prepare` writes with pack=true (`crop_store`).
+    Each picture is a JPEG of the plain crop of `image_size` pixels, with a margin on every side for rotated and shifted
+    crops. A sample that was broken when it was packed is also broken in the copy. The licence of the data set applies
     to its copy.
 
     Args:
-        transform: its size must not exceed that of the copy.
-        settings: those that the copy must have been made with, see `settings_of`; None does not check.
-        morphable_model: the model that the run's coefficients refer to; None does not check.
+        transform: its size must not exceed the copy's `image_size`.
+        settings: the settings that the copy must have been made with, see `settings_of`; None: not checked.
+        morphable_model: the model that the run's coefficients refer to; None: not checked.
     """
 
     splits = ("train", "val", "test")
@@ -61,12 +61,13 @@ class PackedFaces(FaceDataset):
             )
         if settings is not None and (different := differences(meta["settings"], settings)):
             raise DataError(
-                f"{where}: packed with other settings ({different}); set them alike, or pack the data set anew into "
-                "another folder"
+                f"{where}: packed with other settings ({different}); use the same settings, or pack the data set again "
+                "into another folder"
             )
         if morphable_model is not None and meta["morphable_model"] not in (None, fingerprint(morphable_model)):
             raise DataError(
-                f"{where}: its coefficients are of another morphable model; pack the data set anew into another folder"
+                f"{where}: its coefficients refer to another morphable model; pack the data set again into another "
+                "folder"
             )
         name, attributes = meta["label_set"] or ("", ())
         self.label_set = LabelSet(name, tuple(attributes)) if name else None  # type: ignore[misc]
@@ -91,7 +92,7 @@ class PackedFaces(FaceDataset):
     def alpha(self) -> Float[Tensor, "attributes"]:
         if self.label_set is not None and "attributes" not in self.labels:
             raise DataError(
-                f"{self.reader.path}: every sample of it is broken, so it has no labels; see broken.csv beside it"
+                f"{self.reader.path}: all its samples are broken, so it has no labels; see broken.csv beside it"
             )
         return super().alpha()
 
@@ -101,15 +102,15 @@ def pack_split(
 ) -> PackedReader:
     """Packs a split and opens the copy. Raises a DataError if it was made with other settings or cannot be written.
 
-    A packing that was interrupted is continued. Of a finished copy, samples that are damaged or were broken are read
-    again. `what` names the split in messages, `dataset` makes the splits of `data`, `path` is SPLIT.lmdb.
+    An interrupted packing is resumed. If a finished copy has damaged or broken samples, these are read again. `what`
+    names the split in messages, `dataset` builds the splits of `data`, and `path` is SPLIT.lmdb.
     """
     meta = _describe(data, dataset, packing)
     if path.is_file():
         reader = PackedReader(path)
         if different := differences(reader.meta, meta):
             raise DataError(
-                f"{path.absolute()} is a copy with other settings ({different}); choose another output_dir or delete it"
+                f"{path.absolute()}: packed with other settings ({different}); choose another output_dir or delete it"
             )
         if not reader.broken and not reader.damaged():
             return reader
@@ -125,7 +126,7 @@ def pack_split(
 
 
 def _describe(data: FaceDataset, dataset: partial[Any], packing: Packing) -> dict[str, Any]:
-    """What tells one packed copy from another, as JSON gives it back."""
+    """Everything that distinguishes a packed copy from others, as plain JSON values."""
     model, label_set = dataset.keywords.get("morphable_model"), data.label_set
     return _as_json({
         "format": FORMAT, "root": str(Path(dataset.keywords["root"]).absolute()), "length": len(data),
@@ -137,7 +138,7 @@ def _describe(data: FaceDataset, dataset: partial[Any], packing: Packing) -> dic
 
 
 def settings_of(dataset: partial[Any]) -> dict[str, Any]:
-    """The arguments of a data set's class that decide what its samples are, defaults included, as JSON keeps them."""
+    """The arguments, including defaults, that determine a data set's samples, as plain JSON values."""
     parameters = inspect.signature(dataset.func).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
     return _as_json({k: v for k, v in {**defaults, **dataset.keywords}.items() if k not in NO_SETTINGS})
@@ -148,11 +149,11 @@ def _as_json(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(model: MorphableModel) -> str:
-    """Tells morphable models apart."""
+    """A text that identifies a morphable model by name, size and content."""
     return f"{model.name} {model.num_shape} + {model.num_expression} {model.content_hash()[:16]}"
 
 
 def differences(packed: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    """What two sets of settings differ in, for messages; empty if in nothing."""
+    """Describes how two sets of settings differ, for messages; empty if they are equal."""
     keys = sorted(key for key in {*packed, *asked} if packed.get(key) != asked.get(key))
     return ", ".join(f"{key}={packed.get(key)} there, {asked.get(key)} now" for key in keys)

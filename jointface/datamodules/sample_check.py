@@ -1,4 +1,4 @@
-"""Reads every sample of a split once, in worker processes: its labels, a JPEG to pack, or why it is broken."""
+"""Reads every sample of a split once, in worker processes: gives its labels, a JPEG to pack, or why it is broken."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,10 +20,10 @@ CHUNK = 32  # samples that a worker reads at once, and that are written in one t
 
 @dataclass(frozen=True)
 class Packing:
-    """How samples are packed.
+    """Settings for packing samples.
 
-    image_size: side of the crops to be trained on, in pixels. margin: more on every side, as a fraction of it.
-    quality: of JPEG, 1 to 100.
+    image_size: side of the crops to train on, in pixels. margin: extra border on every side, as a fraction of
+    `image_size`. quality: JPEG quality, 1 to 100.
     """
 
     image_size: int
@@ -37,16 +37,16 @@ class Packing:
 
     @property
     def picture_size(self) -> int:
-        """Side of the pictures in pixels."""
+        """Side of the packed pictures in pixels."""
         return self.image_size + 2 * self.border
 
 
 @dataclass
 class CheckedSample:
-    """A sample that a worker has read: its labels, its JPEG if it is to be packed, or why it is broken."""
+    """A sample read by a worker: its labels, its JPEG if it is to be packed, or why it is broken."""
 
     index: int
-    labels: dict[str, np.ndarray] = field(default_factory=dict)  # pickled whole, where each tensor would be shared
+    labels: dict[str, np.ndarray] = field(default_factory=dict)  # pickled at once; tensors would be shared one by one
     picture: bytes = b""
     broken: str = ""
 
@@ -63,7 +63,7 @@ class _Samples(Dataset[CheckedSample]):
         index = int(self.indices[place])
         try:
             return self._read(index)
-        except Exception as error:  # whatever is wrong with one sample, the others are to be read
+        except Exception as error:  # a fault in one sample must not keep others from being read
             return CheckedSample(index, broken=reason_of(error, self.dataset.path(index)))
 
     def _read(self, index: int) -> CheckedSample:
@@ -79,7 +79,7 @@ class _Samples(Dataset[CheckedSample]):
 
 
 def encode(picture: UInt8[np.ndarray, "size size 3"], quality: int) -> bytes:
-    """An RGB picture as JPEG in full colour resolution: at the size of these crops, half of it blurs lips and eyes."""
+    """Encodes an RGB picture as JPEG in full colour resolution; halving it would blur lips and eyes in small crops."""
     full_colour = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     options = [cv2.IMWRITE_JPEG_QUALITY, quality, *full_colour]
     return cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)[1].tobytes()
@@ -88,7 +88,7 @@ def encode(picture: UInt8[np.ndarray, "size size 3"], quality: int) -> bytes:
 def check_samples(
     what: str, dataset: FaceDataset, indices: Sequence[int], packing: Packing | None, num_workers: int
 ) -> Iterator[list[CheckedSample]]:
-    """The samples at these indices in chunks, with a progress bar that says `what` is read."""
+    """Yields the samples at these indices in chunks, and shows a progress bar that says `what` is being read."""
     loader = DataLoader(
         _Samples(dataset, indices, packing), batch_size=CHUNK, num_workers=num_workers, collate_fn=identity_collate,
         worker_init_fn=start_worker,

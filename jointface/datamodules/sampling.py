@@ -1,6 +1,6 @@
-"""Which samples make up which mini-batch: a function of seed, source and batch number alone.
+"""Chooses the samples of each mini-batch as a function of nothing but seed, source and batch number.
 
-So a training that is resumed in the middle of an epoch takes the same samples in the same order, on any number of
+A training that resumes in the middle of an epoch therefore sees the same samples in the same order, on any number of
 processes.
 """
 
@@ -19,7 +19,7 @@ from torch.utils.data import Sampler
 
 @dataclass(frozen=True)
 class BatchSample:
-    """One process's part of a mini-batch of a source: its samples, and the seed of everything random in them."""
+    """A process's part of a source's mini-batch: the samples, and the seed for everything random in them."""
 
     indices: list[int]
     seed: int
@@ -40,15 +40,15 @@ def seed_of(*parts: int | str) -> int:
 
 
 class TrainingStream(Sampler[BatchSample]):
-    """The endless mini-batches of one source, always full. The source is shuffled anew after each pass.
+    """The endless mini-batches of one source, always full. The source is reshuffled after each pass.
 
     Args:
         source: name of the source, so that sources of equal length are shuffled differently.
-        num_samples: samples of the source.
-        batch_size: samples of the source in one process's mini-batch.
-        seed: of the run.
-        share: the mini-batches of all processes together are consecutive in the shuffled order.
-        first: number of the mini-batch to begin with.
+        num_samples: number of samples in the source.
+        batch_size: number of samples in one process's mini-batch.
+        seed: the run's seed.
+        share: this process; the mini-batches of all processes are consecutive in the shuffled order.
+        first: number of the mini-batch to start with.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class TrainingStream(Sampler[BatchSample]):
         return map(self.sample, count(self.first))
 
     def sample(self, number: int) -> BatchSample:
-        """Mini-batch `number`, counted from 0."""
+        """The mini-batch with this number, counted from 0."""
         rank, world_size = self.share.rank, self.share.world_size
         start = (number * world_size + rank) * self.batch_size
         places = [divmod(position, self.num_samples) for position in range(start, start + self.batch_size)]
@@ -71,15 +71,15 @@ class TrainingStream(Sampler[BatchSample]):
 
 @lru_cache(maxsize=16)
 def _order(seed: int, source: str, epoch: int, length: int) -> Int[Tensor, "length"]:
-    """The shuffled samples of a pass."""
+    """The samples in the shuffled order of one pass."""
     return torch.randperm(length, generator=torch.Generator().manual_seed(seed_of(seed, source, epoch)))
 
 
 class EvaluationBatches(Sampler[BatchSample]):
-    """Each sample of one source once, in order, over all processes; arguments as of `TrainingStream`.
+    """Mini-batches that hold each sample of a source once and in order, over all processes; see `TrainingStream`.
 
-    Every process gets the same number of mini-batches, as distributed modules require; the last ones may be short or
-    empty.
+    Every process gets the same number of mini-batches, which distributed modules require. The last ones may be short
+    or empty.
     """
 
     def __init__(self, num_samples: int, batch_size: int, share: Share | None = None) -> None:

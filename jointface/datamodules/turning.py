@@ -1,4 +1,4 @@
-"""Turns training faces out of plane on the device, for data with few large poses."""
+"""Turns training faces out of plane on the device, for data sets with few large poses."""
 
 import math
 
@@ -11,12 +11,12 @@ from jointface.geometry.morphable_model import MorphableModel
 
 
 class FaceTurning(nn.Module):
-    """Turns some of the faces with a fitted mesh by random pitch and yaw, see `geometry.face_profiling`.
+    """Turns some of the faces that have a fitted mesh by random pitch and yaw, see `geometry.face_profiling`.
 
     Args:
-        morphable_model: the model of the fits.
-        yaw, pitch: largest turn to either side, in degrees.
-        probability: share of the faces that are turned.
+        morphable_model: the model that the fits refer to.
+        yaw, pitch: largest turn in either direction, in degrees.
+        probability: fraction of the faces that are turned.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class FaceTurning(nn.Module):
 
     @torch.no_grad()
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The batch with some images and cameras turned. `landmarks68`, which would no longer fit, is dropped."""
+        """The batch with some images and cameras turned; drops `landmarks68`, which would no longer match."""
         camera = batch["camera"]
         chosen = (torch.rand(len(camera), device=camera.device) < self.probability).nonzero().flatten()
         if not len(chosen):

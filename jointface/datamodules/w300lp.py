@@ -1,4 +1,4 @@
-"""300W-LP: 61,225 photos of 300W turned to large poses, and their flipped twins, with fitted 3D faces."""
+"""300W-LP: 61,225 photos of 300W turned to large poses, and their mirrored copies, with fitted 3D faces."""
 
 import hashlib
 import re
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample, Item, require_choice
-from jointface.datamodules.fitted_face import FittedFaceReader, fitted_photos, no_pairs, read_fit
+from jointface.datamodules.fitted_face import FittedFaceReader, fitted_photos, no_pairs_error, read_fit
 from jointface.datamodules.on_disk import Count, file_names, log_left_out, require_folder
 from jointface.errors import ConfigError, DataError
 from jointface.geometry.array_files import checked_numbers
@@ -20,7 +20,7 @@ from jointface.geometry.morphable_model import MIRROR68, MorphableModel
 
 Landmarks = Literal["fit", "file"]
 
-PUBLISHED = {"AFW": 5_207, "HELEN": 37_676, "IBUG": 1_786, "LFPW": 16_556}  # and as many flipped twins each
+PUBLISHED = {"AFW": 5_207, "HELEN": 37_676, "IBUG": 1_786, "LFPW": 16_556}  # plus the same number of mirrored copies
 FLIP = "_Flip"
 LANDMARKS = "landmarks"
 NO_SUBSET = {"Code", LANDMARKS}  # folders of the published archive that hold no photos
@@ -29,7 +29,7 @@ NO_SUBSET = {"Code", LANDMARKS}  # folders of the published archive that hold no
 class W300LP(FaceDataset):
     """300W-LP (300W across Large Poses).
 
-    On disk, as published; any folder of `.jpg` + `.mat` pairs counts as a subset:
+    On disk, as published; any folder of `.jpg` + `.mat` pairs is a subset:
 
         root/AFW/AFW_134212_1_0.jpg, .mat ...   450 x 450; the last number counts the turned copies of a photo
         root/AFW_Flip/AFW_134212_1_0.jpg ...    the same photos, mirrored, under the same names
@@ -41,21 +41,21 @@ class W300LP(FaceDataset):
     from the 3DDFA project page. Licence: research. Cite: Zhu et al., "Face Alignment Across Large Poses: A 3D
     Solution", CVPR 2016.
 
-    Items hold `shape_coefficients`, `expression_coefficients` (as many as the morphable model has) and `camera`, and
+    Items hold `camera`, `shape_coefficients` and `expression_coefficients` (as many as the morphable model has), and
     with `landmarks="file"` also `landmarks68`.
 
     Args:
-        split: "train" or "val". There is no official split: a photo is held out by a hash of its name without the copy
-            number, so that all its copies and its flipped twin stay on one side, on any machine.
+        split: "train" or "val". There is no official split: photos are held out by a hash of their name without the
+            copy number. All copies of a photo, mirrored or not, are therefore in one split, the same on any machine.
         morphable_model: the model that the coefficients refer to.
         subsets: names of the subset folders; None takes all.
-        val_fraction: share of the photos that is held out.
-        landmarks: "fit": landmarks follow from the coefficients. "file": items hold those of landmarks/, x and y of
-            pts_3d, taken as 1-based like every label of the archive, with z of the fit. A flipped photo without a file
-            of its own takes its twin's, mirrored; photos without either are left out and counted in the log. The
-            framing is that of the fit in both cases.
+        val_fraction: fraction of the photos that are held out.
+        landmarks: "fit": landmarks follow from the coefficients. "file": items hold landmarks with x and y of pts_3d in
+            landmarks/, taken as 1-based like every label of the archive, and z of the fit. A mirrored photo without
+            such a file uses the mirrored landmarks of its original. Photos without either are left out, and the log
+            counts them. Faces are framed by the fit in both cases.
         num_photos: number of training photos to use, None for all. They are chosen by the same hash, so a smaller
-            choice lies within a larger one, and what is held out does not change.
+            choice is part of a larger one, and the held-out photos do not change.
     """
 
     has_shape = True
@@ -83,7 +83,7 @@ class W300LP(FaceDataset):
         subsets = subset_names(self.root) if subsets is None else subsets
         photos = [f"{subset}/{name}" for subset in subsets for name in self._names(subset)]
         if not photos:
-            raise no_pairs(self.root, "300W-LP", below="*/")
+            raise no_pairs_error(self.root, "300W-LP", below="*/")
         fractions = np.array([held_out_fraction(photo.rpartition("/")[2]) for photo in photos])
         held_out = fractions < val_fraction
         self.photos = np.array(photos)[held_out if split == "val" else ~held_out]
@@ -98,7 +98,7 @@ class W300LP(FaceDataset):
             )
 
     def _names(self, subset: str) -> list[str]:
-        """The photos of a subset that have their labels, without ending."""
+        """The names, without extension, of the labelled photos in a subset."""
         names = fitted_photos(self.root / subset, "300W-LP")
         if not self.with_landmarks:
             return names
@@ -135,7 +135,7 @@ class W300LP(FaceDataset):
         return labels["landmarks68"] if "landmarks68" in labels else self.reader.landmarks(labels)
 
     def _landmarks(self, photo: Path, width: int) -> Float[Tensor, "68 2"]:
-        """x, y of a photo's landmarks in image space."""
+        """Reads x, y of a photo's landmarks in image space."""
         subset, name = photo.parent.name, f"{photo.stem}_pts.mat"
         own = self.root / LANDMARKS / subset / name
         if own.is_file() or not subset.endswith(FLIP):
@@ -161,16 +161,16 @@ def subset_names(root: Path) -> list[str]:
 
 
 def read_landmarks(path: Path) -> Float[Tensor, "68 2"]:
-    """`pts_3d` (68, 2) of a file of landmarks/, 1-based with y down, in image space."""
+    """Reads `pts_3d` (68, 2), 1-based with y down, from a file in landmarks/, and returns it in image space."""
     points = checked_numbers(f"{path}: pts_3d", read_fit(path, ["pts_3d"])["pts_3d"], (68, 2))
     return torch.from_numpy((points - 1).astype(np.float32))
 
 
 def held_out_fraction(stem: str) -> float:
-    """A number in [0, 1) that all turned copies `NAME_1_0`, `NAME_1_1`, ... of a photo have in common."""
+    """A hash of a photo's name in [0, 1), the same for all its turned copies `NAME_1_0`, `NAME_1_1`, ..."""
     return int.from_bytes(hashlib.sha256(original_name(stem).encode()).digest()[:8]) / 2**64
 
 
 def original_name(stem: str) -> str:
-    """The photo that `NAME_1_0`, `NAME_1_1`, ... are turned copies of."""
+    """The name of the photo whose turned copies are `NAME_1_0`, `NAME_1_1`, ..."""
     return re.sub(r"(_\d+)_\d+$", r"\1", stem)

@@ -141,7 +141,7 @@ def build_finder(name: str, min_score: float | None = None) -> FaceFinder:
         return YuNet(None if name == "yunet" else name, **threshold)
     if name == "none":
         return WholePicture()
-    raise ConfigError(f"finder={name}: known are finder, yunet, none, and the path of weights, FILE.ckpt or FILE.onnx")
+    raise ConfigError(f"finder={name}: choose from finder, yunet, none, or the path of weights, FILE.ckpt or FILE.onnx")
 
 
 def pyramid(photo: Image, finer: int) -> list[Image]:

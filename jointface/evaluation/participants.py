@@ -60,7 +60,7 @@ def open_participants(
     for name, folder in folders.items():
         list_predictions(name, folder)
     if precision not in PRECISIONS:
-        raise ConfigError(f"precision={precision}: known are {', '.join(PRECISIONS)}")
+        raise ConfigError(f"precision={precision}: choose from {', '.join(PRECISIONS)}")
     if precision == "float64" and placed.type == "mps":
         raise ConfigError("device=mps has no float64: set precision=float32, or device=cpu")
     networks = {name: load_model(path).to(getattr(torch, precision)) for name, path in paths.items()}

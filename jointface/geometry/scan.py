@@ -1,6 +1,6 @@
-"""Textured 3D scans of faces: reads them, finds the face in them, and renders them.
+"""Reads textured 3D scans, finds the face in them, and renders them.
 
-Scan space: millimetres, x to the viewer's right, y up, z towards the viewer, as a frontal scanner delivers it.
+Scan space is in millimetres, with x to the viewer's right, y up and z towards the viewer.
 """
 
 import math
@@ -22,10 +22,10 @@ from jointface.geometry.mesh import triangle_normals
 from jointface.geometry.rasteriser import interpolate, rasterise_meshes
 
 HEAD_EXTENT = (100.0, 1000.0)  # mm; from a bare face to a bust
-START_STEP = 25.0  # mm between the places where the search for the face starts
-START_TILTS = (-30.0, 0.0, 30.0)  # degrees of pitch in each
-NOSE_REACH = 10.0  # mm around the aligned mean face's nose tip within which the scan's is
-ALIGNED_RADIUS = 60.0  # mm around the nose tip: eyes, nose and mouth, which hair and collars leave free
+START_STEP = 25.0  # mm between the start points of the search for the face
+START_TILTS = (-30.0, 0.0, 30.0)  # degrees of pitch tried at each start point
+NOSE_REACH = 10.0  # mm: largest distance between the nose tips of the scan and of the aligned mean face
+ALIGNED_RADIUS = 60.0  # mm around the nose tip: eyes, nose and mouth, which hair and collars do not cover
 
 Place = Float[Tensor, "3"]
 Motion = Float[Tensor, "3 4"]
@@ -34,7 +34,7 @@ Points = Float[Tensor, "points 3"]
 
 @dataclass
 class Scan:
-    """A textured triangle mesh. A vertex on a seam of the texture is there once for each of its coordinates."""
+    """A textured triangle mesh. A vertex on a texture seam is repeated for each of its texture coordinates."""
 
     vertices: Float[Tensor, "vertices 3"]  # in millimetres
     triangles: Int64[Tensor, "triangles 3"]
@@ -43,11 +43,10 @@ class Scan:
 
 
 def read_scan(path: Path) -> Scan:
-    """The scan of a Wavefront .obj with its .mtl and images. Several materials become one texture; holes are fine.
+    """Reads a Wavefront .obj with its .mtl and images. Several materials are merged into one texture; holes are fine.
 
     Raises:
-        DataError: the file holds no mesh, a material without its image, coordinates that are not finite, or its unit is
-            not the millimetre.
+        DataError: the file has no mesh, lacks a material's image, has non-finite coordinates, or is not in millimetres.
     """
     mesh = _read_mesh(path)
     visual = mesh.visual
@@ -57,88 +56,88 @@ def read_scan(path: Path) -> Scan:
         vertices=torch.from_numpy(np.array(mesh.vertices, dtype=np.float32)),
         triangles=torch.from_numpy(np.array(mesh.faces, dtype=np.int64)),
         uv=torch.from_numpy(np.array(visual.uv[:, :2], dtype=np.float32)),
-        texture=torch.from_numpy(_image(visual, path)),
+        texture=torch.from_numpy(_texture_image(visual, path)),
     )
     for what, values in (("vertices", scan.vertices), ("texture coordinates", scan.uv)):
         if not values.isfinite().all():
-            raise DataError(f"{path}: {what} hold values that are no finite numbers; the file is damaged, get it again")
+            raise DataError(f"{path}: {what} hold values that are not finite; the file is damaged, get it again")
     low, high = _bounds(scan.vertices)
     extent = (high - low).max().item()
     if not HEAD_EXTENT[0] < extent < HEAD_EXTENT[1]:
         raise DataError(
-            f"{path}: the scan is {extent:.3g} units large, a head is {HEAD_EXTENT[0]:.0f} to {HEAD_EXTENT[1]:.0f} "
-            "millimetres; millimetres are expected, convert it"
+            f"{path}: the scan is {extent:.3g} units large, but a head is {HEAD_EXTENT[0]:.0f} to "
+            f"{HEAD_EXTENT[1]:.0f} millimetres; convert it to millimetres"
         )
     return scan
 
 
 def _read_mesh(path: Path) -> trimesh.Trimesh:
     try:
-        # With maintain_order a vertex on a seam would get the mean of its texture coordinates, not a copy for each.
+        # With maintain_order, a seam vertex would get the mean of its texture coordinates instead of one copy for each.
         found = trimesh.load_scene(path, process=False, maintain_order=False).geometry.values()
         meshes = [mesh for mesh in found if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces)]
         if not meshes:
-            raise DataError(f"{path}: holds no triangles; it is damaged or no scan, get it again")
+            raise DataError(f"{path}: holds no triangles; it is damaged or not a scan, get it again")
         if not all(_is_textured(mesh) for mesh in meshes):
             raise DataError(
-                f"{path}: no texture; its .mtl and the image that this names (map_Kd) must lie where the files say, "
-                "spelt so, and each vertex needs texture coordinates"
+                f"{path}: no texture; its .mtl and the image named there (map_Kd) must exist under exactly these "
+                "names, and each vertex needs texture coordinates"
             )
         return meshes[0] if len(meshes) == 1 else cast(trimesh.Trimesh, trimesh.util.concatenate(meshes))
     except DataError:
         raise
-    except Exception as error:  # whatever a damaged file leads the parser to, or the decoder of images
+    except Exception as error:  # a damaged file can raise anything in the parser or the image decoder
         reason = " ".join(f"{type(error).__name__} {error}".split())
         raise DataError(
-            f"{path}: not a readable .obj ({reason}); it is damaged or of another kind, get it again"
+            f"{path}: not a readable .obj ({reason}); it is damaged or of the wrong kind, get it again"
         ) from error
 
 
 def _is_textured(mesh: trimesh.Trimesh) -> bool:
     image = getattr(getattr(mesh.visual, "material", None), "image", None)
     uv = getattr(mesh.visual, "uv", None)
-    # trimesh fills in an image of its own where there is none; one of a file is told by its path.
+    # trimesh adds its own image if there is none; only an image from a file has a path.
     from_file = image is not None and "file_path" in image.info
     return from_file and uv is not None and len(uv) == len(mesh.vertices)
 
 
-def _image(visual: TextureVisuals, path: Path) -> UInt8[np.ndarray, "rows columns 3"]:
+def _texture_image(visual: TextureVisuals, path: Path) -> UInt8[np.ndarray, "rows columns 3"]:
     material: Any = visual.material
-    image = getattr(material, "image", None) or material.baseColorTexture  # packed materials are glTF's
+    image = getattr(material, "image", None) or material.baseColorTexture  # merged materials are glTF's
     try:
         return np.array(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises on broken files
         name = image.info.get("file_path", "the texture")
-        raise DataError(f"{path}: {name} is not a whole image ({error}); get it again") from error
+        raise DataError(f"{path}: {name} is not an intact image ({error}); get it again") from error
 
 
 def _bounds(vertices: Points) -> tuple[Place, Place]:
-    """Corners of the scan's box without its outermost hundredth: scanners leave stray points."""
+    """Corners of the box between the 1 % and 99 % quantiles, because scans have stray points."""
     low, high = np.quantile(vertices.numpy(), (0.01, 0.99), axis=0).astype(np.float32)
     return torch.from_numpy(low), torch.from_numpy(high)
 
 
 def find_face(scan: Scan, mean_face: Points, nose_tip: Place | None = None) -> tuple[Place, Motion]:
-    """Finds the tip of the nose in a scan, and aligns a mean face with it.
+    """Finds the nose tip in a scan and aligns a mean face with the scan.
 
-    The frontmost vertex is often a curl, a collar or a chin, and scanned heads are tipped. So the middle of a mean face
-    is aligned with the scan by ICP (Besl and McKay, PAMI 1992; trimesh's): roughly from each place of a grid over the
-    middle of the scan and at three tilts, then finely from the best. The tip is the vertex near the mean face's own
-    that stands out farthest in the direction that the face looks. Finds faces turned by up to about 40 degrees.
+    The frontmost vertex is often a curl, a collar or the chin, and heads may be tilted. So the centre of a mean face is
+    aligned with the scan by ICP (Besl and McKay, PAMI 1992; trimesh's): coarsely from each point of a grid over the
+    middle of the scan with three tilts, then finely from the best result. The nose tip is the scan vertex near the
+    mean face's that protrudes most in the face's viewing direction. Finds faces turned by up to about 40 degrees.
 
     Args:
-        mean_face: vertices of a frontal face in millimetres, relative to its nose tip; those within 60 mm of it count.
-        nose_tip: where it is known.
+        mean_face: vertices of a frontal face in millimetres, relative to its nose tip; those within 60 mm are used.
+        nose_tip: the nose tip, if known.
 
     Returns:
         The nose tip, and the rigid motion from the mean face's frame to scan space.
     """
     face = mean_face[mean_face.norm(dim=1) < ALIGNED_RADIUS]
-    starts = _starts(scan) if nose_tip is None else nose_tip[None]
-    motions = [_motion(start, tilt) for start in starts for tilt in START_TILTS]
-    rough = [_align(_thinned(face, 300), _thinned(scan.vertices, 6000), motion, 25) for motion in motions]
+    starts = _start_points(scan) if nose_tip is None else nose_tip[None]
+    motions = [_rigid_matrix(start, tilt) for start in starts for tilt in START_TILTS]
+    rough = [_icp(_subsample(face, 300), _subsample(scan.vertices, 6000), motion, 25) for motion in motions]
     motion, _ = min(rough, key=lambda aligned: aligned[1])
-    motion, _ = _align(_thinned(face, 1500), scan.vertices, motion, 100)
+    motion, _ = _icp(_subsample(face, 1500), scan.vertices, motion, 100)
     pose = torch.from_numpy(motion).float()[:3]
     if nose_tip is None:
         ahead = scan.vertices @ pose[:, 2]
@@ -148,8 +147,8 @@ def find_face(scan: Scan, mean_face: Points, nose_tip: Place | None = None) -> t
     return nose_tip, pose
 
 
-def _starts(scan: Scan) -> Float[Tensor, "starts 3"]:
-    """The frontmost points of the scan on a grid over its middle half across and seven tenths up."""
+def _start_points(scan: Scan) -> Float[Tensor, "starts 3"]:
+    """The frontmost points of the scan on a grid over the middle half of its width and 70 % of its height."""
     low, high = _bounds(scan.vertices)
     scale = 1 / START_STEP
     columns, rows = (int(length * scale) + 1 for length in (high - low)[:2].tolist())
@@ -162,18 +161,18 @@ def _starts(scan: Scan) -> Float[Tensor, "starts 3"]:
     return starts if len(starts) else ((low + high) / 2)[None]
 
 
-def _align(face: Points, surface: Tensor, start: np.ndarray, iterations: int) -> tuple[np.ndarray, float]:
-    """Rigid motion (4, 4) that aligns the face with the surface, and the mean squared distance of the last step."""
+def _icp(face: Points, surface: Tensor, start: np.ndarray, iterations: int) -> tuple[np.ndarray, float]:
+    """Aligns the face with the surface by ICP; returns the rigid motion (4, 4) and the final mean squared distance."""
     options = {"reflection": False, "scale": False, "max_iterations": iterations}
     motion, _, cost = trimesh.registration.icp(face.numpy(), surface.numpy(), start, **options)
     return np.asarray(motion), float(cost)
 
 
-def _thinned(points: Points, count: int) -> Float[Tensor, "fewer 3"]:
+def _subsample(points: Points, count: int) -> Float[Tensor, "fewer 3"]:
     return points[:: max(1, len(points) // count)]
 
 
-def _motion(place: Place, pitch: float) -> np.ndarray:
+def _rigid_matrix(place: Place, pitch: float) -> np.ndarray:
     motion = np.eye(4)
     motion[:3, :3] = euler_to_rotation(torch.tensor([math.radians(pitch), 0, 0])).numpy()
     motion[:3, 3] = place.numpy()
@@ -181,21 +180,22 @@ def _motion(place: Place, pitch: float) -> np.ndarray:
 
 
 def near(scan: Scan, point: Place, radius: float) -> Bool[Tensor, "vertices"]:
-    """Which vertices lie within a distance of a point, in millimetres."""
+    """Which vertices lie within `radius` millimetres of a point."""
     return (scan.vertices - point).square().sum(1) <= radius**2
 
 
 def render_scan(
     scan: Scan, camera: Motion, size: int, background: int = 128, supersampling: int = 2
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """The scan seen by an affine camera from scan to image space, unlit, over a plain grey; `supersampling` samples per
-    pixel along each axis."""
+    """Renders the scan unlit on plain grey with an affine camera from scan to image space.
+
+    supersampling: samples per pixel along each axis."""
     finer = torch.tensor([[1.0, 0, 0.5], [0, 1.0, 0.5]]) * supersampling - torch.tensor([0, 0, 0.5])
     camera = crop_camera(camera, finer)
     points, side = apply_camera(camera[None], scan.vertices[None]), size * supersampling
     fragments = rasterise_meshes(points, scan.triangles, side, side)
     uv = interpolate(fragments, scan.triangles, scan.uv)
-    texture = _reduced(scan, camera).movedim(-1, 0)[None].float()
+    texture = _reduced_texture(scan, camera).movedim(-1, 0)[None].float()
     grid = uv * uv.new_tensor([2.0, -2.0]) + uv.new_tensor([-1.0, 1.0])
     colour = torch.nn.functional.grid_sample(texture, grid, padding_mode="border", align_corners=False)
     colour = torch.where(fragments.triangle[:, None] >= 0, colour, float(background))
@@ -203,8 +203,8 @@ def render_scan(
     return image.round().to(torch.uint8).movedim(0, -1).contiguous().numpy()
 
 
-def _reduced(scan: Scan, camera: Motion) -> UInt8[Tensor, "rows columns 3"]:
-    """The texture with about one texel a pixel where it has more, so that it does not alias."""
+def _reduced_texture(scan: Scan, camera: Motion) -> UInt8[Tensor, "rows columns 3"]:
+    """Reduces a texture with more than about one texel per pixel, to avoid aliasing."""
     rows, columns = scan.texture.shape[:2]
     scale = torch.linalg.det(camera[:, :3]).abs() ** (1 / 3)
     flat = torch.nn.functional.pad(scan.uv * scan.uv.new_tensor([columns, rows]), (0, 1))

@@ -103,7 +103,7 @@ class FaceReader(HubMixin):
             CheckpointError: the file is missing or broken. ConfigError: a setting makes no sense here.
         """
         if backend not in BACKENDS:
-            raise ConfigError(f"backend={backend}: known are {', '.join(BACKENDS)}")
+            raise ConfigError(f"backend={backend}: choose from {', '.join(BACKENDS)}")
         network = BACKENDS["onnx" if Path(checkpoint).suffix == ".onnx" else backend](checkpoint, device)
         find = build_finder(finder, min_score) if isinstance(finder, str) else finder
         reader = cls(network, find, two_passes, batch_size, max_faces)

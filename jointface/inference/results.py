@@ -60,7 +60,7 @@ class Outputs:
         for kind in self.meshes:
             if f".{kind}" not in WRITERS:
                 known = ", ".join(ending[1:] for ending in WRITERS)
-                raise ConfigError(f"meshes={kind}: known are {known}; meshes=[] writes none")
+                raise ConfigError(f"meshes={kind}: choose from {known}; meshes=[] writes none")
         if not 0 < self.mesh_scale < float("inf"):
             raise ConfigError(f"mesh_scale={self.mesh_scale}: expected a number above 0")
         if self.overlay_side < 64:

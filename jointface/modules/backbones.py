@@ -11,11 +11,11 @@ from jointface.errors import ConfigError
 
 
 class TransformersBackbone(nn.Module):
-    """The last stage of any backbone in transformers.AutoBackbone (ResNet, ConvNeXt V2, HGNet-V2, DINOv2, ...).
+    """Any backbone in transformers.AutoBackbone (ResNet, ConvNeXt V2, HGNet-V2, DINOv2, ...); outputs its last stage.
 
     Args:
-        model_type: transformers' name of the architecture, e.g. "resnet", which is then randomly initialised.
-        pretrained: instead of `model_type`, a hub id or a folder with weights.
+        model_type: the architecture's name in transformers, e.g. "resnet"; its weights are randomly initialised.
+        pretrained: a hub id or a folder with weights, used instead of `model_type`.
         **architecture: fields of the architecture's config, e.g. depths=[3, 4, 6, 3].
 
     Raises:
@@ -31,7 +31,7 @@ class TransformersBackbone(nn.Module):
                     raise ConfigError(f"model.backbone: {model_type} has no setting {', '.join(unknown)}")
                 self.model = AutoBackbone.from_config(AutoConfig.for_model(model_type, **architecture))
             else:
-                # AutoBackbone.from_pretrained asks the hub even for a folder, so the class is found by the config.
+                # AutoBackbone.from_pretrained contacts the hub even for a folder, so the config determines the class.
                 config = AutoConfig.from_pretrained(pretrained, **architecture)
                 kind = type(AutoBackbone.from_config(config))
                 self.model = kind.from_pretrained(pretrained, config=config, use_safetensors=True)
@@ -46,7 +46,7 @@ class TransformersBackbone(nn.Module):
                 parameter.requires_grad_(False)
 
     def plain_config(self) -> dict[str, Any]:
-        """A config that builds the same architecture without hub or folder, in plain containers."""
+        """A config in plain containers that builds the same architecture without hub or folder."""
         fields = {**self.model.config.to_diff_dict(), "model_type": self.model.config.model_type}
         for key in ("transformers_version", "architectures", "dtype"):
             fields.pop(key, None)
@@ -57,9 +57,9 @@ class TransformersBackbone(nn.Module):
 
 
 class PRNetEncoder(nn.Module):
-    """PRNet's residual encoder (Feng et al., ECCV 2018): ten residual blocks, every other one halves the side.
+    """PRNet's residual encoder (Feng et al., ECCV 2018): ten residual blocks, of which every other halves the side.
 
-    width: channels after the first convolution; the features have 32 times as many.
+    width: number of channels after the first convolution; the features have 32 times as many.
     """
 
     def __init__(self, width: int = 16) -> None:
@@ -76,7 +76,7 @@ class PRNetEncoder(nn.Module):
 
 
 class _ResidualBlock(nn.Module):
-    """1 x 1, 4 x 4 and 1 x 1 convolutions beside a shortcut, normalised after the sum as in PRNet."""
+    """1 x 1, 4 x 4 and 1 x 1 convolutions with a shortcut, normalised after the sum as in PRNet."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class _ResidualBlock(nn.Module):
 
 
 def feature_shape(backbone: nn.Module, image_size: int) -> tuple[int, int, int]:
-    """(channels, height, width) of the features of a square image."""
+    """The shape (channels, height, width) of the features of a square image."""
     training = backbone.training
     with torch.no_grad():
         channels, height, width = backbone.eval()(torch.zeros(1, 3, image_size, image_size)).shape[1:]

@@ -1,4 +1,4 @@
-"""Self-contained checkpoints: the weights, and a description from which `load_model` rebuilds their network."""
+"""Self-contained checkpoints: they hold the weights and a description from which `load_model` rebuilds the network."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,12 +14,12 @@ from jointface.modules.backbones import TransformersBackbone
 from jointface.modules.network import FaceNetwork, build_network
 
 KEY = "jointface"  # where a Lightning checkpoint holds the description
-FORMAT = 1  # of the description; to be raised when older code can no longer read new checkpoints
+FORMAT = 1  # version of the description; increase it when older code can no longer read new checkpoints
 
 
 def describe(network: FaceNetwork, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The description of a network, in plain containers: its config, attributes, label sets and alpha, and the name and
-    content hash of the morphable model, whose tensors are among the weights."""
+    """Describes a network in plain containers: its config, attributes, label sets and alpha, and the name and content
+    hash of the morphable model, whose tensors are among the weights."""
     config, morphable_model = dict(config), None
     if isinstance(network.backbone, TransformersBackbone):
         config["backbone"] = network.backbone.plain_config()
@@ -37,28 +37,28 @@ def describe(network: FaceNetwork, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> FaceNetwork:
-    """Rebuilds the network of a checkpoint from that file alone, in evaluation mode.
+    """Rebuilds the network in a checkpoint from this file alone, in evaluation mode.
 
-    Nothing is unpickled, and only classes of jointface are built. `network.label_sets` holds `attributes` and `alpha`,
-    which calibrates their logits, of each label set the network was trained on.
+    Nothing is unpickled, and only classes from jointface are built. For each label set that the network was trained on,
+    `network.label_sets` holds the `attributes` and the `alpha` that calibrates their logits.
 
     Raises:
-        CheckpointError: the file is missing, damaged, no checkpoint of jointface, or from a newer version.
+        CheckpointError: the file is missing, damaged, not a jointface checkpoint, or from a newer version.
     """
     checkpoint = read_checkpoint(path)
     return rebuild_network(checkpoint[KEY], network_weights(checkpoint), path).to(device)
 
 
 def network_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights of the network in a checkpoint, with the tensors of its morphable model."""
+    """The weights of the network in a checkpoint, including the tensors of its morphable model."""
     return _part(checkpoint["state_dict"], "network.")
 
 
 def rebuild_network(description: Mapping[str, Any], weights: dict[str, Tensor], path: str | Path) -> FaceNetwork:
-    """The network of a description and its weights, in evaluation mode; `path` names their file in errors.
+    """Rebuilds a network from its description and weights, in evaluation mode; `path` names their file in errors.
 
     Raises:
-        CheckpointError: they do not fit together, or the description asks for more than parts of jointface.
+        CheckpointError: they do not fit together, or the description refers to anything outside jointface.
     """
     try:
         _refuse_foreign_parts(description["network"], path)
@@ -77,25 +77,24 @@ def rebuild_network(description: Mapping[str, Any], weights: dict[str, Tensor], 
 
 
 def read_checkpoint(path: str | Path, wanted: str = "best.ckpt") -> dict[str, Any]:
-    """The content of a checkpoint, read without unpickling. Error messages suggest `wanted` where `path` is a run's
-    folder.
+    """Reads a checkpoint without unpickling. If `path` is the folder of a run, the error suggests its file `wanted`.
 
     Raises:
-        CheckpointError: as of `load_model`.
+        CheckpointError: for the same reasons as `load_model`.
     """
     if (inside := Path(path) / "checkpoints" / wanted).is_file():
-        raise CheckpointError(f"{path}: the folder of a run, not a checkpoint; give {inside}")
+        raise CheckpointError(f"{path}: this is the folder of a run, not a checkpoint; use {inside}")
     if not Path(path).is_file():
         raise CheckpointError(f"no checkpoint at {Path(path).absolute()}; a run keeps its own in checkpoints/{wanted}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many unrelated types on a damaged or foreign file
         raise CheckpointError(
-            f"{path}: not a readable checkpoint; it is cut short, of another program, or holds more than tensors and "
+            f"{path}: not a readable checkpoint; it is truncated, from another program, or holds more than tensors and "
             "plain containers"
         ) from error
     if not (isinstance(checkpoint, dict) and isinstance(checkpoint.get(KEY), dict) and "state_dict" in checkpoint):
-        raise CheckpointError(f"{path}: not a checkpoint of jointface; give one that jointface.train wrote")
+        raise CheckpointError(f"{path}: not a jointface checkpoint; use one that jointface.train wrote")
     if (found := checkpoint[KEY].get("format", 0)) > FORMAT:
         raise CheckpointError(
             f"{path}: written by a newer jointface (format {found}, this one reads {FORMAT}); update jointface"
@@ -104,7 +103,7 @@ def read_checkpoint(path: str | Path, wanted: str = "best.ckpt") -> dict[str, An
 
 
 def _refuse_foreign_parts(network: Mapping[str, Any], path: str | Path) -> None:
-    """Refuses a network config that would run code from outside this package, or download anything."""
+    """Refuses a network config that would run code from outside this package or download anything."""
     for part in (network["backbone"], network["shape_decoder"], network["attribute_classifier"]):
         if part is not None and not _is_network_part(str(part["_target_"])):
             raise CheckpointError(f"{path}: asks to build {part['_target_']}, which is not from jointface; refused")
@@ -115,7 +114,7 @@ def _refuse_foreign_parts(network: Mapping[str, Any], path: str | Path) -> None:
 def _is_network_part(target: str) -> bool:
     try:
         part = get_class(target) if target.startswith("jointface.") else object
-    except Exception:  # whatever keeps the name from being a class
+    except Exception:  # the name is not that of a class, for whatever reason
         return False
     return issubclass(part, nn.Module) and part.__module__.startswith("jointface.")
 
@@ -139,25 +138,24 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def require_training_state(checkpoint: Mapping[str, Any], path: str | Path) -> None:
-    """Refuses to resume from a file that holds the weights alone."""
+    """Refuses to resume from a file that holds only the weights."""
     missing = [key for key in ("optimizer_states", "lr_schedulers", "loops", "global_step") if key not in checkpoint]
     if missing:
         raise CheckpointError(
-            f"{path}: holds no state of a training ({', '.join(missing)} missing), only a model; give the last.ckpt of "
-            "a run"
+            f"{path}: holds only a model, no training state ({', '.join(missing)} missing); use the last.ckpt of a run"
         )
 
 
 def require_same_model(checkpoint: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Refuses to resume unless the checkpoint's model is `expected`, a description; names the first differences."""
+    """Refuses to resume unless the checkpoint's model has the description `expected`; names the first differences."""
     found = checkpoint.get(KEY, {})
     differences = _attribute_differences(found, expected)
     for key in ("network", "morphable_model"):
         differences += _differences(key, found.get(key), expected[key])
     if differences:
         raise CheckpointError(
-            f"the checkpoint holds another model than the config: {_first(differences, '; ')}. Repeat the overrides of "
-            "its run, which are in .hydra/overrides.yaml there, or train from the start"
+            f"the checkpoint's model differs from the config's: {_first(differences, '; ')}. Repeat the overrides of "
+            "its run, which are in its .hydra/overrides.yaml, or train from the start"
         )
 
 
@@ -176,7 +174,7 @@ def _attribute_differences(found: Mapping[str, Any], expected: Mapping[str, Any]
 
 
 def _differences(key: str, found: Any, expected: Any) -> list[str]:
-    """Where two descriptions differ, key by key, with both values."""
+    """Lists the keys in which two descriptions differ, with both values."""
     if isinstance(found, Mapping) and isinstance(expected, Mapping):
         keys = sorted({*found, *expected})
         return [part for k in keys for part in _differences(f"{key}.{k}", found.get(k), expected.get(k))]

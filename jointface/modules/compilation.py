@@ -12,16 +12,16 @@ import torch._functorch.config
 from jointface.errors import ConfigError
 from jointface.modules.network import FaceNetwork
 
-MODES = ("default", "max-autotune-no-cudagraphs")  # CUDA graphs need batches of one size; broken samples are left out
+MODES = ("default", "max-autotune-no-cudagraphs")  # CUDA graphs need a fixed batch size; broken samples change it
 
 
 def compile_layers(network: FaceNetwork, mode: str = "default", backend: str | Callable[..., Any] = "inductor") -> None:
-    """Compiles backbone, decoder layers and attribute classifier in place, on their first use.
+    """Compiles backbone, decoder layers and attribute classifier in place, on first use.
 
-    Geometry stays outside, in float32. The parts are compiled one by one, since a batch may have no rows for a head.
-    The first change of the number of rows compiles a part again, for any number from two up.
+    Geometry is not compiled and stays in float32. The parts are compiled separately, since a batch may have no rows for
+    a head. When the number of rows first changes, a part is compiled again for any number of at least two.
     """
-    # The tasks' gradients are taken one by one from a graph that is kept; donated buffers would allow only one pass.
+    # Gradients are computed task by task from one graph that is kept; donated buffers would allow only a single pass.
     torch._functorch.config.donated_buffer = False
     decoder, classifier = network.shape_decoder, network.attribute_classifier
     for layers in (network.backbone, None if decoder is None else decoder.layers, classifier):
@@ -30,10 +30,10 @@ def compile_layers(network: FaceNetwork, mode: str = "default", backend: str | C
 
 
 def require_compiler(device: torch.device, key: str = "model.compile") -> None:
-    """Looks for the compiler that torch.compile needs: of C++ for processors, of C for GPUs.
+    """Checks for the compiler that torch.compile needs: a C++ compiler for CPUs, a C compiler for GPUs.
 
     Raises:
-        ConfigError: there is none; it names the config's `key`.
+        ConfigError: there is none; the message names the config key `key`.
     """
     if device.type == "cpu":
         compilers = [os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")]

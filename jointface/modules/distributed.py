@@ -1,4 +1,4 @@
-"""Sums and means over the processes of a distributed training; a single process pays nothing for them."""
+"""Means over the processes of a distributed training; they cost nothing if there is only one process."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 def is_distributed() -> bool:
-    """Whether this process trains together with others."""
+    """Whether this process trains jointly with others."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def mean_over_processes(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The values' mean over all processes, without a graph. All processes have to call it at the same point."""
+    """The mean of the values over all processes, detached from the graph. All processes must call it together."""
     values = values.detach()
     if not is_distributed():
         return values
@@ -24,10 +24,11 @@ def mean_over_processes(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shap
 
 
 def samples_per_process(counts: Sequence[int], device: torch.device) -> list[Tensor] | list[int]:
-    """The mean over the processes of each count, which stands for at least one sample in all of them.
+    """The mean of each count over the processes, at least as large as if there were one sample in all of them.
 
-    Processes may hold different numbers of labelled samples, as broken ones are left out. If each divides the sum over
-    its own samples by this, then the mean over the processes, of losses as of gradients, is that over all samples.
+    Processes may hold different numbers of labelled samples, because broken ones are left out. If each process divides
+    the sum over its own samples by this mean, averaging losses or gradients over the processes gives the mean over all
+    samples.
     """
     if not is_distributed():
         return [max(count, 1) for count in counts]

@@ -1,4 +1,4 @@
-"""The joint training: one backbone pass over a mixed batch, in which each sample trains the heads it has labels for."""
+"""Joint training: one backbone pass over a mixed batch, in which each sample trains the heads for its labels."""
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -25,10 +25,10 @@ from jointface.modules.distributed import is_distributed, mean_over_processes, s
 from jointface.modules.losses import attribute_loss, shape_loss
 from jointface.modules.network import AttributeClassifier, build_network
 from jointface.modules.shape_decoders import ShapeDecoder, frontal_face
-from jointface.modules.task_gradients import gradient_statistics, require_whole_gradients
+from jointface.modules.task_gradients import gradient_statistics, require_separable_gradients
 from jointface.modules.weighting import FixedWeights, PCGrad
 
-Part = dict[str, Tensor]  # the samples of one source, by the keys of the data contract
+Part = dict[str, Tensor]  # the samples of one source, under the keys of the data contract
 Batch = dict[str, Part]  # by source
 
 
@@ -36,14 +36,14 @@ class JointFaceModule(LightningModule):
     """Trains a `FaceNetwork` on batches {source: part} with any mixture of labels.
 
     Args:
-        network: plain config of the network, see `build_network`; checkpoints hold it.
+        network: plain config of the network, see `build_network`; it is saved in checkpoints.
         loss: combines the losses of the tasks.
-        optimizer: makes the optimiser from parameter groups.
-        scheduler: makes a step-wise schedule from the optimiser and the number of steps; None: a constant rate.
-        label_sets, alpha: of the training sources that label attributes, by source; negatives per positive.
-        morphable_model: defines shape labels and predictions; None without a shape decoder.
+        optimizer: builds the optimiser from parameter groups.
+        scheduler: builds a step-wise schedule from the optimiser and the number of steps; None: a constant rate.
+        label_sets, alpha: label set and negatives per positive of each training source that labels attributes.
+        morphable_model: the model of shape labels and predictions; None without a shape decoder.
         log_gradients_every_n_steps: interval at which the tasks' gradients on the backbone are measured; 0: never.
-        compile_mode: of torch.compile, see `compile_layers`; None: no compilation.
+        compile_mode: mode of torch.compile, see `compile_layers`; None: no compilation.
 
     Raises:
         ConfigError: the network's parts do not fit together, or a setting is out of range.
@@ -65,7 +65,7 @@ class JointFaceModule(LightningModule):
         if log_gradients_every_n_steps < 0:
             raise ConfigError(f"model.log_gradients_every_n_steps={log_gradients_every_n_steps}: must be at least 0")
         if compile_mode not in (None, *MODES):
-            raise ConfigError(f"model.compile_mode={compile_mode} is unknown, known are {', '.join(MODES)}")
+            raise ConfigError(f"model.compile_mode={compile_mode} is unknown; choose from {', '.join(MODES)}")
         self.weighting, self.make_optimizer, self.make_scheduler = loss, optimizer, scheduler
         self.log_gradients_every_n_steps, self.compile_mode = log_gradients_every_n_steps, compile_mode
         self.label_sets = dict(label_sets)
@@ -81,26 +81,26 @@ class JointFaceModule(LightningModule):
             self.register_buffer(f"alpha_{name}", alpha[name].float(), persistent=False)
             self.register_buffer(f"positions_{name}", self.vocabulary.positions(labels), persistent=False)
         self.metrics: Any = nn.ModuleDict()  # by split/source[/trivial]/task
-        self.teachers: dict[str, str] = {}  # the training source whose alpha calibrates each evaluated source
+        self.alpha_sources: dict[str, str] = {}  # by evaluated source: the training source whose alpha calibrates it
         self.shared: list[Parameter] = []  # trained parameters of the backbone
         self.own: list[Parameter] = []  # all other trained parameters
-        # Lightning passes only the total loss from `training_step` to `backward`, and scaled at that. What it was made
-        # of waits here: the total and the losses of the tasks.
+        # Lightning passes only the scaled total loss from `training_step` to `backward`. The unscaled total and the
+        # losses of the tasks are kept here in between.
         self.in_flight: tuple[Tensor, dict[str, Tensor]] | None = None
 
     # Configuration
 
     def setup(self, stage: str) -> None:
-        """Prepares the training, and the metrics of the splits that the stage evaluates.
+        """Prepares the training, and the metrics for the split that the stage evaluates.
 
         Raises:
-            ConfigError: the trainer cannot train in the way that the config asks for.
+            ConfigError: the trainer cannot train as the config demands.
         """
         if stage == "fit":
             self._configure_training()
         if (split := {"fit": "val", "validate": "val", "test": "test"}.get(stage)) is not None:
             self._configure_metrics(split)
-        # Distributed training only has to exchange the statistics of batch norm. All other buffers are constants, or
+        # In distributed training, only batch norm statistics have to be exchanged. All other buffers are constant or
         # follow from losses averaged over the processes. DDP has no public setting for this.
         statistics = {"running_mean", "running_var", "num_batches_tracked"}
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
@@ -112,7 +112,7 @@ class JointFaceModule(LightningModule):
         self.shared = [parameter for parameter in self._trained() if parameter in backbone]
         self.own = [parameter for parameter in self._trained() if parameter not in backbone]
         if isinstance(self.weighting, PCGrad) or self.log_gradients_every_n_steps:
-            require_whole_gradients(self.trainer.strategy)
+            require_separable_gradients(self.trainer.strategy)
         if self.compile_mode is not None:
             require_compiler(self.trainer.strategy.root_device)
             compile_layers(self.network, self.compile_mode)
@@ -122,18 +122,18 @@ class JointFaceModule(LightningModule):
         for name, labels in data.label_sets(split).items():
             same = [source for source, known in self.label_sets.items() if source == name or known == labels]
             if same:
-                self.teachers[name] = name if name in same else same[0]
+                self.alpha_sources[name] = name if name in same else same[0]
         for name in data.datasets[split]:
             for prefix in [f"{split}/{name}"] + [f"{split}/{name}/trivial"] * (split == "test"):
                 if self.network.shape_decoder is not None and name in data.shape_sources(split):
                     self.metrics[f"{prefix}/shape"] = FaceNME()
-                if self.network.attribute_classifier is not None and name in self.teachers:
-                    teacher = self.teachers[name]
-                    attributes, alpha = self.label_sets[teacher].attributes, getattr(self, f"alpha_{teacher}").cpu()
-                    self.metrics[f"{prefix}/attributes"] = AttributeMetrics(attributes, alpha)
+                if self.network.attribute_classifier is not None and name in self.alpha_sources:
+                    alpha_source = self.alpha_sources[name]
+                    alpha, attributes = getattr(self, f"alpha_{alpha_source}"), self.label_sets[alpha_source].attributes
+                    self.metrics[f"{prefix}/attributes"] = AttributeMetrics(attributes, alpha.cpu())
 
     def configure_optimizers(self) -> Any:
-        """Matrices and convolutions have weight decay; biases, normalisations and loss weights have none."""
+        """Applies weight decay to matrices and convolutions, but not to biases, normalisations and loss weights."""
         matrices, vectors = ([p for p in self._trained() if (p.ndim > 1) == matrix] for matrix in (True, False))
         optimizer = self.make_optimizer([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
         if self.make_scheduler is None:
@@ -147,9 +147,9 @@ class JointFaceModule(LightningModule):
     # Losses
 
     def losses(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """L_shape and L_attr of a mixed batch, for the heads that the network has; zero if no sample has the label.
+        """L_shape and L_attr of a mixed batch, for the heads that the network has; zero if no sample has the labels.
 
-        In distributed training the mean of each over the processes is the loss of all their samples together.
+        In distributed training, the mean of each loss over the processes is the loss over all their samples.
         """
         tasks: list[tuple[str, Any, str, Callable[..., Tensor]]] = [
             ("shape", self.network.shape_decoder, "camera", self._shape_loss),
@@ -168,7 +168,7 @@ class JointFaceModule(LightningModule):
         return losses
 
     def _features(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The features of one backbone pass over all images, and each source's part of them."""
+        """The features from one backbone pass over all images, and the part that belongs to each source."""
         size = self.network.image_size
         none = torch.empty(0, 3, size, size, dtype=torch.uint8, device=self.device)
         features = self.network.features(torch.cat([none, *(part["image"] for part in batch.values())]))
@@ -188,7 +188,7 @@ class JointFaceModule(LightningModule):
         return attribute_loss(classifier(features).float(), labels, mask, alpha, samples)
 
     def _in_vocabulary(self, source: str, part: Part) -> list[Tensor]:
-        """Labels, mask and alpha of a source's samples, spread over the union vocabulary."""
+        """Labels, mask and alpha of a source's samples, scattered into the union vocabulary."""
         labels, positions = part["attributes"], getattr(self, f"positions_{source}")
         alpha = getattr(self, f"alpha_{source}").expand_as(labels)
         return [
@@ -199,7 +199,7 @@ class JointFaceModule(LightningModule):
     # Training step
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        if not batch and not is_distributed():  # other processes would wait for one that left a step out
+        if not batch and not is_distributed():  # other processes would wait for a process that skips a step
             return None
         losses = self.losses(batch)
         means = dict(zip(losses, mean_over_processes(torch.stack(list(losses.values()))).unbind(), strict=True))
@@ -213,8 +213,8 @@ class JointFaceModule(LightningModule):
         return total
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Computes the gradients in the way of the weighting, and every `log_gradients_every_n_steps` measures that of
-        each task on the backbone."""
+        """Lets the weighting compute the gradients. Every `log_gradients_every_n_steps`, it also measures the gradient
+        of each task on the backbone."""
         assert self.in_flight is not None
         (total, losses), self.in_flight = self.in_flight, None
         every = self.log_gradients_every_n_steps
@@ -243,7 +243,7 @@ class JointFaceModule(LightningModule):
             if f"{prefix}/shape" in self.metrics:
                 self._measure_shape(prefix, features, part)
             if f"{prefix}/attributes" in self.metrics:
-                self._measure_attributes(prefix, features, part, self.teachers[name])
+                self._measure_attributes(prefix, features, part, self.alpha_sources[name])
 
     def _measure_shape(self, prefix: str, features: Tensor, part: Part) -> None:
         decoder, size = self.network.shape_decoder, self.network.image_size
@@ -258,17 +258,17 @@ class JointFaceModule(LightningModule):
             dense, true_dense = predicted[:, model.face_region], vertices[:, model.face_region]
             self.metrics[f"{prefix}/{key}"].update(predicted[:, model.landmarks68], landmarks, dense, true_dense, yaw)
 
-    def _measure_attributes(self, prefix: str, features: Tensor, part: Part, teacher: str) -> None:
+    def _measure_attributes(self, prefix: str, features: Tensor, part: Part, alpha_source: str) -> None:
         assert self.network.attribute_classifier is not None
-        logits = self.network.attribute_classifier(features).float()[:, getattr(self, f"positions_{teacher}")]
-        predictions = {"attributes": logits, "trivial/attributes": torch.zeros_like(logits)}  # the majority class
+        logits = self.network.attribute_classifier(features).float()[:, getattr(self, f"positions_{alpha_source}")]
+        predictions = {"attributes": logits, "trivial/attributes": torch.zeros_like(logits)}  # predicts the majority
         for key, predicted in predictions.items():
             if (name := f"{prefix}/{key}") in self.metrics:
                 self.metrics[name].update(predicted, part["attributes"], part["attribute_mask"])
 
     def on_validation_epoch_end(self) -> None:
-        """Also logs `val/error`, which selects the best checkpoint: mean NME of the 68 landmarks in 2D, plus mean of
-        1 - balanced accuracy, each over its sources."""
+        """Also logs `val/error`, which selects the best checkpoint. It is the mean NME of the 68 landmarks in 2D plus
+        the mean of 1 - balanced accuracy, each averaged over the sources that have it."""
         results = self._log_metrics("val")
         nme = [values["nme_2d_68"] for values in results if "nme_2d_68" in values]
         wrong = [1 - values["balanced_accuracy"] for values in results if "balanced_accuracy" in values]
@@ -279,13 +279,13 @@ class JointFaceModule(LightningModule):
         self._log_metrics("test")
 
     def _log_metrics(self, split: str) -> list[dict[str, Tensor]]:
-        """Logs all metrics of a split, of trivial predictors only the means over attributes; returns what it logged."""
+        """Logs and returns all metrics of a split; for trivial predictors only the means over attributes."""
         results = []
         for key, metric in self.metrics.items():
             if not key.startswith(f"{split}/"):
                 continue
             prefix = key.rsplit("/", 1)[0]
-            metric.update_empty()  # a process that saw no sample has to join the others
+            metric.update_empty()  # a process without samples must also take part in the synchronisation
             values = metric.compute()
             metric.reset()
             if prefix.endswith("/trivial"):
@@ -298,7 +298,7 @@ class JointFaceModule(LightningModule):
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """Of the network; cached, since it hashes the morphable model."""
+        """The network's description for checkpoints; cached because it hashes the morphable model."""
         return checkpoints.describe(self.network, self.network_config)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -309,14 +309,14 @@ class JointFaceModule(LightningModule):
         """Gives the checkpoint's optimiser the settings of the config.
 
         Raises:
-            CheckpointError: it is of another model, weighting or optimiser.
+            CheckpointError: the checkpoint has another model, weighting or optimiser than the config.
         """
         checkpoints.require_same_model(checkpoint, self.description)
         found = {key for key in checkpoint["state_dict"] if key.startswith("weighting.")}
         if found != {f"weighting.{key}" for key in self.weighting.state_dict()}:
             raise CheckpointError(
                 "the checkpoint was trained with another choice of model/loss than the config's: repeat the overrides "
-                "of its run, which are in .hydra/overrides.yaml there, or train from the start"
+                "of its run, which are in its .hydra/overrides.yaml, or train from the start"
             )
         if "optimizer_states" in checkpoint:
             optimizer_state.adopt_settings(checkpoint, self.make_optimizer, self.make_scheduler is not None)
@@ -325,7 +325,7 @@ class JointFaceModule(LightningModule):
 def _zero_loss(features: Tensor, head: nn.Module) -> Tensor:
     """Zero, computed from the backbone and every parameter of an unused head, as distributed training requires.
 
-    With synchronised batch norm the head runs on no row, since processes with labelled samples wait for this one.
+    With synchronised batch norm, the head runs on zero rows, because processes with labelled samples wait for this one.
     """
     parts = [part[:0] for part in (features, *head.parameters())]
     if any(isinstance(part, nn.SyncBatchNorm) for part in head.modules()):
@@ -334,8 +334,8 @@ def _zero_loss(features: Tensor, head: nn.Module) -> Tensor:
 
 
 def true_face(model: MorphableModel, part: Part) -> tuple[Tensor, Tensor]:
-    """Ground-truth landmarks (B, 68, 3), the data set's own if it has any, and vertices (B, V, 3) in crop space, z
-    relative to the mean of the vertices."""
+    """Ground-truth landmarks (B, 68, 3) and vertices (B, V, 3) in crop space, with z relative to the mean of the
+    vertices. Landmarks are the data set's own if it has any."""
     vertices = model.project(part["shape_coefficients"], part["expression_coefficients"], part["camera"])
     landmarks = part.get("landmarks68", vertices[:, model.landmarks68])
     depth = nn.functional.pad(vertices[..., 2:].mean(1, keepdim=True), (2, 0))

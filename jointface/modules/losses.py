@@ -1,6 +1,6 @@
-"""L_shape and L_attr of Weng et al., ICPR 2020 (docs/method.md), as means over the samples that carry the label.
+"""L_shape and L_attr of Weng et al., ICPR 2020 (docs/method.md), as means over the samples that have the labels.
 
-`samples` is the number of samples to divide by, see `samples_per_process`.
+`samples` is the number of samples by which the sum is divided, see `samples_per_process`.
 """
 
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ Values = Float[Tensor, "samples attributes"]
 
 
 def shape_loss(predicted: Points, target: Points, weights: Float[Tensor, "points"], samples: Loss | int) -> Loss:
-    """L_shape = (1/N) sum_l W_l ||S_l - S^_l||^2 over the N points of the face, in crop space divided by its size."""
+    """L_shape = (1/N) sum_l W_l ||S_l - S^_l||^2 over the N points of the face, in crop space divided by crop size."""
     squared_distance = (predicted - target).square().sum(-1)
     return (squared_distance * weights).sum() / (samples * len(weights))
 

@@ -1,4 +1,4 @@
-"""The network: one backbone with a shape decoder and an attribute classifier, of which one may be missing."""
+"""The network: one backbone with a shape decoder and an attribute classifier; one of the two heads may be missing."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,11 +21,11 @@ class Prediction(NamedTuple):
     """The outputs for a batch of faces; None if the network lacks the head."""
 
     vertices: Float[Tensor, "batch vertices 3"] | None  # dense faces in crop space, in pixels
-    logits: Float[Tensor, "batch attributes"] | None  # of the union vocabulary; `jointface.attributes` calibrates them
+    logits: Float[Tensor, "batch attributes"] | None  # union vocabulary; `jointface.attributes` calibrates them
 
 
 class AttributeClassifier(nn.Module):
-    """Average pooling, dropout and a linear layer, which gives one logit for each attribute of the union vocabulary.
+    """Average pooling, dropout and a linear layer with one logit for each attribute of the union vocabulary.
 
     feature_shape: (channels, height, width) of the backbone's features.
     """
@@ -46,7 +46,7 @@ class FaceNetwork(nn.Module):
     Args:
         image_size: side of the crops in pixels.
         attributes: the union vocabulary, one name for each logit.
-        channels_last: memory layout of images and convolutions, the faster one on most machines.
+        channels_last: whether images and convolutions use the channels-last layout, which most machines run faster.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class FaceNetwork(nn.Module):
         self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def features(self, images: UInt8[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch channels height width"]:
-        """Features of RGB crops, which are normalised here, on the device.
+        """The features of RGB crops; the crops are normalised here, on the device.
 
         Raises:
             InputError: the images are not uint8 of shape (batch, 3, image_size, image_size).
@@ -97,8 +97,8 @@ class FaceNetwork(nn.Module):
 def build_network(
     config: Mapping[str, Any], attributes: Sequence[str], morphable_model: MorphableModel | None
 ) -> FaceNetwork:
-    """Builds a network from a config in plain containers: `image_size`, `channels_last`, and settings and `_target_` of
-    `backbone`, `shape_decoder` and `attribute_classifier`, or None for a head that it is not to have.
+    """Builds a network from a config in plain containers: `image_size`, `channels_last`, and for each of `backbone`,
+    `shape_decoder` and `attribute_classifier` its `_target_` and settings, or None to leave out a head.
 
     Raises:
         ConfigError: the parts do not fit together.
@@ -125,7 +125,7 @@ def build_network(
 def _build(part: str, config: Mapping[str, Any], **given: Any) -> Any:
     settings = {key: value for key, value in config.items() if key != "_target_"}
     try:
-        # Without Hydra's `instantiate`, which would build whatever classes the config of a checkpoint nests.
+        # Hydra's `instantiate` is avoided: it would build any class nested in the config of a checkpoint.
         return get_class(config["_target_"])(**settings, **given)
     except ConfigError:
         raise

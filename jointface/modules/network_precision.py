@@ -1,4 +1,4 @@
-"""Which precision the network runs in: the one that the config asks for, or a refusal. Coordinates stay in float32, see
+"""Applies the precision that the config asks for to the network, or refuses it. Coordinates stay in float32, see
 `full_precision`."""
 
 from lightning import Trainer
@@ -11,11 +11,11 @@ FLOAT32_PRECISIONS = ("highest", "high", "medium")
 
 
 def apply_precision(trainer: Trainer, precision: str | int, float32_matmul_precision: str) -> None:
-    """Checks the trainer's precision, and sets that of the network's float32 products.
+    """Checks the trainer's precision, and sets the precision of float32 products in the network.
 
     Args:
-        trainer: made with `precision`, which the config names.
-        float32_matmul_precision: as torch.set_float32_matmul_precision names it; here "high" and "medium" allow TF32 in
+        trainer: was built with `precision`, the value in the config.
+        float32_matmul_precision: a name from torch.set_float32_matmul_precision; "high" and "medium" allow TF32 in
             convolutions too.
 
     Raises:
@@ -26,10 +26,11 @@ def apply_precision(trainer: Trainer, precision: str | int, float32_matmul_preci
             f"trainer.precision={precision}: coordinates need float32 weights and buffers, set one of "
             f"{', '.join(PRECISIONS)}"
         )
-    if str(precision).startswith("16") and trainer.precision != "16-mixed":  # Lightning would go on in another one
+    if str(precision).startswith("16") and trainer.precision != "16-mixed":  # Lightning would use another precision
         raise ConfigError(f"trainer.precision={precision} needs a GPU: set trainer.precision=bf16-mixed or 32-true")
     if float32_matmul_precision not in FLOAT32_PRECISIONS:
         raise ConfigError(
-            f"float32_matmul_precision={float32_matmul_precision} is unknown, known are {', '.join(FLOAT32_PRECISIONS)}"
+            f"float32_matmul_precision={float32_matmul_precision} is unknown; choose from "
+            f"{', '.join(FLOAT32_PRECISIONS)}"
         )
     set_float32_precision(float32_matmul_precision, convolutions=float32_matmul_precision != "highest")

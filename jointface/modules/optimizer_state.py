@@ -1,4 +1,4 @@
-"""Resuming an optimiser: its state comes from the checkpoint, its settings from the config."""
+"""Resumes an optimiser with its state from the checkpoint and its settings from the config."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,11 +8,11 @@ from torch.optim import Optimizer
 
 from jointface.errors import CheckpointError
 
-KEY = "optimizer"  # where a checkpoint holds the optimiser's class and settings in the config
+KEY = "optimizer"  # key of a checkpoint: the optimiser's class and its settings in the config
 
 
 def describe(make_optimizer: Callable[..., Optimizer]) -> dict[str, Any]:
-    """Class and settings of the optimisers that `make_optimizer` makes, in plain containers."""
+    """The class and settings of the optimisers that `make_optimizer` builds, in plain containers."""
     example = make_optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))]}])
     return {"class": f"{type(example).__module__}.{type(example).__qualname__}", "settings": dict(example.defaults)}
 
@@ -20,25 +20,25 @@ def describe(make_optimizer: Callable[..., Optimizer]) -> dict[str, Any]:
 def adopt_settings(
     checkpoint: dict[str, Any], make_optimizer: Callable[..., Optimizer], scheduled: bool = True
 ) -> None:
-    """Gives the checkpoint's optimiser those settings that have changed in the config since its run.
+    """Gives the checkpoint's optimiser the settings that have changed in the config since its run.
 
-    A schedule keeps its place and continues in proportion to the new learning rate. A new weight decay is for the first
-    group alone, since biases and normalisations have none. Checkpoints without a description stay as they are.
+    A schedule continues where it was, scaled to the new learning rate. A new weight decay applies only to the first
+    group, since biases and normalisations have none. Checkpoints without a description do not change.
 
     Args:
         checkpoint: changed in place.
-        scheduled: whether the config has a schedule; without one the learning rate becomes the config's.
+        scheduled: whether the config has a schedule; without one, the learning rate becomes the config's.
 
     Raises:
-        CheckpointError: the checkpoint is of another class of optimiser.
+        CheckpointError: the checkpoint was trained by another class of optimiser.
     """
     if KEY not in checkpoint:
         return
     was, now = checkpoint[KEY], describe(make_optimizer)
     if was["class"] != now["class"]:
         raise CheckpointError(
-            f"the checkpoint was trained by {was['class']}, the config asks for {now['class']}: repeat model/optimizer "
-            "as it was, or train from the start"
+            f"the checkpoint was trained by {was['class']}, the config asks for {now['class']}: choose the same "
+            "model/optimizer, or train from the start"
         )
     changed = {key: value for key, value in now["settings"].items() if value != was["settings"].get(key)}
     old, new = was["settings"].get("lr"), changed.pop("lr", None)
@@ -58,7 +58,7 @@ def adopt_settings(
 
 
 def _schedules(states: list[Any]) -> Iterator[dict[str, Any]]:
-    """The states of schedules, and of the schedules they are composed of."""
+    """The states of schedules, followed by those of the schedules that they are composed of."""
     for state in states:
         yield state
         yield from _schedules([part for part in state.get("_schedulers", []) if isinstance(part, dict)])

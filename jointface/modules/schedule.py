@@ -1,4 +1,4 @@
-"""Learning-rate schedules over the optimiser steps of a run."""
+"""The learning-rate schedule over the optimiser steps of a run."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Shape decoders: from features to the dense face in crop space."""
+"""Shape decoders: they predict the dense face in crop space from features."""
 
 from abc import ABC, abstractmethod
 from functools import partial
@@ -23,15 +23,15 @@ Camera = Float[Tensor, "batch 3 4"]
 class ShapeDecoder(nn.Module, ABC):
     """Predicts the points S_l of L_shape, in crop space divided by the crop's size.
 
-    Each decoder has its own set of points: the pixels of a UV position map, or the vertices.
+    The points depend on the decoder: they are the pixels of a UV position map, or the vertices.
 
     Args:
         image_size: side of the crop in pixels.
-        region_weights: W by region where it differs from `PRNET_WEIGHTS`.
+        region_weights: W of the regions whose weight differs from `PRNET_WEIGHTS`.
     """
 
     weights: Float[Tensor, "points"]  # W_l
-    layers: nn.Module  # the part before coordinates, which torch.compile and half precision may take
+    layers: nn.Module  # the layers before coordinates; they may be compiled and run in half precision
 
     def __init__(
         self, morphable_model: MorphableModel, image_size: int, region_weights: dict[str, float] | None
@@ -47,15 +47,15 @@ class ShapeDecoder(nn.Module, ABC):
 
     @abstractmethod
     def target(self, shape_coefficients: Shape, expression_coefficients: Expression, camera: Camera) -> Points:
-        """The points that the labels define."""
+        """The true points, computed from the labels."""
 
     @abstractmethod
     def vertices(self, points: Points) -> Float[Tensor, "batch vertices 3"]:
-        """Vertices in crop space, in pixels, from points."""
+        """Converts points to vertices in crop space, in pixels."""
 
 
 class Layers(nn.Sequential):
-    """nn.Sequential with its own forward, since torch.compile skips torch's."""
+    """nn.Sequential with its own forward, because torch.compile skips the one of torch."""
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self:
@@ -66,12 +66,12 @@ class Layers(nn.Sequential):
 class PositionMapDecoder(ShapeDecoder):
     """PRNet's decoder (Feng et al., ECCV 2018): transposed convolutions up to a UV position map.
 
-    Each doubling of the side is followed by two convolutions, from the fourth doubling on by one. The output is the
-    offset of each point from the mean face in the middle of the crop.
+    Each of the first three doublings of the side is followed by two convolutions, later ones by a single convolution.
+    The output is the offset of each point from the mean face in the middle of the crop.
 
     Args:
         feature_shape: (channels, height, width) of the backbone's features.
-        map_size: side of the map, a power of two times that of the features; None takes `image_size`.
+        map_size: side of the map, a power of two times the side of the features; None takes `image_size`.
         channels: width of the first layer (512 in PRNet). Each doubling halves it, down to `min_channels`.
 
     Raises:
@@ -93,7 +93,7 @@ class PositionMapDecoder(ShapeDecoder):
         doublings = (map_size // feature_shape[1]).bit_length() - 1
         if feature_shape[1] != feature_shape[2] or feature_shape[1] << doublings != map_size:
             raise ConfigError(
-                f"model.shape_decoder: a map of side {map_size} is no power of two times the {feature_shape[1]} x "
+                f"model.shape_decoder: map side {map_size} is not a power of two times the {feature_shape[1]} x "
                 f"{feature_shape[2]} features of the backbone; change map_size or image_size"
             )
         self.position_map = PositionMap(morphable_model, map_size)
@@ -110,7 +110,7 @@ class PositionMapDecoder(ShapeDecoder):
         model, size = self.morphable_model, self.position_map.size
         surface = model.region_weights(**{**self.region_weights, "landmarks": self.region_weights["organs"]})
         weights = self.position_map.sample(surface[None, :, None])[0, :, 0]
-        # A landmark is a point, so only the pixel nearest to it gets its weight, as in PRNet's mask.
+        # A landmark is a single point, so only the nearest pixel gets its weight, as in PRNet's mask.
         column, row = uv_to_pixels(model.uv[model.landmarks68], size).round().long().T
         at_landmark = torch.isin(self.position_map.pixels, row * size + column)
         return torch.where(at_landmark, self.region_weights["landmarks"], weights)
@@ -133,8 +133,8 @@ class PositionMapDecoder(ShapeDecoder):
 def _upsampling_layers(
     channels_in: int, channels: int, min_channels: int, doublings: int
 ) -> tuple[list[nn.Module], int]:
-    """The layers up to the map, and the number of channels that the last one gives."""
-    same_size = partial(nn.Conv2d, kernel_size=4, padding="same", bias=False)  # PRNet's transposed ones of stride 1
+    """The layers up to the map, and the number of channels of the last one."""
+    same_size = partial(nn.Conv2d, kernel_size=4, padding="same", bias=False)  # in PRNet, transposed with stride 1
     layers = _normalised(same_size(channels_in, channels))
     for doubling in range(doublings):
         narrower = max(channels // 2, min_channels)
@@ -153,8 +153,8 @@ class MorphableDecoder(ShapeDecoder):
     """Regresses camera, identity and expression coefficients of the morphable model; the points are its vertices.
 
     The camera is a rotation (six numbers, Zhou et al., CVPR 2019), a scale and a shift. All outputs are relative to the
-    mean face in the middle of the crop. An output of 1 moves the vertices by 1 % of the face's size in the root mean
-    square, whichever coefficient it is of.
+    mean face in the middle of the crop. For each coefficient, an output of 1 moves the vertices by 1 % of the face's
+    size (root mean square).
 
     feature_shape: (channels, height, width) of the backbone's features.
     """
@@ -211,7 +211,7 @@ class MorphableDecoder(ShapeDecoder):
 
 
 def frontal_camera(model: MorphableModel, image_size: int) -> Float[Tensor, "3 4"]:
-    """Camera that shows the mean face upright, frontal and framed like every crop."""
+    """The camera that shows the mean face upright and frontal, framed like every crop."""
     landmarks = model.mean[model.landmarks68]
     low, high = landmarks.amin(0), landmarks.amax(0)
     scale = image_size / (CROP_MARGIN * (high - low)[:2].mean())
@@ -221,5 +221,5 @@ def frontal_camera(model: MorphableModel, image_size: int) -> Float[Tensor, "3 4
 
 
 def frontal_face(model: MorphableModel, image_size: int) -> Float[Tensor, "vertices 3"]:
-    """The mean face in the middle of the crop, in pixels: what an untrained decoder predicts."""
+    """The mean face in the middle of the crop, in pixels, which is what an untrained decoder predicts."""
     return center_depth(apply_camera(frontal_camera(model, image_size)[None], model.mean[None]))[0]

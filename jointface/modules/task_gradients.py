@@ -1,4 +1,4 @@
-"""The gradient of each task on the parameters that the tasks share."""
+"""Computes the gradient of each task with respect to the parameters that the tasks share."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,10 +15,10 @@ from jointface.modules.distributed import mean_over_processes
 def task_gradients(
     loss: Float[Tensor, ""], losses: Mapping[str, Tensor], parameters: Sequence[Parameter], keep_graph: bool
 ) -> list[tuple[Tensor, ...]]:
-    """The gradients of `loss` with respect to the parameters, separately through each task's loss; zero for parameters
-    that the task does not reach.
+    """The gradients of `loss` with respect to the parameters, separately through the loss of each task; zero for
+    parameters on which the task does not depend.
 
-    They contain all factors between a task's loss and `loss`: weights, gradient scaler, accumulation.
+    They include all factors between a task's loss and `loss`: weights, gradient scaler, accumulation.
     """
     weights = torch.autograd.grad(loss, list(losses.values()), retain_graph=True)
     tasks = list(zip(losses.values(), weights, strict=True))
@@ -31,17 +31,18 @@ def task_gradients(
 
 
 def flatten(tensors: Sequence[Tensor]) -> Float[Tensor, "numbers"]:
-    """The tensors as one vector."""
+    """Concatenates the tensors into one vector."""
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 
 def gradient_statistics(
     loss: Float[Tensor, ""], total: Float[Tensor, ""], losses: Mapping[str, Tensor], shared: Sequence[Parameter]
 ) -> dict[str, Float[Tensor, ""]]:
-    """`gradient_norm_TASK` of the tasks' weighted gradients on the shared parameters, and their `gradient_cosine`.
+    """The norm `gradient_norm_TASK` of each task's weighted gradient on the shared parameters, and the
+    `gradient_cosine` between these gradients.
 
-    They are of gradients averaged over all processes, before clipping, in the units of `total`, of which `loss` is a
-    multiple. The cosine is NaN if a task has no sample. This costs a backward pass for each task and keeps the graph.
+    Gradients are averaged over all processes, before clipping, in the units of `total`, of which `loss` is a multiple.
+    The cosine is NaN if a task has no sample. This costs a backward pass for each task and keeps the graph.
     """
     (scale,) = torch.autograd.grad(loss, total, retain_graph=True)
     gradients = torch.stack([flatten(task) for task in task_gradients(loss, losses, shared, keep_graph=True)])
@@ -51,8 +52,9 @@ def gradient_statistics(
     return {**statistics, "gradient_cosine": gradients[0] @ gradients[1] / norms.prod()}
 
 
-def require_whole_gradients(strategy: Strategy) -> None:
-    """Differentiating the tasks one by one needs whole parameters in each process, and several passes over the graph.
+def require_separable_gradients(strategy: Strategy) -> None:
+    """Checks that the tasks can be differentiated one by one, which takes several passes over the graph and all of each
+    parameter in every process.
 
     Raises:
         ConfigError: the strategy shards parameters, or expects the same graph in every pass.
@@ -60,7 +62,7 @@ def require_whole_gradients(strategy: Strategy) -> None:
     plain = type(strategy) in (SingleDeviceStrategy, DDPStrategy)
     if not plain or (isinstance(strategy, DDPStrategy) and strategy._ddp_kwargs.get("static_graph")):
         raise ConfigError(
-            f"the tasks' gradients cannot be told apart under {type(strategy).__name__}"
+            f"the tasks' gradients cannot be separated under {type(strategy).__name__}"
             f"{' with static_graph' if plain else ''}: set trainer.strategy=ddp, or "
-            "model.log_gradients_every_n_steps=0 and model/loss to another than pcgrad"
+            "model.log_gradients_every_n_steps=0 and a model/loss other than pcgrad"
         )

@@ -1,4 +1,4 @@
-"""How the losses of the tasks are combined: fixed weights, learned ones, ones that follow the losses, or projected
+"""Combines the losses of the tasks by fixed weights, learned weights, weights that follow the losses, or projected
 gradients (docs/method.md, "Weighing the tasks").
 
 All start from fixed weights, since L_shape and L_attr have different units.
@@ -24,7 +24,7 @@ Parameters = Sequence[Parameter]
 
 
 class FixedWeights(nn.Module):
-    """L = shape L_shape + attributes L_attr. A weight that is negative or not finite raises a ConfigError."""
+    """L = shape L_shape + attributes L_attr. Raises a ConfigError if a weight is negative or not finite."""
 
     varies = False  # whether the weights change during a training and should be logged
 
@@ -43,19 +43,19 @@ class FixedWeights(nn.Module):
         """The total loss.
 
         Args:
-            losses: of this process. means: over all processes, without a graph; zero if no sample is labelled.
-            step: number of optimiser steps so far.
+            losses: the losses of this process. means: their means over all processes, detached; zero if no sample is
+                labelled. step: number of optimiser steps so far.
         """
         weights = self.weights()
         return torch.stack([weights[task] * loss for task, loss in losses.items()]).sum()
 
     def backward(self, loss: Loss, losses: Losses, shared: Parameters, own: Parameters) -> None:
-        """Accumulates gradients in the parameters that the tasks share, and in all others. `loss` is the result of
-        `forward` for `losses`, possibly scaled."""
+        """Accumulates gradients in the `shared` parameters of the tasks and in all others, `own`. `loss` is the result
+        of `forward` for `losses`, possibly scaled."""
         loss.backward()
 
     def end_step(self) -> None:
-        """To be called when all gradients of an optimiser step are accumulated."""
+        """Must be called when all gradients of an optimiser step are accumulated."""
 
 
 class UncertaintyWeights(FixedWeights):
@@ -84,15 +84,15 @@ class UncertaintyWeights(FixedWeights):
 
 
 class DynamicWeightAverage(FixedWeights):
-    """The task whose loss falls more slowly weighs more (DWA; Liu, Johns and Davison, CVPR 2019).
+    """Gives more weight to the task whose loss falls more slowly (DWA; Liu, Johns and Davison, CVPR 2019).
 
-    lambda_k(t) = K exp(w_k(t-1) / T) / sum_i exp(w_i(t-1) / T) with w_k(t-1) = L_k(t-1) / L_k(t-2), on top of the fixed
-    weights; 1 in the first two windows. L_k(t) is the task's mean loss over window t, where the paper has epochs. It
-    ignores losses that are not finite, and stays the same over a window without labelled samples.
+    lambda_k(t) = K exp(w_k(t-1) / T) / sum_i exp(w_i(t-1) / T) with w_k(t-1) = L_k(t-1) / L_k(t-2), multiplied by the
+    fixed weights; 1 in the first two windows. L_k(t) is the task's mean loss over window t (an epoch in the paper). It
+    ignores losses that are not finite, and does not change in a window without labelled samples.
 
     Args:
         window: length of a window in optimiser steps.
-        temperature: T; the larger, the more even the weights.
+        temperature: T; larger values make the weights more equal.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -108,8 +108,8 @@ class DynamicWeightAverage(FixedWeights):
             )
         self.window, self.temperature = window, temperature
         self.number = 0  # t, the number of this window
-        self.sums: Tensor = nn.Buffer(torch.zeros(2))  # of the losses in this window
-        self.batches: Tensor = nn.Buffer(torch.zeros(2))  # that had a labelled sample, in this window
+        self.sums: Tensor = nn.Buffer(torch.zeros(2))  # sums of the losses in this window
+        self.batches: Tensor = nn.Buffer(torch.zeros(2))  # number of batches in this window with a labelled sample
         self.means = nn.Buffer(torch.zeros(2, 2))  # L(t-1) and L(t-2); zero: unknown
         self.factors = nn.Buffer(torch.ones(2))  # lambda
 
@@ -147,8 +147,8 @@ class DynamicWeightAverage(FixedWeights):
 class PCGrad(FixedWeights):
     """Fixed weights, and projection of conflicting gradients on the shared parameters (Yu et al., NeurIPS 2020).
 
-    It projects the gradients of the whole batch of an optimiser step, over all processes and accumulated batches. This
-    costs a second backward pass through the shared parameters, and memory for two more gradients of them.
+    The projected gradients are those of a whole optimiser step, over all processes and accumulated batches. This costs
+    a second backward pass through the shared parameters, and memory for two more gradients of them.
     """
 
     def __init__(self, shape: float, attributes: float) -> None:
@@ -157,7 +157,7 @@ class PCGrad(FixedWeights):
 
     def end_step(self) -> None:
         self.accumulated: Tensor | None = None  # the tasks' gradients over the batches of this optimiser step
-        self.applied: Tensor | None = None  # their projection, which the shared parameters have already
+        self.applied: Tensor | None = None  # their projection, already added to the shared parameters' gradients
 
     def backward(self, loss: Loss, losses: Losses, shared: Parameters, own: Parameters) -> None:
         tasks = task_gradients(loss, losses, [*shared, *own], keep_graph=False)
@@ -173,10 +173,10 @@ class PCGrad(FixedWeights):
 
 
 def project_conflicting(gradients: Float[Tensor, "tasks numbers"]) -> Float[Tensor, "numbers"]:
-    """The sum of the tasks' gradients, each without its part against the original gradients of the others.
+    """The sum of the tasks' gradients after removing from each the component that opposes another task's gradient.
 
-    g_i <- g_i - (g_i . g_j / ||g_j||^2) g_j where g_i . g_j < 0: algorithm 1 of Yu et al. The order of the others,
-    which is random there, does not matter with two tasks.
+    g_i <- g_i - (g_i . g_j / ||g_j||^2) g_j if g_i . g_j < 0: algorithm 1 of Yu et al. Their order of the tasks j is
+    random, which makes no difference with two tasks.
     """
     total = torch.zeros_like(gradients[0])
     for i, gradient in enumerate(gradients):

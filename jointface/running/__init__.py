@@ -1,1 +1,1 @@
-"""What makes a run: its folder, its processes, its place in a queue or a sweep, and how it stops."""
+"""Runs: their folder and processes, SLURM jobs, sweeps and studies, stopping and resuming."""

@@ -1,4 +1,4 @@
-"""Checks of a training's config and data that can be made before step 1."""
+"""Checks a training's config and data before the first step."""
 
 from pathlib import Path
 
@@ -12,8 +12,8 @@ def validate_config(config: DictConfig) -> None:
     """Checks numbers, the validation interval, the profiler and the data folder.
 
     Raises:
-        ConfigError: a value is out of its range, or the run would end without a validation.
-        DataError: a source needs `paths.data_dir`, and there is no such folder.
+        ConfigError: a value is out of range, or the run would end without a validation.
+        DataError: a source needs `paths.data_dir`, and this folder does not exist.
     """
     for key in ("seed", "image_size", "trainer.max_steps", "trainer.accumulate_grad_batches"):
         value = OmegaConf.select(config, key)
@@ -23,8 +23,8 @@ def validate_config(config: DictConfig) -> None:
     accumulated = config.trainer.accumulate_grad_batches
     if interval is not None and interval * accumulated != batches:  # a checkpoint would hold half a step's gradients
         raise ConfigError(
-            f"trainer.val_check_interval={batches} counts batches, and trainer.accumulate_grad_batches={accumulated} "
-            "of them make a step: the first must be a multiple of the second"
+            f"trainer.val_check_interval={batches} counts batches, and a step takes trainer.accumulate_grad_batches="
+            f"{accumulated} of them: the first must be a multiple of the second"
         )
     if interval is not None and interval > config.trainer.max_steps:
         raise ConfigError(
@@ -45,10 +45,10 @@ def validate_config(config: DictConfig) -> None:
 
 
 def validate_labels(config: DictConfig, datamodule: JointDataModule) -> None:
-    """Checks that each head has labels to learn from and to be validated on, and each training source a head to teach.
+    """Checks that each head has labels for training and validation, and that each training source trains a head.
 
     Raises:
-        ConfigError: one of them lacks its counterpart.
+        ConfigError: a head has no labels, or a source trains no head.
     """
     heads = {
         "shape_decoder": ("the 3D face", datamodule.shape_sources),
@@ -75,6 +75,6 @@ def validate_labels(config: DictConfig, datamodule: JointDataModule) -> None:
 
 
 def steps_between_validations(config: DictConfig) -> int | None:
-    """Optimiser steps, rounded down; None where the interval is a fraction of an epoch."""
+    """The validation interval in optimiser steps, rounded down; None if it is a fraction of an epoch."""
     batches = config.trainer.val_check_interval
     return batches // config.trainer.accumulate_grad_batches if isinstance(batches, int) else None

@@ -1,4 +1,4 @@
-"""`dry_run=true`: the config of a run, the size of its model, its data and mini-batches."""
+"""`dry_run=true`: prints the config of a run, the size of its model, its data and mini-batches."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from jointface.modules.network import FaceNetwork
 
 @dataclass(frozen=True)
 class PartSize:
-    """flops: additions plus multiplications for one image, in matrix products and convolutions alone."""
+    """The size of a part. flops: additions plus multiplications per image, in matrix products and convolutions only."""
 
     parameters: int
     flops: int
@@ -37,7 +37,7 @@ def describe_run(config: DictConfig, datamodule: JointDataModule, network: nn.Mo
 
 @torch.no_grad()
 def part_sizes(network: FaceNetwork) -> dict[str, PartSize]:
-    """Size of each part that the network has."""
+    """The size of each part of the network."""
     training = network.training
     network.eval()
     image = torch.zeros(1, 3, network.image_size, network.image_size, dtype=torch.uint8, device=network.mean.device)
@@ -59,12 +59,12 @@ def _size(part: nn.Module, compute: Callable[[], object]) -> PartSize:
 
 
 def model_table(network: FaceNetwork) -> Table:
-    """Parameters and operations by part, and in total."""
+    """A table of parameters and operations by part, and in total."""
     table = Table(
         title=f"Model, for images of {network.image_size} x {network.image_size}",
-        caption="of convolutions and matrix products, addition and multiplication counted apart",
+        caption="FLOPs of convolutions and matrix products; additions and multiplications count separately",
     )
-    for title in ("part", "parameters", "FLOPs an image"):
+    for title in ("part", "parameters", "FLOPs per image"):
         table.add_column(title, justify="left" if title == "part" else "right")
     sizes = part_sizes(network)
     for part, size in sizes.items():
@@ -76,10 +76,10 @@ def model_table(network: FaceNetwork) -> Table:
 
 
 def data_table(datamodule: JointDataModule, world_size: int = 1) -> Table:
-    """A row for each source: what it labels, its samples by stage, its share of the mini-batch of all processes, and
-    the steps that one pass over its training samples takes."""
+    """A table with a row for each source: what it labels, its samples by stage, its samples in the mini-batch of all
+    processes, and the number of steps in one pass over its training samples."""
     table = Table(title="Data, in samples")
-    for title in ("source", "labels", *STAGES, "batch", "steps a pass"):
+    for title in ("source", "labels", *STAGES, "batch", "steps per pass"):
         table.add_column(title, justify="left" if title in ("source", "labels") else "right")
     rows = []
     for name, source in datamodule.sources.items():

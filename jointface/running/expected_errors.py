@@ -1,11 +1,11 @@
-"""Errors that a user can do something about, told in one line."""
+"""Errors that a user can fix, reported in one line."""
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from jointface.errors import JointFaceError
 
-# Raised on purpose, at mistakes in a config or in data.
+# Raised on purpose because of mistakes in the config or the data.
 EXPECTED_ERRORS: tuple[type[Exception], ...] = (JointFaceError, HydraException, OmegaConfBaseException)
 
 # Lines of Hydra's messages that say nothing about the mistake.
@@ -13,7 +13,7 @@ _NOISE = ("full_key:", "object_type=", "reference_type=", "To append to your con
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message, without what Hydra and OmegaConf add."""
+    """The message of an error in one line, without the lines that Hydra and OmegaConf add."""
     # Hydra wraps errors that are raised while it builds an object.
     while isinstance(error.__cause__, JointFaceError) and not isinstance(error, JointFaceError):
         error = error.__cause__

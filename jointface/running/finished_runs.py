@@ -1,4 +1,4 @@
-"""What the runs below a folder were asked to do, how far they came, and what they measured."""
+"""Reads the runs in a folder: their overrides and configs, how far they got, and what they measured."""
 
 import json
 from collections.abc import Callable
@@ -13,25 +13,25 @@ from yaml import YAMLError
 from jointface.errors import DataError
 
 FINISHED = "finished"
-# Keys that may differ between runs of the same training: names, places, and how much a run reports.
+# Keys that may differ between runs of the same training: names, paths, and how much a run reports.
 _NAMING_KEYS = ("name", "checkpoint", "paths", "logger", "callbacks.trial", "dry_run", "keep_files")
 
 
 def find_runs(folder: Path) -> pd.DataFrame:
-    """All runs in and below a folder, in the order of their paths; numbered folders in the order of their numbers.
+    """All runs in a folder and its subfolders, sorted by path; numbered folders are sorted by number.
 
-    Columns: `run`, its path in the folder. `overrides` of the command line, by key. `config`, resolved, by dotted key
-    without those that only name the run or its folder; empty if the run did not begin. `metrics` by name, the one that
-    chose the best checkpoint with its best value, all others with their last. `state`: "finished", "unfinished",
-    "failed" or "pruned". `how far` it came, or why it failed. `seed`, empty if it did not begin. `kind`, its mean
-    validation metrics: by `val/error` runs of one kind are comparable.
+    Columns: `run`: its path in the folder. `overrides`: from the command line, by key. `config`: the resolved config by
+    dotted key, without keys that only name the run or its folder; empty if the run did not start. `metrics`: by name,
+    the best value of the metric that chose the checkpoint and the last value of all others. `state`: "finished",
+    "unfinished", "failed" or "pruned". `how far`: how far it got, or why it failed. `seed`: empty if it did not start.
+    `kind`: its mean validation metrics; runs of the same kind can be compared by `val/error`.
 
     Raises:
-        DataError: no such folder, no run in it, or a run's file is damaged.
+        DataError: the folder does not exist, has no run in it, or a run's file is damaged.
     """
     if not folder.is_dir():
         raise DataError(
-            f"no folder {folder.absolute()}: give one that holds the folders of runs, for instance runs/NAME"
+            f"no folder {folder.absolute()}: choose one that holds the folders of runs, for instance runs/NAME"
         )
     folders = {
         path.parent.parent if path.parent.name == ".hydra" else path.parent for path in folder.rglob("config.yaml")
@@ -40,7 +40,7 @@ def find_runs(folder: Path) -> pd.DataFrame:
     outermost.sort(key=lambda path: [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in path.parts])
     if not outermost:
         raise DataError(
-            f"no run in {folder.absolute()}: looked there and below for config.yaml, which every run leaves"
+            f"no run in {folder.absolute()}: looked there and in subfolders for config.yaml, which every run writes"
         )
     runs = pd.DataFrame([_read_run(found) for found in outermost])
     runs.insert(0, "run", [str(found.relative_to(folder)) for found in outermost])
@@ -48,7 +48,7 @@ def find_runs(folder: Path) -> pd.DataFrame:
 
 
 def is_naming_key(key: str) -> bool:
-    """Whether a key names or places a run without a say in what it learns."""
+    """Whether a key only sets the name or folder of a run and has no influence on what it learns."""
     return any(key == name or key.startswith(f"{name}.") for name in _NAMING_KEYS)
 
 
@@ -76,25 +76,26 @@ def _read_run(folder: Path) -> dict[str, Any]:
 
 
 def _read(path: Path, what: str, read: Callable[[Path], Any], missing: Any) -> Any:
-    """What `read` makes of a file; `missing` where there is none, or one without a line."""
+    """Applies `read` to a file; returns `missing` if the file does not exist or is empty."""
     try:
         return read(path)
     except (FileNotFoundError, pd.errors.EmptyDataError):
         return missing
     except (OSError, ValueError, KeyError, TypeError, AttributeError, YAMLError, OmegaConfBaseException) as error:
         reason = " ".join(str(error).split())[:120]
-        raise DataError(f"{path}: not readable as {what} ({reason}); move it away to go on without it") from error
+        raise DataError(f"{path}: not readable as {what} ({reason}); move it away to continue without it") from error
 
 
 def _overrides(path: Path) -> dict[str, str]:
     lines = OmegaConf.load(path)
     if not OmegaConf.is_list(lines):
-        raise TypeError("no list")
+        raise TypeError("not a list")
     return {key: value for key, _, value in (str(line).partition("=") for line in lines)}
 
 
 def _config(path: Path) -> tuple[dict[str, str], str, str, int, bool]:
-    """The comparable config, the metric that chooses the checkpoint and its mode, the steps, whether a test follows."""
+    """Reads the comparable config, the metric that chooses the checkpoint, its mode, the steps, and whether there is a
+    test."""
     raw: Any = OmegaConf.to_container(OmegaConf.load(path))
     monitor, mode = (raw["callbacks"]["checkpoint"][key] for key in ("monitor", "mode"))
     is_tested = any("test" in (source.get("splits") or {}) for source in raw["data"]["sources"].values())
@@ -110,13 +111,13 @@ def _metrics(path: Path) -> dict[str, float]:
 
 
 def _history(path: Path, monitor: str) -> tuple[int, pd.Series]:
-    """The number of steps that the run logged, and all values of a metric."""
+    """Reads the number of steps that the run logged, and all values of a metric."""
     rows = pd.read_csv(path, usecols=lambda column: column in ("step", monitor)).apply(pd.to_numeric)
     steps = int(rows["step"].fillna(0).max()) + 1 if len(rows) else 0
     return steps, rows.get(monitor, pd.Series(dtype=float)).dropna()
 
 
 def _trials(path: Path) -> dict[str, dict[str, str]]:
-    """State and reason of a study's trials, by number, which is the name of a trial's folder."""
+    """Reads the state and reason of a study's trials, by number, which is also the name of a trial's folder."""
     rows = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("trial")
     return rows[["state", "reason"]].to_dict("index")

@@ -1,4 +1,4 @@
-"""Time by operator over a few steps of a training."""
+"""Profiles the time of each operator over a few training steps."""
 
 import logging
 from pathlib import Path
@@ -13,9 +13,9 @@ STEP = "run_training_batch"  # Lightning's name for one training step, without l
 
 
 class OperatorProfiler(Profiler):
-    """PyTorch's profiler over consecutive training steps; writes a table, and a trace for ui.perfetto.dev.
+    """Runs PyTorch's profiler over consecutive training steps; writes a table, and a trace for ui.perfetto.dev.
 
-    The table of Lightning's own profiler is of the last validation, not of the training.
+    Lightning's own profiler would show a table of the last validation instead of the training.
 
     Args: see conf/trainer/profiler/pytorch.yaml.
     """
@@ -47,7 +47,7 @@ class OperatorProfiler(Profiler):
             self._profile.step()
 
     def _keep(self, measured: profile) -> None:
-        """Called after the measured steps, or when a shorter training ends in the midst of them."""
+        """Called after the measured steps, or when a shorter training ends during them."""
         if (steps := min(self.active, self._steps - self.wait - 1)) < 1:
             return
         of = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
@@ -69,7 +69,7 @@ class OperatorProfiler(Profiler):
                 log.warning("No profile: the training ended before its step %d", self.wait + 2)
 
     def teardown(self, stage: str | None) -> None:
-        """Ends the profile of a training that was stopped."""
+        """Ends the profile if the training was stopped."""
         self._end()
         super().teardown(stage)
 

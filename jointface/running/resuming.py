@@ -1,4 +1,4 @@
-"""Resuming a run: which checkpoint, whether it fits the config, and the command that does it."""
+"""Resuming a run: finds its checkpoint, checks it against the config, and builds the command that resumes."""
 
 import shlex
 from pathlib import Path
@@ -12,18 +12,18 @@ from jointface.errors import ConfigError
 from jointface.modules.checkpoint import read_checkpoint, require_training_state
 from jointface.running.checks import steps_between_validations
 
-AUTO = "auto"  # the value of `checkpoint` that means the run's own last.ckpt, if there is one
+AUTO = "auto"  # value of `checkpoint`: the run's own last.ckpt, if there is one
 LAST = Path("checkpoints") / "last.ckpt"
-TRAINING_WEIGHTS = "training_weights"  # where a checkpoint of averaged weights keeps those that are trained
+TRAINING_WEIGHTS = "training_weights"  # key of a checkpoint: the trained weights, if state_dict holds averaged ones
 
 
 def resolve_checkpoint(folder: Path, checkpoint: str | None) -> str | None:
-    """The file that `checkpoint` means; None to start from the beginning."""
+    """The file that the value of `checkpoint` refers to; None to start from scratch."""
     last = str(folder / LAST) if (folder / LAST).is_file() else None
     return last if checkpoint == AUTO else checkpoint
 
 
-def run_of(checkpoint: str | None) -> Path | None:
+def run_folder_of(checkpoint: str | None) -> Path | None:
     """The folder of the run whose `last.ckpt` this is; None for any other checkpoint."""
     if checkpoint is None or Path(checkpoint).parts[-2:] != LAST.parts:
         return None
@@ -32,28 +32,28 @@ def run_of(checkpoint: str | None) -> Path | None:
 
 
 def validate_checkpoint(config: DictConfig, module: LightningModule) -> int:
-    """Checks before the training, and in one line, that it can resume from the config's checkpoint.
+    """Checks before the training that it can resume from the config's checkpoint.
 
     Returns:
-        Optimiser steps that the checkpoint has behind it.
+        The number of optimiser steps that the checkpoint was trained for.
 
     Raises:
-        CheckpointError: the file is missing, broken, or of another model.
-        ConfigError: the averaged weights would be lost, or no validation would be left.
+        CheckpointError: the file is missing, broken, or holds another model.
+        ConfigError: the averaged weights would be lost, or no validation would follow.
     """
     checkpoint = read_checkpoint(config.checkpoint, wanted="last.ckpt")
     require_training_state(checkpoint, config.checkpoint)
     module.on_load_checkpoint(checkpoint)
     if not config.callbacks.get("ema") and TRAINING_WEIGHTS in checkpoint:
         raise ConfigError(
-            f"{config.checkpoint}: its run averages the weights, and this config does not: add callbacks/ema=default"
+            f"{config.checkpoint}: its run averages the weights, but this config does not: add callbacks/ema=default"
         )
     start, steps, interval = checkpoint["global_step"], config.trainer.max_steps, steps_between_validations(config)
     elsewhere = Path(config.checkpoint).resolve().parents[1] != Path(config.paths.run_dir).resolve()
     if elsewhere and interval and steps // interval <= start // interval:
         raise ConfigError(
-            f"{config.checkpoint} is of step {start}, and trainer.max_steps={steps} with trainer.val_check_interval="
-            f"{config.trainer.val_check_interval} leaves no validation to come: raise trainer.max_steps"
+            f"{config.checkpoint} is from step {start}; with trainer.max_steps={steps} and trainer.val_check_interval="
+            f"{config.trainer.val_check_interval} no validation would follow: raise trainer.max_steps"
         )
     return start
 

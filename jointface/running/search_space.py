@@ -1,4 +1,4 @@
-"""What a study searches, in Hydra's sweep syntax."""
+"""The search space of a study, in Hydra's sweep syntax."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,14 +14,15 @@ Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """By key: overrides without a range and those with one, as Hydra writes them; the distributions of the latter."""
+    """The overrides of a study, by key. fixed, ranges: overrides without and with a range, in Hydra's syntax.
+    searched: the distributions of the ranges."""
 
     fixed: dict[str, str]
     ranges: dict[str, str]
     searched: dict[str, Distribution]
 
     def example(self) -> dict[str, Any]:
-        """The first choice of each key, or its lowest value."""
+        """The first choice or the lowest value of each key."""
         return {
             key: d.choices[0] if isinstance(d, CategoricalDistribution) else d.low for key, d in self.searched.items()
         }
@@ -32,18 +33,18 @@ class SearchSpace:
 
 
 def read_search_space(overrides: Iterable[Override]) -> SearchSpace:
-    """Finds the overrides with a range; the last override of a key counts.
+    """Finds the overrides with a range. If a key is overridden repeatedly, the last override counts.
 
     | written | searched |
     | --- | --- |
-    | `a,b,c` or `choice(a,b,c)` | one of them, without an order |
+    | `a,b,c` or `choice(a,b,c)` | one of them, unordered |
     | `range(2,8)`, `range(0,1,0.25)` | the numbers of Python's range, without the end |
     | `interval(0.1,10)` | any number between |
     | `int(interval(1,64))` | any whole number between, both ends included |
-    | `tag(log, interval(1e-5,1e-2))` | on a logarithmic scale; also of `int(interval(...))` |
+    | `tag(log, interval(1e-5,1e-2))` | on a logarithmic scale; also for `int(interval(...))` |
 
     Raises:
-        ConfigError: nothing is to be searched, or a range is empty or has no logarithm.
+        ConfigError: no key has a range, or a range is empty or cannot be logarithmic.
     """
     space = SearchSpace({}, {}, {})
     for key, override in {override.get_key_element(): override for override in overrides}.items():
@@ -67,15 +68,15 @@ def read_search_space(overrides: Iterable[Override]) -> SearchSpace:
 def _distribution(override: Override) -> Distribution:
     value = override.value()
     if not isinstance(value, IntervalSweep | RangeSweep):
-        # As texts, so that true, null and [1,2] mean in a trial what they mean on the command line.
+        # As strings, so that true, null and [1,2] mean the same in a trial as on the command line.
         return CategoricalDistribution(list(override.sweep_string_iterator()))
     sweep: Any = value
     if unknown := sweep.tags - {"log"}:
-        raise ValueError(f"tag {', '.join(sorted(unknown))} is unknown, known is log")
+        raise ValueError(f"tag {', '.join(sorted(unknown))} is unknown, the only known tag is log")
     log, step = "log" in sweep.tags, abs(sweep.step) if isinstance(value, RangeSweep) else None
     numbers = sorted(sweep.range()) if step else [sweep.start, sweep.end]
     if step and log:
-        raise ValueError("a range has no logarithmic scale, an interval has")
+        raise ValueError("a range cannot have a logarithmic scale, use an interval")
     if not numbers:
         raise ValueError("the range is empty")
     low, high = numbers[0], numbers[-1]

@@ -1,4 +1,4 @@
-"""The queue of a SLURM cluster."""
+"""Requeues the job of a run on a SLURM cluster."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 @rank_zero_only
 def requeue() -> None:
-    """Puts this job back into the queue; SLURM runs its script again under the same number. Warns if that fails."""
+    """Puts this job back into the queue; SLURM runs its script again with the same job id. Warns if that fails."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     job = f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
     try:

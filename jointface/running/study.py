@@ -1,4 +1,4 @@
-"""A study on disk: which trials ran, how they ended, and what a repeated sweep resumes."""
+"""A study on disk: which trials ran, how they ended, and which ones a repeated sweep resumes."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -24,26 +24,26 @@ STATES = {
     TrialState.RUNNING: "unfinished", TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }  # fmt: skip
-# What may be wrong with one trial and not with the next.
+# Errors of one trial that need not occur in the next.
 FAILURES: tuple[type[Exception], ...] = (*EXPECTED_ERRORS, torch.OutOfMemoryError)
-REASON = "reason"  # a trial's attribute: why it has no value
-_IDENTITY = "sweep"  # the study's attribute: what its trials have in common
+REASON = "reason"  # attribute of a trial: why it has no value
+_IDENTITY = "sweep"  # attribute of the study: what its trials have in common
 
 
-def alone_in(folder: Path) -> AbstractContextManager[Any]:
-    """Keeps a second sweep out of the folder, for which alone_in raises ConfigError, until this process ends."""
+def lock_folder(folder: Path) -> AbstractContextManager[Any]:
+    """Locks the folder until this process ends. Raises ConfigError if another sweep holds the lock."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         return FileLock(folder / ".lock", timeout=0).acquire()
     except Timeout as error:
-        raise ConfigError(f"another sweep is at work in {folder}: wait for it, or choose another name=") from error
+        raise ConfigError(f"another sweep is running in {folder}: wait for it, or choose another name=") from error
 
 
 def open_study(storage: str, name: str, direction: str) -> optuna.Study:
-    """Opens or begins a study. Raises ConfigError if that fails, or the direction is unknown or not the study's."""
+    """Opens or creates a study. Raises ConfigError if that fails, or the direction is unknown or not the study's."""
     directions = {"minimize": StudyDirection.MINIMIZE, "maximize": StudyDirection.MAXIMIZE}
     if direction not in directions:
-        raise ConfigError(f"hydra.sweeper.direction={direction}: known are {', '.join(directions)}")
+        raise ConfigError(f"hydra.sweeper.direction={direction}: choose from {', '.join(directions)}")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         study = optuna.create_study(
@@ -54,14 +54,14 @@ def open_study(storage: str, name: str, direction: str) -> optuna.Study:
         raise ConfigError(f"cannot open a study in hydra.sweeper.storage={storage}: {reason}") from error
     if study.direction != directions[direction]:
         begun = study.direction.name.lower()
-        raise ConfigError(f"the study {name} in {storage} was begun to {begun}: choose another name=")
+        raise ConfigError(f"the study {name} in {storage} was begun with direction={begun}: choose another name=")
     return study
 
 
 def require_same_search(study: optuna.Study, ranges: list[str], shared: list[str]) -> None:
-    """Stores in a new study what is searched and what its trials share, and refuses a study with something else.
+    """Stores the ranges and the shared settings of all trials in a new study, and refuses a study with different ones.
 
-    Until a trial has finished, what they share may be corrected, but no ranges.
+    Until a trial has finished, shared settings may be corrected, but ranges may not.
 
     Raises:
         ConfigError: the study was begun with another search.
@@ -72,14 +72,14 @@ def require_same_search(study: optuna.Study, ranges: list[str], shared: list[str
         then, now = (" ".join(sorted(set(a[part]) - set(b[part]))) for a, b in ((known, mine), (mine, known)))
         if then or now:
             raise ConfigError(
-                f"the study {study.study_name} was begun with {then or 'nothing'} where now is {now or 'nothing'}: "
-                "repeat its command to go on, or choose another name="
+                f"the study {study.study_name} was begun with {then or 'nothing'}, this command has {now or 'nothing'} "
+                "instead: repeat its command to resume it, or choose another name="
             )
     study.set_user_attr(_IDENTITY, mine)
 
 
 def interrupted(study: optuna.Study, searched: Mapping[str, BaseDistribution]) -> list[Trial]:
-    """The trials that were running when an earlier sweep was stopped. Values that were not sampled by then are now."""
+    """The trials that were running when an earlier sweep was stopped. Samples the values that are still missing."""
     trials = [Trial(study, trial._trial_id) for trial in study.get_trials(states=(TrialState.RUNNING,))]
     for trial in trials:
         for key, distribution in searched.items():
@@ -88,16 +88,16 @@ def interrupted(study: optuna.Study, searched: Mapping[str, BaseDistribution]) -
 
 
 def finished(study: optuna.Study) -> int:
-    """Trials that ran to their end or were pruned, in all sweeps of the study."""
+    """The number of trials that ran to the end or were pruned, in all sweeps of the study."""
     return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
 
 
 def tell(study: optuna.Study, trial: Trial, job: JobReturn, objective: str) -> str | None:
-    """Records how a trial's job ended; returns None, or why it failed.
+    """Records how a trial's job ended; returns the reason if it failed.
 
     Raises:
-        ConfigError: the job returns no such objective.
-        Exception: what the job raised, unless it is in FAILURES.
+        ConfigError: the job does not return this objective.
+        Exception: the job's exception, unless it is one of FAILURES.
     """
     result, reason = job._return_value, None  # the property prints a failure before it raises it
     if job.status == JobStatus.FAILED and isinstance(result, TrialPruned):
@@ -128,7 +128,7 @@ def outcome(trial: FrozenTrial, objective: str) -> str:
 
 
 def write_table(path: Path, study: optuna.Study, searched: Iterable[str], objective: str) -> None:
-    """A row a trial: number, state, objective (its last value before it was pruned), values, why it failed."""
+    """Writes a row for each trial: number, state, objective (before pruning: its last value), values, why it failed."""
     rows = [
         {"trial": trial.number, "state": STATES[trial.state], objective: trial.value, **trial.params}
         | {REASON: trial.user_attrs.get(REASON)}
@@ -136,5 +136,5 @@ def write_table(path: Path, study: optuna.Study, searched: Iterable[str], object
         if trial.state in STATES
     ]
     columns = ["trial", "state", objective, *searched, REASON]
-    table = pd.DataFrame(rows, columns=columns, dtype=object)  # else integers beside gaps would become floats
+    table = pd.DataFrame(rows, columns=columns, dtype=object)  # integers with gaps would become floats
     write_atomically(path, table.to_csv(index=False).encode())

@@ -1,7 +1,7 @@
-"""Distributed jobs of a sweep: each starts processes of its own.
+"""Distributed jobs in a sweep: each job starts its own processes.
 
-Lightning starts the other processes of a distributed run by repeating the command line, which in a sweep is that of the
-whole sweep. It also leaves behind environment variables and a process group, which the next job would take for its own.
+Lightning starts the other processes of a distributed run by repeating the command line, but in a sweep this would
+repeat the whole sweep. Lightning also leaves environment variables and a process group that the next job would reuse.
 """
 
 import os
@@ -18,7 +18,7 @@ from omegaconf import DictConfig, read_write
 
 @contextmanager
 def one_job() -> Iterator[None]:
-    """Inside, the command line is that of this job alone; afterwards nothing of its processes is left."""
+    """Inside the block, the command line describes only this job; after it, its processes have left no trace."""
     argv, environment = sys.argv, dict(os.environ)
     if HydraConfig.initialized() and (hydra := HydraConfig.get()).mode == RunMode.MULTIRUN:
         with read_write(cast(DictConfig, hydra.run)):

@@ -1,4 +1,4 @@
-"""The run on Weights & Biases: where it goes, what it is called, and that it never ends a training."""
+"""Logs a run to Weights & Biases: sets its name, group and mode, and keeps failures from ending the training."""
 
 import logging
 import os
@@ -22,19 +22,19 @@ from omegaconf import OmegaConf
 from jointface.errors import ConfigError, TrialPruned
 from jointface.metrics.direction import HIGHER_IS_BETTER, better
 
-wandb = lazy_import("wandb")  # an extra, which other runs do without
+wandb = lazy_import("wandb")  # an optional dependency
 log = logging.getLogger(__name__)
 
-OFFLINE = ("offline", "disabled", "dryrun")  # modes without a login; the last is an older name of the first
-STEP = "trainer/global_step"  # the x axis of everything; Lightning's name for it
-LONG_WAIT = 5.0  # seconds; only an attempt that waits for a server takes longer
+OFFLINE = ("offline", "disabled", "dryrun")  # modes without a login; "dryrun" is an older name of "offline"
+STEP = "trainer/global_step"  # the x axis of all charts; Lightning's name for it
+LONG_WAIT = 5.0  # seconds; a failed attempt that took longer was waiting for a server
 
 
 class DashboardLogger(WandbLogger):
-    """Lightning's logger for Weights & Biases, without questions and without power over the training.
+    """Lightning's logger for Weights & Biases that never prompts the user and never stops the training.
 
-    Without a login it records offline and says so. A later failure is logged once, and the training goes on. A run that
-    continues in its folder continues on W&B. The summary of each metric holds its last and its best value.
+    Without a login it records offline and says so. Later failures are logged once, and the training continues. A run
+    that resumes in its folder also resumes on W&B. The summary of each metric holds its last and its best value.
 
     Args: see conf/logger/wandb.yaml; `where` holds `project` and `entity`.
 
@@ -57,9 +57,9 @@ class DashboardLogger(WandbLogger):
     ) -> None:
         asked, source = (mode, "logger.wandb.mode") if mode else (os.environ.get("WANDB_MODE"), "WANDB_MODE")
         if asked and asked not in ("online", *OFFLINE):
-            raise ConfigError(f"{source}={asked} is unknown, known are online, {', '.join(OFFLINE)}")
+            raise ConfigError(f"{source}={asked} is unknown; choose from online, {', '.join(OFFLINE)}")
         if log_model not in (True, False, "all"):
-            raise ConfigError(f"logger.wandb.log_model={log_model} is unknown, known are true, false and all")
+            raise ConfigError(f"logger.wandb.log_model={log_model} is unknown; choose from true, false and all")
         checkout = Path(__file__).parents[2]
         try:
             settings = wandb.Settings(
@@ -73,16 +73,16 @@ class DashboardLogger(WandbLogger):
             raise ConfigError("logger=wandb needs the package wandb: pip install 'jointface[wandb]'") from error
         if id is None and (recording := last_recording(Path(save_dir))):
             id = recording.stem.removeprefix("run-")
-        named = describe_run(name, group, tags)
+        named = name_run(name, group, tags)
         super().__init__(
             save_dir=save_dir, id=id, job_type="train", log_model=log_model, settings=settings, **named, **where
         )
-        del self._wandb_init["anonymous"]  # W&B no longer has it, and warns about it
+        del self._wandb_init["anonymous"]  # W&B has removed this argument and warns about it
         self._must_be_online = asked == "online"
-        self._failed: set[str] = set()  # what has failed and was logged
+        self._failed: set[str] = set()  # names of failures that were logged
         self._lost = False  # whether W&B's process on this machine has ended
         self._defined: set[str] = set()
-        self._step: int | None = None  # of the last metrics
+        self._step: int | None = None  # step of the last metrics
         self._set_mode(asked)
 
     @rank_zero_only
@@ -93,7 +93,7 @@ class DashboardLogger(WandbLogger):
             return
         if asked:
             raise ConfigError(
-                "W&B is to be online, but nobody is logged in: run `wandb login`, set WANDB_API_KEY, or set "
+                "W&B is set to online, but nobody is logged in: run `wandb login`, set WANDB_API_KEY, or set "
                 "logger.wandb.mode=offline to record now and upload later"
             )
         self._go_offline("Nobody is logged in to W&B (`wandb login`; WANDB_MODE=offline is silent)")
@@ -101,12 +101,12 @@ class DashboardLogger(WandbLogger):
     def _go_offline(self, reason: str) -> None:
         self._wandb_init["mode"] = "offline"
         upload = f"wandb sync {self.save_dir}/wandb/offline-run-*"
-        log.warning("%s: the run is recorded offline, to be uploaded with `%s`", reason, upload)
+        log.warning("%s: the run is recorded offline; upload it with `%s`", reason, upload)
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The run, which the first call starts.
+        """W&B's run; the first call starts it.
 
         Raises:
             ConfigError: W&B cannot be reached, and the mode was set to online.
@@ -124,19 +124,19 @@ class DashboardLogger(WandbLogger):
             return super().experiment
 
     def attempt(self, what: str, action: Callable[[], Any]) -> bool:
-        """Runs an action for the dashboard; returns whether it succeeded. The first failure of each `what` is logged;
-        the training goes on."""
+        """Runs an action for the dashboard and returns whether it succeeded. Only the first failure of each `what` is
+        logged, and the training continues."""
         if self._lost:
             return False
         try:
             action()
-        except Exception as error:  # whatever goes wrong with a dashboard, the training is worth more
+        except Exception as error:  # no fault of the dashboard may stop the training
             self._lost = isinstance(error, ConnectionError)
             if what not in self._failed:
                 self._failed.add(what)
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 without = " without the dashboard" if self._lost else ""
-                log.warning("W&B: logging %s failed (%s); the training goes on%s", what, reason, without)
+                log.warning("W&B: logging %s failed (%s); the training continues%s", what, reason, without)
             return False
         return True
 
@@ -147,7 +147,7 @@ class DashboardLogger(WandbLogger):
     def _log(self, metrics: Mapping[str, Any], step: int | None) -> None:
         for name in metrics.keys() - self._defined:
             best = better(name)
-            # Single attributes are shown in a table: as hundreds of panels they would hide the rest.
+            # Single attributes are shown in a table: hundreds of panels would hide the other metrics.
             hidden = bool(HIGHER_IS_BETTER & set(name.split("/")[:-1]))
             summary = f"{best},last" if best else None
             self.experiment.define_metric(name, step_metric=STEP, summary=summary, hidden=hidden)
@@ -156,12 +156,12 @@ class DashboardLogger(WandbLogger):
         self._step = step
 
     def log_media(self, parts: Mapping[str, Callable[[], Mapping[str, Any]]]) -> list[str]:
-        """Logs media at the step of the last metrics, in the first process; returns the names of what succeeded.
+        """Logs media at the step of the last metrics, in the first process; returns the names of the logged parts.
 
-        W&B asks its server about each table and waits. After a wait without an answer the remaining parts are left out.
+        For each table W&B waits for a reply from its server. If none comes, the remaining parts are left out.
 
         Args:
-            parts: by name, what makes the media by key.
+            parts: by name, a function that returns the media by key.
         """
         succeeded = []
         for what, make in parts.items():
@@ -181,22 +181,22 @@ class DashboardLogger(WandbLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Logs the best checkpoint. The run stays open, as a test may follow."""
+        """Logs the best checkpoint. The run stays open because a test may follow."""
         self.attempt("the checkpoint", lambda: WandbLogger.finalize(self, status))
 
 
 @contextmanager
 def finished_dashboards() -> Iterator[None]:
-    """Ends W&B's run with the block, as failed if that raises: W&B would add a sweep's next job to a run left open."""
+    """Ends W&B's run after the block, as failed if the block raises. An open run would absorb a sweep's next job."""
     exit_code = 1
     try:
         yield
         exit_code = 0
     except TrialPruned:
-        exit_code = 0  # given up on purpose
+        exit_code = 0  # stopped on purpose
         raise
     finally:
-        run = getattr(sys.modules.get("wandb"), "run", None)  # not by the lazy module, which keeps what was there first
+        run = getattr(sys.modules.get("wandb"), "run", None)  # the lazy module would keep its first value
         try:
             if run is not None:
                 run.finish(exit_code=exit_code)
@@ -204,9 +204,9 @@ def finished_dashboards() -> Iterator[None]:
             log.warning("W&B: ending the run failed (%s)", type(error).__name__)
 
 
-def describe_run(name: str, group: str | None, tags: Sequence[str]) -> dict[str, Any]:
-    """The name, group and tags of a run. The jobs of a sweep form a group, each named by the overrides that other jobs
-    may have with other values."""
+def name_run(name: str, group: str | None, tags: Sequence[str]) -> dict[str, Any]:
+    """The name, group and tags of a run. The jobs of a sweep form a group, and each is named by the overrides in which
+    jobs may differ."""
     if not HydraConfig.initialized():
         return {"name": name, "group": group, "tags": list(tags)}
     hydra = HydraConfig.get()
@@ -219,19 +219,19 @@ def describe_run(name: str, group: str | None, tags: Sequence[str]) -> dict[str,
         shared = {override.get_key_element() for override in given if not override.is_sweep_override()}
         ignored = {"callbacks.trial.number", "checkpoint"} | shared
         own = [override for override in hydra.overrides.task if override.partition("=")[0] not in ignored]
-        name = (",".join(own) or name)[:128]  # more characters W&B does not accept
+        name = (",".join(own) or name)[:128]  # W&B's limit
         group = group or Path(hydra.sweep.dir).name
     return {"name": name, "group": group, "tags": [*filter(None, choices), *tags]}
 
 
 def last_recording(run_dir: Path) -> Path | None:
-    """The file run-ID.wandb that W&B last recorded in a run's folder; None if there is none."""
+    """The latest file run-ID.wandb that W&B recorded in a run's folder; None if there is none."""
     files = run_dir.glob("wandb/*run-*/run-*.wandb")
     return max(files, key=lambda file: file.parent.name.removeprefix("offline-"), default=None)
 
 
 def logged_in() -> bool:
-    """Whether there are credentials for W&B, from `wandb login` or the environment. Asks nobody.
+    """Whether there are credentials for W&B, from `wandb login` or the environment. Never prompts the user.
 
     Raises:
         ConfigError: the credentials are malformed.

@@ -1,4 +1,4 @@
-"""Checkpoints that are written completely or not at all."""
+"""Writes checkpoints completely or not at all."""
 
 import io
 from pathlib import Path
@@ -14,12 +14,12 @@ from jointface.files import write_atomically
 class WholeCheckpoints(TorchCheckpointIO):
     """Writes a checkpoint under a temporary name in its folder, then replaces the previous one.
 
-    Lightning's own writer uses the system's folder for temporary files. If that is another file system, its last step
-    is a copy, which a kill interrupts halfway.
+    Lightning's own writer uses the system's temporary folder. If that is on another file system, the checkpoint is
+    finally copied, and a kill during the copy leaves it incomplete.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Raises CheckpointError if it cannot be written; the checkpoint that was there before is untouched."""
+        """Raises CheckpointError if it cannot be written; the previous checkpoint is then untouched."""
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         try:

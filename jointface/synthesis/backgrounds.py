@@ -1,4 +1,4 @@
-"""Backgrounds of faces: smooth random scenery, or the user's own photos."""
+"""Backgrounds for faces: smooth random scenery, or the user's photos."""
 
 import math
 from functools import lru_cache
@@ -14,7 +14,7 @@ PHOTOS = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
 def random_background(rng: np.random.Generator, size: int) -> Float[np.ndarray, "size size 3"]:
-    """A plain wall, a gradient, or blurred scenery, sRGB in 0 ... 1."""
+    """Paints a plain wall, a gradient, or blurred scenery, sRGB in 0 ... 1."""
     cells = int(rng.choice([1, 3, 8, 20]))
     base = rng.uniform(0.05, 0.95) + rng.normal(0, 0.07, 3)
     light, tint = rng.uniform(0.02, 0.3), rng.uniform(0.0, 0.1)
@@ -36,7 +36,7 @@ def background_photos(folder: str) -> tuple[Path, ...]:
     """The photos of a folder and its subfolders.
 
     Raises:
-        DataError: there is no such folder, it holds no photo, or one of its files is no image.
+        DataError: the folder does not exist, has no photo, or has a photo file that is not an image.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -46,17 +46,17 @@ def background_photos(folder: str) -> tuple[Path, ...]:
     photos = tuple(sorted(path for path in root.rglob("*") if path.suffix.lower() in PHOTOS))
     if not photos:
         raise DataError(
-            f"{root.absolute()} holds no background photo ({', '.join(sorted(PHOTOS))}): put some there, or set "
+            f"{root.absolute()} holds no background photos ({', '.join(sorted(PHOTOS))}): put some there, or set "
             "synthesis.backgrounds_dir to another folder"
         )
     for path in photos:
         if not cv2.haveImageReader(str(path)):
-            raise DataError(f"{path}: not an image; take it out of the backgrounds folder")
+            raise DataError(f"{path}: not an image; remove it from the backgrounds folder")
     return photos
 
 
 def photo_background(rng: np.random.Generator, size: int, folder: str) -> Float[np.ndarray, "size size 3"]:
-    """A random part of a random photo of the folder, sRGB in 0 ... 1.
+    """Cuts a random square from a random photo of the folder, sRGB in 0 ... 1.
 
     Raises:
         DataError: the photo cannot be read.
@@ -65,7 +65,7 @@ def photo_background(rng: np.random.Generator, size: int, folder: str) -> Float[
     path = photos[rng.integers(len(photos))]
     image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
     if image is None:
-        raise DataError(f"{path}: not a whole image; take it out of the backgrounds folder")
+        raise DataError(f"{path}: not an intact image; remove it from the backgrounds folder")
     height, width = image.shape[:2]
     side = max(1, math.floor(min(height, width) * rng.uniform(0.4, 1)))
     top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)

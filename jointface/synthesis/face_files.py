@@ -1,4 +1,4 @@
-"""Renders synthetic faces to disk, in the layouts that other tools read."""
+"""Renders synthetic faces to disk in layouts that other tools can read."""
 
 import importlib.metadata
 import json
@@ -33,22 +33,22 @@ log = logging.getLogger(__name__)
 
 LAYOUTS = ("celeba", "300wlp")
 EXTENSIONS = (".jpg", ".png")
-# CelebA's aligned images, and the face box that its loader gives every one of them.
+# Size of CelebA's aligned images, and the face box that its loader assigns to all of them.
 ALIGNED_WIDTH, ALIGNED_HEIGHT, ALIGNED_BOX = 178, 218, FaceBox(88.9, 139.8, 86.2)
 W300LP_SIZE, W300LP_BOX = 450, FaceBox(224.5, 224.5, 180.0)
-CHUNK = 8  # faces rendered at once, which is faster than one by one
+CHUNK = 8  # faces rendered together, which is faster than one by one
 SHEET_FACES, SHEET_SIZE = 64, 160
 
 
-Entry = tuple[str, Split, int]  # name of a face's files, split, and index in the split, as `FaceFactory.face` counts
+Entry = tuple[str, Split, int]  # stem of the file names, split, and index in the split as for `FaceFactory.face`
 
 
 @dataclass(frozen=True)
 class Plan:
     """What to export.
 
-    num_faces: of all splits together. val_fraction, test_fraction: shares of them. layouts: some of LAYOUTS.
-    extension: of CelebA's images. quality: of JPEG, 1 to 100. num_workers: processes that render.
+    num_faces: number of faces in all splits together. val_fraction, test_fraction: their shares. layouts: some of
+    LAYOUTS. extension: of CelebA's images. quality: JPEG quality, 1 to 100. num_workers: rendering processes.
 
     Raises:
         ConfigError: a value is out of its range.
@@ -77,12 +77,12 @@ class Plan:
                 f"val_fraction={self.val_fraction} and test_fraction={self.test_fraction} leave no face for training"
             )
         if not self.layouts or set(self.layouts) - set(LAYOUTS):
-            raise ConfigError(f"layouts={self.layouts}: known are {', '.join(LAYOUTS)}")
+            raise ConfigError(f"layouts={self.layouts}: choose from {', '.join(LAYOUTS)}")
         if self.extension not in EXTENSIONS:
-            raise ConfigError(f"extension={self.extension}: known are {', '.join(EXTENSIONS)}")
+            raise ConfigError(f"extension={self.extension}: choose from {', '.join(EXTENSIONS)}")
 
     def entries(self) -> list[Entry]:
-        """Faces in the order train, val, test; each split counts from 0, as `SyntheticFaces` does."""
+        """All faces, in the order train, val, test. Indices start at 0 in each split, as in `SyntheticFaces`."""
         val, test = int(self.num_faces * self.val_fraction), int(self.num_faces * self.test_fraction)
         lengths: dict[Split, int] = {"train": self.num_faces - val - test, "val": val, "test": test}
         places = [(split, index) for split, length in lengths.items() for index in range(length)]
@@ -90,29 +90,29 @@ class Plan:
 
 
 def export(factory: FaceFactory, settings: Mapping[str, Any], output_dir: Path, plan: Plan) -> None:
-    """Writes faces, labels, bases, manifest and a contact sheet; continues where an earlier call was stopped.
+    """Writes faces, labels, bases, a manifest and a contact sheet. A repeated call continues a stopped one.
 
         output_dir/celeba/                img_align_celeba/, list_attr_celeba.txt, list_eval_partition.txt,
                                           identity_CelebA.txt
         output_dir/300W_LP/               Synthetic_train/, Synthetic_val/, Synthetic_test/: .jpg + .mat (below)
         output_dir/bfm_3ddfa/             the basis that the .mat files refer to, in 3DDFA's layout
         output_dir/bfm2009/               the same basis as face3d's BFM.mat
-        output_dir/manifest.csv           a row a face: files, split, index, identity, pose, attributes
-        output_dir/settings.json          what it was made with
+        output_dir/manifest.csv           one row per face: files, split, index, identity, pose, attributes
+        output_dir/settings.json          the settings that the faces were made with
         output_dir/contact_sheet.png
 
-    300W-LP has no official splits, and `W300LP` holds photos out by a hash of their names. Here the folders decide:
-    `W300LP(root, "train", ..., subsets=["Synthetic_train"], val_fraction=0)` reads the faces for training and
-    `W300LP(root, "val", ..., subsets=["Synthetic_val"], val_fraction=1)` those held out. In a config these are two
-    sources, with `splits: {train: train}` and `splits: {val: val}`; reading all subsets as one source would mix the
+    300W-LP has no official splits, and `W300LP` splits photos by a hash of their names. Here, folders are the splits:
+    `W300LP(root, "train", ..., subsets=["Synthetic_train"], val_fraction=0)` reads the training faces and
+    `W300LP(root, "val", ..., subsets=["Synthetic_val"], val_fraction=1)` the validation faces. In a config these are
+    two sources, with `splits: {train: train}` and `splits: {val: val}`; reading all subsets as one source would mix the
     splits. `AFLW2000(root / "Synthetic_test", ...)` reads the test faces with their pt3d_68.
 
     Args:
-        settings: what `factory` was made with; kept beside the faces.
+        settings: arguments of `factory`, saved with the faces.
 
     Raises:
-        ConfigError: the folder holds faces of other settings.
-        DataError: the folder cannot be written to.
+        ConfigError: the folder holds faces with other settings.
+        DataError: the folder is not writable.
     """
     kept = {key: getattr(plan, key) for key in ("num_faces", "val_fraction", "test_fraction", "extension", "quality")}
     kept["jointface"] = importlib.metadata.version("jointface")
@@ -120,7 +120,7 @@ def export(factory: FaceFactory, settings: Mapping[str, Any], output_dir: Path, 
     try:
         _write(_Renderings(factory, output_dir, plan), output_dir)
     except JointFaceError:
-        # A failed call that wrote no face leaves no settings behind, which would bind the next call.
+        # If no face was written, remove the settings, so that the next call may use others.
         if {path.name for path in output_dir.rglob("*") if not path.is_dir()} <= {"settings.json"}:
             shutil.rmtree(output_dir)
         raise
@@ -145,7 +145,7 @@ def _write(renderings: "_Renderings", output_dir: Path) -> None:
 
 
 def _require_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    """Settings are written before any face, so that a repeated call can tell whether it makes the same faces."""
+    """Writes the settings before any face, or compares them with those of an earlier call."""
     if path.parent.exists() and not path.parent.is_dir():
         raise ConfigError(f"output_dir={path.parent} is a file: choose a folder")
     if not path.exists():
@@ -162,8 +162,8 @@ def _require_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 class _Renderings(Dataset[list[dict[str, Any]] | str]):
-    """Renders and writes a chunk of faces as it is indexed. An item is the faces' rows of the manifest, or the message
-    of an error, which loses its type on the way out of a loader's process."""
+    """Renders and writes chunk i of the faces when item i is read. An item is the faces' manifest rows, or an error
+    message, because exceptions lose their type when they leave a loader process."""
 
     def __init__(self, factory: FaceFactory, root: Path, plan: Plan) -> None:
         self.factory, self.root, self.plan, self.entries = factory, root, plan, plan.entries()
@@ -192,7 +192,7 @@ class _Renderings(Dataset[list[dict[str, Any]] | str]):
     def _write_celeba(self, entries: Sequence[Entry], faces: Sequence[SyntheticFace]) -> None:
         folder = self.root / "celeba" / "img_align_celeba"
         paths = [folder / f"{name}{self.plan.extension}" for name, *_ in entries]
-        side = (ALIGNED_HEIGHT - ALIGNED_WIDTH) // 2  # images are rendered square, then cut to CelebA's width
+        side = (ALIGNED_HEIGHT - ALIGNED_WIDTH) // 2  # render squares, then crop to CelebA's width
         box = ALIGNED_BOX._replace(x=ALIGNED_BOX.x + side)
         for place, _, image in self._missing(faces, [[path] for path in paths], box, ALIGNED_HEIGHT):
             write_image(paths[place], image[:, side : side + ALIGNED_WIDTH], self.plan.quality)
@@ -208,7 +208,7 @@ class _Renderings(Dataset[list[dict[str, Any]] | str]):
     def _missing(
         self, faces: Sequence[SyntheticFace], files: Sequence[Sequence[Path]], box: FaceBox, size: int
     ) -> Iterator[tuple[int, Float[Tensor, "3 4"], UInt8[np.ndarray, "size size 3"]]]:
-        """Place, camera and RGB image of the faces that lack one of their files, each with its face box at `box`."""
+        """Renders the faces that lack a file, framed so that the face box is `box`; yields index, camera, RGB image."""
         places = [place for place, of_face in enumerate(files) if not all(path.is_file() for path in of_face)]
         if places:
             side = CROP_MARGIN * box.size
