@@ -1,4 +1,4 @@
-"""Facial attributes: the label sets of published data sets, their union, alpha, and the two readings of a logit."""
+"""Facial attributes: label sets of published data sets, their union, class weights (alpha), probabilities of logits."""
 
 import re
 from collections.abc import Iterable
@@ -33,9 +33,9 @@ CELEBA = LabelSet(
 )  # fmt: skip
 
 
-# Kumar, Berg, Belhumeur, Nayar, "Attribute and Simile Classifiers for Face Verification", ICCV 2009, in the order of
-# their lfw_attributes.txt, which LFWA keeps, spelled by `attribute_name`. They include all of CelebA's but Attractive
-# and Young: Youth is an age class between Child and Middle_Aged, so it is kept apart from Young.
+# Kumar, Berg, Belhumeur, Nayar, "Attribute and Simile Classifiers for Face Verification", ICCV 2009. LFWA keeps the
+# order of their lfw_attributes.txt; `attribute_name` spells the names. All of CelebA's attributes are included except
+# Attractive and Young: Youth is an age class between Child and Middle_Aged, so it is not mapped to Young.
 LFWA = LabelSet(
     "lfwa",
     (
@@ -55,15 +55,15 @@ LFWA = LabelSet(
 
 
 def attribute_name(published: str) -> str:
-    """A published name spelled as CelebA spells it: each run of blanks and apostrophes is one underscore.
+    """Converts a published name to CelebA's spelling: each run of spaces and apostrophes becomes one underscore.
 
-    "5 o' Clock Shadow" and "5 o Clock Shadow" both are 5_o_Clock_Shadow.
+    "5 o' Clock Shadow" and "5 o Clock Shadow" both become 5_o_Clock_Shadow.
     """
     return re.sub(r"[\s_'’]+", "_", published.strip())
 
 
 class Vocabulary:
-    """The union of label sets: attributes of the same name share one place, and so one logit."""
+    """The union of several label sets. Attributes with the same name share one position and therefore one logit."""
 
     def __init__(self, label_sets: Iterable[LabelSet]) -> None:
         names = [name for label_set in label_sets for name in label_set.attributes]
@@ -73,29 +73,29 @@ class Vocabulary:
         return len(self.attributes)
 
     def positions(self, label_set: LabelSet) -> Int[Tensor, "attributes"]:
-        """The place of each attribute of the label set in the union."""
+        """Position in the union of each attribute of a label set."""
         return torch.tensor([self.attributes.index(name) for name in label_set.attributes])
 
 
 def positive_weight(
     labels: Float[Tensor, "samples attributes"], mask: Bool[Tensor, "samples attributes"], limit: float = 50.0
 ) -> Float[Tensor, "attributes"]:
-    """alpha_m = N_neg / N_pos of each attribute m over the labelled samples, clipped to [1 / limit, limit]."""
+    """alpha_m = N_neg / N_pos for each attribute m over its labelled samples, clipped to [1 / limit, limit]."""
     positives = (labels * mask).sum(0)
     negatives = mask.sum(0) - positives
     return (negatives / positives.clamp(min=1e-9)).clamp(1 / limit, limit)
 
 
 def balanced_probability(logits: Float[Tensor, "*batch attributes"]) -> Float[Tensor, "*batch attributes"]:
-    """sigmoid(z), as if positives and negatives were equally frequent: for balanced accuracy and ranking."""
+    """sigmoid(z): the probability if both classes were equally frequent; for balanced accuracy and ranking."""
     return logits.sigmoid()
 
 
 def calibrated_probability(
     logits: Float[Tensor, "*batch attributes"], alpha: Float[Tensor, "attributes"]
 ) -> Float[Tensor, "*batch attributes"]:
-    """sigmoid(z - log alpha), at the prevalence of the training split: for accuracy and for people.
+    """sigmoid(z - log alpha): the probability at the training split's prevalence; for accuracy and for display.
 
-    Weighting positives by alpha moves the optimal logit from the log-odds to log-odds + log alpha; this undoes it.
+    Weighting positives by alpha shifts the optimal logit from the log-odds to log-odds + log alpha; this undoes it.
     """
     return (logits - alpha.log()).sigmoid()

@@ -1,4 +1,4 @@
-"""What goes wrong, by kind. Every message is one line that says what was looked for and what to do."""
+"""Exceptions by kind of failure. Every message is one line that names the problem and says what to do."""
 
 from pathlib import Path
 
@@ -8,23 +8,23 @@ class JointFaceError(Exception):
 
 
 class ConfigError(JointFaceError):
-    """A config that cannot work: an unknown key, an impossible combination."""
+    """A config that cannot work: it has an unknown key or an impossible combination of values."""
 
 
 class DataError(JointFaceError):
-    """A data set, a sample or a morphable model on disk that is missing, broken or of another kind."""
+    """A data set, sample or morphable model on disk is missing, broken or of the wrong kind."""
 
 
 class InputError(JointFaceError):
-    """An image that the network cannot read: of another type, shape or range."""
+    """An input that cannot be used: it has the wrong type, shape or range."""
 
 
 class CheckpointError(JointFaceError):
-    """A checkpoint that is missing, damaged, or was written by another model or a newer version."""
+    """A checkpoint is missing or damaged, or was written by another model or a newer version."""
 
 
 class SweepError(JointFaceError):
-    """A sweep of which too many runs failed."""
+    """A sweep in which too many runs failed."""
 
 
 class DivergedError(JointFaceError):
@@ -32,13 +32,13 @@ class DivergedError(JointFaceError):
 
 
 class TrialPruned(Exception):
-    """Ends a run that its study gave up; no error."""
+    """Raised to end a run that its study pruned; not an error."""
 
 
 class RunStopped(JointFaceError):
-    """A run that a signal asked to stop, and that did so after a whole step.
+    """A run stopped after a complete step because it received a signal.
 
-    checkpoint: the file to go on from. signal: number of the signal, which makes the exit code 128 + signal.
+    checkpoint: the file to resume from. signal: number of the signal; the exit code is 128 + signal.
     """
 
     def __init__(self, message: str, checkpoint: Path, signal: int) -> None:

@@ -1,21 +1,21 @@
-"""Writes files whole or not at all."""
+"""Atomic writes: a file is written completely or not at all."""
 
 import os
 from pathlib import Path
 
 from jointface.errors import DataError
 
-TEMPORARY = ".tmp"  # ending of the names that files have while they are written; no loader reads such a file
+TEMPORARY = ".tmp"  # suffix of files that are still being written; no loader reads them
 
 
 def write_atomically(path: Path, data: bytes | memoryview, durable: bool = False) -> None:
-    """Writes the whole file or nothing: first under a temporary name in the same folder, which then replaces `path`.
+    """Writes a file under a temporary name in the same folder, then moves it to `path`.
 
-    Missing folders are made. A `durable` file reaches the disk before it replaces `path`, so that it also survives a
-    loss of power; that takes time.
+    Creates missing folders. With `durable`, the data is flushed to disk before the move, so that the file also survives
+    a power failure; this is slower.
 
     Raises:
-        DataError: the disk is full, or the folder cannot be written to; nothing is left behind.
+        DataError: the disk is full or the folder is not writable; no partial file is left behind.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:

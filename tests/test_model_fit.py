@@ -87,5 +87,5 @@ def test_people_of_another_model_differ_as_they_do(bfm: MorphableModel, factory:
 
 def test_a_face_that_is_elsewhere_is_no_fit(tiny_model: MorphableModel) -> None:
     face = mean_face(tiny_model)
-    with pytest.raises(DataError, match=r"only 0 of \d+ vertices of the mean face come to lie on the scan"):
+    with pytest.raises(DataError, match=r"only 0 of \d+ vertices of the mean face have a scan point nearby"):
         laid_on(tiny_model, face + torch.tensor([500.0, 0, 0]), tiny_model.triangles)

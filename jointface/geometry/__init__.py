@@ -1,4 +1,4 @@
-"""Face geometry in the conventions of docs/conventions.md: functions of tensors."""
+"""Face geometry on tensors, in the conventions of docs/conventions.md."""
 
 from jointface.geometry.bfm import load_bfm_3ddfa
 from jointface.geometry.camera import (

@@ -1,4 +1,4 @@
-"""Arrays in .npy and MATLAB files: read with checks that name the file; MATLAB files also written."""
+"""Reads and checks arrays in .npy and MATLAB files, and writes MATLAB files. Error messages name the file."""
 
 import io
 import os
@@ -12,10 +12,10 @@ from jointface.errors import DataError
 
 
 def read_npy(path: Path, source: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """The numbers of a .npy file. `source` says in error messages where to get it.
+    """Reads a numeric array from a .npy file. Error messages add `source`, which says where to get the file.
 
     Raises:
-        DataError: the file is missing or unreadable, or holds no finite numbers of this shape.
+        DataError: the file is missing or unreadable, has another shape, or holds values that are not finite numbers.
     """
     require_file(path, source)
     try:
@@ -26,16 +26,16 @@ def read_npy(path: Path, source: str, shape: tuple[int, ...] | None = None) -> n
 
 
 def read_mat(path: Path, name: str, source: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """The numbers of a variable of a .mat file, as `read_npy`."""
+    """Reads a numeric variable from a .mat file, with the checks of `read_npy`."""
     return checked_numbers(f"{path}: {name}", read_mat_variable(path, name, source), shape)
 
 
 def read_mat_variable(path: Path, name: str, source: str) -> np.ndarray:
-    """A variable of a .mat file, numbers or not."""
+    """Reads a variable of any type from a .mat file."""
     require_file(path, source)
     try:
         content = scipy.io.loadmat(path, variable_names=[name])
-    except NotImplementedError as error:  # scipy's word for MATLAB 7.3
+    except NotImplementedError as error:  # what scipy raises for MATLAB 7.3
         raise DataError(f"{path}: a MATLAB 7.3 file, the published one is older; {source}") from error
     except Exception as error:  # scipy raises a dozen unrelated types on a damaged file
         raise DataError(f"{path}: not a readable MATLAB file ({error})") from error
@@ -46,7 +46,7 @@ def read_mat_variable(path: Path, name: str, source: str) -> np.ndarray:
 
 
 def require_file(path: Path, source: str) -> None:
-    """Raises a DataError unless the file is there and may be read."""
+    """Raises a DataError unless the file exists and is readable."""
     if not path.parent.is_dir():
         raise DataError(f"no folder {path.parent.resolve()}: looked there for {path.name}; {source}")
     if not path.is_file():
@@ -56,7 +56,7 @@ def require_file(path: Path, source: str) -> None:
 
 
 def checked_numbers(what: str | Path, array: np.ndarray, shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """The array, if it holds finite numbers of this shape; `what` names it in the DataError."""
+    """Returns the array if it has this shape and finite numbers, else raises a DataError that starts with `what`."""
     if shape is not None and array.shape != shape:
         raise DataError(f"{what}: expected shape {shape}, found {array.shape}")
     if not np.issubdtype(array.dtype, np.number) or not array.size:
@@ -67,8 +67,8 @@ def checked_numbers(what: str | Path, array: np.ndarray, shape: tuple[int, ...] 
 
 
 def mat_bytes(variables: dict[str, Any]) -> bytes:
-    """The variables as a compressed MATLAB 5 file; a dict becomes a struct. Equal variables give equal bytes."""
+    """Encodes variables as a compressed MATLAB 5 file. A dict becomes a struct. Equal variables give equal bytes."""
     buffer = io.BytesIO()
     scipy.io.savemat(buffer, variables, do_compression=True)
-    # The 116 bytes of text at the head of the file would hold the time.
+    # Replace the 116-byte text header, which contains the time.
     return b"MATLAB 5.0 MAT-file".ljust(116) + buffer.getvalue()[116:]

@@ -1,4 +1,4 @@
-"""Writers of a morphable model in the Basel Face Model's layouts, for the loaders of `bfm.py` and for other tools."""
+"""Writes a morphable model in layouts of the Basel Face Model, for the loaders in `bfm.py` and for other tools."""
 
 import io
 from pathlib import Path
@@ -12,18 +12,17 @@ from jointface.files import write_atomically
 from jointface.geometry.array_files import mat_bytes
 from jointface.geometry.morphable_model import MorphableModel
 
-NEUTRAL_TEXTURE = 128.0  # grey, of face3d's 0 ... 255
+NEUTRAL_TEXTURE = 128.0  # grey, in face3d's range 0 ... 255
 
 
 def write_bfm_3ddfa(folder: Path, model: MorphableModel) -> None:
-    """Writes the seven files that `load_bfm_3ddfa` reads, and `regions.npy` with the region of each vertex, which 3DDFA
-    does not know.
+    """Writes the seven files of 3DDFA's layout that `load_bfm_3ddfa` reads, and `regions.npy` with the vertex regions.
 
-    Loaded with all components, the model is the same but for its mirror map, which is computed anew from the UV layout.
-    A folder that this process has loaded before still gives the model of then.
+    Loading the files with all components gives the same model except for its mirror map, which is recomputed from the
+    UV layout. The loader caches: a folder that this process has loaded before still gives the earlier model.
 
     Raises:
-        DataError: a file cannot be written; each file is whole or as it was.
+        DataError: a file cannot be written; each file is complete or unchanged.
     """
     landmarks68 = model.landmarks68.cpu().numpy()
     arrays = {
@@ -49,14 +48,14 @@ def write_bfm2009(
 ) -> None:
     """Writes the `BFM.mat` and `BFM_UV.mat` that face3d and `load_bfm2009` read.
 
-    The texture that face3d asks for is grey without variation; `tri_mouth` is empty. Otherwise as `write_bfm_3ddfa`.
+    The texture that face3d requires is a constant grey; `tri_mouth` is empty. Otherwise like `write_bfm_3ddfa`.
 
     Args:
-        shape_sigma, expression_sigma: standard deviations of the coefficients (shapeEV, expEV), by which face3d's
-            fitting weighs them; None writes ones, as a morphable model does not hold them.
+        shape_sigma, expression_sigma: standard deviations of the coefficients (shapeEV, expEV), which face3d's fitting
+            uses as weights. None writes ones, because a morphable model does not store them.
 
     Raises:
-        DataError: a file cannot be written; each file is whole or as it was.
+        DataError: a file cannot be written; each file is complete or unchanged.
     """
     shape_basis = _flat(model.shape_basis)
     fields = {
@@ -78,7 +77,7 @@ def write_bfm2009(
 
 
 def _flat(values: Float[Tensor, "vertices 3 columns"]) -> Float[np.ndarray, "rows columns"]:
-    """(3V, columns), rows x0 y0 z0 x1 ..."""
+    """Flattens to (3V, columns) with rows x0 y0 z0 x1 ..."""
     return values.cpu().reshape(-1, values.shape[-1]).numpy()
 
 
@@ -91,6 +90,6 @@ def _column(sigma: Float[Tensor, "components"] | None, components: int) -> Float
 
 
 def _matlab_triangles(model: MorphableModel) -> np.ndarray:
-    """(3, F) 1-based, clockwise, in MATLAB's smallest integers that hold them."""
+    """Converts triangles to (3, F) 1-based, clockwise ones, in the smallest unsigned integer type that holds them."""
     dtype = np.uint16 if len(model.mean) <= np.iinfo(np.uint16).max else np.uint32
     return (model.triangles.cpu().numpy()[:, ::-1].T + 1).astype(dtype)

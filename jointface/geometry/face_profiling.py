@@ -1,8 +1,8 @@
 """Rotates photographed faces out of plane, in the spirit of 300W-LP's face profiling (Zhu et al., CVPR 2016).
 
-The photo becomes a relief: pixels of the face take the depth of the fitted mesh, and the background continues the depth
-at the face's outline. The relief is rotated, near points hide far ones, and each pixel samples the photo where its
-point came from.
+The photo becomes a relief: face pixels take the depth of the fitted mesh, and the background extends the depth at the
+face's outline. The relief is rotated, near points hide far ones, and each pixel of the result samples the photo at its
+point's original position.
 """
 
 import torch
@@ -25,9 +25,9 @@ def turn_faces(
     landmarks68: Int[Tensor, "68"],
     rotation: Float[Tensor, "batch 3 3"],
 ) -> tuple[Images, Float[Tensor, "batch 3 4"]]:
-    """Crops and their cameras after a rotation of the faces in crop space (x right, y down, z towards the viewer).
+    """Rotates faces in crop space (x right, y down, z towards the viewer); returns the new crops and cameras.
 
-    The box of the landmarks keeps its centre and size, so the framing does not change.
+    The landmark box keeps its centre and size, so the framing does not change.
     """
     size = images.shape[-1]
     depth = relief(vertices, size)
@@ -48,7 +48,7 @@ def turn_faces(
 
 
 def relief(vertices: Float[Tensor, "batch vertices 3"], size: int) -> Float[Tensor, "batch 1 size size"]:
-    """Depth of the front of the face at each pixel, continued over the background."""
+    """Depth of the front of the face at each pixel, extended over the background."""
     return fill_holes(*splat(vertices[..., 2:], vertices[..., :2], vertices[..., 2], size))
 
 
@@ -58,11 +58,11 @@ def splat(
     depth: Float[Tensor, "batch points"],
     size: int,
 ) -> tuple[Images, Known]:
-    """Values of the nearest points at each pixel, and which pixels have any. Points at most a pixel behind the nearest
-    are averaged with it."""
+    """Value at each pixel, and which pixels have one: the mean over the nearest point and all points at most one pixel
+    behind it."""
     column, row = place.round().long().unbind(-1)
     inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)
-    pixel = torch.where(inside, row * size + column, size * size)  # an extra pixel collects the rest
+    pixel = torch.where(inside, row * size + column, size * size)  # an extra pixel collects the points outside
     front = depth.new_full((len(depth), size * size + 1), -torch.inf).scatter_reduce(1, pixel, depth, "amax")
     weight = (depth >= front.gather(1, pixel) - 1).to(depth.dtype)
     total = values.new_zeros(len(values), size * size + 1, values.shape[-1])
@@ -90,7 +90,7 @@ def pixel_grid(size: int, device: torch.device) -> Float[Tensor, "1 pixels 2"]:
 
 
 def _same_framing(moved: Tensor, original: Float[Tensor, "batch 68 3"]) -> Float[Tensor, "batch 2 3"]:
-    """Scale and shift that give the moved landmarks' box the centre and mean side of the original box."""
+    """Scale and shift that give the box of the moved landmarks the centre and mean side of the original box."""
     extremes = [(points[..., :2].amin(1), points[..., :2].amax(1)) for points in (moved, original)]
     from_centre, to_centre = ((low + high) / 2 for low, high in extremes)
     from_size, to_size = ((high - low).mean(1) for low, high in extremes)

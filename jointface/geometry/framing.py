@@ -1,4 +1,4 @@
-"""Where a face lies in its image, and the crop around it; all data sets share this rule."""
+"""Face boxes in images and the crops around them. All data sets share this framing."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-CROP_MARGIN = 1.58  # side of the crop / size of the face box, as PRNet frames 300W-LP
+CROP_MARGIN = 1.58  # side of the crop / size of the face box, as PRNet crops 300W-LP
 
 
 class FaceBox(NamedTuple):
@@ -25,7 +25,7 @@ def face_box(landmarks: Float[Tensor, "68 *xyz"]) -> FaceBox:
 
 
 def similarity(scale: float, angle: float, shift: tuple[float, float], flip: bool, size: int) -> Float[Tensor, "2 3"]:
-    """`similarities` for a single crop."""
+    """`similarities` for one crop."""
     one = torch.tensor([[scale, angle, *shift]], dtype=torch.get_default_dtype())
     return similarities(one[:, 0], one[:, 1], one[:, 2:], torch.tensor([flip]), size)[0]
 
@@ -47,7 +47,7 @@ def similarities(
 
 
 def crop_transform(box: FaceBox, size: int) -> Float[Tensor, "2 3"]:
-    """Similarity from image space to a size x size crop of CROP_MARGIN times the box's size, about the box's centre."""
+    """Similarity from image space to a size x size crop that shows CROP_MARGIN times the box around its centre."""
     scale = size / (CROP_MARGIN * box.size)
     centre = (size - 1) / 2
     return torch.tensor([[scale, 0.0, centre - scale * box.x], [0.0, scale, centre - scale * box.y]])
@@ -62,7 +62,7 @@ def compose(outer: Float[Tensor, "*#batch 2 3"], inner: Float[Tensor, "*#batch 2
 def warp_points(
     transform: Float[Tensor, "*batch 2 3"], points: Float[Tensor, "*batch points 3"]
 ) -> Float[Tensor, "*batch points 3"]:
-    """Points moved by an image similarity; z is scaled like x and y."""
+    """Moves points by an image similarity; z is scaled like x and y."""
     plane = points[..., :2] @ transform[..., :2].mT + transform[..., 2].unsqueeze(-2)
     scale = torch.linalg.det(transform[..., :2]).abs().sqrt()
     return torch.cat([plane, scale[..., None, None] * points[..., 2:]], dim=-1)

@@ -1,6 +1,6 @@
-"""Which computations stay in float32 whatever precision the network runs in: those of coordinates.
+"""Keeps computations on coordinates in float32, whatever precision the network runs in.
 
-In half precision a crop of 256 pixels has steps of a pixel, in TF32 of an eighth, and a model in micrometres overflows.
+At 256 pixels, coordinates in bfloat16 have steps of a pixel and in TF32 of an eighth; micrometres overflow float16.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def full_precision(function: Function) -> Function:
-    """Runs a function without autocast and TF32 and casts its half-precision arguments to float32.
+    """Decorator: runs a function without autocast and TF32, with half-precision arguments cast to float32.
 
-    Matrix products of the backward pass may still use TF32, which is accurate enough for gradients.
+    Matrix products in the backward pass may still use TF32, which is accurate enough for gradients.
     """
 
     @wraps(function)
@@ -35,6 +35,6 @@ def full_precision(function: Function) -> Function:
 
 
 def set_float32_precision(matrices: str, convolutions: bool) -> None:
-    """`matrices` is as torch.set_float32_matmul_precision names it; `convolutions`: whether they may use TF32."""
+    """Sets the float32 precision of matrix products, as torch names it, and whether convolutions may use TF32."""
     torch.set_float32_matmul_precision(matrices)
     torch.backends.cudnn.allow_tf32 = convolutions

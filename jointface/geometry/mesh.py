@@ -8,7 +8,7 @@ from torch import Tensor
 def triangle_normals(
     vertices: Float[Tensor, "*batch vertices 3"], triangles: Int[Tensor, "triangles 3"]
 ) -> Float[Tensor, "*batch triangles 3"]:
-    """Normals that point to the side where the triangles are counter-clockwise, as long as twice their area."""
+    """Normals with twice the triangle's area as length; seen from their side, triangles are counter-clockwise."""
     a, b, c = (vertices.index_select(-2, corner) for corner in triangles.T.contiguous())
     return torch.linalg.cross(b - a, c - a)
 
@@ -16,14 +16,14 @@ def triangle_normals(
 def vertex_normals(
     vertices: Float[Tensor, "*batch vertices 3"], triangles: Int[Tensor, "triangles 3"]
 ) -> Float[Tensor, "*batch vertices 3"]:
-    """Unit normals, averaged over the triangles at each vertex by area; zero where a vertex has no triangle."""
+    """Unit normals: area-weighted means over the triangles at each vertex; zero for a vertex without triangles."""
     return averaged_normals(triangle_normals(vertices, triangles), triangles, vertices.shape[-2])
 
 
 def averaged_normals(
     of_triangles: Float[Tensor, "*batch triangles 3"], triangles: Int[Tensor, "triangles 3"], num_vertices: int
 ) -> Float[Tensor, "*batch vertices 3"]:
-    """As `vertex_normals`, from the normals of the triangles."""
+    """Like `vertex_normals`, computed from given triangle normals."""
     total = of_triangles.new_zeros(*of_triangles.shape[:-2], num_vertices, 3)
     for corner in triangles.T.contiguous():
         total.index_add_(-2, corner, of_triangles)

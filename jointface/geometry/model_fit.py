@@ -1,4 +1,4 @@
-"""Fits a morphable model to the surface of a scan, to find the landmarks of the person, which a scan does not name."""
+"""Fits a morphable model to a scanned surface in order to locate its landmarks, which scans do not label."""
 
 from typing import NamedTuple
 
@@ -12,19 +12,19 @@ from torch import Tensor
 from jointface.errors import DataError
 
 FIT_RADIUS = 95.0  # mm around the nose tip: brows, eyes, nose, mouth, cheeks and chin
-FIT_POINTS = 3000  # about how many vertices of the model are fitted
+FIT_POINTS = 3000  # approximate number of model vertices used
 ROUNDS = 30
-FIRST_REACH, LAST_REACH = 25.0, 10.0  # mm between counterparts, in the first round and from the sixth on
-STEP = 3.0  # mm by which the reach shrinks in a round
-PRECISION = 1e-5  # of the last step: radians, millimetres, and of the scale
-PRIOR = 0.01  # variance of the distances over that of the motion by a coefficient
-MIN_SHARE = 0.1  # of the model's points that must find the surface
+FIRST_REACH, LAST_REACH = 25.0, 10.0  # mm: largest distance between counterparts, in the first round and from the sixth
+STEP = 3.0  # mm by which the reach shrinks in each round
+PRECISION = 1e-5  # stop when a step is smaller, in radians, millimetres and scale
+PRIOR = 0.01  # variance of the distances / variance of the vertex motion due to a coefficient
+MIN_SHARE = 0.1  # smallest share of the model's points that must have a counterpart
 
 Array = Float64[np.ndarray, "..."]
 
 
 class _Face(NamedTuple):
-    """Face x = A (mean + basis c) + t in the surface's space."""
+    """A face x = A (mean + basis c) + t in the surface's space."""
 
     linear: Float64[np.ndarray, "3 3"]
     shift: Float64[np.ndarray, "3"]
@@ -41,20 +41,20 @@ def fit_to_surface(
     basis: Float[Tensor, "vertices 3 coefficients"],
     start: Float[Tensor, "3 4"],
 ) -> Float[Tensor, "vertices 3"]:
-    """The face of a morphable model that is nearest to a surface, in the surface's space.
+    """Fits a morphable model to a surface and returns the fitted vertices in the surface's space.
 
-    Fits pose, scale and identity coefficients in turn with the counterparts (Amberg, Knothe, Vetter, "Expression
-    invariant 3D face recognition with a morphable model", FG 2008): each round finds the point of the surface nearest
-    to each vertex, and solves the linearised least squares of the distances along the surface's normals. Coefficients
-    are penalised by how far they move the face, so that a hole or a beard does not bend it.
+    Non-rigid ICP (Amberg, Knothe, Vetter, "Expression invariant 3D face recognition with a morphable model", FG 2008):
+    each round finds the surface point nearest to each vertex, then updates pose, scale and identity coefficients by
+    linearised least squares of the distances along the surface normals. Coefficients are penalised by how far they
+    move the face, so that a hole or a beard does not distort it.
 
     Args:
         points, normals: of the surface, in millimetres; unit normals, or zero where a point has none.
         mean, basis: in millimetres, relative to the mean face's nose tip; vertices within 95 mm of it are fitted.
-        start: the rigid motion from there to the surface's space, off by some 10 mm and degrees at most.
+        start: rigid motion from the mean face's space to the surface's; at most about 10 mm and 10 degrees off.
 
     Raises:
-        DataError: fewer than a tenth of those vertices have a counterpart.
+        DataError: fewer than a tenth of the vertices to fit have a counterpart.
     """
     near = (mean.norm(dim=1) < FIT_RADIUS).nonzero().flatten()
     near = near[:: max(1, len(near) // FIT_POINTS)]
@@ -68,16 +68,16 @@ def fit_to_surface(
         distances, nearest = tree.query(moved)
         found = distances < max(LAST_REACH, FIRST_REACH - STEP * number)
         if found.mean() < MIN_SHARE:
-            raise DataError(f"only {found.sum()} of {len(found)} vertices of the mean face come to lie on the scan")
+            raise DataError(f"only {found.sum()} of {len(found)} vertices of the mean face have a scan point nearby")
         target, along = surface[nearest[found]], upright[nearest[found]]
-        face, step = _improved(face, moved[found], some_basis[found], target, along)
+        face, step = _gauss_newton_step(face, moved[found], some_basis[found], target, along)
         if step < PRECISION:
             break
     return torch.from_numpy(face.points(all_mean, all_basis)).float()
 
 
-def _improved(face: _Face, moved: Array, basis: Array, target: Array, normals: Array) -> tuple[_Face, float]:
-    """The face after a Gauss-Newton step, and the largest component of the step in pose and scale."""
+def _gauss_newton_step(face: _Face, moved: Array, basis: Array, target: Array, normals: Array) -> tuple[_Face, float]:
+    """Makes a Gauss-Newton step; returns the new face and the largest change in pose and scale."""
     centre = moved.mean(0)
     arms = moved - centre
     by_shape = np.einsum("pi,ij,pjk->pk", normals, face.linear, basis, optimize=True)

@@ -1,4 +1,4 @@
-"""The linear face model (Blanz and Vetter, SIGGRAPH 1999) to whose topology all labels and predictions refer."""
+"""The linear face model (Blanz and Vetter, SIGGRAPH 1999) whose topology all labels and predictions use."""
 
 import hashlib
 
@@ -12,7 +12,7 @@ from jointface.geometry.camera import apply_camera, is_mirrored
 from jointface.geometry.full_precision import full_precision
 from jointface.geometry.regions import FACE, LANDMARKS, NECK, ORGANS, face_regions
 
-# The number of each of iBUG's 68 landmarks after a left-right flip.
+# For each of iBUG's 68 landmarks, its index after a left-right flip.
 MIRROR68 = (
     *range(16, -1, -1),
     *range(26, 16, -1),
@@ -30,7 +30,7 @@ Faces = Float[Tensor, "batch vertices 3"]
 
 
 class MorphableModel(nn.Module):
-    """v = mean + shape_basis a + expression_basis b, with the topology of the mesh and the meaning of its vertices.
+    """v = mean + shape_basis a + expression_basis b, with the mesh topology, landmarks and regions of its vertices.
 
     Args:
         name: identifies the model in checkpoints, e.g. "bfm_3ddfa".
@@ -38,9 +38,9 @@ class MorphableModel(nn.Module):
         shape_basis: (V, 3, Ks) identity basis. expression_basis: (V, 3, Ke).
         triangles: (F, 3) vertex indices, counter-clockwise seen from outside.
         uv: (V, 2) texture coordinates in [0, 1], v upwards.
-        landmarks68: (68,) vertex of each iBUG landmark.
-        mirror: (V,) counterpart of each vertex on the other side of the face; it pairs the landmarks as MIRROR68 does.
-        regions: (V,) NECK, FACE, ORGANS or LANDMARKS; by default found from the mean face.
+        landmarks68: (68,) vertex index of each iBUG landmark.
+        mirror: (V,) counterpart of each vertex on the other side of the face; pairs the landmarks as MIRROR68 does.
+        regions: (V,) NECK, FACE, ORGANS or LANDMARKS; None computes them from the mean face.
 
     Raises:
         DataError: `mirror` does not pair the landmarks, or the landmarks coincide.
@@ -63,7 +63,7 @@ class MorphableModel(nn.Module):
         self.num_shape = shape_basis.shape[-1]
         self.num_expression = expression_basis.shape[-1]
         self.mean: Float[Tensor, "vertices 3"] = nn.Buffer(mean.float())
-        # Both bases in one matrix, coordinate first, so that a batch of faces is a single matrix product.
+        # One matrix for both bases, with the coordinate first, so that a batch of faces takes one matrix product.
         basis = torch.cat([shape_basis, expression_basis], dim=-1).float()
         self.basis: Float[Tensor, "3 vertices coefficients"] = nn.Buffer(basis.transpose(0, 1).contiguous())
         self.triangles: Int[Tensor, "triangles 3"] = nn.Buffer(triangles.long())
@@ -91,16 +91,16 @@ class MorphableModel(nn.Module):
         return self.regions != NECK
 
     def content_hash(self) -> str:
-        """SHA-256 of all buffers. Two models are the same if this and `num_shape` agree."""
+        """SHA-256 of all buffers. Two models are equal if their hashes and `num_shape` agree."""
         digest = hashlib.sha256()
         for key, buffer in sorted(self.named_buffers()):
-            values = buffer.float() if buffer.is_floating_point() else buffer  # also after a cast of the module
+            values = buffer.float() if buffer.is_floating_point() else buffer  # undoes a cast of the module
             digest.update(f"{key}{tuple(buffer.shape)}".encode())
             digest.update(values.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def region_weights(self, landmarks: float, organs: float, face: float, neck: float) -> Float[Tensor, "vertices"]:
-        """W of L_shape for each vertex."""
+        """The weight W in L_shape of each vertex."""
         by_region = {LANDMARKS: landmarks, ORGANS: organs, FACE: face, NECK: neck}
         table = torch.tensor([float(by_region[region]) for region in range(4)], device=self.regions.device)
         return table[self.regions.long()]
@@ -113,8 +113,8 @@ class MorphableModel(nn.Module):
     def project(
         self, shape_coefficients: Shape, expression_coefficients: Expression, camera: Float[Tensor, "batch 3 4"]
     ) -> Faces:
-        """Faces mapped by their cameras. Under a mirroring camera each vertex takes the place of its mirror vertex, so
-        that vertices keep their meaning: the eye on the left of the picture stays the right eye."""
+        """Faces mapped by their cameras. Under a mirroring camera each vertex takes the position of its mirror vertex,
+        so that vertices keep their meaning: the eye on the left of the picture remains the right eye."""
         vertices = apply_camera(camera, self(shape_coefficients, expression_coefficients))
         return mirror_points(vertices, is_mirrored(camera), self.mirror)
 
@@ -122,8 +122,8 @@ class MorphableModel(nn.Module):
 def mirror_points(
     points: Float[Tensor, "batch points 3"], mirrored: Bool[Tensor, "batch"], mirror: Int[Tensor, "points"]
 ) -> Float[Tensor, "batch points 3"]:
-    """Re-indexes the points of those faces that are mirrored."""
-    if not mirrored.is_cuda and not mirrored.any():  # on a GPU the question would wait for all queued work
+    """Re-indexes the points of mirrored faces."""
+    if not mirrored.is_cuda and not mirrored.any():  # on a GPU, reading the result would wait for all queued work
         return points
     return torch.where(mirrored[:, None, None], points[:, mirror], points)
 
@@ -133,15 +133,15 @@ def linear_faces(
     basis: Float[Tensor, "3 points coefficients"],
     coefficients: Float[Tensor, "batch coefficients"],
 ) -> Float[Tensor, "batch points 3"]:
-    """mean + basis c for a batch, over any set of points, as one matrix product."""
+    """mean + basis c for a batch and any set of points, as one matrix product."""
     return torch.addmm(mean.mT.flatten(), coefficients, basis.flatten(0, 1).T).unflatten(-1, (3, -1)).mT
 
 
 def mirror_from_uv(uv: Float[Tensor, "vertices 2"], landmarks68: Int[Tensor, "68"]) -> Int[Tensor, "vertices"]:
-    """Mirror map of a mesh whose UV layout is symmetric about u = 1/2: the vertex nearest to (1 - u, v).
+    """Mirror map of a mesh whose UV layout is symmetric about u = 1/2: each vertex maps to the one nearest (1 - u, v).
 
-    Landmarks are paired by name. On a symmetric mesh the map is an involution; a vertex without a partner (BFM 2009 has
-    a few at one corner of the mouth) takes the nearest vertex.
+    Landmarks are paired by MIRROR68. On a symmetric mesh the map is an involution. A vertex without an exact partner
+    (BFM 2009 has a few at one corner of the mouth) takes the nearest vertex.
     """
     coordinates = uv.double().cpu().numpy()
     mirror = KDTree(coordinates).query(coordinates * [-1, 1] + [1, 0])[1]

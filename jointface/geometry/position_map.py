@@ -1,4 +1,4 @@
-"""UV position maps (PRNet; Feng et al., ECCV 2018): the points of a face laid out as an image over UV coordinates."""
+"""UV position maps (PRNet; Feng et al., ECCV 2018): the points of a face stored as an image over UV coordinates."""
 
 from functools import partial
 
@@ -10,18 +10,18 @@ from jointface.geometry.camera import is_mirrored
 from jointface.geometry.full_precision import full_precision
 from jointface.geometry.morphable_model import MorphableModel, mirror_points
 
-BLOCK = 2048  # points whose product and projection stay in the processor's cache
+BLOCK = 2048  # points per block, so that matrix product and projection stay in the CPU cache
 
 Pixels = Int[Tensor, "points"]
 Grid = Float[Tensor, "vertices 2"]
 
 
 class PositionMap(nn.Module):
-    """Converts vertices to a size x size map over the model's UV layout, and back.
+    """Converts between vertices and a size x size map over the model's UV layout.
 
     Pixel (row r, column c) is the surface point at u = c / (size - 1), v = 1 - r / (size - 1). Only the P pixels that
-    the mesh covers carry a point; `pixels` lists them in reading order. Points are interpolated from vertices or,
-    faster, computed from coefficients with a basis that is already sampled in UV space.
+    the mesh covers hold a point; `pixels` lists them in reading order. Points are interpolated from vertices or,
+    faster, computed from coefficients with a basis that was sampled in UV space beforehand.
     """
 
     def __init__(self, model: MorphableModel, size: int) -> None:
@@ -29,15 +29,15 @@ class PositionMap(nn.Module):
         self.size = size
         grid = uv_to_pixels(model.uv, size)
         pixels, triangle, barycentric = rasterise_uv(grid, model.triangles, size)
-        point_at = torch.full((size * size,), -1, device=grid.device)  # -1: the mesh leaves the pixel open
+        point_at = torch.full((size * size,), -1, device=grid.device)  # -1: not covered by the mesh
         point_at[pixels] = torch.arange(len(pixels), device=grid.device)
         mirrored = point_at.unflatten(0, (size, size)).flip(1).flatten()[pixels]
         vertex_points, vertex_weights = _bilinear_points(grid, pixels, point_at, size)
-        derived = partial(nn.Buffer, persistent=False)  # from the morphable model: checkpoints need not repeat it
+        derived = partial(nn.Buffer, persistent=False)  # not in checkpoints: follows from the morphable model
         self.pixels: Pixels = derived(pixels)
         self.corners: Int[Tensor, "points 3"] = derived(model.triangles[triangle])
         self.barycentric: Float[Tensor, "points 3"] = derived(barycentric)
-        # An open pixel's counterpart is the pixel itself.
+        # A pixel whose mirror image is not covered is its own counterpart.
         self.mirror: Int[Tensor, "points"] = derived(torch.where(mirrored >= 0, mirrored, point_at[pixels]))
         self.vertex_points: Int[Tensor, "vertices 4"] = derived(vertex_points)
         self.vertex_weights: Float[Tensor, "vertices 4"] = derived(vertex_weights)
@@ -47,16 +47,16 @@ class PositionMap(nn.Module):
         self.centre_mean, self.centre_basis = derived(model.mean.mean(0)), derived(model.basis.mean(1))
 
     def sample(self, vertices: Float[Tensor, "batch vertices channels"]) -> Float[Tensor, "batch points channels"]:
-        """Interpolates values given per vertex at the covered pixels."""
+        """Interpolates per-vertex values at the covered pixels."""
         return (vertices[:, self.corners] * self.barycentric[..., None]).sum(2)
 
     @full_precision
     def project(
         self, coefficients: Float[Tensor, "batch coefficients"], camera: Float[Tensor, "batch 3 4"]
     ) -> Float[Tensor, "batch points 3"]:
-        """Points in crop space, computed from coefficients (identity, then expression) and cameras.
+        """Computes points in crop space from coefficients (identity, then expression) and cameras.
 
-        z is relative to the mean of the face's vertices. Mirroring cameras are treated as in `MorphableModel.project`.
+        z is relative to the mean of the face's vertices. Mirroring cameras are handled as in `MorphableModel.project`.
         """
         centre = self.centre_mean + coefficients @ self.centre_basis.T
         camera = camera.clone()
@@ -68,23 +68,23 @@ class PositionMap(nn.Module):
         return mirror_points(points[..., : len(self.pixels)].mT, is_mirrored(camera), self.mirror)
 
     def from_map(self, image: Float[Tensor, "batch channels size size"]) -> Float[Tensor, "batch points channels"]:
-        """The covered pixels of a map."""
+        """Extracts the covered pixels of a map."""
         return image.flatten(2).index_select(2, self.pixels).mT
 
     def to_vertices(self, points: Float[Tensor, "batch points channels"]) -> Float[Tensor, "batch vertices channels"]:
-        """Interpolates points back to vertices, bilinearly among the covered pixels around each vertex's UV."""
+        """Interpolates points bilinearly at the vertices, from the covered pixels around each vertex's UV."""
         return (points[:, self.vertex_points] * self.vertex_weights[..., None]).sum(2)
 
 
 def _blocks(values: Float[Tensor, "rows 3 points"]) -> Float[Tensor, "blocks rows xyz_of_block"]:
-    """Points cut into blocks of BLOCK points, the last one padded."""
+    """Splits points into blocks of BLOCK points and pads the last one."""
     blocks = -(-values.shape[-1] // BLOCK)
     padded = torch.nn.functional.pad(values, (0, blocks * BLOCK - values.shape[-1]))
     return padded.unflatten(-1, (blocks, BLOCK)).permute(2, 0, 1, 3).flatten(2).contiguous()
 
 
 def uv_to_pixels(uv: Grid, size: int) -> Grid:
-    """(column, row) of UV coordinates (v upwards) in a size x size map, pixel centres at integers."""
+    """Converts UV coordinates (v upwards) to (column, row) in a size x size map with pixel centres at integers."""
     return torch.stack([uv[:, 0], 1 - uv[:, 1]], dim=1) * (size - 1)
 
 
@@ -94,7 +94,7 @@ def rasterise_uv(
     """Covered pixels in reading order, the triangle that covers each, and the barycentric coordinates in it.
 
     All triangles are paired with the pixels of their bounding boxes in one flat list. A pixel on a shared edge goes to
-    the triangle with the lower index. (The z-buffer of `rasteriser` would first have to compile its kernels.)
+    the triangle with the lower index. (The z-buffer in `rasteriser` would have to compile its kernels first.)
     """
     corners = grid.double()[triangles]
     low = corners.amin(1).ceil().long().clamp(0, size - 1)
@@ -107,9 +107,9 @@ def rasterise_uv(
     row = low[triangle, 1] + within // extent[triangle, 0]
     a, b, c = (corners[triangle] - torch.stack([column, row], dim=1)[:, None]).unbind(1)
     areas = torch.stack([p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0] for p, q in ((b, c), (c, a), (a, b))], dim=1)
-    barycentric = areas / areas.sum(1, keepdim=True)  # NaN, and so not inside, where a triangle has no area
+    barycentric = areas / areas.sum(1, keepdim=True)  # NaN, and so not inside, if a triangle has no area
     inside = (barycentric >= -1e-9).all(1).nonzero().squeeze(1)
-    pixel, order = (row * size + column)[inside].sort(stable=True)  # the pairs of a pixel stay in order of triangles
+    pixel, order = (row * size + column)[inside].sort(stable=True)  # stable: keeps triangle order within a pixel
     chosen = inside[order[pixel.diff(prepend=pixel.new_tensor([-1])) > 0]]
     return (row * size + column)[chosen], triangle[chosen], barycentric[chosen].float()
 
@@ -117,8 +117,8 @@ def rasterise_uv(
 def _bilinear_points(
     grid: Grid, pixels: Pixels, point_at: Int[Tensor, "pixels"], size: int
 ) -> tuple[Int[Tensor, "vertices 4"], Float[Tensor, "vertices 4"]]:
-    """For each vertex the points of the four pixels around it and their weights. Uncovered pixels weigh nothing; a
-    vertex without a covered one takes the nearest."""
+    """For each vertex, the points of the four pixels around it and their bilinear weights. Uncovered pixels have weight
+    0; a vertex without a covered pixel takes the nearest covered one."""
     base = grid.floor().clamp(0, max(size - 2, 0))
     fraction = grid - base
     offsets = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]], device=grid.device)

@@ -1,12 +1,12 @@
-"""Warp kernels of the rasteriser: one source, compiled for the CPU and for CUDA when it is first run there.
+"""Warp kernels of the rasteriser: one source, compiled for the CPU or CUDA on first use.
 
-Arithmetic on screen positions is in float64 without fused multiply-adds. The two triangles of a shared edge then give a
-pixel on it the same number with opposite signs, so no pixel falls between them, and both devices give the same bits.
+Arithmetic on screen positions uses float64 without fused multiply-adds. Two triangles with a common edge then compute
+the same number with opposite signs for a pixel, so no pixel falls between them, and both devices give the same bits.
 
-Threads are counted in one dimension: on the CPU, splitting an index into several costs more than most threads' work.
+Thread indices are one-dimensional: on the CPU, a multi-dimensional index costs more than most threads' work.
 
-Warp reads the source of these functions, so they carry Warp's types, which must not be postponed (`from __future__`).
-`no_type_check` keeps type checkers and jaxtyping's import hook away from them.
+Warp reads the source of these functions, so their annotations are Warp types, which must not be postponed
+(`from __future__`). `no_type_check` keeps type checkers and jaxtyping's import hook away from them.
 """
 
 from typing import no_type_check
@@ -15,7 +15,7 @@ import warp as wp
 
 wp.set_module_options({"enable_backward": False, "fuse_fp": False})
 
-EMPTY = -(2**63 - 1)  # the key of a pixel of the background; the key of every finite depth is larger
+EMPTY = -(2**63 - 1)  # key of a background pixel; every finite depth has a larger key
 
 _EMPTY = wp.constant(wp.int64(EMPTY))
 _LAST = wp.constant(0x7FFFFFFF)
@@ -27,7 +27,7 @@ _ZERO = wp.constant(wp.float64(0.0))
 @wp.func
 @no_type_check
 def ordered(bits: wp.int32):
-    """Bits of a float32 as an integer that sorts as the float does, and back again."""
+    """Maps the bits of a float32 to an integer with the same order; applied twice, it is the identity."""
     if bits < 0:
         return bits ^ _LAST
     return bits
@@ -36,15 +36,15 @@ def ordered(bits: wp.int32):
 @wp.func
 @no_type_check
 def pack(depth: wp.float32, triangle: wp.int32):
-    """Key whose maximum is the nearest surface, and of several at one depth the lowest triangle."""
-    bits = ordered(wp.cast(depth + 0.0, wp.int32))  # -0.0 + 0.0 = 0.0: the two zeros are one depth
+    """Key whose maximum is the nearest surface; at equal depth, the triangle with the lowest index."""
+    bits = ordered(wp.cast(depth + 0.0, wp.int32))  # + 0.0 turns -0.0 into 0.0
     return wp.int64(bits) * _TWO32 + wp.int64(_LAST - triangle)
 
 
 @wp.func
 @no_type_check
 def edge_weights(a: wp.vec3, b: wp.vec3, c: wp.vec3, x: wp.float64, y: wp.float64):
-    """Twice the signed areas that a place spans with each edge: the weights of the corners opposite, before scaling."""
+    """Twice the signed area of (x, y) with each edge: the unnormalised weight of the opposite corner."""
     place = wp.vec3d(x, y, _ZERO)
     to_a = wp.vec3d(a) - place
     to_b = wp.vec3d(b) - place
@@ -55,7 +55,7 @@ def edge_weights(a: wp.vec3, b: wp.vec3, c: wp.vec3, x: wp.float64, y: wp.float6
 @wp.func
 @no_type_check
 def inside(edges: wp.vec3d):
-    """Whether the place is in the triangle or on its edge, in either winding; a triangle without area has no inside."""
+    """Whether the point is in the triangle or on its edge, for either winding; never in a triangle without area."""
     low = wp.min(edges)
     high = wp.max(edges)
     return (low >= _ZERO and high > _ZERO) or (high <= _ZERO and low < _ZERO)
@@ -64,7 +64,7 @@ def inside(edges: wp.vec3d):
 @wp.func
 @no_type_check
 def depth_at(edges: wp.vec3d, a: wp.vec3, b: wp.vec3, c: wp.vec3):
-    """z, which is linear on screen."""
+    """Depth z, which is linear on screen."""
     return wp.float32(wp.dot(edges, wp.vec3d(wp.vec3(a[2], b[2], c[2]))) / (edges[0] + edges[1] + edges[2]))
 
 
@@ -79,12 +79,12 @@ def is_finite(a: wp.vec3, b: wp.vec3, c: wp.vec3):
 @wp.func
 @no_type_check
 def pixel_box(a: wp.vec3, b: wp.vec3, c: wp.vec3, height: wp.int32, width: wp.int32, reach: wp.float32):
-    """First and last (column, row) of the image whose centres are in the corners' box, enlarged by `reach`."""
+    """First and last (column, row) with its centre in the bounding box of the corners, enlarged by `reach` pixels."""
     right = wp.float32(width)
     bottom = wp.float32(height)
     low = wp.min(a, wp.min(b, c))
     high = wp.max(a, wp.max(b, c))
-    # Clamped before the cast, since an integer does not hold any size of float; beyond the image the box is empty.
+    # Clamp before the cast, because an integer cannot hold every float. Outside the image the box is empty.
     first_column = wp.int32(wp.ceil(wp.clamp(low[0] - reach, 0.0, right)))
     first_row = wp.int32(wp.ceil(wp.clamp(low[1] - reach, 0.0, bottom)))
     last_column = wp.int32(wp.floor(wp.clamp(high[0] + reach, -1.0, right - 1.0)))
@@ -95,7 +95,7 @@ def pixel_box(a: wp.vec3, b: wp.vec3, c: wp.vec3, height: wp.int32, width: wp.in
 @wp.func
 @no_type_check
 def perspective(edges: wp.vec3d, inverse_w: wp.array2d(dtype=wp.float32), copy: wp.int32, corners: wp.vec3i):
-    """Barycentric weights on the surface: those on screen, times 1/w of each corner if the camera has perspective."""
+    """Barycentric weights on the surface: screen weights, multiplied by each corner's 1/w for a perspective camera."""
     weights = edges
     if inverse_w:
         w = wp.vec3(inverse_w[copy, corners[0]], inverse_w[copy, corners[1]], inverse_w[copy, corners[2]])
@@ -112,7 +112,7 @@ def opaque(
     uv: wp.array(dtype=wp.vec2),
     alpha: wp.array3d(dtype=wp.uint8),
 ):
-    """Whether the texel of `alpha` under a point of a triangle is at least half opaque (nearest texel)."""
+    """Whether the texel of `alpha` nearest to a point of a triangle is at least half opaque."""
     a = uv[corners[0]]
     b = uv[corners[1]]
     c = uv[corners[2]]
@@ -121,7 +121,7 @@ def opaque(
     rows = alpha.shape[1]
     columns = alpha.shape[2]
     one = wp.float64(1.0)
-    # Clamped before the cast, since an integer holds neither NaN nor any size of float.
+    # Clamp before the cast, because an integer can hold neither NaN nor every float.
     x = wp.min(wp.max(u, _ZERO), one) * wp.float64(columns)
     y = (one - wp.min(wp.max(v, _ZERO), one)) * wp.float64(rows)
     column = wp.min(wp.max(wp.int32(x), 0), columns - 1)
@@ -141,7 +141,7 @@ def write_keys(
     alpha: wp.array3d(dtype=wp.uint8),
     keys: wp.array3d(dtype=wp.int64),
 ):
-    """Each triangle writes its key to the pixels where it is the nearest so far. Threads: copies x triangles."""
+    """Each triangle writes its key to the pixels where it is nearest so far. One thread per copy and triangle."""
     thread = wp.tid()
     copy = thread // triangles.shape[0]
     triangle = thread - copy * triangles.shape[0]
@@ -186,7 +186,7 @@ def resolve(
     barycentric: wp.array(dtype=wp.vec3),
     depth: wp.array(dtype=wp.float32),
 ):
-    """Decodes each pixel's key. Threads: the pixels of all images."""
+    """Decodes each pixel's key. One thread per pixel of all images."""
     pixel = wp.tid()
     key = keys[pixel]
     if key == _EMPTY:
@@ -221,7 +221,7 @@ def blend(
     pixels: wp.int32,
     output: wp.array2d(dtype=wp.float32),
 ):
-    """The corners' values in each pixel, by its weights. Threads: the pixels of all images, `pixels` in each."""
+    """Interpolates the corner values in each pixel. One thread per pixel of all images, which have `pixels` each."""
     pixel = wp.tid()
     seen = triangle[pixel]
     if seen < 0:
@@ -250,9 +250,9 @@ def hide(
     tolerance: wp.float32,
     visible: wp.array2d(dtype=wp.bool),
 ):
-    """Clears `visible` of the points that lie behind each triangle. Threads: batch x triangles.
+    """Clears `visible` for points that lie behind a triangle. One thread per image and triangle.
 
-    `binned` lists the points pixel by pixel, the nearest pixel of each; a pixel's are rows `start` ... `end` - 1.
+    `binned` lists points by their nearest pixel; the points of a pixel are entries `start` ... `end` - 1.
     """
     thread = wp.tid()
     image = thread // triangles.shape[0]
@@ -263,7 +263,7 @@ def hide(
     if not is_finite(a, b, c):
         return
     nearest = wp.max(a[2], wp.max(b[2], c[2])) - tolerance
-    # A little more than half a pixel: rounding may put a point that is just inside of the triangle one pixel further.
+    # Slightly more than half a pixel: rounding may assign a point just inside the triangle to the next pixel.
     low, high = pixel_box(a, b, c, start.shape[1], start.shape[2], 0.51)
     for row in range(low[1], high[1] + 1):
         for column in range(low[0], high[0] + 1):

@@ -1,11 +1,11 @@
-"""A batched z-buffer: which triangle is seen in each pixel, where on it, and how far away.
+"""A batched z-buffer: finds which triangle each pixel shows, the position on it, and its depth.
 
-Image space is that of docs/conventions.md: x right, y down, pixel centres at integers, z towards the viewer, so that
-the larger z hides the smaller. The kernels are written for Warp (github.com/NVIDIA/warp). They run where the tensors
-are, on the CPU or on CUDA, with the same results. Nothing here has a gradient.
+Image space follows docs/conventions.md: x right, y down, pixel centres at integers, z towards the viewer, so that
+larger z hides smaller z. The kernels are written for Warp (github.com/NVIDIA/warp) and run on the device of the
+tensors, CPU or CUDA, with the same results. Nothing here is differentiable.
 
-Warp compiles the kernels on their first use on a device and keeps them in the user's cache folder (WARP_CACHE_PATH
-moves it). `load_kernels` does so ahead of time, for instance before a data loader forks its workers.
+Warp compiles the kernels on first use on a device and caches them in the user's cache folder (set WARP_CACHE_PATH to
+move it). `load_kernels` compiles them ahead of time, for instance before a data loader forks its workers.
 """
 
 import math
@@ -32,10 +32,10 @@ Triangles = Int[Tensor, "triangles 3"]
 
 @dataclass
 class Fragments:
-    """What is seen in each pixel."""
+    """What each pixel shows."""
 
     triangle: Int32[Tensor, "batch height width"]  # row of `triangles`, -1 in the background
-    barycentric: Float32[Tensor, "batch height width 3"]  # of its corners, perspective-correct; 0 in the background
+    barycentric: Float32[Tensor, "batch height width 3"]  # corner weights, perspective-correct; 0 in the background
     depth: Float32[Tensor, "batch height width"]  # z of the surface, -inf in the background
 
 
@@ -43,12 +43,11 @@ class Fragments:
 class Cutout:
     """Textures whose alpha cuts holes into triangles: hair cards, brows, lashes.
 
-    A triangle is seen in a pixel where the nearest texel has an alpha of at least 128. Beyond [0, 1] the border of the
-    texture is continued.
+    A pixel shows a triangle if the nearest texel has an alpha of at least 128. UV coordinates are clamped to [0, 1].
     """
 
     uv: Float32[Tensor, "points 2"]  # of each point in [0, 1], v upwards: the first row of a plane is v = 1
-    texture: Int32[Tensor, "triangles"]  # the alpha plane of each triangle, -1 if it is opaque
+    texture: Int32[Tensor, "triangles"]  # index of each triangle's alpha plane, -1 if opaque
     alpha: UInt8[Tensor, "textures rows columns"]  # the alpha planes
 
 
@@ -60,20 +59,20 @@ def rasterise(
     inverse_w: Float[Tensor, "points"] | None = None,
     cutout: Cutout | None = None,
 ) -> Fragments:
-    """The nearest surface in each pixel of a batch of images, each with meshes of its own.
+    """Finds the nearest surface in each pixel of a batch of images, each with its own meshes.
 
-    A triangle covers the pixels whose centres lie in it or on its edge, whichever way it is wound. Of several surfaces
-    at one depth the first in `triangles` is seen. Triangles with a corner that is not finite are left out, and so are
-    those that reach behind a perspective camera.
+    A triangle of either winding covers the pixels whose centres lie in it or on its edge. At equal depth, the first
+    triangle in `triangles` wins. Triangles with a non-finite corner, or that extend behind a perspective camera, are
+    skipped.
 
     Args:
-        points: (x, y, z) in pixels of their image; with a perspective camera after the division by w, z included.
-        image: the image of the batch that each triangle belongs to.
+        points: (x, y, z) in pixels of their image; for a perspective camera x, y and z are already divided by w.
+        image: index of the image that each triangle belongs to.
         size: (batch, height, width) of the images, in pixels.
-        inverse_w: 1 / w of each point for a perspective camera, positive in front of it; None is an affine camera.
+        inverse_w: 1 / w of each point for a perspective camera, positive in front of it; None for an affine camera.
 
     Raises:
-        InputError: shapes, devices or indices do not fit.
+        InputError: shapes, types, devices or indices do not match.
     """
     _check_size(size)
     _check("points", points, (None, 3))
@@ -94,7 +93,7 @@ def rasterise(
 
 
 def rasterise_meshes(vertices: Vertices, triangles: Triangles, height: int, width: int) -> Fragments:
-    """One mesh in several poses, one for each image, under an affine camera; otherwise as `rasterise`."""
+    """Like `rasterise`, for one mesh in a different pose in each image, under an affine camera."""
     _check_poses(vertices, triangles, height, width)
     return _rasterise(vertices, triangles, None, (len(vertices), height, width), None, None)
 
@@ -104,13 +103,13 @@ def interpolate(
     triangles: Triangles,
     values: Float[Tensor, "points channels"] | Float[Tensor, "batch points channels"],
 ) -> Float32[Tensor, "batch height width channels"]:
-    """Values of the points, interpolated in each pixel; 0 in the background.
+    """Interpolates per-point values in each pixel; 0 in the background.
 
     Args:
-        values: a row for each point; after `rasterise_meshes` either one table for all images, or one for each.
+        values: one row per point; after `rasterise_meshes` either one table for all images or one for each.
 
     Raises:
-        InputError: shapes, devices or indices do not fit.
+        InputError: shapes, types, devices or indices do not match.
     """
     values = values[None] if values.ndim == 2 else values
     _check("fragments.triangle", fragments.triangle, (None, None, None), (torch.int32,))
@@ -130,10 +129,10 @@ def interpolate(
 def visible_vertices(
     vertices: Vertices, triangles: Triangles, height: int, width: int, tolerance: float = 1.0
 ) -> Bool[Tensor, "batch vertices"]:
-    """Which vertices lie in the image and are hidden by no triangle.
+    """Which vertices lie in the image and are not hidden by a triangle.
 
-    Vertices are tested where they are, not at the centres of pixels; the size of the image only bounds them. One that
-    lies at most `tolerance`, in the unit of z, behind a surface still counts as visible.
+    Vertices are tested at their exact positions, not at pixel centres; the image size only bounds them. A vertex at
+    most `tolerance` behind a surface, in the unit of z, still counts as visible.
     """
     _check_poses(vertices, triangles, height, width)
     x, y, z = vertices.detach().float().unbind(-1)
@@ -169,7 +168,7 @@ def _rasterise(
     inverse_w: Float[Tensor, "copies points"] | None,
     cutout: Cutout | None,
 ) -> Fragments:
-    """Rasterises checked arguments: copies of the points, one for each image, or one with `image` for each triangle."""
+    """Rasterises checked arguments: one copy of the points per image, or one copy and the `image` of each triangle."""
     device = points.device
     keys = torch.full(size, kernels.EMPTY, dtype=torch.int64, device=device)
     fragments = Fragments(
@@ -196,9 +195,9 @@ def _rasterise(
 
 
 def _launch(kernel: Any, threads: int, device: torch.device, *arguments: Any) -> None:
-    """Runs a kernel where its tensors are, on CUDA in torch's current stream.
+    """Runs a kernel on the device of its tensors, on CUDA in torch's current stream.
 
-    It gets a tensor itself if that has the layout and type that the kernel's annotations ask for, else a copy.
+    A tensor with the layout and type of the kernel's annotation is passed without a copy.
     """
     load_kernels(device)
     kinds = kernel.func.__annotations__.values()
@@ -214,22 +213,21 @@ def _launch(kernel: Any, threads: int, device: torch.device, *arguments: Any) ->
 
 def _view(tensor: Tensor, kind: Any) -> Any:
     scalar = getattr(kind.dtype, "_wp_scalar_type_", kind.dtype)
-    dimensions = kind.ndim + (scalar is not kind.dtype)  # a vector has its own
+    dimensions = kind.ndim + (scalar is not kind.dtype)  # a vector type adds one
     tensor = tensor.detach().to(wp.dtype_to_torch(scalar)).contiguous().flatten(0, tensor.ndim - dimensions)
-    # Descriptors cost a fraction of Warp's array objects; each keeps its tensor alive.
+    # Descriptors are much cheaper than Warp's array objects; each keeps its tensor alive.
     return wp.from_torch(tensor, dtype=kind.dtype, requires_grad=False, return_ctype=True)
 
 
 @cache
 def _start_warp() -> None:
-    """Initialises Warp; its greeting and its notes on each kernel come only where someone asked for more."""
+    """Initialises Warp without its greeting and compile messages, unless the user has changed its log level."""
     if wp.config.log_level == wp.LOG_INFO:  # the default
         wp.config.log_level = wp.LOG_WARNING
     if torch.cuda.is_available():
         wp.init()
         return
-    # No setting of Warp keeps its native code from saying in each process, also in a data loader's workers, that there
-    # is no CUDA.
+    # Warp's native code reports in each process, including loader workers, that there is no CUDA. No setting stops it.
     kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(sink, 2)
@@ -257,8 +255,9 @@ def _check_poses(vertices: Tensor, triangles: Tensor, height: int, width: int) -
 def _check(
     name: str, tensor: Tensor, shape: Sequence[int | None], integers: Sequence[Any] = (), like: Tensor | None = None
 ) -> None:
-    """Shape (None: any length), kind of numbers (floating-point ones without `integers`) and device (that of `like`):
-    the kernels read memory where these say it is."""
+    """Checks shape (None: any length), type (floating point unless `integers` are given) and device (that of `like`).
+
+    The kernels would read outside of tensors that do not match."""
     found = tuple(tensor.shape)
     if len(found) != len(shape) or any(want not in (None, have) for want, have in zip(shape, found, strict=True)):
         wanted = ", ".join("any" if length is None else str(length) for length in shape)
@@ -273,7 +272,7 @@ def _check(
 
 
 def _check_indices(*checks: tuple[str, Tensor, int, int]) -> None:
-    """Each index tensor must lie in low ... high - 1; one transfer from the device for all of them."""
+    """Checks that each index tensor lies in low ... high - 1, with one transfer from the device for all of them."""
     checks = tuple(check for check in checks if check[1].numel())
     if not checks:
         return

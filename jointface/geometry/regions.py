@@ -1,4 +1,4 @@
-"""Regions of a face mesh, found from its 68 landmarks, and the weight W of each in L_shape."""
+"""Regions of a face mesh, computed from its 68 landmarks, and their weights W in L_shape."""
 
 import numpy as np
 import torch
@@ -13,13 +13,13 @@ PRNET_WEIGHTS = {"landmarks": 16, "organs": 4, "face": 3, "neck": 0}  # W, from 
 
 CHIN = 8
 ORGAN_LANDMARKS = {"right eye": range(36, 42), "left eye": range(42, 48), "nose": range(27, 36), "mouth": range(48, 60)}
-ORGAN_MARGIN = 1.4  # enlarges the hull of an organ's landmarks, so that it holds eyelids, nostrils and lips
+ORGAN_MARGIN = 1.4  # enlarges the hull of an organ's landmarks to include eyelids, nostrils and lips
 
 
 def face_regions(vertices: Float[Tensor, "vertices 3"], landmarks68: Int[Tensor, "68"]) -> UInt8[Tensor, "vertices"]:
     """Region of each vertex of a frontal mean face in model space: NECK, FACE, ORGANS or LANDMARKS.
 
-    ORGANS lie inside the enlarged frontal outline of eyes, nose or mouth, NECK below the jaw line in side view.
+    ORGANS lie inside the enlarged frontal outline of eyes, nose or mouth; NECK lies below the jaw line in side view.
 
     Raises:
         DataError: the landmarks coincide.
@@ -41,7 +41,7 @@ def face_regions(vertices: Float[Tensor, "vertices 3"], landmarks68: Int[Tensor,
 
 
 def _below_jaw(points: np.ndarray, marks: np.ndarray) -> np.ndarray:
-    """In side view the jaw line runs from below the ear (landmarks 3, 13) to the chin; behind the ear it is level."""
+    """Which points lie below the jaw line, which runs in side view from below the ear (landmarks 3, 13) to the chin."""
     jaw = marks[:17]
     side = (jaw[: CHIN + 1] + jaw[: CHIN - 1 : -1])[3:] / 2
     order = np.argsort(side[:, 2])
