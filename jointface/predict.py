@@ -50,11 +50,11 @@ def predict(config: DictConfig) -> int:
         reader = FaceReader.load(config.checkpoint, **{key: config[key] for key in READER_KEYS})
         read_photos(reader, waiting, results)
     faces, skipped = results.finish(files, config.parquet)
-    reasons = f"{skipped} photos skipped, {folder / 'skipped.csv'} says why"
+    reasons = f"{_count(skipped, 'file')} skipped, {folder / 'skipped.csv'} says why"
     if not faces:
         raise InputError(f"no face in any photo; {reasons}")
-    log.info("%d faces of %d photos are in %s%s", faces, len(files) - skipped, folder.absolute(),
-             f"; {reasons}" if skipped else "")  # fmt: skip
+    results_of = f"{_count(faces, 'face')} of {_count(len(files) - skipped, 'photo')}"
+    log.info("In %s: %s%s", folder.absolute(), results_of, f"; {reasons}" if skipped else "")
     return faces
 
 
@@ -104,7 +104,7 @@ def read_photos(reader: FaceReader, files: Sequence[InputFile], results: Results
         except KeyboardInterrupt:
             log.info("Stopped after %d of %d photos; the same command continues there", done, len(files))
             raise
-    log.info("%d photos in %.1f s, %s", done, now - start, rate)
+    log.info("%s in %.1f s, %s", _count(done, "photo"), now - start, rate)
 
 
 def messages(file: InputFile, reading: Reading, skipped: str | None) -> list[str]:
@@ -112,6 +112,10 @@ def messages(file: InputFile, reading: Reading, skipped: str | None) -> list[str
     if skipped is not None:
         return [f"skipped {skipped}" if str(file.path) in skipped else f"skipped {file.path}: {skipped}"]
     return [f"{file.path}: {note}" for note in (reading.photo.notes if reading.photo else [])]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _register_heic() -> None:

@@ -13,7 +13,7 @@ from jointface.viz.overlay import overlay_axes, overlay_landmarks, overlay_mesh,
 SMALLEST = 640  # pixels of the longer side of an overlay; smaller photos are enlarged
 SHOWN = 4  # attributes of a face
 OPACITY = 0.5  # of the mesh
-LEGIBLE = 90  # pixels of a face in the overlay from which on its attributes are written beside it
+LEGIBLE = 90  # pixels of a face in the overlay from which on it has dots and its attributes beside it
 
 Picture = UInt8[np.ndarray, "height width 3"]
 
@@ -60,7 +60,8 @@ def _add_shape(picture: Picture, face: Face, scale: float) -> Picture:
         return picture
     vertices, landmarks = (_in_overlay(points, scale) for points in (face.vertices, face.landmarks))
     size = scale * face.box.size
-    picture = overlay_landmarks(_add_mesh(picture, vertices, face.triangles), landmarks, max(1, round(size / 200)))
+    picture = _add_mesh(picture, vertices, face.triangles)
+    picture = overlay_landmarks(picture, landmarks, max(1, round(size / 200)), dots=size >= LEGIBLE)
     nose, length, thickness = landmarks[30, :2], 0.5 * size, max(1, round(size / 90))
     return overlay_axes(picture, nose, face.pose.matrix, length, thickness)
 

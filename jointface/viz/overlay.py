@@ -26,7 +26,7 @@ def overlay_landmarks(image: Image, landmarks: Float[np.ndarray, "68 dims"], thi
     canvas, points = image.copy(), landmarks[:, :2].round().astype(np.int32)
     outlines = [points[list(outline)].reshape(-1, 1, 2) for outline in OUTLINES]
     cv2.polylines(canvas, outlines, isClosed=False, color=(255, 215, 0), thickness=thickness, lineType=cv2.LINE_AA)
-    for point in points.tolist():
+    for point in points.tolist() if dots else []:
         cv2.circle(canvas, point, thickness, (255, 0, 0), -1)
     return canvas
 
