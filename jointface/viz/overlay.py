@@ -21,8 +21,10 @@ OUTLINES = (
 AXIS_COLOURS = ((230, 50, 50), (40, 190, 60), (60, 110, 255))
 
 
-def overlay_landmarks(image: Image, landmarks: Float[np.ndarray, "68 dims"], thickness: int = 1) -> Image:
-    """Draws the landmarks as outlines, with lines `thickness` pixels wide."""
+def overlay_landmarks(
+    image: Image, landmarks: Float[np.ndarray, "68 dims"], thickness: int = 1, dots: bool = True
+) -> Image:
+    """Draws the landmarks as outlines, with lines `thickness` pixels wide, and with a dot at each."""
     canvas, points = image.copy(), landmarks[:, :2].round().astype(np.int32)
     outlines = [points[list(outline)].reshape(-1, 1, 2) for outline in OUTLINES]
     cv2.polylines(canvas, outlines, isClosed=False, color=(255, 215, 0), thickness=thickness, lineType=cv2.LINE_AA)
