@@ -412,8 +412,8 @@ def break_scan(path: Path, change: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("metres", r"the scan is 0\.\d+ units large, .* millimetres are expected, convert it"),
-        ("micrometres", r"the scan is 1\.\d+e\+05 units large, .* millimetres are expected"),
+        ("metres", r"the scan is 0\.\d+ units large, .* convert it to millimetres"),
+        ("micrometres", r"the scan is 1\.\d+e\+05 units large, .* convert it to millimetres"),
         ("few vertices", r"\d+ vertices lie within 95 mm of the nose tip at \(.*\), a face has at least 500"),
         ("no triangles", "holds no triangles; it is damaged or not a scan, get it again"),
         ("not a number", "vertices hold values that are not finite"),
