@@ -61,7 +61,7 @@ def scales(factory: FaceFactory, look: Appearance) -> Scales:
             for side in ("Left", "Right") if action.endswith("Both") else ("",):
                 actions[0, head.expression_labels.index(action.removesuffix("Both") + side)] = strength
         looks = [replace(look, **(changes or {}))]
-        row = factory.ruler.scores(identity_coefficients(head, [person]), actions, looks)[0]
+        row = factory.meter.scores(identity_coefficients(head, [person]), actions, looks)[0]
         return dict(zip(SYNTHETIC.attributes, row.tolist(), strict=True))
 
     return scores

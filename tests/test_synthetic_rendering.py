@@ -388,8 +388,8 @@ def test_nothing_to_render_is_refused_in_one_line(factory: FaceFactory) -> None:
         (None, "no folder FOLDER: looked there for background photos"),
         ({}, "FOLDER holds no background photo"),
         ({"notes.txt": b"no photo"}, "FOLDER holds no background photo"),
-        ({"wall.jpg": b""}, "FOLDER/wall.jpg: not an image; take it out"),
-        ({"wall.jpg": b"no photo"}, "FOLDER/wall.jpg: not an image; take it out"),
+        ({"wall.jpg": b""}, "FOLDER/wall.jpg: not an image; remove it"),
+        ({"wall.jpg": b"no photo"}, "FOLDER/wall.jpg: not an image; remove it"),
     ],
 )
 def test_a_folder_without_sound_photos_is_refused(tmp_path: Path, files: dict[str, bytes] | None, message: str) -> None:

@@ -1,6 +1,6 @@
-"""Samples how a person looks in a picture: skin, hair, make-up, what is worn, lights and view.
+"""Samples how a person looks in a picture: skin, hair, make-up, accessories, lights and view.
 
-What goes together in life goes together here: hair colour with ancestry and age, make-up and cuts with sex.
+Real-life correlations are kept: hair colour depends on ancestry and age, make-up and hair cuts on sex.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from jointface.synthesis.wardrobe import Wardrobe
 
 Colour = tuple[float, float, float]  # sRGB, 0 ... 1
 
-# From the palest to the darkest.
+# From palest to darkest.
 SKIN_TONES: tuple[Colour, ...] = (
     (0.96, 0.85, 0.79), (0.92, 0.76, 0.67), (0.86, 0.66, 0.54), (0.78, 0.56, 0.42), (0.62, 0.42, 0.29),
     (0.45, 0.29, 0.20), (0.30, 0.19, 0.13),
@@ -37,7 +37,7 @@ IRISES: tuple[Colour, ...] = (
     (0.20, 0.12, 0.07), (0.30, 0.18, 0.09), (0.38, 0.26, 0.13), (0.36, 0.35, 0.20), (0.30, 0.42, 0.46),
     (0.28, 0.40, 0.58), (0.40, 0.46, 0.50),
 )  # fmt: skip
-LIP = (0.62, 0.28, 0.26)  # what skin turns to on the lips
+LIP = (0.62, 0.28, 0.26)  # mixed with the skin colour for bare lips
 LIPSTICKS = ((0.72, 0.14, 0.18), (0.62, 0.2, 0.25), (0.8, 0.35, 0.4), (0.75, 0.4, 0.38), (0.5, 0.13, 0.2))
 EYE_SHADOWS = ((0.25, 0.17, 0.15), (0.35, 0.22, 0.18), (0.2, 0.2, 0.24), (0.4, 0.25, 0.32), (0.22, 0.28, 0.38))
 FRAMES = ((0.05, 0.05, 0.05), (0.2, 0.12, 0.07), (0.55, 0.5, 0.42), (0.35, 0.35, 0.38), (0.4, 0.1, 0.1))
@@ -46,7 +46,7 @@ METALS = ((0.85, 0.7, 0.35), (0.8, 0.8, 0.82), (0.9, 0.9, 0.88), (0.25, 0.3, 0.5
 
 @dataclass(frozen=True)
 class Appearance:
-    """How a face is drawn. Strengths are 0 ... 1, colours sRGB 0 ... 1, lengths millimetres on the mean head."""
+    """How a face looks. Strengths are in 0 ... 1, colours sRGB in 0 ... 1, lengths in millimetres on the mean head."""
 
     # skin
     skin: Colour
@@ -73,7 +73,7 @@ class Appearance:
     iris: Colour
     pupil: float  # share of the iris' radius
     # hair
-    hair: int  # row of the wardrobe, -1: bald
+    hair: int  # row of the wardrobe, -1 if bald
     bangs: bool
     wave: str  # "straight", "wavy" or "curly"; "" without hair
     hair_length: str  # "short", "medium" or "long"; "" without hair
@@ -86,7 +86,7 @@ class Appearance:
     beard: float
     sideburns: float
     beard_colour: Colour
-    # worn: rows of the wardrobe, -1 without
+    # accessories: rows of the wardrobe, -1 if none
     hat: int
     hat_colour: Colour
     glasses: int
@@ -96,7 +96,7 @@ class Appearance:
     metal: Colour
     clothes: Colour
     collar: float  # height of the neckline
-    # MakeHuman's assets: rows, -1 without
+    # MakeHuman's assets: rows, -1 if none
     asset_skin: int = -1
     asset_brows: int = -1
     asset_lashes: int = -1
@@ -104,7 +104,7 @@ class Appearance:
 
 
 def sample_appearance(rng: np.random.Generator, person: Person, wardrobe: Wardrobe) -> Appearance:
-    """An appearance that suits the person's ancestry, sex and age."""
+    """Samples an appearance that suits the person's ancestry, sex and age."""
     female = person.gender > 0.5
     years = (person.age - YOUNG_ADULT) / (OLD - YOUNG_ADULT)  # 0 young adult ... 1 very old
     african, asian, caucasian = person.ancestry
@@ -166,7 +166,7 @@ def sample_appearance(rng: np.random.Generator, person: Person, wardrobe: Wardro
 
 
 def _hair_kind(rng: np.random.Generator, years: float, caucasian: float) -> str:
-    """Key of HAIR_COLOURS: grey comes with age, fair hair with European ancestry; some hair is dyed."""
+    """Key of HAIR_COLOURS. Age makes grey hair likelier, European ancestry fair hair; some hair is dyed."""
     if rng.random() < _clip(2.4 * (years - 0.35), 0, 0.95):
         return "white" if rng.random() < years * 0.5 else "gray"
     if rng.random() < 0.85 * caucasian + 0.08:
@@ -184,7 +184,7 @@ def _hair_style(rng: np.random.Generator, female: bool, years: float, wardrobe: 
     return int(rng.choice(len(weights), p=weights / weights.sum()))
 
 
-# Kinds of facial hair: probability, range of the stubble, and what is grown.
+# Kinds of facial hair: probability, range of stubble strength, and the parts that are grown.
 BEARDS: tuple[tuple[float, tuple[float, float], tuple[str, ...]], ...] = (
     (0.6, (0, 0.25), ()),
     (0.25, (0.45, 1.0), ()),
@@ -236,7 +236,7 @@ def _clip(value: float, low: float, high: float) -> float:
 
 @dataclass(frozen=True)
 class Lights:
-    """Colours of sky and ground around the head, and of lights from directions (x right, y up, z to the viewer)."""
+    """Colours of sky and ground, and directions (x right, y up, z towards the viewer) and colours of further lights."""
 
     sky: Colour
     ground: Colour
@@ -245,7 +245,7 @@ class Lights:
 
 
 def sample_lights(rng: np.random.Generator) -> Lights:
-    """A key light from above, mostly in front of the face, a fill light from anywhere, and tinted surroundings."""
+    """Samples a key light from above, mostly in front of the face, a fill light from anywhere, and tinted ambience."""
     warmth = rng.normal(0, 0.07)
     surrounding = rng.uniform(0.3, 0.75)
 
@@ -264,8 +264,8 @@ def sample_lights(rng: np.random.Generator) -> Lights:
 
 
 def sample_view(rng: np.random.Generator, max_yaw: float = 90.0) -> Float[Tensor, "3"]:
-    """Pitch, yaw and roll of the head in radians, in 300W-LP's convention: mostly frontal, 3 in 10 with any yaw up to
-    `max_yaw` degrees."""
+    """Samples pitch, yaw and roll of the head in radians, in 300W-LP's convention. Most views are near frontal; 30 %
+    have a yaw uniform up to `max_yaw` degrees."""
     limit = np.radians(max_yaw)
     yaw = rng.uniform(-limit, limit) if rng.random() < 0.3 else rng.normal(0, 0.3)
     pitch, roll = rng.normal(0, 0.16), rng.normal(0, 0.12)

@@ -1,4 +1,4 @@
-"""MakeHuman's eyebrows, painted on the skin of the mean head and measured like procedural ones."""
+"""Paints MakeHuman's eyebrows on the skin of the mean head and measures them like procedural brows."""
 
 from dataclasses import dataclass
 
@@ -13,17 +13,17 @@ from jointface.synthesis.head import Head
 from jointface.synthesis.proxy import Proxy
 from jointface.synthesis.textures import bilinear
 
-BROW_LEFT, BROW_TOP, BROW_STEP = -72.0, 76.0, 0.5  # mm: corner of the brows' pictures, size of their pixels
+BROW_LEFT, BROW_TOP, BROW_STEP = -72.0, 76.0, 0.5  # mm: upper left corner of brow images, size of their pixels
 BROW_ROWS, BROW_COLUMNS = 92, 288
 
 
 @dataclass(frozen=True)
 class Brow:
-    """A pair of brows as painted on the skin.
+    """A pair of brows painted on the skin.
 
-    shape: coverage as seen from the front of the mean head, 255 in its core; pixels of BROW_STEP from the corner
-        (BROW_LEFT, BROW_TOP) to the right and down. thickness, density, arch: those of the `Appearance` of procedural
-        brows that cover as much skin, as densely, and rise as far.
+    shape: coverage seen from the front of the mean head, 255 at its core; pixels of size BROW_STEP to the right of and
+        below the corner (BROW_LEFT, BROW_TOP). thickness, density, arch: the `Appearance` values of procedural brows
+        with equal coverage, density and rise.
     """
 
     shape: UInt8[Tensor, "rows columns"]
@@ -33,16 +33,16 @@ class Brow:
 
 
 def paint_brow(head: Head, proxy: Proxy) -> Brow:
-    """Paints a pair of brows and measures what it covers."""
+    """Paints a pair of brows and measures it."""
     coverage = _coverage(head, proxy)
     rows, columns = torch.meshgrid(torch.arange(BROW_ROWS), torch.arange(BROW_COLUMNS), indexing="ij")
     x, y = BROW_LEFT + BROW_STEP * (columns + 0.5), BROW_TOP - BROW_STEP * (rows + 0.5)
     along, across, length = brow_place(head, x.flatten(), y.flatten())
     weight = coverage.flatten() * ((along > 0) & (along < 1)).float()
     total = weight.sum().clamp(min=1e-6)
-    core = float((weight * coverage.flatten()).sum() / total)  # mean opacity of what is hair
+    core = float((weight * coverage.flatten()).sum() / total)  # mean opacity of the hair
     width = float(total) * BROW_STEP**2 / (2 * length) / max(core, 1e-6)
-    # `materials.brow_shape` of thickness t is 0.752 t + 0.7 wide on average, its hair about 0.9 x density opaque.
+    # With thickness t, `materials.brow_shape` is 0.752 t + 0.7 wide on average; its opacity is about 0.9 x density.
     return Brow(
         shape=(coverage / max(core, 1e-6)).clamp(0, 1).mul(255).round().to(torch.uint8),
         thickness=float(np.clip((width - 0.7) / 0.752, 1.0, 8.0)),
@@ -66,7 +66,7 @@ def _coverage(head: Head, proxy: Proxy) -> Float[Tensor, "rows columns"]:
 
 
 def _arch(along: Float[Tensor, "n"], across: Float[Tensor, "n"], weight: Float[Tensor, "n"]) -> float:
-    """mm by which the brow rises above the line of its ends where procedural brows are highest, beyond the bone."""
+    """How far the brow rises above the line between its ends, in mm, at the place where procedural brows peak."""
     seen = weight > 0.1
     if not seen.any():
         return 0.0

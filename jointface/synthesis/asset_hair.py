@@ -1,4 +1,4 @@
-"""MakeHuman's hair as hair cuts. What attributes need to know of it is measured on the mean head."""
+"""Converts MakeHuman's hair to hair cuts. The properties that attributes need are measured on the mean head."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,11 +17,11 @@ from jointface.synthesis.skull import ARC, CENTRE, Skull, place
 from jointface.synthesis.solids import Solid
 from jointface.synthesis.textures import TEXTURE_SIZE, shrunk
 
-LOWEST = -300.0  # mm on the mean head: no picture shows hair below
-VIEW = (560, 400)  # mm of the front of the mean head that are looked at, and pixels
+LOWEST = -300.0  # y in mm on the mean head; hair below is never visible
+VIEW = (560, 400)  # height and width of the front view of the mean head in mm, and in pixels
 
-# Wave, and plausibility for women and for men, of hair of these names: files do not tell. Others go by length.
-KNOWN: dict[str, tuple[Wave, float, float]] = {
+# Wave, and plausibility for women and men, of hair by name, because the files do not say. Others depend on the length.
+KNOWN_HAIR: dict[str, tuple[Wave, float, float]] = {
     "afro01": ("curly", 0.8, 0.8),
     **dict.fromkeys(("bob01", "bob02", "braid01"), ("straight", 1.0, 0.05)),
     **dict.fromkeys(("long01", "ponytail01"), ("straight", 1.0, 0.1)),
@@ -29,14 +29,14 @@ KNOWN: dict[str, tuple[Wave, float, float]] = {
     "short03": ("straight", 0.3, 0.9),
     "short04": ("straight", 0.3, 1.0),
 }
-PLAUSIBLE: dict[Length, tuple[float, float]] = {"short": (0.3, 1.0), "medium": (1.0, 0.1), "long": (1.0, 0.1)}
+PLAUSIBILITY: dict[Length, tuple[float, float]] = {"short": (0.3, 1.0), "medium": (1.0, 0.1), "long": (1.0, 0.1)}
 ONE_EYED = 0.25  # plausibility of hair that falls over an eye
 ASSET_WEIGHT = 2.0  # how often an asset's hair is worn relative to procedural hair of its kind
 
 
 def balanced(procedural: Sequence[HairStyle], added: Sequence[HairStyle]) -> tuple[HairStyle, ...]:
-    """Both kinds of hair. Cuts that attributes cannot tell apart share what the procedural ones of them had, so that
-    each attribute of hair is as frequent as without assets; the others keep their own plausibility."""
+    """Merges both kinds of hair. Within a group of cuts with the same attributes, asset and procedural cuts share the
+    plausibility of the procedural ones, so that attribute frequencies do not change; other cuts keep their own."""
 
     def share(style: HairStyle, trait: str, weight: float) -> float:
         drawn, worn = (
@@ -58,7 +58,7 @@ def _kind(style: HairStyle) -> tuple[bool, bool, str, str]:
 
 
 def _bound_to_skull(head: Head, skull: Skull, proxy: Proxy) -> Proxy:
-    """The proxy bound as procedural hair is: hats press it towards the skull, and what hangs follows the skull."""
+    """Binds the proxy like procedural hair: hats press it towards the skull, and hanging hair follows the skull."""
     high = proxy.fit(head.mean[None])[0, :, 1] > LOWEST
     kept = proxy.subset(high[proxy.triangles].all(dim=1))
     points = kept.fit(head.mean[None])[0].double().numpy()
@@ -70,7 +70,7 @@ def _bound_to_skull(head: Head, skull: Skull, proxy: Proxy) -> Proxy:
 def _roots(
     skull: Skull, points: Float[np.ndarray, "points 3"]
 ) -> tuple[Float[np.ndarray, "points 3"], Float[np.ndarray, "points"]]:
-    """Where on the skull points of hair grow (straight below, where they lie close), and their distance to it in mm."""
+    """Roots of hair points on the skull (straight below points close to it), and distances to the skull in mm."""
     out = points - CENTRE
     level = np.hypot(out[:, 0], out[:, 2])
     above = ARC * (1 - np.arctan2(out[:, 1].clip(0), level) / (np.pi / 2))
@@ -84,7 +84,7 @@ def _roots(
 
 
 def _strands(proxy: Proxy) -> UInt8[Tensor, "rows columns 4"]:
-    """The texture in grey as procedural cuts have it, to be coloured: mean luminance GREY over what the mesh shows."""
+    """Converts the texture to grey strands like those of procedural cuts, with mean luminance GREY where visible."""
     texture = shrunk(proxy.texture)
     pixels = torch.cat([proxy.uv * TEXTURE_SIZE - 0.5, torch.zeros(len(proxy.uv), 1)], dim=1)
     pixels[:, 1] = TEXTURE_SIZE - 1 - pixels[:, 1]
@@ -101,20 +101,20 @@ def _strands(proxy: Proxy) -> UInt8[Tensor, "rows columns 4"]:
 
 
 def asset_hair(head: Head, skull: Skull, proxy: Proxy) -> HairStyle:
-    """A hair proxy as a hair cut, measured on the mean head."""
+    """Converts a hair proxy to a hair cut, with properties measured on the mean head."""
     proxy = _bound_to_skull(head, skull, proxy)
     proxy = replace(proxy, texture=_strands(proxy))
     hair = _front_view(head, proxy)
     marks = head.model.mean[head.model.landmarks68]
     forehead = hair[_row(98) : _row(76), _column(-30) : _column(30)]
     hides_eye = sum(bool(hair[_row(y), _column(x)]) for x, y in marks[36:48, :2].tolist()) > 3
-    low = (hair[_row(0) :].sum(dim=1) >= 6).nonzero()  # wisps do not make hair longer
+    low = (hair[_row(0) :].sum(dim=1) >= 6).nonzero()  # wisps do not count for the length
     lowest = -float(low.max()) if len(low) else 0.0
     chin = float(marks[8, 1])
     length: Length = "long" if lowest < chin - 75 else "medium" if lowest < chin + 35 else "short"
     points = proxy.fit(head.mean[None])[0].double().numpy()
     high = _roots(skull, points)[1][points[:, 1] > 60]
-    wave, feminine, masculine = KNOWN.get(proxy.name, ("straight", *PLAUSIBLE[length]))
+    wave, feminine, masculine = KNOWN_HAIR.get(proxy.name, ("straight", *PLAUSIBILITY[length]))
     share = ONE_EYED if hides_eye else 1.0
     return HairStyle(
         proxy=proxy,
@@ -137,7 +137,7 @@ def _column(x: float) -> int:
 
 
 def _front_view(head: Head, proxy: Proxy) -> Bool[Tensor, "rows columns"]:
-    """Where hair is seen on the front of the mean head, a pixel for each millimetre."""
+    """Where hair is visible from the front of the mean head, one pixel per millimetre."""
     points = torch.cat([head.mean, proxy.fit(head.mean[None])[0]])
     pixels = points * torch.tensor([1.0, -1.0, 1.0]) + torch.tensor([_column(0), _row(0), 0.0])
     triangles = torch.cat([head.triangles, proxy.triangles + len(head.mean)])

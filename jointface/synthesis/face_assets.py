@@ -1,4 +1,4 @@
-"""MakeHuman's skins, brows, lashes, teeth and irises: prepared for the renderer, and chosen for a person."""
+"""Prepares MakeHuman's skins, brows, lashes, teeth and irises for the renderer, and chooses them for a person."""
 
 import itertools
 from collections.abc import Sequence
@@ -28,36 +28,36 @@ from jointface.synthesis.skull import Skull
 from jointface.synthesis.textures import bilinear, shrunk
 from jointface.synthesis.wardrobe import Wardrobe
 
-READ_SIZE = 512  # texels along each side of the textures as read
+READ_SIZE = 512  # texels along each side of a texture when read
 
-# Facial actions that bare teeth.
-MOUTHS: tuple[dict[str, float], ...] = (
+# Facial actions that show the teeth.
+OPEN_MOUTHS: tuple[dict[str, float], ...] = (
     {"jawOpen": 0.5},
     {"jawOpen": 0.25, "mouthSmileLeft": 1.0, "mouthSmileRight": 1.0, "mouthUpperUpLeft": 0.6, "mouthUpperUpRight": 0.6,
      "mouthLowerDownLeft": 0.6, "mouthLowerDownRight": 0.6},
 )  # fmt: skip
 
-DRAWN_BROWS = 0.25  # share of people whose brows are procedural
-DARK = 3.0  # `Appearance.tone` from which skins of African ancestry are taken
-RELIEF_UNIT = 128  # a skin's relief in 8 bits: this is the colour of the face
+PROCEDURAL_BROWS = 0.25  # share of people whose brows are procedural
+DARK = 3.0  # above this `Appearance.tone`, skins of African ancestry are used
+RELIEF_UNIT = 128  # 8-bit relief value that stands for the mean colour of the face
 
 
 @dataclass(frozen=True)
 class FaceAssets:
-    """What an appearance's `asset_` rows refer to, and colours of irises. Lashes, teeth and irises may be empty."""
+    """The assets that an appearance's `asset_` rows index, and iris colours. Lashes, teeth and irises may be empty."""
 
     skins: tuple[Skin, ...]
     brows: tuple[Brow, ...]
-    lashes: tuple[Proxy, ...]  # the thinnest first
+    lashes: tuple[Proxy, ...]  # thinnest first
     teeth: tuple[Proxy, ...]
     irises: tuple[Colour, ...]
 
 
 def load_assets(head: Head, wardrobe: Wardrobe, folder: Path) -> tuple[Wardrobe, FaceAssets]:
-    """The assets of a folder, and the procedural wardrobe with the assets' hair added.
+    """Loads the assets of a folder, and adds their hair to the procedural wardrobe.
 
     Raises:
-        DataError: the folder is not one of MakeHuman's assets, or a file in it is broken.
+        DataError: the folder does not contain MakeHuman's assets, or a file in it is broken.
     """
     assets, skull = read_assets(folder, head.points_of_base(), READ_SIZE), Skull(head)
     hair = balanced(wardrobe.hair, [asset_hair(head, skull, proxy) for proxy in assets.hair])
@@ -67,14 +67,14 @@ def load_assets(head: Head, wardrobe: Wardrobe, folder: Path) -> tuple[Wardrobe,
         skins=assets.skins,
         brows=tuple(paint_brow(head, proxy) for proxy in assets.eyebrows),
         lashes=tuple(replace(proxy, texture=shrunk(proxy.texture)) for proxy in lashes),
-        teeth=tuple(replace(proxy, texture=shrunk(proxy.texture)) for proxy in _bared(head, assets.teeth)),
+        teeth=tuple(replace(proxy, texture=shrunk(proxy.texture)) for proxy in _visible_teeth(head, assets.teeth)),
         irises=tuple(colour for colour in colours if colour is not None),
     )
 
 
 def with_assets(rng: np.random.Generator, person: Person, look: Appearance, assets: FaceAssets) -> Appearance:
-    """The appearance with assets that suit the person. What attributes are measured on stays what is seen."""
-    chosen = _nearest_brow(rng, look, assets.brows) if rng.random() > DRAWN_BROWS else -1
+    """Adds assets that suit the person. The values that attributes are measured on are updated to match them."""
+    chosen = _nearest_brow(rng, look, assets.brows) if rng.random() > PROCEDURAL_BROWS else -1
     if chosen >= 0:
         shape = assets.brows[chosen]
         density = float(np.clip(shape.density * rng.normal(1.0, 0.12), 0.2, 1))
@@ -96,9 +96,9 @@ def _any_row(rng: np.random.Generator, options: Sequence[Proxy]) -> int:
 
 
 def _fitting_skin(rng: np.random.Generator, person: Person, tone: float, skins: Sequence[Skin]) -> int:
-    """The skin that fits best: of the person's sex, about their age, and of one of their ancestries.
+    """Row of the best matching skin: same sex, similar age, and one of the person's ancestries.
 
-    Dark people get African skins and others do not: shades of dark skin look like bruises on fair skin.
+    African skins are used only for dark tones, because their shading looks like bruises on fair skin.
     """
     _, asian, caucasian = np.array(person.ancestry) + 1e-6
     fair = "asian" if rng.random() < asian / (asian + caucasian) else "caucasian"
@@ -115,7 +115,7 @@ def _fitting_skin(rng: np.random.Generator, person: Person, tone: float, skins: 
 
 
 def _nearest_brow(rng: np.random.Generator, look: Appearance, brows: Sequence[Brow]) -> int:
-    """The brows most like the procedural ones of this appearance, with some chance."""
+    """Row of the brows most similar to the procedural ones of this appearance, with some randomness."""
     wanted = (look.brow_thickness * look.brow_density / 0.8, look.brow_arch / 1.2)
     misfit = [np.hypot(brow.thickness * brow.density / 0.8 - wanted[0], brow.arch / 1.2 - wanted[1]) for brow in brows]
     return int(np.argmin(np.array(misfit) + rng.gumbel(0, 0.35, len(brows))))
@@ -124,16 +124,16 @@ def _nearest_brow(rng: np.random.Generator, look: Appearance, brows: Sequence[Br
 def skin_relief(
     head: Head, fields: Float[Tensor, "pixels fields"], skins: Sequence[Skin]
 ) -> UInt8[Tensor, "skins pixels 3"]:
-    """Colour of skins relative to the colour of their face, over the layout of `face_fields`.
+    """Colour of each skin relative to the mean colour of its face, over the layout of `face_fields`.
 
-    RELIEF_UNIT is the face's colour. Towards the neck and the scalp the relief fades to it: the skin below the head is
-    plain, and the shadow of shaved hair is not everyone's.
+    RELIEF_UNIT stands for the mean colour. The relief fades to it towards the neck, whose skin is plain, and towards
+    the scalp, because not everyone has the shadow of shaved hair.
     """
     layout = PositionMap(head.model, SIZE)
     uv = laid_out(layout, layout.sample(head.atlas_uv[: len(head.model.uv)][None])[0])
     field = dict(zip(NAMES, fields.float().T, strict=True))
-    plain, face = _plain(head, field), _face(head, layout, field)
-    reliefs = {}  # skins may share an image
+    plain, face = _plain_skin(head, field), _facial_skin(head, layout, field)
+    reliefs = {}  # several skins may share an image
     for texture in {id(skin.texture): skin.texture for skin in skins}.values():
         colour = bilinear(texture[..., :3], uv)
         ratio = colour / colour[face].mean(0).clamp(min=1)
@@ -142,8 +142,8 @@ def skin_relief(
     return torch.stack([reliefs[id(skin.texture)] for skin in skins])
 
 
-def _face(head: Head, layout: PositionMap, field: dict[str, Tensor]) -> Bool[Tensor, "pixels"]:
-    """Bare skin that is seen from the front, whose colour a tone of skin stands for."""
+def _facial_skin(head: Head, layout: PositionMap, field: dict[str, Tensor]) -> Bool[Tensor, "pixels"]:
+    """Mask of the bare facial skin visible from the front, whose mean colour is the reference."""
     is_skin = torch.zeros(len(head.mean), 1)
     is_skin[head.triangles[head.material == SKIN].unique()] = 1
     skin = laid_out(layout, layout.sample(is_skin[None, : len(head.model.uv)])[0])[:, 0] > 0.99
@@ -152,8 +152,8 @@ def _face(head: Head, layout: PositionMap, field: dict[str, Tensor]) -> Bool[Ten
     return skin & bare & (field["z"] > 0) & (field["y"] > chin)
 
 
-def _plain(head: Head, field: dict[str, Tensor]) -> Float[Tensor, "pixels"]:
-    """1 where the relief is left out: at the edge to the neck, and on the scalp."""
+def _plain_skin(head: Head, field: dict[str, Tensor]) -> Float[Tensor, "pixels"]:
+    """1 where the relief is left out, near the neck and on the scalp; 0 on the face; smooth in between."""
     body, skin = (head.weld[head.triangles[head.material == kind]].unique() for kind in (BODY, SKIN))
     edge = head.mean[skin[torch.isin(skin, body)]].numpy()
     places = torch.stack([field["x"], field["y"], field["z"]], dim=1).numpy()
@@ -162,23 +162,23 @@ def _plain(head: Head, field: dict[str, Tensor]) -> Float[Tensor, "pixels"]:
     return torch.from_numpy(np.maximum(near, scalp)).float()
 
 
-def _bared(head: Head, teeth: Sequence[Proxy]) -> list[Proxy]:
-    """The teeth without the triangles that are never seen between the lips: most are roots, gums and backs."""
-    seen: dict[bytes, Tensor] = {}  # which triangles of a mesh, which several sets of teeth share
+def _visible_teeth(head: Head, teeth: Sequence[Proxy]) -> list[Proxy]:
+    """Removes triangles that are never visible between the lips: roots, gums and backs, which are most of them."""
+    seen: dict[bytes, Tensor] = {}  # visible triangles by mesh; several sets of teeth share a mesh
     for proxy in teeth:
         mesh = proxy.triangles.numpy().tobytes()
         if mesh not in seen:
-            seen[mesh] = _seen_teeth(head, proxy)
+            seen[mesh] = _visible_triangles(head, proxy)
     return [proxy.subset(seen[proxy.triangles.numpy().tobytes()]) for proxy in teeth]
 
 
-def _seen_teeth(head: Head, proxy: Proxy) -> Bool[Tensor, "triangles"]:
-    """The triangles that are seen on the mean head with an open mouth from around, and those beside them."""
+def _visible_triangles(head: Head, proxy: Proxy) -> Bool[Tensor, "triangles"]:
+    """Mask of triangles visible on the mean head with an open mouth from several sides, and of their neighbours."""
     front = head.triangles[(head.material == SKIN) | (head.material == CAVITY)]
     triangles = torch.cat([front, proxy.triangles + len(head.mean)])
     image = torch.zeros(len(triangles), dtype=torch.int32)
     seen = torch.zeros(len(triangles), dtype=torch.bool)
-    for actions in MOUTHS:
+    for actions in OPEN_MOUTHS:
         expression = torch.tensor([[actions.get(action, 0.0) for action in head.expression_labels]])
         points = head.points(torch.zeros(1, head.model.num_shape), expression)
         place = torch.cat([points[0], proxy.fit(points)[0]]) - points[0, head.model.landmarks68[48:]].mean(0)
@@ -189,21 +189,21 @@ def _seen_teeth(head: Head, proxy: Proxy) -> Bool[Tensor, "triangles"]:
             seen[shown[shown >= 0].unique().long()] = True
     corner = torch.zeros(len(proxy.uv), dtype=torch.bool)
     corner[proxy.triangles[seen[len(front) :]]] = True
-    return corner[proxy.triangles].any(dim=1)  # what is beside it is seen on other heads
+    return corner[proxy.triangles].any(dim=1)  # neighbours may be visible on other heads
 
 
 def iris_colour(texture: UInt8[Tensor, "rows columns 4"]) -> Colour | None:
-    """Colour of the iris around the pupil of an eyeball's texture; None if it has no pupil."""
+    """Colour of the iris around the pupil in an eyeball texture; None if the texture has no pupil."""
     colour, alpha = texture[..., :3].numpy(), texture[..., 3].numpy()
     pupil = (colour.max(-1) < 45) & (alpha > 127)
     if not pupil.any():
         return None
-    # The pupil is the thickest of the black areas; the rim of the iris may be as dark.
+    # The pupil is the thickest black area; the rim of the iris can be equally dark.
     depth = distance_transform_edt(pupil)
     centre = np.unravel_index(depth.argmax(), depth.shape)
     away = np.hypot(*(np.indices(depth.shape) - np.array(centre)[:, None, None])) / depth.max()
     ring = (away > 1.4) & (away < 2.2)
     middle = np.median(colour[ring], axis=0) / 255
-    # The textures are vivid; the drawn eye brightens them towards the pupil.
+    # Mute the vivid texture colours, because `materials.eye` brightens irises towards the pupil.
     muted = 0.8 * (0.7 * middle + 0.3 * middle.mean())
     return float(muted[0]), float(muted[1]), float(muted[2])

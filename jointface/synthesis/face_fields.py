@@ -1,6 +1,6 @@
-"""Where lips, brows, beard, wrinkles ... are on a face, as smooth fields over the surface of the mean head.
+"""Smooth fields over the surface of the mean head that locate lips, brows, beard, wrinkles and so on.
 
-Fields are laid out over the UV coordinates of the head's morphable model, so a pixel of anyone's skin looks them up.
+Fields are stored over the UV coordinates of the head's morphable model, so they can be looked up for any head.
 """
 
 from functools import lru_cache
@@ -25,27 +25,27 @@ NAMES = (
     "mouth_line",  # distance from the line between the lips, mm
     "eye_distance", "eye_up",  # distance from the eye's opening, mm; 1 above it ... -1 below
     "brow_along", "brow_across",  # 0 inner ... 1 outer end; distance from the brow's curve, mm, upwards positive
-    "cheek", "flush", "under_eye",  # blush; where skin is redder; the bag below the eye
-    "nasolabial", "crow", "forehead",  # distance from the fold, mm; beside the eye; the forehead
+    "cheek", "flush", "under_eye",  # where blush goes; where skin is redder; bag below the eye
+    "nasolabial", "crow", "forehead",  # distance from the fold, mm; crow's feet beside the eye; forehead
     "moustache", "goatee", "beard", "sideburns", "scalp",  # where hair grows; beard: cheeks and jaw
     "nostril",
 )  # fmt: skip
 
 
 def layout_pixel(uv: Float[Tensor, "2 points"]) -> Int[Tensor, "points"]:
-    """The nearest pixel of the layout, in reading order."""
+    """Index of the nearest layout pixel, in reading order."""
     u, v = uv.clamp(0, 1).unbind(0)
     return ((1 - v) * (SIZE - 1)).round().long() * SIZE + (u * (SIZE - 1)).round().long()
 
 
 def look_up(fields: Float[Tensor, "pixels fields"], pixel: Int[Tensor, "points"]) -> dict[str, Float[Tensor, "points"]]:
-    """The fields at pixels of the layout, by name."""
+    """Looks up the fields at layout pixels, by name."""
     return dict(zip(NAMES, fields.index_select(0, pixel).T.float().contiguous().unbind(0), strict=True))
 
 
 @lru_cache(maxsize=2)
 def make_fields(head: Head) -> Float[Tensor, "pixels fields"]:
-    """The fields of a head in half precision, see NAMES; rows are the layout's SIZE * SIZE pixels in reading order."""
+    """Computes the fields NAMES of a head, in half precision. Rows are the SIZE * SIZE pixels in reading order."""
     layout = PositionMap(head.model, SIZE)
     points = layout.sample(head.model.mean[None])[0].double().numpy()
     marks = head.model.mean[head.model.landmarks68].double().numpy()
@@ -54,8 +54,8 @@ def make_fields(head: Head) -> Float[Tensor, "pixels fields"]:
 
 
 def laid_out(layout: PositionMap, values: Float[Tensor, "points channels"]) -> Float[Tensor, "pixels channels"]:
-    """Values of a layout's covered pixels, extended to all SIZE * SIZE pixels by the nearest covered one, as a point at
-    the edge of a UV island may round to an uncovered pixel."""
+    """Extends values at a layout's covered pixels to all SIZE * SIZE pixels by nearest neighbour, because a point at
+    the edge of a UV island can round to an uncovered pixel."""
     table = torch.zeros(SIZE * SIZE, values.shape[1], dtype=values.dtype)
     table[layout.pixels] = values
     bare = np.ones(SIZE * SIZE, dtype=bool)
@@ -67,7 +67,7 @@ def laid_out(layout: PositionMap, values: Float[Tensor, "points channels"]) -> F
 def brow_place(
     head: Head, x: Float[Tensor, "points"], y: Float[Tensor, "points"]
 ) -> tuple[Float[Tensor, "points"], Float[Tensor, "points"], float]:
-    """ "brow_along" and "brow_across" of points on the front of the mean head, and the length of a brow, mm."""
+    """ "brow_along" and "brow_across" of points on the front of the mean head, and the length of a brow in mm."""
     brow = _brow(head.model.mean[head.model.landmarks68].double().numpy())
     along, across = _brow_coordinates(brow, np.stack([x.abs().double().numpy(), y.double().numpy()], axis=1))
     length = float(np.linalg.norm(np.diff(brow, axis=0), axis=1).sum())
@@ -80,7 +80,7 @@ def _brow(marks: np.ndarray) -> np.ndarray:
 
 
 def _brow_coordinates(brow: np.ndarray, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Position along the brow, 0 ... 1, and signed distance from it, mm, of (N, 2) points (|x|, y)."""
+    """Position along the brow (0 ... 1) and signed distance from it in mm, for (N, 2) points (|x|, y)."""
     across, along = _nearest(flat, brow)
     above = flat[:, 1] > np.interp(flat[:, 0], *brow[np.argsort(brow[:, 0])].T)
     return along, across * np.where(above, 1, -1)
@@ -139,10 +139,10 @@ def _fields(points: np.ndarray, marks: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _above_hairline(y: np.ndarray, z: np.ndarray, marks: np.ndarray) -> np.ndarray:
-    """Height above the hairline, mm. The line runs over forehead and temples, around the ear and down to the nape."""
+    """Height above the hairline in mm. The line runs across forehead and temples, around the ear and to the nape."""
     brow, ear, nose = marks[17:22, 1].max(), marks[0], marks[30]
     behind = nose[2] - ear[2] - 12
-    depths = [0, 25, 45, 70, behind, behind + 25, behind + 60, 250]  # behind the tip of the nose
+    depths = [0, 25, 45, 70, behind, behind + 25, behind + 60, 250]  # mm behind the tip of the nose
     heights = [brow + 52, brow + 52, brow + 44, brow + 22, ear[1] - 5, ear[1] + 5, ear[1] - 55, ear[1] - 60]
     return y - np.interp(nose[2] - z, depths, heights)
 
@@ -160,7 +160,7 @@ def _open_curve(points: np.ndarray) -> np.ndarray:
 
 
 def _nearest(points: np.ndarray, curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distance of (N, 2) points from a finely sampled curve, and position of the nearest point along it, 0 ... 1."""
+    """Distance of (N, 2) points from a finely sampled curve, and position (0 ... 1) of the nearest point along it."""
     distance, index = KDTree(curve).query(points)
     return distance, index / (len(curve) - 1)
 
@@ -171,5 +171,5 @@ def _step(value: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _blob(offset: np.ndarray, width: float, height: float) -> np.ndarray:
-    """Gaussian of (N, 2) offsets."""
+    """Unnormalised Gaussian of (N, 2) offsets."""
     return np.exp(-0.5 * ((offset[:, 0] / width) ** 2 + (offset[:, 1] / height) ** 2))

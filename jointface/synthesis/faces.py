@@ -1,4 +1,4 @@
-"""Samples face number i of a seed: person, appearance, lights and view. The same everywhere."""
+"""Samples person, appearance, lights and view of face number i of a seed, reproducibly on every machine."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,22 +19,22 @@ from jointface.synthesis.appearance import Appearance, Lights, sample_appearance
 from jointface.synthesis.backgrounds import background_photos, photo_background, random_background
 from jointface.synthesis.face_assets import FaceAssets, load_assets, with_assets
 from jointface.synthesis.head_cache import load_head
-from jointface.synthesis.measures import Ruler
+from jointface.synthesis.measures import AttributeMeter
 from jointface.synthesis.people import Person, identity_coefficients, sample_expression, sample_person
 from jointface.synthesis.renderer import Renderer
 from jointface.synthesis.scenes import Scene
 from jointface.synthesis.wardrobe import load_wardrobe
 
 SPLITS = {"train": 0, "val": 1, "test": 2}
-BACKGROUND_EXTENT, BACKGROUND_SIZE = 3, 80  # side of the canvas behind a face: in crops, and in pixels where painted
+BACKGROUND_EXTENT, BACKGROUND_SIZE = 3, 80  # side of the canvas behind a face: in crops, and in pixels if painted
 
 
 @dataclass(frozen=True)
 class SyntheticFace:
-    """A face before it is rendered.
+    """A face before rendering.
 
-    identity: number of the person, unique over the splits of a seed. camera: (3, 4) from model space to a crop of side
-    1, framed like every crop. background, noise: seeds.
+    identity: number of the person, unique over all splits of a seed. camera: (3, 4) from model space to a crop with
+    side 1 in the common framing. background, noise: seeds.
     """
 
     identity: int
@@ -57,18 +57,18 @@ class FaceFactory:
         images, attributes = factory.render(faces, cameras, 128), factory.attributes(faces)
 
     Args:
-        seed: other seeds give other people.
-        images_per_person: pictures of each person; expression, lights, view and what is worn differ.
-        max_yaw: largest turn of the head to either side, degrees.
+        seed: different seeds give different people.
+        images_per_person: pictures of each person, with different expressions, lights, views and accessories.
+        max_yaw: largest yaw of the head to either side, degrees.
         assets_dir: folder of MakeHuman's system assets for skin, hair, brows, lashes and teeth; None makes all of these
             procedurally.
-        backgrounds_dir: folder of photos to put behind the faces; None paints scenery.
-        supersampling: each pixel is the mean of this many by this many.
+        backgrounds_dir: folder of photos to use as backgrounds; None paints scenery.
+        supersampling: samples per pixel along each axis.
         device: where to render. compiled: see `Renderer`.
-        cache_dir: folder of the built head; None takes the user's cache.
+        cache_dir: folder for the built head; None takes the user's cache.
 
     Raises:
-        ConfigError: a number is out of its range. DataError: a folder is missing, empty or broken.
+        ConfigError: a number is out of range. DataError: a folder is missing, empty or broken.
     """
 
     def __init__(
@@ -98,15 +98,15 @@ class FaceFactory:
         self.assets: FaceAssets | None = None
         if assets_dir is not None:
             self.wardrobe, self.assets = load_assets(self.head, self.wardrobe, Path(assets_dir))
-        self.ruler = Ruler(self.head)
+        self.meter = AttributeMeter(self.head)
         self.renderer = Renderer(self.head, self.wardrobe, self.assets, supersampling, device, compiled)
         model = self.head.model
         self._landmarks68 = model.mean[model.landmarks68], model.basis[:, model.landmarks68].contiguous()
 
     def face(self, split: str, index: int) -> SyntheticFace:
-        """Face number `index` of a split ("train", "val" or "test"); no person is in two splits."""
+        """Samples face number `index` of a split ("train", "val" or "test"). No person is in two splits."""
         if split not in SPLITS or index < 0:
-            raise InputError(f"no face {index} of split {split!r}: splits are {', '.join(SPLITS)}, faces count from 0")
+            raise InputError(f"no face {index} in split {split!r}: splits are {', '.join(SPLITS)}, faces count from 0")
         number, image = divmod(index, self.images_per_person)
         stream = (self.seed, SPLITS[split], number)
         rng = np.random.default_rng(stream)
@@ -114,11 +114,11 @@ class FaceFactory:
         appearance = sample_appearance(rng, person, self.wardrobe)
         noise = float(rng.uniform(0, 1000))
         if self.assets is not None:
-            # (*stream, 0) would give the numbers of `stream` again.
+            # (*stream, 0) would repeat the random numbers of `stream`.
             appearance = with_assets(np.random.default_rng((*stream, 0, 1)), person, appearance, self.assets)
         rng = np.random.default_rng((*stream, 1 + image))
         if image:
-            # The same person on another day: what is worn differs.
+            # The same person on another day, with other accessories.
             worn = ["glasses", "sunglasses", "frame_colour", "clothes", "collar", "earrings"]
             if appearance.hair < 0 or self.wardrobe.hair[appearance.hair].fits_under_hat:
                 worn += ["hat", "hat_colour"]
@@ -134,7 +134,7 @@ class FaceFactory:
     def framed_camera(
         self, shape: Float[Tensor, "shape"], expression: Float[Tensor, "expression"], angles: Float[Tensor, "3"]
     ) -> Float[Tensor, "3 4"]:
-        """Camera to a crop of side 1, framed as in every data set; pitch, yaw and roll of the head in radians."""
+        """Camera to a crop of side 1 in the common framing, for pitch, yaw and roll of the head in radians."""
         y_down = torch.tensor([1.0, -1.0, 1.0])
         camera = torch.cat([y_down[:, None] * euler_to_rotation(angles), torch.zeros(3, 1)], dim=1)
         landmarks = linear_faces(*self._landmarks68, torch.cat([shape, expression])[None])
@@ -142,28 +142,28 @@ class FaceFactory:
         return crop_camera(camera, crop_transform(box, 1))  # the centre of that crop's only pixel is (0, 0)
 
     def landmarks68(self, face: SyntheticFace, camera: Float[Tensor, "3 4"]) -> Float[Tensor, "68 3"]:
-        """The 68 landmarks seen by this camera. One face at a time, as a product over a batch rounds with its size."""
+        """The 68 landmarks in this camera. One face at a time, because rounding in a batch depends on its size."""
         coefficients = torch.cat([face.shape, face.expression])[None]
         return apply_camera(camera[None], linear_faces(*self._landmarks68, coefficients))[0]
 
     def crop_camera(self, face: SyntheticFace, size: int) -> Float[Tensor, "3 4"]:
-        """Camera from model space to the framed crop of size x size pixels."""
+        """Camera from model space to the face's crop with size x size pixels."""
         to_pixels = torch.tensor([[size, 0.0, (size - 1) / 2], [0.0, size, (size - 1) / 2]])
         return crop_camera(face.camera, to_pixels)
 
     def render(
         self, faces: Sequence[SyntheticFace], cameras: Float[Tensor, "batch 3 4"], size: int
     ) -> UInt8[Tensor, "batch 3 size size"]:
-        """RGB pictures of the faces seen by these cameras."""
+        """Renders RGB pictures of the faces with these cameras."""
         return self.renderer.render([self.scene(*pair, size) for pair in zip(faces, cameras, strict=True)], size)
 
     def scene(self, face: SyntheticFace, camera: Float[Tensor, "3 4"], size: int) -> Scene:
-        """What the renderer needs to draw the face seen by this camera."""
+        """Collects what the renderer needs to draw the face with this camera."""
         background = self._background(face, camera, size)
         return Scene(face.shape, face.expression, camera, face.appearance, face.lights, background, face.noise)
 
     def _background(self, face: SyntheticFace, camera: Float[Tensor, "3 4"], size: int) -> Float[Tensor, "3 size size"]:
-        """The background, which stays in place behind the face however the picture is framed."""
+        """The background. It is fixed relative to the face, whatever the framing of the picture."""
         rng = np.random.default_rng(face.background)
         if self.backgrounds_dir is not None:
             canvas = photo_background(rng, BACKGROUND_EXTENT * size, self.backgrounds_dir)
@@ -181,14 +181,14 @@ class FaceFactory:
         return torch.from_numpy(warped).movedim(-1, 0).contiguous()
 
     def scores(self, faces: Sequence[SyntheticFace]) -> Float[Tensor, "batch attributes"]:
-        """Each attribute's measured score minus its threshold, in the order of `measures.SYNTHETIC`."""
+        """Measured score minus threshold of each attribute, in the order of `measures.SYNTHETIC`."""
         shape, expression = (torch.stack(part) for part in zip(*((f.shape, f.expression) for f in faces), strict=True))
-        return self.ruler.scores(shape, expression, [face.appearance for face in faces])
+        return self.meter.scores(shape, expression, [face.appearance for face in faces])
 
     def attributes(self, faces: Sequence[SyntheticFace]) -> Bool[Tensor, "batch attributes"]:
         """Which attributes are present, in the order of `measures.SYNTHETIC`."""
         return self.scores(faces) > 0
 
 
-# One factory for all data sets of a process with the same settings, as its renderer holds the textures.
+# Data sets with the same settings in a process share one factory, because its renderer holds the textures.
 shared_factory = lru_cache(maxsize=4)(FaceFactory)

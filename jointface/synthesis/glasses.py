@@ -1,4 +1,4 @@
-"""Glasses: rims before the eyes, a bridge, temples to the ears, and lenses. They keep their form on every head."""
+"""Glasses: rims, bridge, temples and lenses. They are rigid: their shape is the same on every head."""
 
 from dataclasses import dataclass
 
@@ -12,17 +12,17 @@ from jointface.synthesis.noise import smoothstep
 from jointface.synthesis.proxy import Proxy, bind_rigidly
 from jointface.synthesis.solids import Solid, disk, join, tube
 
-MIDDLE = (32.0, 36.0)  # x and y of the right lens on the mean head, in mm; the eye is a little higher
-FRONT, WRAP = 27.0, 0.0026  # z of the bridge in mm, and how far the front bends back: mm per mm squared of x
+MIDDLE = (32.0, 36.0)  # x and y of the right lens' centre on the mean head, in mm; the eye is a little higher
+FRONT, WRAP = 27.0, 0.0026  # z of the bridge in mm; backward curvature of the front in mm per mm² of x
 HINGE_Y = 45.0
-EAR = np.array([78.5, 47.0, -78.0])  # where a temple rests
-NODES = 40  # of a rim
+EAR = np.array([78.5, 47.0, -78.0])  # where a temple rests, in mm
+NODES = 40  # number of nodes of a rim
 GREY, DARK = 153, 26  # luminance of frames and of lenses
 
 
 @dataclass(frozen=True)
 class Glasses:
-    """A frame in grey, luminance 153 of 255, to be coloured; and dark lenses, drawn for sunglasses only."""
+    """A frame with grey texture (luminance GREY) to be coloured, and dark lenses, rendered only for sunglasses."""
 
     frame: Proxy
     lenses: Proxy
@@ -30,10 +30,10 @@ class Glasses:
 
 @dataclass(frozen=True)
 class _Shape:
-    """A rim: half its width and height in mm; power 2 is an ellipse, a larger one has corners.
+    """Shape of a rim: half its width and height in mm. power: 2 gives an ellipse, larger values corners.
 
-    thickness: radius of the rim, mm. slant: mm that the upper outer corner rises (cat eyes). sag: mm that the lower
-    half hangs down outwards (aviators). bars: how many bridges, one above the other.
+    thickness: radius of the rim in mm. slant: rise of the upper outer corner in mm (cat eyes). sag: how far the lower
+    half hangs down outwards in mm (aviators). bars: number of bridges, one above the other.
     """
 
     name: str
@@ -59,7 +59,7 @@ SHAPES = (
 
 
 def glasses(head: Head) -> tuple[Glasses, ...]:
-    """All glasses, made on the mean head."""
+    """Makes all glasses on the mean head."""
     rests = _rests(head)
     return tuple(
         Glasses(
@@ -71,7 +71,7 @@ def glasses(head: Head) -> tuple[Glasses, ...]:
 
 
 def _rests(head: Head) -> np.ndarray:
-    """Rows of the head's points: above both ears, and on the bridge of the nose."""
+    """Three of the head's points that carry glasses: above both ears, and on the bridge of the nose."""
     skin = head.triangles[head.material == SKIN].unique()
     skin = skin[skin < len(head.model.mirror)]
     near = torch.from_numpy(EAR).float() - torch.tensor([2.5, 0, 0])
@@ -89,7 +89,7 @@ def _frame(shape: _Shape) -> Solid:
 
 
 def _outline(shape: _Shape) -> Float[np.ndarray, "nodes 3"]:
-    """The right rim's middle line, counter-clockwise."""
+    """Centre line of the right rim, counter-clockwise."""
     turn = np.arange(NODES) / NODES * 2 * np.pi
     out, up = (np.sign(wave) * np.abs(wave) ** (2 / shape.power) for wave in (np.cos(turn), np.sin(turn)))
     x, y = MIDDLE[0] + shape.width * out, MIDDLE[1] + shape.height * up
@@ -100,7 +100,7 @@ def _outline(shape: _Shape) -> Float[np.ndarray, "nodes 3"]:
 
 
 def _bar(shape: _Shape, number: int) -> Float[np.ndarray, "nodes 3"]:
-    """From rim to rim; the first rests on the nose, a second joins the upper edges."""
+    """Centre line of a bridge from rim to rim: the first rests on the nose, a second joins the upper edges."""
     outline = _outline(shape)
     low = outline[np.argmin(np.hypot(outline[:, 0], 2 * (outline[:, 1] - 42)))]
     end = low if number == 0 else outline[np.argmin(np.hypot(outline[:, 0] - 19, outline[:, 1] - 80))]
@@ -110,7 +110,7 @@ def _bar(shape: _Shape, number: int) -> Float[np.ndarray, "nodes 3"]:
 
 
 def _temple(shape: _Shape) -> Float[np.ndarray, "nodes 3"]:
-    """From the rim's outer edge back along the head, then down behind the ear."""
+    """Centre line of a temple, from the outer edge of the rim back along the head and down behind the ear."""
     outline = _outline(shape)
     level = np.abs(outline[:, 1] - HINGE_Y - shape.slant * 0.6) + 0.5 * (outline[:, 0].max() - outline[:, 0])
     start = outline[level.argmin()]

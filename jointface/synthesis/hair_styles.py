@@ -1,7 +1,7 @@
-"""Hair cuts: each is a sheet around the skull, cut out by the alpha of its texture.
+"""Hair cuts: each is a sheet around the skull, cut out by the alpha channel of its texture.
 
-The sheet is the grid of `synthesis.skull` at some distance from the skin; hair that hangs leaves the skull where that
-is widest. A cut says how thick the hair is where, and between which heights it grows.
+The sheet is the grid of `synthesis.skull` at some distance from the skin; hanging hair leaves the skull at its widest
+part. A cut defines the thickness of the hair, and the heights between which it grows.
 """
 
 from dataclasses import dataclass, field, fields
@@ -19,14 +19,14 @@ from jointface.synthesis.solids import Solid, ellipsoid, grid, join
 from jointface.synthesis.textures import TEXTURE_SIZE as TEXTURE
 from jointface.synthesis.textures import grey_texture
 
-ROWS, COLUMNS = 44, 72  # of the sheet, in cells
-LEAST = 2.0  # mm between hair and skin
-GREY, CONTRAST = 153, 0.17  # mean luminance of the strands, and their spread relative to it
+ROWS, COLUMNS = 44, 72  # number of cells of the sheet
+LEAST = 2.0  # smallest distance between hair and skin, mm
+GREY, CONTRAST = 153, 0.17  # mean luminance of the strands (0 ... 255), and their relative standard deviation
 MARGIN = 14.0  # mm of the sheet below the lowest hair, for frayed ends
-FALL = ARC - 25  # mm along the path: from here on hair may hang
-HOLD = 0.15  # share of its height by which hanging hair follows the neck; otherwise it follows the skull
+FALL = ARC - 25  # mm along the path beyond which hair may hang
+HOLD = 0.15  # share to which hanging hair follows the neck instead of the skull
 
-SWAY = {"straight": 0.0, "wavy": 2.5, "curly": 2.0}  # degrees: how far waves swing the edge of the hair
+SWAY = {"straight": 0.0, "wavy": 2.5, "curly": 2.0}  # degrees by which waves shift the edge of the hair
 
 Wave = Literal["straight", "wavy", "curly"]
 Length = Literal["short", "medium", "long"]
@@ -37,9 +37,9 @@ Flow = Literal["crown", "back", "part"]
 class HairStyle:
     """A hair cut.
 
-    proxy: its mesh, and strands in grey, mean luminance 153 of 255, to be coloured. bangs: hair hides the forehead.
-    receding: the forehead is higher, as hair has gone. feminine, masculine: how plausible the cut is for women and for
-    men, 0 ... 1. fits_under_hat: thinner than the hats are above the rim.
+    proxy: mesh with grey strands (mean luminance GREY) to be coloured. bangs: hair covers the forehead. receding: the
+    hairline has receded. feminine, masculine: plausibility of the cut for women and men, 0 ... 1. fits_under_hat: hair
+    above the rim of a hat is thinner than the hat's room.
     """
 
     proxy: Proxy
@@ -54,13 +54,13 @@ class HairStyle:
 
 @dataclass(frozen=True)
 class _Cut:
-    """How a cut is made. Heights and lengths are in mm.
+    """Parameters of a cut. Heights and lengths are in mm.
 
-    low, high: heights between which hair grows. top, sides, back: thickness; quiff: more of it above the forehead.
-    root: length over which the thickness grows from the edge inwards. cling: how far hanging hair comes in again, mm
-    for each mm down; flare: share by which its ends stand out. ripple: depth of waves or curls. fray: of the ends.
-    flow: where strands come from. part: x of the parting. bun: with a knot behind the crown. The others are those of
-    `HairStyle`; hair that is not short hangs, over the ears.
+    low, high: heights between which hair grows. top, sides, back: thickness; quiff: additional thickness above the
+    forehead. root: distance from the edge over which the thickness builds up. cling: inward slope of hanging hair, mm
+    per mm down; flare: relative widening at its ends. ripple: depth of waves or curls. fray: unevenness of the ends.
+    flow: origin of the strands. part: x of the parting. bun: adds a knot behind the crown. The other fields are those
+    of `HairStyle`. Hair that is not short hangs over the ears.
     """
 
     name: str
@@ -97,7 +97,7 @@ CROWN: Heights = {0: 20, 55: 50, 64: 64, 75: 84, 100: 98, 140: 104, 180: 106}
 
 
 def _long(end: float, bangs: bool = False) -> Heights:
-    """Over the ears and down to a height, from the parting (or below bangs) to both sides of the face."""
+    """Lower edge of long hair: along the forehead (below it with bangs), then down to `end` at the sides and back."""
     top = {0: 66, 25: 66, 42: 68, 51: 66, 56: 45} if bangs else {0: 120, 15: 117, 30: 109, 42: 94, 50: 72, 56: 40}
     return {**top, 60: end, 180: end}
 
@@ -129,7 +129,7 @@ CUTS = (
 
 
 def hair_styles(head: Head, skull: Skull) -> tuple[HairStyle, ...]:
-    """All cuts, made on the mean head."""
+    """Makes all cuts on the mean head."""
     traits = [trait.name for trait in fields(HairStyle) if trait.name != "proxy"]
     return tuple(
         HairStyle(_proxy(cut, head, skull), **{trait: getattr(cut, trait) for trait in traits}) for cut in CUTS
@@ -151,7 +151,7 @@ def _proxy(cut: _Cut, head: Head, skull: Skull) -> Proxy:
 class _Form:
     """A cut sampled at the texels of its texture: rows go down the path to `end`, columns around from the back.
 
-    alpha: where there is hair. radius: of the sheet.
+    alpha: whether there is hair. radius: of the sheet in mm.
     """
 
     def __init__(self, cut: _Cut, skull: Skull) -> None:
@@ -166,23 +166,23 @@ class _Form:
         self.radius = self._radius()
 
     def _alpha(self) -> Bool[np.ndarray, "rows columns"]:
-        """Hair grows between the lines; each strand has its own end."""
+        """Whether there is hair: between the lower and the upper line, with an end of its own for each strand."""
         bare = self.skull.radius(self.path, self.azimuth, over_ears=False)
         height = place(self.path, self.azimuth, bare)[..., 1]
         strands = value_noise(self.u, self.v, (110, 2), 1) + value_noise(self.u, self.v, (30, 2), 2)
         sway = 1.2 * value_noise(self.u, self.v, (40, 30), 3) + SWAY[self.cut.wave] * self.wave
-        # A parting shifts the line of the forehead to its side.
+        # A parting shifts the hairline on the forehead to its side.
         shift = 0.6 * self.cut.part * (1 - np.abs(self.azimuth) / 60).clip(0)
         azimuth = np.abs(self.azimuth - shift) + sway
-        # Hair begins evenly at the line of the forehead; bangs end there.
+        # Hair starts evenly at the hairline on the forehead; bangs end there and are frayed.
         frayed = 1.0 if self.cut.bangs else smoothstep((np.abs(self.azimuth) - 45) / 15)
         fray = 0.7 * (1 + (self.cut.fray - 1) * frayed)
         ends = fray * strands + value_noise(self.u, self.v, (TEXTURE, TEXTURE), 9)
-        ends = ends * np.cos(elevation(self.path))  # near the crown a little height is a long way
+        ends = ends * np.cos(elevation(self.path))  # near the crown, small height differences are long distances
         return (height > height_at(self.cut.low, azimuth) + ends) & (height < height_at(self.cut.high, azimuth) - ends)
 
     def _wave(self) -> Float[np.ndarray, "rows columns"]:
-        """-1 ... 1: how waves go out and in; curls are noise."""
+        """Outward displacement of waves, -1 ... 1; that of curls is noise."""
         if self.cut.wave == "curly":
             fine = 0.6 * value_noise(self.u, self.v, (40, round(self.end / 13)), 4)
             return (fine + 0.6 * value_noise(self.u, self.v, (20, round(self.end / 26)), 5)).clip(-1, 1)
@@ -203,25 +203,25 @@ class _Form:
                 hair[row] = np.maximum(hair[row], hair[row - 1] - cut.cling * step)
             hair *= 1 + cut.flare * smoothstep((self.path - ARC) / 150)
         onset = smoothstep((self.path - 25) / 60) if cut.wave == "wavy" else 1.0
-        # Ripples stand on the full thickness; the hairline stays close to the skin.
+        # Full ripples only where hair is thick; the hairline stays close to the skin.
         hair = hair + cut.ripple * self.wave * onset * smoothstep((hair - self.skin) / (cut.ripple + 4))
         return np.maximum(hair, self.skin + LEAST)
 
     def _taper(self) -> Float[np.ndarray, "rows columns"]:
-        """0 ... 1 from the edge of the hair inwards."""
-        turn = TEXTURE // 4  # the pattern continues around the back
+        """Relative thickness, which grows to 1 from the edge of the hair inwards."""
+        turn = TEXTURE // 4  # padding, because the pattern continues around the back
         hair = np.pad(self.alpha, ((1, 0), (turn, turn)), mode="wrap")
         hair[0] = True
         distance = distance_transform_edt(hair, sampling=(self.end / TEXTURE, 100 * 2 * np.pi / TEXTURE))
         return smoothstep(0.15 + 0.85 * distance[1:, turn:-turn] / self.cut.root)
 
     def texture(self) -> UInt8[np.ndarray, "rows columns 4"]:
-        """Strands in grey, and the alpha."""
+        """RGBA texture: grey strands and the alpha channel."""
         light = self._strands()
         light = (light - light[self.alpha].mean()) / light[self.alpha].std()
         sheen = 0.1 * np.exp(-(((self.path - 95) / 22) ** 2))
         light = GREY * (1 + CONTRAST * light) * (1 + sheen)
-        if self.cut.flow == "part":  # a dark line
+        if self.cut.flow == "part":  # a dark line along the parting
             x, _, z = self._place()
             on = (self.path < ARC) & (z > -120)
             light *= 1 - 0.45 * (on * np.exp(-(((x - self.cut.part) / 1.8) ** 2)))
@@ -239,7 +239,7 @@ class _Form:
         return strands + 0.5 * wave
 
     def _flow(self) -> Float[np.ndarray, "rows columns"]:
-        """Position of strands across the hair, the same all along a strand; period 1."""
+        """Coordinate across the strands, constant along each strand; period 1."""
         x, y, z = self._place()
         if self.cut.flow == "back":
             return np.arctan2(x, y - 20) / (2 * np.pi)
@@ -252,7 +252,7 @@ class _Form:
 
 
 def _around_segment(x: Float[np.ndarray, "*shape"], z: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    """mm along a line around a segment of the z axis, 50 mm away; 0 in front."""
+    """Position in mm on a line that surrounds a segment of the z axis at a distance of 50 mm; 0 in front."""
     back, front = -130.0, -20.0
     ahead, behind = (z - front).clip(0), (back - z).clip(0)
     side = np.abs(x) + 1e-6
@@ -261,13 +261,13 @@ def _around_segment(x: Float[np.ndarray, "*shape"], z: Float[np.ndarray, "*shape
 
 
 def _kept_cells(form: _Form) -> tuple[Float[np.ndarray, "points 2"], Solid]:
-    """The cells of the sheet in which something is seen, with the texture coordinates of their points."""
+    """Texture coordinates and mesh of the sheet's cells in which hair is visible."""
     columns, rows = np.meshgrid(np.linspace(0, 1, COLUMNS + 1), np.linspace(0, 1, ROWS + 1))
     uv = np.stack([columns.ravel(), 1 - rows.ravel()], axis=1)
     seen = form.alpha
     for axis, cells in enumerate((ROWS, COLUMNS)):
         seen = np.logical_or.reduceat(seen, np.linspace(0, TEXTURE, cells + 1).astype(int)[:-1], axis=axis)
-    seen = binary_dilation(seen)  # a cell may show half a texel of its neighbours
+    seen = binary_dilation(seen)  # a cell can show half a texel of its neighbours
     radius = sample(form.radius, (1 - uv[:, 1]) * TEXTURE - 0.5, uv[:, 0])
     points = place((1 - uv[:, 1]) * form.end, uv[:, 0] * 360 - 180, radius)
     sheet = grid(points.reshape(ROWS + 1, COLUMNS + 1, 3))
@@ -276,7 +276,7 @@ def _kept_cells(form: _Form) -> tuple[Float[np.ndarray, "points 2"], Solid]:
 
 
 def _bun() -> tuple[Solid, Float[np.ndarray, "points 2"]]:
-    """A knot behind the crown, with the texture of the crown."""
+    """A knot behind the crown, with texture coordinates at the crown."""
     rows, columns = 10, 16
     around, down = np.meshgrid(np.linspace(-np.pi, np.pi, columns + 1), np.linspace(0, np.pi, rows + 1))
     uv = np.stack([around / (2 * np.pi) + 0.5, 0.98 - 0.16 * down / np.pi], axis=-1)

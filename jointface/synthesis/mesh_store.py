@@ -1,4 +1,4 @@
-"""Packs all wearable meshes into one buffer on the device, so that a batch of heads is dressed by indexing."""
+"""Packs all wearable meshes into one buffer on the device, so that a batch of heads can be dressed by indexing."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from jointface.synthesis.proxy import Proxy
 
 
 class Dressed(NamedTuple):
-    """The meshes of all pieces of a batch, one after the other; triangles count points from the first piece's first."""
+    """The meshes of all pieces in a batch, concatenated. Triangles index the concatenated points."""
 
     points: Float[Tensor, "points 3"]  # model space
     picture: Int[Tensor, "points"]  # of each point
@@ -22,7 +22,7 @@ class Dressed(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """All meshes one after the other: per point, per triangle (rows of its own mesh's points), per mesh."""
+    """All meshes, concatenated: per point, per triangle (rows of its own mesh's points), per mesh."""
 
     corners: Int[Tensor, "points 3"]
     weights: Float[Tensor, "points 3 1"]
@@ -36,7 +36,7 @@ class Packed(NamedTuple):
 
 
 class MeshStore:
-    """The proxies that were asked for so far, and textures, the first of which belong to no proxy."""
+    """Stores all proxies requested so far, and their textures after the given ones, which belong to no proxy."""
 
     def __init__(self, textures: list[UInt8[Tensor, "size size 4"]], device: torch.device) -> None:
         self.device = device
@@ -45,24 +45,24 @@ class MeshStore:
         self._packed: Packed | None = None
 
     def row(self, proxy: Proxy) -> int:
-        """Row of the proxy, which is added if it is new."""
+        """Row of the proxy, which is added if new."""
         if proxy not in self._rows:
             self._rows[proxy] = len(self._rows)
             self._textures.setdefault(proxy.texture, len(self._textures))
-            if self.device.type == "cuda":  # no stream may still be reading the buffer that is replaced
+            if self.device.type == "cuda":  # no stream may still read the buffer that is replaced
                 torch.cuda.synchronize(self.device)
             self._packed = None
         return self._rows[proxy]
 
     def dress(self, pieces: Int[Tensor, "pieces 3"], heads: Float[Tensor, "batch base 3"]) -> Dressed:
-        """Pieces, (picture, material, row of the proxy) on the CPU, fitted to a batch of heads as by `Proxy.fit`."""
+        """Fits pieces, (picture, material, row of the proxy) on the CPU, to a batch of heads, like `Proxy.fit`."""
         packed, base, mesh = self.packed, heads.shape[1], pieces[:, 2]
         sizes = [(len(proxy.uv), len(proxy.triangles), self._textures[proxy.texture]) for proxy in self._rows]
         of_mesh = torch.tensor(sizes, dtype=torch.int64).view(-1, 3)
         counts, all_counts = of_mesh[mesh, :2], of_mesh[:, :2]  # points and triangles
         first, all_first = counts.cumsum(0) - counts, all_counts.cumsum(0) - all_counts
         num_points, num_triangles = counts.sum(0).tolist()
-        # All numbers go to the device in one copy.
+        # One copy to the device for all numbers.
         table = torch.cat([pieces, of_mesh[mesh, 2:], counts, all_first[mesh] - first, first[:, :1]], dim=1)
         picture, material, mesh, texture, *rows = table.to(self.device).unbind(1)
         points, triangles, point_shift, triangle_shift, first_point = rows
@@ -108,12 +108,12 @@ class MeshStore:
 def _rows(
     counts: Int[Tensor, "pieces"], shift: Int[Tensor, "pieces"], total: int
 ) -> tuple[Int[Tensor, "rows"], Int[Tensor, "rows"]]:
-    """For each row of all pieces together: the piece, and the row in the store."""
+    """For each row of the concatenated pieces: its piece, and its row in the store."""
     numbers = torch.arange(len(counts), device=counts.device)
     of_piece = torch.repeat_interleave(numbers, counts, output_size=total)
     return of_piece, torch.arange(total, device=counts.device) + shift.index_select(0, of_piece)
 
 
 def _cat(parts: list[Tensor], empty: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """The parts one after the other; of shape `empty` where there are none."""
+    """Concatenates the parts; without parts, returns a tensor of shape `empty`."""
     return torch.cat([torch.empty(empty, dtype=dtype), *(part.to(dtype) for part in parts)])

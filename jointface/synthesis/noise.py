@@ -1,4 +1,4 @@
-"""Smooth functions and random patterns, the same in every run."""
+"""Smooth functions and reproducible random patterns."""
 
 import numpy as np
 from jaxtyping import Float
@@ -8,7 +8,7 @@ Values = Float[np.ndarray, "*#shape"]  # broadcast against each other
 
 
 def value_noise(u: Values, v: Values, cells: tuple[int, int], seed: int) -> Float[np.ndarray, "*shape"]:
-    """Noise of period 1 in u and v: normal random values at the nodes of a lattice of `cells`, interpolated between."""
+    """Noise with period 1 in u and v: normal random values on a lattice of `cells`, linearly interpolated."""
     u, v = np.broadcast_arrays(u, v)
     nodes = np.random.default_rng(seed).standard_normal((cells[1], cells[0]))
     return map_coordinates(nodes, [v * cells[1], u * cells[0]], order=1, mode="grid-wrap")

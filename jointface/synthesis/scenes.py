@@ -1,4 +1,4 @@
-"""Scenes to render: one by one, and as a batch of few tensors that travels from a loader's process to the device."""
+"""Scenes to render: single ones, and batches of few tensors, which are cheap to send from a loader to a device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -12,7 +12,7 @@ from jointface.geometry.camera import is_mirrored
 from jointface.synthesis.appearance import Appearance, Colour, Lights
 from jointface.synthesis.materials import to_bytes
 
-# Materials of what is worn; those of the head are in `synthesis.head`.
+# Materials of worn pieces; those of the head are in `synthesis.head`.
 HAIR, CLOTH, FRAME, LENS, METAL, PROXY_LASHES, PROXY_TEETH = range(6, 13)
 
 
@@ -20,8 +20,8 @@ HAIR, CLOTH, FRAME, LENS, METAL, PROXY_LASHES, PROXY_TEETH = range(6, 13)
 class Scene:
     """One picture to render.
 
-    shape: (Ks,), expression: (Ke,) of the head. camera: (3, 4) from model space to the picture. background:
-    (3, size, size) sRGB in 0 ... 1. seed: of the noise on the skin.
+    shape, expression: (Ks,), (Ke,) coefficients of the head. camera: (3, 4) from model space to the picture.
+    background: (3, size, size) sRGB in 0 ... 1. seed: of the noise on the skin.
     """
 
     shape: Float[Tensor, "shape"]
@@ -33,7 +33,7 @@ class Scene:
     seed: float
 
 
-# Columns of the numbers that colours depend on: fields of `Appearance`, and what follows from it.
+# Columns of `Scenes.looks`, the numbers that colours depend on: fields of `Appearance` and values derived from it.
 _PAINT = tuple(field.name for field in fields(Appearance) if field.type in ("float", float, Colour))
 _COLOURS = {field.name for field in fields(Appearance) if field.type is Colour}
 _DERIVED = ("seed", "has_hair", "drawn_brows", "brow_painted", "asset_brows", "skin_painted", "asset_skin")
@@ -46,12 +46,12 @@ ON_DEVICE = ("shape", "expression", "cameras", "backgrounds", "looks", "lights")
 class Scenes:
     """A batch of pictures to render.
 
-    shape, expression, cameras: as in `Scene`. backgrounds: sRGB in 0 ... 255. looks: numbers of the appearances in the
-    columns that `WIDTHS` names. lights: RGB of sky and ground, then direction and RGB of each light.
+    shape, expression, cameras: as in `Scene`. backgrounds: sRGB in 0 ... 255. looks: appearances as numbers, in the
+    columns named by `WIDTHS`. lights: RGB of sky and ground, then direction and RGB of each light.
 
-    These stay on the CPU, where the host reads them: worn: a row for each piece that is worn, sorted by picture:
-    (picture, material, row of the wardrobe, row of the hat above it or -1). mirrored: whether the camera mirrors.
-    present: at least all columns of `looks` that are not zero throughout.
+    These stay on the CPU, where the host reads them. worn: a row for each worn piece, sorted by picture: (picture,
+    material, row of the wardrobe, row of the hat above it or -1). mirrored: whether the camera mirrors. present: names
+    of at least all columns of `looks` with a nonzero value.
     """
 
     shape: Float[Tensor, "batch shape"]
@@ -66,7 +66,7 @@ class Scenes:
 
     @classmethod
     def of(cls, scenes: Sequence[Scene]) -> "Scenes":
-        """The batch of these scenes."""
+        """Makes a batch of scenes."""
         worn = [(number, *piece) for number, scene in enumerate(scenes) for piece in _worn(scene.appearance)]
         looks = torch.tensor([_numbers(scene.appearance, scene.seed) for scene in scenes], dtype=torch.float32)
         columns = zip(WIDTHS, looks.split(list(WIDTHS.values()), dim=1), strict=True)
@@ -93,7 +93,7 @@ class Scenes:
 
     @classmethod
     def joined(cls, batches: Sequence["Scenes"]) -> "Scenes":
-        """The batches one after the other, on the device where they are."""
+        """Concatenates batches, on their device."""
         if len(batches) == 1:
             return batches[0]
         firsts = accumulate(map(len, batches[:-1]), initial=0)
@@ -105,21 +105,21 @@ class Scenes:
         )
 
     def part(self, first: int, end: int) -> "Scenes":
-        """Pictures `first` to `end` - 1."""
+        """The batch of pictures `first` ... `end` - 1."""
         worn = self.worn[(self.worn[:, 0] >= first) & (self.worn[:, 0] < end)]
         cut = {name: getattr(self, name)[first:end] for name in (*ON_DEVICE, "mirrored")}
         return replace(self, **cut, worn=worn - worn.new_tensor([first, 0, 0, 0]))
 
     def to(self, device: torch.device) -> "Scenes":
-        """The batch with ON_DEVICE on a device, not waiting for copies from pinned memory. Lightning calls it too."""
+        """Moves the ON_DEVICE fields to a device without waiting for copies from pinned memory. Lightning calls it."""
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in ON_DEVICE})
 
     def pin_memory(self) -> "Scenes":
-        """The batch with ON_DEVICE in pinned memory; PyTorch's DataLoader calls it."""
+        """Pins the memory of the ON_DEVICE fields. Called by PyTorch's DataLoader."""
         return replace(self, **{name: getattr(self, name).pin_memory() for name in ON_DEVICE})
 
     def look_table(self) -> dict[str, Float[Tensor, "*channels batch"]]:
-        """`looks` by name, pictures last: (B,), or (3, B) for colours."""
+        """`looks` by name, with pictures as the last dimension: (B,), or (3, B) for colours."""
         rows = self.looks.T.contiguous().split(list(WIDTHS.values()))
         return {name: row if width == 3 else row[0] for (name, width), row in zip(WIDTHS.items(), rows, strict=True)}
 
@@ -132,7 +132,7 @@ def _numbers(look: Appearance, seed: float) -> list[float]:
 
 
 def _worn(look: Appearance) -> list[tuple[int, int, int]]:
-    """(material, row of the wardrobe, row of the hat above it) of each piece."""
+    """(material, row of the wardrobe, row of the hat above it or -1) of each worn piece."""
     pieces = [
         (HAIR, look.hair, look.hat),
         (CLOTH, look.hat, -1),

@@ -1,7 +1,7 @@
-"""The mean head as a surface to put hair and hats on: a radius over a path from the crown downwards and an azimuth.
+"""The mean head as a surface for hair and hats: the radius as a function of a path down from the crown and an azimuth.
 
-The path starts at the crown, follows a quarter circle around CENTRE until its rays are level, and then goes straight
-down: its first ARC mm are the dome, the rest hangs. Azimuth 0 is the front, 90 degrees is +x.
+The path starts at the crown, follows a quarter circle around CENTRE until its rays are horizontal, and then goes
+straight down. Its first ARC mm are the dome. Azimuth 0 is the front, 90 degrees is +x.
 """
 
 import numpy as np
@@ -14,17 +14,17 @@ from jointface.synthesis.noise import Values
 
 CENTRE = np.array([0.0, 60.0, -80.0])
 ARC = 160.0  # mm, about a quarter of the way around the skull
-STEP, COLUMNS = 4.0, 120  # mm of the path, azimuths around
-LOWEST = -70.0  # mm: below, the neck goes straight down; shoulders hide hair, they do not push it aside
-EAR = ((78.0, 118.0), (-16.0, 58.0))  # degrees, mm: where the radius is that of an ear
+STEP, COLUMNS = 4.0, 120  # mm of the path between rows, number of azimuths
+LOWEST = -70.0  # mm: below, the neck continues straight down, because shoulders hide hair but do not push it aside
+EAR = ((78.0, 118.0), (-16.0, 58.0))  # range of azimuth in degrees and of height in mm in which rays hit an ear
 
 Heights = dict[int, float]
-"""Heights (or widths) in mm by degrees of azimuth from the front, the same on both sides."""
+"""Heights (or widths) in mm by degrees of azimuth from the front, equal on both sides."""
 Grid = Float[np.ndarray, "rows columns"]
 
 
 class Skull:
-    """Radii of the mean head, (rows, COLUMNS) in mm. bare: without ears; draped: of a cloth over skull and ears."""
+    """Radii of the mean head, (rows, COLUMNS) in mm. bare: without ears. draped: of a cloth over skull and ears."""
 
     def __init__(self, head: Head) -> None:
         path = np.arange(0, ARC + CENTRE[1] - LOWEST + STEP, STEP)
@@ -39,29 +39,29 @@ class Skull:
         self.draped = np.maximum(gaussian_filter(cloth, (2.5, 2), mode=("nearest", "wrap")), radius)
 
     def radius(self, path: Values, azimuth: Values, over_ears: bool) -> Float[np.ndarray, "*shape"]:
-        """mm from the axis to the skin."""
+        """Distance in mm from the axis to the skin."""
         return sample(self.draped if over_ears else self.bare, path / STEP, azimuth / 360 + 0.5)
 
 
 def sample(grid: Grid, row: Values, turn: Values) -> Float[np.ndarray, "*shape"]:
-    """A grid interpolated between its nodes; columns wrap around (the middle of the first is at turn 0.5 / columns)."""
+    """Interpolates a grid. Columns wrap around; the middle of the first is at turn 0.5 / columns."""
     row, turn = np.broadcast_arrays(row, turn)
     around = np.pad(grid, ((0, 0), (1, 1)), mode="wrap")
     return map_coordinates(around, [row, turn * grid.shape[1] + 0.5], order=1, mode="nearest")
 
 
 def place(path: Values, azimuth: Values, radius: Values) -> Float[np.ndarray, "*shape 3"]:
-    """Points of rays, in mm; azimuth in degrees."""
+    """Points on rays at a radius in mm; azimuth in degrees."""
     return _origin(path) + _direction(path, azimuth) * radius[..., None]
 
 
 def height(path: Float[np.ndarray, "rows"], radius: Grid) -> Grid:
-    """mm above CENTRE."""
+    """Height above CENTRE in mm of points on rays."""
     return radius * np.sin(elevation(path))[:, None] - np.maximum(path - ARC, 0)[:, None]
 
 
 def elevation(path: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    """Radians of rays above the horizon."""
+    """Elevation of rays above the horizontal in radians."""
     return np.maximum(1 - path / ARC, 0) * np.pi / 2
 
 
@@ -71,7 +71,7 @@ def height_at(heights: Heights, azimuth: Float[np.ndarray, "*shape"]) -> Float[n
 
 
 def _origin(path: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape 3"]:
-    """Where rays start."""
+    """Origins of rays."""
     return CENTRE - np.maximum(path - ARC, 0)[..., None] * np.array([0.0, 1.0, 0.0])
 
 
@@ -85,7 +85,7 @@ def _direction(path: Values, azimuth: Values) -> Float[np.ndarray, "*shape 3"]:
 def _outermost(
     corners: Float[np.ndarray, "triangles 3 3"], path: Float[np.ndarray, "1"], azimuth: Float[np.ndarray, "rays"]
 ) -> Float[np.ndarray, "rays"]:
-    """Length of the rays at a place of the path up to the last triangle that each meets, NaN if it meets none."""
+    """Length of each ray at a position on the path up to the last triangle that it hits, NaN if it hits none."""
     corners = corners - _origin(path)
     a, b, c = np.moveaxis(corners[_near_cone(corners, float(elevation(path)[0]))], 1, 0)
     normals = np.stack([np.cross(b, c), np.cross(c, a), np.cross(a, b)])
@@ -100,16 +100,16 @@ def _outermost(
 
 
 def _near_cone(corners: Float[np.ndarray, "triangles 3 3"], up: float) -> Bool[np.ndarray, "triangles"]:
-    """All triangles that may meet rays from the origin at this elevation, and few others: it saves most of the work."""
-    # Above the cone of these rays this is positive, and as it is concave, a triangle's least is at a corner. It changes
-    # by no more than the distance, so a triangle's largest exceeds its corners' by no more than the longest edge.
+    """All triangles that rays from the origin at this elevation may hit, and few others; saves most of the work."""
+    # `above` is positive above the cone of these rays. It is concave, so its minimum over a triangle is at a corner. It
+    # is 1-Lipschitz, so its maximum exceeds that of the corners by at most the longest edge.
     above = np.cos(up) * corners[..., 1] - np.sin(up) * np.hypot(corners[..., 0], corners[..., 2])
     edge = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2).max(axis=1)
     return (above.min(axis=1) < 1e-6) & (above.max(axis=1) > -edge - 1e-6)
 
 
 def _without_ears(radius: Grid, path: Float[np.ndarray, "rows"], azimuth: Float[np.ndarray, "columns"]) -> Grid:
-    """The radii with those of the ears interpolated between the columns before and behind them."""
+    """Replaces the radii at the ears by interpolation between the columns in front of and behind them."""
     (front, back), (low, high) = EAR
     y = CENTRE[1] + height(path, radius)
     ear = (np.abs(azimuth) > front) & (np.abs(azimuth) < back) & (y > low) & (y < high)

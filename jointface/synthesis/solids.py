@@ -1,4 +1,4 @@
-"""Simple meshes in numpy: grids, tubes, ellipsoids and disks, which glasses, earrings, hats and hair are made from."""
+"""Simple meshes in numpy, from which glasses, earrings, hats and hair are made: grids, tubes, ellipsoids and disks."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -14,7 +14,7 @@ class Solid(NamedTuple):
     triangles: Int[np.ndarray, "triangles 3"]
 
     def mirrored(self) -> "Solid":
-        """The same on the other side of the face."""
+        """The same solid on the other side of the face."""
         return Solid(self.points * [-1, 1, 1], self.triangles[:, ::-1])
 
     def moved(self, by: Float[np.ndarray, "3"]) -> "Solid":
@@ -22,7 +22,7 @@ class Solid(NamedTuple):
 
 
 def join(solids: Iterable[Solid]) -> Solid:
-    """All as one."""
+    """Joins solids into one."""
     solids = list(solids)
     starts = np.cumsum([0, *(len(solid.points) for solid in solids)])
     triangles = [solid.triangles + start for solid, start in zip(solids, starts, strict=False)]
@@ -30,7 +30,7 @@ def join(solids: Iterable[Solid]) -> Solid:
 
 
 def grid(points: Float[np.ndarray, "rows columns 3"]) -> Solid:
-    """Two triangles for each cell. Seen from outside, rows go down and columns to the right."""
+    """A sheet with two triangles per cell. Seen from outside, rows go down and columns to the right."""
     rows, columns, _ = points.shape
     corner = np.arange(rows * columns).reshape(rows, columns)
     a, b, c, d = (part.ravel() for part in (corner[:-1, :-1], corner[1:, :-1], corner[1:, 1:], corner[:-1, 1:]))
@@ -45,9 +45,9 @@ def tube(
     closed: bool = False,
     sides: int = 6,
 ) -> Solid:
-    """A tube around a line, whose radii in mm are beside the line and along `across`.
+    """A tube around a line. Its two radii in mm are perpendicular to line and `across`, and along `across`.
 
-    across: roughly at right angles to the line everywhere. closed: the line comes back to its first node.
+    across: roughly perpendicular to the line everywhere. closed: whether the line returns to its first node.
     """
     ahead = np.roll(line, -1, axis=0) - np.roll(line, 1, axis=0) if closed else np.gradient(line, axis=0)
     beside = np.cross(ahead, across)
@@ -65,7 +65,7 @@ def ellipsoid(radii: tuple[float, float, float], rows: int = 6, columns: int = 1
 
 
 def disk(outline: Float[np.ndarray, "nodes 3"], bulge: float) -> Solid:
-    """A closed outline, counter-clockwise, filled; its centre stands out by `bulge` mm of z."""
+    """Fills a closed counter-clockwise outline; its centre is raised by `bulge` mm in z."""
     points = np.concatenate([outline, outline.mean(axis=0, keepdims=True) + np.array([0, 0, bulge])])
     node = np.arange(len(outline))
     return Solid(points, np.stack([node, np.roll(node, -1), np.full_like(node, len(outline))], axis=1))

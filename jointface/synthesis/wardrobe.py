@@ -1,4 +1,4 @@
-"""All that a synthetic head can wear."""
+"""Everything that a synthetic head can wear."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +24,6 @@ class Wardrobe:
 
 @lru_cache(maxsize=2)
 def load_wardrobe(head: Head) -> Wardrobe:
-    """The procedural wardrobe, made on the mean head: the same every time, in a few seconds."""
+    """Makes the procedural wardrobe on the mean head, always the same, in a few seconds."""
     skull = Skull(head)
     return Wardrobe(hair_styles(head, skull), hats(head, skull), glasses(head), earrings(head))
