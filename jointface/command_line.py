@@ -1,4 +1,4 @@
-"""The command line: where its config is, and how errors and signals end it in one line."""
+"""Turns functions into commands that read their config and end in one line on errors and signals."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ from jointface.running.expected_errors import EXPECTED_ERRORS, one_line
 
 log = logging.getLogger(__name__)
 
-# Beside the package in a checkout, inside it in a wheel.
+# The config is beside the package in a checkout, inside it in a wheel.
 _PACKAGE = Path(__file__).parent
 CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 
@@ -28,20 +28,20 @@ OmegaConf.register_new_resolver("command_help", lambda config_name: command_help
 
 
 def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
-    """Turns a function of the composed config, `conf/CONFIG_NAME.yaml` plus the user's overrides, into a command.
+    """Turns a function that takes the composed config, `conf/CONFIG_NAME.yaml` plus overrides, into a command.
 
     Expected errors end the program with one line and exit code 1; HYDRA_FULL_ERROR=1 shows their traceback. A signal
-    ends it with exit code 128 + its number, after the command that resumes the run.
+    ends it with exit code 128 + its number; the program then prints the command that resumes the run.
     """
     expected = () if os.environ.get("HYDRA_FULL_ERROR") == "1" else EXPECTED_ERRORS
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         def job(config: DictConfig) -> Any:
-            # Set for Hydra alone, not for the processes that a distributed run starts.
+            # `main` sets it only for Hydra, not for the processes that a distributed run starts.
             full_error = os.environ.pop("HYDRA_FULL_ERROR", None) if expected else None
             try:
                 return task(config)
-            except RunStopped as stop:  # ends a sweep as well, before its other jobs
+            except RunStopped as stop:  # also ends a sweep, before its other jobs
                 sys.exit(_report(stop))
             except KeyboardInterrupt:
                 remove_unused_folder()
@@ -63,7 +63,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
                     os.environ["HYDRA_FULL_ERROR"] = full_error
 
         def main() -> None:
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise what it would print over several lines
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors over several lines
             sys.argv[1:] = [without_group(word) for word in sys.argv[1:]]
             try:
                 hydra.main(config_path=str(CONF_DIR), config_name=config_name, version_base="1.3")(job)()
@@ -79,15 +79,15 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
 
 
 def without_group(word: str) -> str:
-    """`GROUP=null`, which Hydra takes in files alone, as Hydra wants it on the command line: `~GROUP`."""
+    """Translates `GROUP=null`, which Hydra accepts only in files, to `~GROUP` for the command line."""
     group, _, value = word.partition("=")
     return f"~{group}" if value == "null" and (CONF_DIR / group).is_dir() else word
 
 
 def leave_message_to_first_process() -> None:
-    """Ends every process of a distributed run but the first with exit code 0: the first one says what happened.
+    """Ends every process of a distributed run but the first with exit code 0; the first one reports what happened.
 
-    After any other exit code Lightning kills the first process, and a sweep with it. Where several processes run a
+    After any other exit code, Lightning would kill the first process and with it a sweep. If several processes run a
     sweep side by side, each of them continues with the next job.
     """
     from lightning.pytorch.utilities import rank_zero_only  # slow to import; a training has it already
@@ -97,7 +97,7 @@ def leave_message_to_first_process() -> None:
 
 
 def _report(stop: RunStopped) -> int:
-    """Says how to resume a stopped run; the exit code."""
+    """Prints how to resume a stopped run; returns the exit code."""
     from jointface.running.resuming import resume_command  # slow to import; a training has it already
 
     leave_message_to_first_process()
@@ -109,10 +109,10 @@ def _report(stop: RunStopped) -> int:
 
 
 def remove_unused_folder() -> None:
-    """Removes what Hydra left of a run that was refused before it began, or that keeps no files."""
+    """Removes Hydra's files of a run that was refused before it started, or that keeps no files."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     if HydraConfig.get().output_subdir is None or (folder / "config.yaml").exists():
-        return  # the user's folder, or that of a run that had begun
+        return  # the folder is the user's, or its run had started
     logging.shutdown()
     for leftover in [*(folder / ".hydra").glob("*.yaml"), *folder.glob("*.log")]:
         leftover.unlink()

@@ -21,17 +21,17 @@ log = logging.getLogger("jointface.evaluate")
 
 
 def evaluate(config: DictConfig) -> dict[str, float]:
-    """Runs benchmarks and writes a report, see `jointface.evaluation.report.write_report`. With `import` it only makes
-    a folder of predictions, with `images` alone a folder of images.
+    """Runs benchmarks and writes a report, see `jointface.evaluation.report.write_report`. With `import`, it only
+    writes a folder of predictions; with `images` alone, only a folder of images.
 
-    Of several benchmarks those whose data or task is missing are skipped, and the report says why.
+    If there are several benchmarks, those without data or task are skipped, and the report says why.
 
     Returns:
-        The numbers of metrics.json.
+        The numbers in metrics.json.
 
     Raises:
-        ConfigError: checkpoints and benchmark share no task, two methods share a name, a setting makes no sense.
-        DataError: data or predictions are missing or broken. CheckpointError: a checkpoint is.
+        ConfigError: checkpoints and benchmark share no task, two methods share a name, or a setting is invalid.
+        DataError: data or predictions are missing or broken. CheckpointError: a checkpoint is missing or broken.
     """
     validate_config(config)
     output_dir = _output_dir(config)
@@ -53,7 +53,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
 
 
 def validate_config(config: DictConfig) -> None:
-    """Raises a ConfigError that names the setting that makes no sense."""
+    """Raises a ConfigError that names an invalid setting."""
     if not isinstance(config.seed, int) or config.seed < 0:
         raise ConfigError(f"seed={config.seed}: expected a whole number of at least 0")
     for key in ("batch_size", "num_images"):
@@ -62,15 +62,15 @@ def validate_config(config: DictConfig) -> None:
             raise ConfigError(f"{key}={value}: expected a whole number above 0")
     several = len(config.benchmarks) != 1
     if config["import"] is not None and several:
-        raise ConfigError("import needs to know whose photos the files belong to: set benchmark=aflw2000 or another")
+        raise ConfigError("import needs the benchmark whose photos the files belong to: set benchmark=aflw2000, ...")
     if config.images is not None and several:
-        raise ConfigError("images needs to know whose faces to render: set benchmark=florence or synthetic")
+        raise ConfigError("images needs the benchmark whose faces to render: set benchmark=florence or synthetic")
     if all(config[key] in (None, []) for key in ("checkpoint", "compare", "import", "images")):
         raise ConfigError("nothing to evaluate: set checkpoint=RUN/checkpoints/best.ckpt or compare=[NAME:FOLDER]")
 
 
 def _output_dir(config: DictConfig) -> Path:
-    """Where files go: images, imported predictions, or the report."""
+    """The folder to write to: for images, imported predictions, or the report."""
     if config.images is not None and config["import"] is None:
         return Path(config.images)
     if config.output_dir is not None:
@@ -99,13 +99,13 @@ def _write_images(config: DictConfig, folder: Path) -> None:
 
 
 def _as_list(setting: Any) -> list[str]:
-    """A setting that is null, one word or a list."""
+    """A setting that is null, a string or a list, as a list."""
     values = setting if isinstance(setting, ListConfig | list) else [setting]
     return [str(value) for value in values if value is not None]
 
 
 def _facts(config: DictConfig, participants: Participants) -> dict[str, str]:
-    """What the report says of the evaluation, besides its results."""
+    """Facts about the evaluation for the report, besides its results."""
     facts = {f"checkpoint {name}": str(path) for name, path in participants.checkpoints.items()}
     facts |= {f"predictions {name}": str(folder) for name, folder in participants.folders.items()}
     facts["data"] = str(config.paths.data_dir)
@@ -116,7 +116,7 @@ def _facts(config: DictConfig, participants: Participants) -> dict[str, str]:
 
 @entry_point("evaluate")
 def main(config: DictConfig) -> None:
-    """Runs the benchmarks of the config."""
+    """Runs the benchmarks in the config."""
     evaluate(config)
 
 

@@ -22,22 +22,22 @@ from jointface.errors import ConfigError, DataError
 
 log = logging.getLogger("jointface.prepare")
 
-NAMED = 20  # broken samples that are named on the screen
+NAMED = 20  # broken samples that are printed
 LIMITS = {"image_size": (16, 4096), "margin": (0, 1), "quality": (1, 100), "num_workers": (0, 512)}
 
 
 @entry_point("prepare")
 def main(config: DictConfig) -> None:
-    """Prepares the data set of the config."""
+    """Prepares the data set in the config."""
     if not config.get("source"):
-        raise ConfigError("which data set? add source=celeba, lfwa, 300wlp, aflw2000 or florence")
+        raise ConfigError("no data set is given: add source=celeba, lfwa, 300wlp, aflw2000 or florence")
     dataset = instantiate(config.source.dataset, _convert_="all")
     options = {key: config[key] for key in ("pack", *LIMITS)}
     prepare(config.source.packed, dataset, Path(str(config.output_dir)), **options)
 
 
 def require_options(pack: bool, **numbers: float) -> None:
-    """Raises a ConfigError that names the option that is out of range."""
+    """Raises a ConfigError that names an option that is out of range."""
     if not isinstance(pack, bool):
         raise ConfigError(f"pack={pack}: expected true or false")
     for key, value in numbers.items():
@@ -57,13 +57,13 @@ def prepare(
     quality: int = 95,
     num_workers: int = 2,
 ) -> dict[str, Any]:
-    """Reads every sample of every split once. Writes the files of `datamodules.description` to `output_dir`, and with
-    `pack` a packed copy, SPLIT.lmdb (`datamodules.packed`).
+    """Reads every sample of every split once. Writes the files described in `datamodules.description` to `output_dir`,
+    and with `pack` a packed copy, SPLIT.lmdb (`datamodules.packed`).
 
     Args:
-        name: of the data set, in messages.
-        dataset: its class with all arguments but `split` and `transform`, a functools.partial.
-        image_size, margin, quality: see `Packing`. num_workers: processes that read.
+        name: the data set's name in messages.
+        dataset: a functools.partial of its class with all arguments but `split` and `transform`.
+        image_size, margin, quality: see `Packing`. num_workers: number of reading processes.
 
     Returns:
         The content of report.json.
@@ -101,7 +101,7 @@ def prepare(
 
 
 def _open_splits(name: str, dataset: Callable[..., FaceDataset]) -> dict[str, FaceDataset]:
-    """The splits that can be opened; the log warns of others, for instance of a partial download."""
+    """Opens all splits that can be opened; the log warns about others, for instance in a partial download."""
     assert isinstance(dataset, partial)
     splits, errors = {}, {}
     for split in dataset.func.splits:  # type: ignore[attr-defined]

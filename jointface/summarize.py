@@ -1,4 +1,4 @@
-"""The table over many runs: `python -m jointface.summarize runs/NAME`."""
+"""Summarizes many runs in a table: `python -m jointface.summarize runs/NAME`."""
 
 import sys
 from argparse import ArgumentParser
@@ -17,17 +17,17 @@ from jointface.running.finished_runs import FINISHED, find_runs, is_naming_key
 
 # The mean test metrics that a summary shows by default, in this order.
 TEST_METRICS = ("nme_2d_68", "nme_3d_dense", "accuracy", "balanced_accuracy", "average_precision")
-NOTE = " `val/error` adds up the tasks' errors, so it compares runs of the same tasks and data alone."
+NOTE = " `val/error` adds up the tasks' errors, so it only compares runs with the same tasks and data."
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What the runs below a folder came to. A setting is what runs have in common that differ in their seed alone.
+    """The results of the runs in a folder. Runs with the same setting differ only in their seed.
 
-    settings: the keys that tell settings apart. groups: a row a setting, with `settings`, the number of `runs`, mean
-    and sample standard deviation of each metric (`METRIC`, `METRIC std`), and `kind`, the number of what it is
-    validated on; runs of a kind lie together, the best by the first metric first. runs: a row a finished run, as
-    sorted. others: a row an unfinished, failed or pruned run, with `how far`.
+    settings: the keys that distinguish settings. groups: a row for each setting, with `settings`, the number of `runs`,
+    mean and sample standard deviation of each metric (`METRIC`, `METRIC std`), and `kind`, a number that is equal for
+    runs with the same validation metrics; sorted by kind, then by the first metric, best first. runs: a row for each
+    finished run, sorted likewise. others: a row for each unfinished, failed or pruned run, with `how far`.
     """
 
     folder: Path
@@ -39,7 +39,7 @@ class Summary:
 
 
 def summarize(folder: Path, wanted: Sequence[str] = ()) -> Summary:
-    """Reads and groups the runs below a folder; `wanted` as in `choose_metrics`.
+    """Reads and groups the runs in a folder and its subfolders; for `wanted` see `choose_metrics`.
 
     Raises:
         DataError: there is no run, or a run's file is damaged.
@@ -60,17 +60,17 @@ def summarize(folder: Path, wanted: Sequence[str] = ()) -> Summary:
 
 
 def choose_metrics(runs: pd.DataFrame, wanted: Sequence[str]) -> list[str]:
-    """The metrics that match the wanted names or patterns; by default `val/error` and the means of the tests.
+    """The metrics that match the wanted names or patterns; by default `val/error` and the mean test metrics.
 
     Raises:
-        ConfigError: a wanted one is in no run.
+        ConfigError: no run has a wanted metric.
     """
     known = list(dict.fromkeys(name for metrics in runs["metrics"] for name in metrics))
     if wanted:
         chosen = {pattern: [name for name in known if fnmatch(name, pattern)] for pattern in wanted}
         if missing := [pattern for pattern, names in chosen.items() if not names]:
             short = ", ".join(name for name in known if name.count("/") < 3)
-            raise ConfigError(f"no run has a metric {', '.join(missing)}; there are {short or 'none'}")
+            raise ConfigError(f"no run has a metric {', '.join(missing)}; choose from {short or 'none'}")
         return list(dict.fromkeys(name for names in chosen.values() for name in names))
     tests = [name.split("/", 2)[1:] for name in known if name.startswith("test/")]
     ranks = sorted((source, TEST_METRICS.index(metric)) for source, metric in tests if metric in TEST_METRICS)
@@ -79,10 +79,10 @@ def choose_metrics(runs: pd.DataFrame, wanted: Sequence[str]) -> list[str]:
 
 
 def group_by_setting(runs: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
-    """The number of each run's group, and the values that tell groups apart, a row a run.
+    """The number of each run's group, and the values that distinguish groups, with a row for each run.
 
-    Runs of a group differ in `seed`, and keys that take its value, alone. The values are of overrides that differ
-    between groups and not within one. Where these do not tell all groups apart, further keys of the config do, the
+    Runs in a group differ only in `seed` and in keys that take its value. The values belong to overrides that differ
+    between groups but not within a group. If these do not distinguish all groups, further config keys are added,
     shortest first.
     """
     configs, overrides = (pd.DataFrame(list(runs[of])).fillna("") for of in ("config", "overrides"))
@@ -107,7 +107,7 @@ def _is_seed(key: str, runs: pd.DataFrame) -> bool:
 
 
 def _shorten(text: str) -> str:
-    """A number without digits that tell nothing."""
+    """Shortens a long number to its significant digits."""
     try:
         if len(text) < 8 or text.isdigit():
             return text
@@ -128,12 +128,12 @@ def _best_first(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
 
 
 def _sign(metric: str) -> int:
-    """What makes low values the best ones."""
+    """The factor after which low values are the best."""
     return 1 if better(metric) == "min" else -1
 
 
 def markdown(summary: Summary, best: int = 5) -> str:
-    """The groups, the `best` best runs of each kind, and the runs that are in no mean."""
+    """The groups, the `best` best runs of each kind, and the runs that are not in the means, as Markdown."""
     groups, runs, others = summary.groups, summary.runs, summary.others
     counts = [(others["state"].eq(state).sum(), state) for state in ("unfinished", "failed", "pruned")]
     total = [f"{len(runs)} finished runs", *(f"{count} {state}" for count, state in counts if count)]
@@ -150,8 +150,8 @@ def markdown(summary: Summary, best: int = 5) -> str:
 
 
 def _means(groups: pd.DataFrame, metric: str) -> list[str]:
-    """`mean ± deviation` of each group; the best is bold where groups can be compared, by a validation metric only
-    those of a kind."""
+    """`mean ± deviation` of each group, with the best in bold among comparable groups; validation metrics are
+    comparable only within a kind."""
     rank, kind = groups[metric] * _sign(metric), groups["kind"] if metric.startswith("val/") else groups["kind"] * 0
     rivals = rank.groupby(kind)
     is_best = (rank == rivals.transform("min")) & (rivals.transform("count") > 1)
@@ -174,7 +174,7 @@ def write_summary(summary: Summary, folder: Path, best: int = 5) -> str:
     """Writes `summary.md`, `summary.csv` (groups) and `summary_runs.csv` (runs) to a folder; returns the Markdown.
 
     Raises:
-        DataError: it cannot be written to.
+        DataError: the folder cannot be written to.
     """
     text, settings, metrics = markdown(summary, best), summary.settings, summary.metrics
     groups = summary.groups[[*settings, "runs", *(f"{metric}{of}" for metric in metrics for of in ("", " std"))]]
@@ -186,13 +186,13 @@ def write_summary(summary: Summary, folder: Path, best: int = 5) -> str:
 
 
 def main() -> None:
-    """Summarizes the runs below a folder; what goes wrong is reported in one line, with exit code 1."""
+    """Summarizes the runs in a folder; errors are reported in one line, with exit code 1."""
     parser = ArgumentParser("python -m jointface.summarize", description=__doc__)
-    parser.add_argument("folder", type=Path, help="holds the folders of runs, at any depth: of a multirun, of a study")
-    metrics_help = "of metrics.json, or patterns like 'test/*/nme_*'; the first one ranks; default: val/error and tests"
+    parser.add_argument("folder", type=Path, help="holds folders of runs at any depth, e.g. of a multirun or a study")
+    metrics_help = "names in metrics.json or patterns like 'test/*/nme_*'; the first ranks; default: val/error, tests"
     parser.add_argument("--metrics", nargs="+", default=[], metavar="NAME", help=metrics_help)
-    parser.add_argument("--best", type=int, default=5, metavar="N", help="best runs to name, of each kind; default: 5")
-    output_help = "for summary.md, summary.csv and summary_runs.csv; default: the folder itself"
+    parser.add_argument("--best", type=int, default=5, metavar="N", help="best runs to list of each kind; default: 5")
+    output_help = "folder for summary.md, summary.csv and summary_runs.csv; default: the folder itself"
     parser.add_argument("--output", type=Path, help=output_help)
     arguments = parser.parse_args()
     try:

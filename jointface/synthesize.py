@@ -13,11 +13,11 @@ from jointface.synthesis.faces import FaceFactory
 
 @entry_point("synthesize")
 def main(config: DictConfig) -> None:
-    """Writes the faces of the config."""
+    """Writes the faces described by the config."""
     values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     plan = Plan(**{field.name: values[field.name] for field in fields(Plan)})
     settings = values["synthesis"]
-    # The same faces come out wherever the built head is kept.
+    # The cache folder of the built head does not affect the faces.
     described = {key: value for key, value in settings.items() if key != "cache_dir"}
     export(FaceFactory(**settings), described, Path(values["output_dir"]), plan)
 

@@ -28,6 +28,7 @@ from jointface.command_line import entry_point, remove_unused_folder
 from jointface.datamodules import JointDataModule
 from jointface.errors import ConfigError, RunStopped
 from jointface.modules import JointFaceModule
+from jointface.modules.checkpoint import read_checkpoint
 from jointface.modules.compilation import require_compiler
 from jointface.modules.network_precision import apply_precision
 from jointface.running.checks import validate_config, validate_labels
@@ -41,29 +42,29 @@ from jointface.running.sweep_jobs import one_job
 from jointface.running.wandb_logger import finished_dashboards
 from jointface.running.whole_checkpoints import WholeCheckpoints
 
-log = logging.getLogger("jointface.train")  # not "__main__", which `python -m` makes of it
+log = logging.getLogger("jointface.train")  # __name__ would be "__main__" under `python -m`
 
-# A run is counted in steps: its sources are endless streams, and their batches are shared out already.
+# Runs are measured in steps: the sources are endless streams, and their batches are already split among processes.
 IN_STEPS = {
     "max_epochs": -1, "check_val_every_n_epoch": None, "use_distributed_sampler": False, "num_sanity_val_steps": 0,
     "enable_model_summary": False,
 }  # fmt: skip
-NOISE = (  # what libraries warn of at every start and no user can act on
+NOISE = (  # warnings that libraries give at every start and that users cannot act on
     ".*Experiment logs directory .* exists and is not empty",  # it holds config.yaml
-    ".*Checkpoint directory .* exists and is not empty",  # of a resumed run
+    ".*Checkpoint directory .* exists and is not empty",  # in a resumed run
     ".*does not have many workers",
-    ".*It is recommended to use .self.log.*sync_dist=True",  # metrics and losses are gathered already
+    ".*It is recommended to use .self.log.*sync_dist=True",  # metrics and losses are already averaged
     ".*treespec, LeafSpec",
     ".*Using padding='same' with even kernel lengths",
     ".*number of training batches .* is smaller than the logging interval",
-    ".*The dirpath has changed from",  # of a run that begins from another's checkpoint
+    ".*The dirpath has changed from",  # in a run that starts from another run's checkpoint
     ".*AMP with fp16 is not supported on CPU",  # an error here
 )
 
 
 @entry_point("train")
 def main(config: DictConfig) -> dict[str, float]:
-    """Trains and tests the model of the config."""
+    """Trains and tests the model in the config."""
     metrics = train(config)
     if config.dry_run or not config.keep_files:
         remove_unused_folder()
@@ -71,11 +72,11 @@ def main(config: DictConfig) -> dict[str, float]:
 
 
 def train(config: DictConfig) -> dict[str, float]:
-    """Trains the config's model and tests its best checkpoint; leaves config, metrics, checkpoints and figures in
-    `paths.run_dir`. With `dry_run` it only prints what it would do.
+    """Trains the config's model and tests its best checkpoint; writes config, metrics, checkpoints and figures to
+    `paths.run_dir`. With `dry_run`, it only prints what it would do.
 
     Returns:
-        The metrics of the test, `test/data set/metric`, and the best value of the metric that chose the checkpoint.
+        The test metrics, `test/data set/metric`, and the best value of the metric that chose the checkpoint.
 
     Raises:
         ConfigError: the config's parts do not fit together.
@@ -104,19 +105,21 @@ def train(config: DictConfig) -> dict[str, float]:
 
 
 def begin(config: DictConfig) -> str | None:
-    """Resolves and checks the config, takes the run's folder and seeds; the `checkpoint` that the user gave."""
+    """Resolves and checks the config, checks the run's folder, and seeds. Returns `checkpoint` as the user gave it."""
     quiet_libraries()
     OmegaConf.resolve(config)
     validate_config(config)
     run_dir, given = Path(config.paths.run_dir), config.checkpoint
     require_own_folder(run_dir, given)
     config.checkpoint = resolve_checkpoint(run_dir, given)
+    if config.checkpoint:
+        read_checkpoint(config.checkpoint, wanted="last.ckpt")  # refuses a wrong path before any data is opened
     seed_everything(config.seed, workers=True, verbose=False)
     return given
 
 
 def quiet_libraries() -> None:
-    """Silences the libraries' start-up noise, and all but the first of several processes."""
+    """Silences start-up warnings of libraries, and the logs of all processes but the first."""
     if rank_zero_only.rank:  # type: ignore[attr-defined]
         logging.getLogger("jointface").setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
@@ -125,25 +128,25 @@ def quiet_libraries() -> None:
 
 
 def build_trainer(config: DictConfig) -> Trainer:
-    """The trainer of the config, with its callbacks and loggers.
+    """Builds the config's trainer with its callbacks and loggers.
 
     Raises:
-        ConfigError: it asks for devices or a precision that are not there, or for what Lightning cannot do.
+        ConfigError: devices or precision are not available, or Lightning cannot do what the config asks for.
     """
     callbacks, loggers = [], []
     if not config.dry_run:
         callbacks = [callback for callback in instantiate(config.callbacks).values() if callback is not None]
         loggers = list(instantiate(config.logger).values())
-    callbacks.sort(key=lambda callback: isinstance(callback, WeightAverage))  # it ends validations after the others
-    torchrun = TorchElasticEnvironment.detect()  # inside a SLURM job too, torchrun knows the processes better
+    callbacks.sort(key=lambda callback: isinstance(callback, WeightAverage))  # must end validations last
+    torchrun = TorchElasticEnvironment.detect()  # takes precedence, also in a SLURM job
     if config.trainer.devices == "auto" and torchrun:
-        config.trainer.devices = int(os.environ["LOCAL_WORLD_SIZE"])  # on CPUs Lightning would take one
+        config.trainer.devices = int(os.environ["LOCAL_WORLD_SIZE"])  # on CPUs, Lightning would use one
     wanted = f"trainer.accelerator={config.trainer.accelerator} trainer.devices={config.trainer.devices}"
     plugins = list(instantiate(config.trainer.get("plugins") or []))
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins.append(WholeCheckpoints())
     if SLURMEnvironment.detect() and not torchrun and not any(isinstance(p, ClusterEnvironment) for p in plugins):
-        plugins.append(SLURMEnvironment(auto_requeue=False))  # LastCheckpoint and `requeue` do that
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # done by LastCheckpoint and `requeue`
     fixed = {**IN_STEPS, "default_root_dir": config.paths.run_dir, "plugins": plugins}
     try:
         trainer: Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, **fixed)
@@ -151,7 +154,7 @@ def build_trainer(config: DictConfig) -> Trainer:
         if not isinstance(error.__cause__, MisconfigurationException | RuntimeError | TypeError | ValueError):
             raise
         reason = " ".join(str(error.__cause__).split())
-        raise ConfigError(f"no trainer can be made with {wanted}: {reason} (without a GPU: trainer=cpu)") from error
+        raise ConfigError(f"cannot build a trainer with {wanted}: {reason} (without a GPU: trainer=cpu)") from error
     if torchrun and trainer.num_devices * trainer.num_nodes != int(os.environ["WORLD_SIZE"]):
         raise ConfigError(
             f"{wanted} on {trainer.num_nodes} nodes: torchrun started {os.environ['WORLD_SIZE']} processes, so set "
@@ -165,7 +168,7 @@ def build_trainer(config: DictConfig) -> Trainer:
 
 def _validate_cpu_trainer(config: DictConfig, trainer: Trainer, wanted: str) -> None:
     if config.trainer.accelerator == "auto":
-        log.warning("There is no GPU here: training on the CPU, which trainer=cpu asks for without this warning")
+        log.warning("There is no GPU here: training on the CPU; trainer=cpu does so without this warning")
     if trainer.num_devices == 1:
         return
     if config.trainer.accelerator != "cpu":
@@ -173,18 +176,18 @@ def _validate_cpu_trainer(config: DictConfig, trainer: Trainer, wanted: str) -> 
     if trainer.num_devices > (cores := os.cpu_count() or 1):
         raise ConfigError(f"{wanted}: this machine has {cores} CPU cores")
     if config.trainer.get("sync_batchnorm"):
-        raise ConfigError(f"{wanted}: torch synchronises batch norm on GPUs only, set trainer.sync_batchnorm=false")
+        raise ConfigError(f"{wanted}: torch synchronises batch norm only on GPUs, set trainer.sync_batchnorm=false")
 
 
 def build_data(config: DictConfig) -> JointDataModule:
-    """The data module of the config, before it opens any data set."""
-    of_run = {"image_size": config.image_size, "seed": config.seed, "num_workers": config.num_workers}
-    datamodule: JointDataModule = instantiate(config.data, **of_run, packed_dir=config.paths.packed_dir)
+    """Builds the config's data module, which has not opened any data set yet."""
+    run_settings = {"image_size": config.image_size, "seed": config.seed, "num_workers": config.num_workers}
+    datamodule: JointDataModule = instantiate(config.data, **run_settings, packed_dir=config.paths.packed_dir)
     return datamodule
 
 
 def open_data(config: DictConfig, trainer: Trainer) -> JointDataModule:
-    """The data module with all its data sets open: a missing test set is better reported before the training."""
+    """Builds the data module and opens all data sets, so that a missing test set is reported before the training."""
     datamodule = build_data(config)
     datamodule.setup("fit")
     datamodule.setup("test")
@@ -196,7 +199,7 @@ def open_data(config: DictConfig, trainer: Trainer) -> JointDataModule:
 
 
 def build_module(config: DictConfig, datamodule: JointDataModule) -> LightningModule:
-    """The LightningModule of the config: for the label sets of the data, or the one that `model` names."""
+    """Builds the LightningModule: for the label sets of the data, or the one that `model` names by `_target_`."""
     model = config.model
     if "_target_" in model:
         module: LightningModule = instantiate(model)
@@ -216,7 +219,7 @@ def build_module(config: DictConfig, datamodule: JointDataModule) -> LightningMo
 
 
 def network_config(config: DictConfig) -> dict[str, Any]:
-    """What `build_network` needs, in plain containers."""
+    """The config for `build_network`, in plain containers."""
     model = OmegaConf.to_container(config.model, resolve=True)
     assert isinstance(model, dict)
     parts = ("channels_last", "backbone", "shape_decoder", "attribute_classifier")
@@ -227,14 +230,14 @@ def fit(
     config: DictConfig, trainer: Trainer, module: LightningModule, datamodule: JointDataModule, start: int | None,
     requeues: bool,
 ) -> None:  # fmt: skip
-    """Trains, from the start or from the config's checkpoint.
+    """Trains from scratch or from the config's checkpoint.
 
     Args:
-        start: step of the checkpoint, from which metrics.csv is continued; None without one.
+        start: step of the checkpoint, from which metrics.csv is continued; None without a checkpoint.
         requeues: whether the same command resumes the run, so that a SLURM job may be put back into the queue.
 
     Raises:
-        RunStopped: a signal asked for it; `last.ckpt` is of the last step.
+        RunStopped: a signal asked the run to stop; `last.ckpt` holds the last step.
         DivergedError: a loss or gradient was not finite.
         TrialPruned: the run is a trial that its study has pruned.
     """
@@ -244,7 +247,7 @@ def fit(
     log.info("Training in %s", config.paths.run_dir)
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=config.checkpoint, weights_only=True)
-    except SystemExit as end:  # Lightning's answer to a Ctrl-C before the first step
+    except SystemExit as end:  # raised by Lightning on Ctrl-C before the first step
         raise KeyboardInterrupt from end
     except RunStopped as stop:
         if stop.signal in AHEAD_OF_LIMIT and requeues:
@@ -260,8 +263,8 @@ def fit(
 def test(
     config: DictConfig, trainer: Trainer, module: LightningModule, datamodule: JointDataModule
 ) -> dict[str, float]:
-    """Tests best.ckpt and prints the result beside the trivial predictors; the metrics, see `train`."""
-    checkpoint = trainer.checkpoint_callback  # the first of them: the best
+    """Tests best.ckpt and prints the result beside the trivial predictors. Returns the metrics, see `train`."""
+    checkpoint = trainer.checkpoint_callback  # the first one keeps the best
     assert isinstance(checkpoint, ModelCheckpoint)
     assert checkpoint.monitor is not None
     assert checkpoint.best_model_score is not None  # a run validates before it ends
@@ -278,12 +281,12 @@ def test(
         if (profile := run_dir / "fit-profile.txt").is_file():
             log.info("The profile is %s", profile)
     else:
-        log.info("Training, validation and test ran to their end; no files are kept (keep_files=false)")
+        log.info("Training, validation and test have finished; no files are kept (keep_files=false)")
     return dict(metrics) | chosen
 
 
 def results_table(metrics: Mapping[str, float]) -> Table:
-    """The test's mean metrics beside those of the trivial predictors (mean face, majority class)."""
+    """A table of the test's mean metrics beside those of the trivial predictors (mean face, majority class)."""
     table = Table(title="Test of checkpoints/best.ckpt")
     for title in ("data set", "metric", "model", "trivial predictor"):
         table.add_column(title, justify="left" if title in ("data set", "metric") else "right")

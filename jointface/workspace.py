@@ -18,8 +18,8 @@ KINDS = ("lines", "media", "table", "curves", "histogram")
 
 
 def build_workspace(entity: str, project: str, name: str, sections: Mapping[str, Any], logged: Iterable[str]) -> Any:
-    """A `wandb_workspaces.workspaces.Workspace`, not yet saved. Panels without a logged key are left out, and so are
-    sections without panels.
+    """Builds a `wandb_workspaces.workspaces.Workspace` without saving it. Panels without a logged key and sections
+    without panels are left out.
 
     Args:
         sections: by heading, panels {title, KIND: regular expression for whole keys}; None leaves a section out.
@@ -42,7 +42,7 @@ def build_workspace(entity: str, project: str, name: str, sections: Mapping[str,
 
 
 def _read_panel(panel: Mapping[str, str]) -> tuple[str, str, str]:
-    """Its kind, title and pattern."""
+    """The kind, title and pattern of a panel."""
     kinds = panel.keys() - {"title"}
     if len(kinds) != 1 or not kinds <= set(KINDS):
         raise ConfigError(f"panel {dict(panel)}: expected a title and one of {', '.join(KINDS)}")
@@ -50,12 +50,12 @@ def _read_panel(panel: Mapping[str, str]) -> tuple[str, str, str]:
     try:
         re.compile(panel[kind])
     except re.error as error:
-        raise ConfigError(f"panel {dict(panel)}: {panel[kind]!r} is no regular expression: {error}") from error
+        raise ConfigError(f"panel {dict(panel)}: {panel[kind]!r} is not a regular expression: {error}") from error
     return kind, panel.get("title", panel[kind]), panel[kind]
 
 
 def _views(kind: str, title: str, pattern: str, logged: Iterable[str]) -> list[Any]:
-    """W&B's panels for the logged keys: one with all lines, of the other kinds one for each key."""
+    """W&B's panels for the logged keys: a single one for lines, for other kinds one for each key."""
     from wandb_workspaces.reports import v2 as wr
 
     from jointface.callbacks.dashboard import CURVES, CURVES_CHART  # slow to import
@@ -76,7 +76,7 @@ def _views(kind: str, title: str, pattern: str, logged: Iterable[str]) -> list[A
 
 
 def recorded_keys(run_dir: Path) -> list[str]:
-    """The keys that the last recording of W&B in a run's folder holds, uploaded or not.
+    """The keys in W&B's last recording in a run's folder, uploaded or not.
 
     Raises:
         DataError: there is none, or W&B cannot read it.
@@ -85,7 +85,7 @@ def recorded_keys(run_dir: Path) -> list[str]:
 
     recording = last_recording(run_dir)
     if recording is None:
-        raise DataError(f"no recording of W&B in {run_dir.absolute()}/wandb: train with logger=wandb")
+        raise DataError(f"no W&B recording in {run_dir.absolute()}/wandb: train with logger=wandb")
     reader = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(recording)]
     result = subprocess.run(reader, capture_output=True, text=True, check=False)
     if result.returncode:
@@ -95,7 +95,7 @@ def recorded_keys(run_dir: Path) -> list[str]:
 
 @entry_point("workspace")
 def main(config: DictConfig) -> None:
-    """Saves the sections of the config as a new view of a project."""
+    """Saves the sections in the config as a new view of a project."""
     from jointface.running.wandb_logger import logged_in
 
     sections: Any = OmegaConf.to_container(config.sections, resolve=True)
@@ -109,8 +109,8 @@ def main(config: DictConfig) -> None:
         build_workspace(entity, config.project, config.name, sections, keys).save_as_new_view()  # prints where it is
     except JointFaceError:
         raise
-    except Exception as error:  # of the network, the account or the server
-        raise ConfigError(f"W&B did not take the workspace: {' '.join(str(error).split())}") from error
+    except Exception as error:  # from the network, the account or the server
+        raise ConfigError(f"W&B did not accept the workspace: {' '.join(str(error).split())}") from error
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def test_the_trivial_predictor_gives_the_majority_of_the_training_split(splits: 
     expected = (majority == (test > 0.5)).float().mean(0)[both].mean().item()
     assert found.metrics[f"{TRIVIAL}/accuracy"] == pytest.approx(expected, abs=1e-6)
     assert found.metrics[f"{TRIVIAL}/balanced_accuracy"] == pytest.approx(0.5)
-    assert "The trivial predictor gives the majority class of the training split." in found.notes
+    assert "The trivial predictor predicts the majority class of the training split." in found.notes
 
 
 def test_without_other_splits_the_majority_is_that_of_the_test_split(on_four_faces: BenchmarkResult) -> None:
@@ -117,7 +117,7 @@ def test_without_other_splits_the_majority_is_that_of_the_test_split(on_four_fac
 
 def test_thresholds_of_the_same_faces_are_at_least_as_good(splits: dict[str, CelebA]) -> None:
     result = attribute_accuracy({"one": make_network(KNOWS_CELEBA)}, splits["train"], splits["train"])
-    assert "The trivial predictor gives the majority class of the validation split." in result.notes
+    assert "The trivial predictor predicts the majority class of the validation split." in result.notes
     found = result.metrics
     for metric in ("accuracy", "balanced_accuracy"):
         for name in CELEBA.attributes:
@@ -131,7 +131,7 @@ def test_attributes_of_one_class_are_left_out_and_named(
     labels = labels_of(splits["test"])
     one_class = [name for m, name in enumerate(CELEBA.attributes) if len(labels[:, m].unique()) == 1]
     assert one_class
-    assert f"Left out, with one class only in the test split: {', '.join(one_class)}." in on_four_faces.notes
+    assert f"Left out because of only one class in the test split: {', '.join(one_class)}." in on_four_faces.notes
     assert set(evaluated_on(on_four_faces, "one")) == set(CELEBA.attributes) - set(one_class)
 
 
@@ -178,7 +178,7 @@ def test_what_shares_no_task_is_refused_in_one_line(
 ) -> None:
     shape_only = AFLW2000(tiny_data / "AFLW2000", "test", CROP, tiny_model)
     cases = [
-        ({"one": make_network(KNOWS_CELEBA)}, shape_only, "AFLW2000 labels no attributes; choose a benchmark of shape"),
+        ({"one": make_network(KNOWS_CELEBA)}, shape_only, "AFLW2000 labels no attributes; choose a shape benchmark"),
         ({"one": make_network(("x", ("Asian",), 1.0))}, splits["test"], "the checkpoint and celeba share no attribute"),
     ]
     for networks, data, message in cases:

@@ -367,7 +367,7 @@ def no_test_split(root: Path) -> None:
         ),
         (edited(ATTRIBUTES, 7, "-1", "-l"), "line 7: expected a file name and 40 whole numbers"),
         (row_changed(lambda row: ""), "line 7: expected a file name and 40 whole numbers"),
-        (edited(ATTRIBUTES, 7, "-1", " 0"), "line 7: expected a file name and 40 of the values -1, 1;"),
+        (edited(ATTRIBUTES, 7, "-1", " 0"), "line 7: expected a file name and 40 values from -1, 1;"),
         (edited(ATTRIBUTES, 7, "000005", "000004"), "list_attr_celeba.txt, line 7: 000004.jpg is listed twice"),
         (edited(ATTRIBUTES, 2, "Bald", "Hairless"), "line 2 the 40 names 5_o_Clock_Shadow to Young; this is another"),
         (edited(ATTRIBUTES, 2, " Young", ""), "line 2 the 40 names 5_o_Clock_Shadow to Young; this is another file"),
@@ -377,8 +377,8 @@ def no_test_split(root: Path) -> None:
             "line 1 announces 20 rows, but 13 follow; the file is truncated",
         ),
         (removed(PARTITION), "no file .*list_eval_partition.txt: .*CelebA's partition; get Eval/list_eval_partition"),
-        (edited(PARTITION, 13, " 1", " 7"), "list_eval_partition.txt, line 13: .* 1 of the values 0, 1, 2;"),
-        (no_test_split, "CelebA's test split is empty: no image of .*img_align_celeba is in the attribute list"),
+        (edited(PARTITION, 13, " 1", " 7"), "list_eval_partition.txt, line 13: .* 1 values from 0, 1, 2;"),
+        (no_test_split, "CelebA's test split is empty: no image in .*img_align_celeba is listed both"),
     ],
 )
 def test_broken_files_are_refused_in_one_line(celeba: Path, fault: Fault, message: str) -> None:

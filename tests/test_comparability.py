@@ -69,7 +69,7 @@ def test_tables_without_a_competitor_are_left_out_and_named() -> None:
     both.tables.append(of_mean_face)
     drop_empty_tables(both)
     assert [table.title for table in both.tables] == ["error"]
-    assert both.notes == ["Tables left out, for no method has a number there: dense."]
+    assert both.notes == ["Tables left out because no method has a number there: dense."]
 
 
 def test_images_are_counted() -> None:

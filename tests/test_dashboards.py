@@ -447,7 +447,7 @@ def test_a_malformed_panel_is_refused(panel: dict[str, str]) -> None:
 
 
 def test_a_missing_or_damaged_recording_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no recording of W&B in .*: train with logger=wandb"):
+    with pytest.raises(DataError, match=r"no W&B recording in .*: train with logger=wandb"):
         recorded_keys(tmp_path)
     recording = tmp_path / "wandb" / "offline-run-1-x" / "run-x.wandb"
     recording.parent.mkdir(parents=True)

@@ -69,7 +69,7 @@ def test_the_loss_curve_is_that_of_one_process(runs: dict[str, Path]) -> None:
 
 def test_batch_norm_that_cannot_be_synchronised_is_refused(tiny_data: Path, tmp_path: Path) -> None:
     config = tiny_config(tiny_data, tmp_path, *TWO, "trainer.sync_batchnorm=true")
-    with pytest.raises(ConfigError, match=r"on GPUs only, set trainer\.sync_batchnorm=false"):
+    with pytest.raises(ConfigError, match=r"only on GPUs, set trainer\.sync_batchnorm=false"):
         build_trainer(config)
 
 

@@ -245,7 +245,7 @@ def test_what_cannot_be_probed_is_refused_in_one_line(tiny_data: Path, celeba: C
     with pytest.raises(ConfigError, match="feature_space: 4 faces of 4 people or photos are too few") as caught:
         feature_space({"one": random_network()}, few)
     assert "\n" not in str(caught.value)
-    with pytest.raises(ConfigError, match="labels neither of attributes nor of shape"):
+    with pytest.raises(ConfigError, match="neither attribute nor shape labels"):
         module._labels(celeba, {}, np.arange(3))
 
 
@@ -257,7 +257,7 @@ def test_too_few_faces_for_r2_are_noted_and_not_scored(
     found = feature_space({"one": random_network()}, synthetic)
     assert [table.title for table in found.tables] == ["Probes to attributes", "Probes to each attribute"]
     assert not [key for key in found.metrics if "shape_probe" in key]
-    assert "No probes to shape: 20 people or photos are too few, R2 takes 200." in found.notes
+    assert "No probes to shape: 20 people or photos are too few, R2 needs 200." in found.notes
 
 
 def test_many_faces_of_few_people_are_not_enough() -> None:

@@ -369,7 +369,7 @@ def test_a_misplaced_data_set_is_refused_with_what_lies_there(
 
 def test_a_subset_instead_of_the_whole_is_refused(tmp_path: Path, tiny_model: MorphableModel) -> None:
     root = w300lp_data.write(tmp_path / "300W_LP", tiny_model, photos=1, copies=1)
-    with pytest.raises(DataError, match="found photos in the folder itself: point the path at the folder above"):
+    with pytest.raises(DataError, match="found photos in the folder itself: point the path to its parent folder"):
         W300LP(root / "AFW", "train", CROP, tiny_model)
 
 
@@ -473,7 +473,7 @@ def scaled(factor: float) -> Callable[[np.ndarray], np.ndarray]:
             of_another_kind(AttrName=np.ones((40, 1)), label=np.ones((5, 40))),
             "mat: no field Pose_Para; it holds AttrName, label; expected a file of",
         ),
-        (of_matlab_7_3, "mat: not a readable MATLAB file .of MATLAB 7.3, the published ones are older"),
+        (of_matlab_7_3, "mat: not a readable MATLAB file .it is in the format of MATLAB 7.3"),
     ],
 )
 def test_a_broken_pair_is_refused_in_one_line(

@@ -137,7 +137,7 @@ def test_methods_are_judged_by_what_they_give(result: BenchmarkResult) -> None:
     assert given["sparse"] == {"nme_2d_68"}
     assert given["foreign"] == {"nme_2d_68", "pose_error", "pitch_error", "yaw_error", "roll_error"}
     assert (
-        "sparse has no error of dense, identity, identity without size, pose: it predicts no vertices of this "
+        "sparse has no error for dense, identity, identity without size, pose: it predicts no vertices of this "
         "morphable model, no shape coefficients of this morphable model, no pose."
     ) in result.notes
     assert any("first" in note and f"{COUNT - 1} of {COUNT}" in note for note in result.notes)

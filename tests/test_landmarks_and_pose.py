@@ -172,7 +172,7 @@ def test_head_pose_leaves_out_photos_beyond_99_degrees(tmp_path: Path, tiny_mode
     rows = of_method(result, "mean face")
     assert rows["yaw_error"].isna().tolist() == [True, False, False]
     assert rows["nme_2d_68"].notna().all()
-    assert "Photos with an angle beyond 99 degrees, which head pose leaves out, as is the custom: 1." in result.notes
+    assert "Photos with an angle beyond 99 degrees, which are customarily left out of head pose: 1." in result.notes
 
 
 def test_looking_straight_ahead_is_as_wrong_as_the_faces_are_turned(

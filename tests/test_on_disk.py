@@ -103,5 +103,5 @@ def test_room_is_looked_for_without_making_the_folder(tmp_path: Path, monkeypatc
     with pytest.raises(DataError, match=r"cannot write to the folder, .*file is a file; choose another"):
         require_room_for(tmp_path / "file" / "below")
     monkeypatch.setattr(os, "access", lambda *arguments: False)
-    with pytest.raises(DataError, match="there is no permission to write there"):
+    with pytest.raises(DataError, match="no permission to write there"):
         require_room_for(tmp_path / "new")

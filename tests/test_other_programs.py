@@ -86,7 +86,7 @@ def test_3ddfas_mesh_takes_the_triangles_of_its_model(
     np.testing.assert_allclose(read["landmarks68"], landmarks, atol=1e-3)
     with pytest.raises(DataError, match="vertices without triangles"):
         import_predictions(source, tmp_path / "other", photos)
-    with pytest.raises(DataError, match="the morphable model has others"):
+    with pytest.raises(DataError, match="the morphable model has other vertices"):
         import_predictions(source, tmp_path / "other", photos, tiny_model.triangles[:9])
 
 
@@ -165,7 +165,7 @@ def test_a_folder_that_holds_something_stays_as_it_is(source: Path, tmp_path: Pa
     target.mkdir()
     import_predictions(source, target, photos)  # empty
     before = (target / "image00002.npz").read_bytes()
-    with pytest.raises(DataError, match=r"out: is there already; give another output_dir, or remove it first"):
+    with pytest.raises(DataError, match=r"out: already exists; choose another output_dir, or remove it first"):
         import_predictions(source, target, photos)
     assert (target / "image00002.npz").read_bytes() == before
 

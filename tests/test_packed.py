@@ -206,7 +206,7 @@ def test_damaged_labels_are_refused(celeba_copy: Path) -> None:
     path = celeba_copy / "train.lmdb"
     with lmdb.open(str(path), subdir=False, lock=False) as environment, environment.begin(write=True) as writing:
         writing.put(b"columns", b"0000" + bytes(writing.get(b"columns"))[4:])
-    with pytest.raises(DataError, match="not a whole packed split; delete it and pack"):
+    with pytest.raises(DataError, match="not a complete packed split; delete it and pack"):
         PackedReader(path)
 
 

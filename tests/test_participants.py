@@ -57,8 +57,8 @@ def test_a_path_with_a_colon_is_a_path(tmp_path: Path) -> None:
         (["ours:a.ckpt", "ours:b.ckpt"], "two methods are called 'ours': write NAME:PATH"),
         (["a.ckpt", "a.ckpt"], "two methods are called 'a'"),
         (["x/real/best.ckpt", "real:y/best.ckpt"], "two methods are called 'real'"),
-        ([":a.ckpt"], "a method's name is a word or more, without /"),
-        (["a/b:c.ckpt"], "a method's name is a word or more, without /"),
+        ([":a.ckpt"], "expected the name of the method, without /"),
+        (["a/b:c.ckpt"], "expected the name of the method, without /"),
     ],
 )
 def test_names_that_cannot_be_are_refused(entries: list[str], message: str) -> None:
@@ -107,7 +107,7 @@ def test_a_folder_of_other_photos_is_refused_with_what_is_there(
     other = folder_of(tmp_path / "b", *(f"frame{n}" for n in range(5)))
     message = (
         r"none of the 5 .npz files in .*b is named after a photo of aflw2000 or celeba: looked for image00002.npz, "
-        r"image00004.npz, image00006.npz; there is frame0.npz, frame1.npz, frame2.npz, ...; name the file for STEM.jpg"
+        r"image00004.npz, image00006.npz; found frame0.npz, frame1.npz, frame2.npz, ...; name the file for STEM.jpg"
     )
     with pytest.raises(DataError, match=message) as error:
         folders_by_benchmark({"A": good, "B": other}, tests)

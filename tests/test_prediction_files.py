@@ -48,7 +48,7 @@ POINTS, TRIANGLES = np.zeros((4, 3)), np.array([[0, 1, 2], [1, 3, 2]])
         ({"landmarks68": np.zeros((3, 68))}, r"landmarks68 has shape \(3, 68\), expected \(68, 2\) or \(68, 3\)"),
         ({"landmarks68": np.zeros((68, 4))}, r"landmarks68 has shape \(68, 4\)"),
         ({"landmarks68": np.full((68, 2), np.nan)}, "landmarks68 holds NaN"),
-        ({"landmarks68": np.full((68, 2), "a")}, "landmarks68 holds NaN or values that are no finite numbers"),
+        ({"landmarks68": np.full((68, 2), "a")}, "landmarks68 holds values that are not finite numbers"),
         ({"landmarks68": np.full((68, 2), None)}, "pickled objects, which are not read"),
         ({"landmarks68": np.zeros((68, 2)), "pose": np.zeros(7)}, r"pose has shape \(7,\), expected \(3,\)"),
         ({"vertices": POINTS}, "vertices and triangles belong together"),
@@ -135,8 +135,8 @@ WRONG: dict[str, tuple[Callable[[FaceSample], Tensor], str]] = {
     "y upwards from 0": (lambda sample: truth(sample) * torch.tensor([1.0, -1, 1]), "above the photo: is y counted up"),
     "y upwards": (upwards, "upside down: is y counted upwards"),
     "of a crop": (lambda sample: 0.3 * truth(sample), "far off the face"),
-    "z in other units": (lambda sample: truth(sample) * torch.tensor([1, 1, 1e-3]), "z of another scale"),
-    "z in micrometres": (lambda sample: truth(sample) * torch.tensor([1, 1, 1e3]), "z of another scale"),
+    "z in other units": (lambda sample: truth(sample) * torch.tensor([1, 1, 1e-3]), "z in another scale"),
+    "z in micrometres": (lambda sample: truth(sample) * torch.tensor([1, 1, 1e3]), "z in another scale"),
     "without z": (lambda sample: truth(sample) * torch.tensor([1, 1, 0]), r"the same z everywhere.*\(68, 2\)"),
 }  # fmt: skip
 

@@ -108,7 +108,7 @@ def test_a_checkpoint_of_another_training_says_what_differs(
 
 
 def test_hints_name_the_checkpoint_to_go_on_from(last: Path, tiny_data: Path, tmp_path: Path) -> None:
-    assert str(refused(tiny_data, tmp_path, f"checkpoint={last.parents[1]}")).endswith("give " + str(last))
+    assert str(refused(tiny_data, tmp_path, f"checkpoint={last.parents[1]}")).endswith("use " + str(last))
     assert str(refused(tiny_data, tmp_path, "checkpoint=no.ckpt")).endswith("checkpoints/last.ckpt")
 
 
@@ -164,7 +164,7 @@ def test_processes_that_torchrun_started_are_taken(
     [
         (["trainer.devices=8"], "trainer.accelerator=cpu trainer.devices=8: this machine has 2 CPU cores"),
         (["trainer=gpu", "trainer.devices=2"], "trainer.accelerator=auto trainer.devices=2: there is no GPU here"),
-        (["trainer=ddp"], "no trainer can be made with trainer.accelerator=gpu trainer.devices=auto: "),
+        (["trainer=ddp"], "cannot build a trainer with trainer.accelerator=gpu trainer.devices=auto: "),
         (["trainer.devices=[0,1,2]"], "made with trainer.accelerator=cpu trainer.devices=.*0, 1, 2.*: "),
     ],
 )

@@ -85,7 +85,7 @@ def test_photos_that_are_files_are_not_drawn(tiny_data: Path, tiny_model: Morpha
     with pytest.raises(ConfigError, match=r"the photos of this benchmark are files themselves, e.g. .*\.jpg"):
         write_images(dataset, tmp_path / "out")
     assert image_files(dataset, None)["image00002"] == dataset.path(0)
-    with pytest.raises(ConfigError, match="images needs to know whose faces to render"):
+    with pytest.raises(ConfigError, match="images needs the benchmark whose faces to render"):
         evaluate(evaluation_config(tiny_data, tmp_path / "out", f"images={tmp_path / 'out'}"))
     assert not (tmp_path / "out").exists()
 

@@ -254,7 +254,9 @@ def test_too_many_failures_end_the_sweep_in_one_line_and_can_be_mended(sweep: Ca
 
 def test_a_study_keeps_to_its_search(sweep: Callable[..., Path]) -> None:
     sweep(LR, "name=lr", "hydra.sweeper.n_trials=1")
-    with pytest.raises(SystemExit, match=r"the study lr was begun with nothing, this command has image_size=64 instead"):
+    with pytest.raises(
+        SystemExit, match=r"the study lr was begun with nothing, this command has image_size=64 instead"
+    ):
         sweep(LR, "name=lr", "image_size=64")
     with pytest.raises(
         SystemExit, match=r"was begun with model.optimizer.lr=tag.*, this command has model.optimizer.lr=int"
@@ -297,7 +299,7 @@ def test_a_damaged_study_is_refused_in_one_line(sweep: Callable[..., Path]) -> N
 
 
 def test_one_sweep_at_a_time_in_a_folder(tmp_path: Path) -> None:
-    with lock_folder(tmp_path), pytest.raises(ConfigError, match="another sweep is at work"), lock_folder(tmp_path):
+    with lock_folder(tmp_path), pytest.raises(ConfigError, match="another sweep is running"), lock_folder(tmp_path):
         pass
     with lock_folder(tmp_path):
         pass

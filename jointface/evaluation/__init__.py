@@ -1,1 +1,1 @@
-"""Published protocols: they compare trained models and other methods."""
+"""Evaluates trained models and other methods by published protocols."""

@@ -1,4 +1,4 @@
-"""How well facial attributes are estimated on CelebA, LFWA and synthetic faces."""
+"""Evaluates facial attribute estimation on CelebA, LFWA and synthetic faces."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ AT_HALF = ("accuracy", "balanced_accuracy", "f1", "average_precision")
 
 @dataclass(frozen=True)
 class Predictions:
-    """Logits of a method for some attributes of a split, with the labels, 1 for positive, and which are known."""
+    """A method's logits for some attributes of a split, the labels (1 for positive), and the mask of known labels."""
 
     attributes: tuple[str, ...]
     alpha: Float[Tensor, "attributes"]
@@ -47,7 +47,7 @@ class Predictions:
         return [name for name, is_both in zip(self.attributes, both, strict=True) if is_both]
 
     def only(self, names: Sequence[str]) -> "Predictions":
-        """For some of the attributes."""
+        """The predictions for some of the attributes."""
         m = [self.attributes.index(name) for name in names]
         return Predictions(tuple(names), self.alpha[m], self.logits[:, m], self.labels[:, m], self.mask[:, m])
 
@@ -55,9 +55,9 @@ class Predictions:
 def shared_attributes(network: FaceNetwork, label_set: LabelSet) -> pd.DataFrame:
     """The attributes of a data set that a network predicts, by name, in the data set's order.
 
-    Columns are `logit`, its place among the network's, `teacher`, the label set that taught the network the attribute,
-    and its `alpha`, which turns a logit into a probability. The teacher is the data set's own label set where the
-    network saw it, else the first that has the attribute.
+    Columns: `logit`: the attribute's index among the network's logits. `teacher`: the label set from which the network
+    learned the attribute. `alpha`: calibrates the logit. The teacher is the data set's own label set if the network was
+    trained on it, else the first one that has the attribute.
     """
     known = sorted(network.label_sets.values(), key=lambda labels: labels["label_set"] != label_set.name)
     taught = {
@@ -76,25 +76,25 @@ def attribute_accuracy(
     batch_size: int = 64,
     device: str | torch.device = "cpu",
 ) -> BenchmarkResult:
-    """Accuracy, balanced accuracy, F1, average precision and calibration error of networks on the attributes of a test
-    set, at the threshold 1/2 and at thresholds chosen on the validation split.
+    """Measures accuracy, balanced accuracy, F1, average precision and calibration error of networks on the attributes
+    of a test set, at the threshold 1/2 and at thresholds chosen on the validation split.
 
-    A network is evaluated on the attributes that it knows by name. Attributes that have one class only in the test
-    split are left out. The trivial predictor gives the majority class.
+    A network is evaluated on the attributes that it knows by name. Attributes with only one class in the test split are
+    left out. The trivial predictor predicts the majority class.
 
     Args:
-        networks: with attribute classifiers; those that know none of the attributes are left out.
-        val: the same data set's validation split, for thresholds; None leaves those columns out.
+        networks: have attribute classifiers; networks that know none of the attributes are left out.
+        val: the validation split of the same data set, for thresholds; without it those columns are left out.
         train_alpha: negatives per positive in the data set's training split (`FaceDataset.alpha`), for the trivial
-            predictor; None takes those of val, else of test.
+            predictor; None: computed from val if it is given, else from test.
 
     Raises:
-        ConfigError: the test set labels no attributes, or none that a network knows.
+        ConfigError: the test set labels no attribute, or none that any network knows.
         DataError: a sample cannot be read.
     """
     label_set = test.label_set
     if label_set is None:
-        raise ConfigError(f"{type(test).__name__} labels no attributes; choose a benchmark of shape")
+        raise ConfigError(f"{type(test).__name__} labels no attributes; choose a shape benchmark")
     shared = {key: shared_attributes(network, label_set) for key, network in networks.items()}
     notes = [f"{key} is left out: it knows none of these attributes." for key, its in shared.items() if its.empty]
     shared = {key: its for key, its in shared.items() if len(its)}
@@ -119,14 +119,14 @@ def attribute_accuracy(
     _add_figures(result, scores, measured)
     result.notes += [
         f"{key} is evaluated on the {len(its)} of {len(label_set)} attributes of {label_set.name} that it knows, "
-        f"calibrated by the prevalence in {', '.join(its['teacher'].unique())}, which it learned them from."
+        f"calibrated by the prevalence in {', '.join(its['teacher'].unique())}, from which it learned them."
         for key, its in shared.items()
     ]
-    result.notes.append(f"The trivial predictor gives the majority class of the {majority_of} split.")
+    result.notes.append(f"The trivial predictor predicts the majority class of the {majority_of} split.")
     if one_class := [name for name in label_set.attributes if name not in on_test[TRIVIAL].both_classes]:
-        result.notes.append(f"Left out, with one class only in the test split: {', '.join(one_class)}.")
+        result.notes.append(f"Left out because of only one class in the test split: {', '.join(one_class)}.")
     if val is None:
-        result.notes.append("No validation split was given, so there are no thresholds of it.")
+        result.notes.append("No validation split was given, so there are no scores at its thresholds.")
     return result
 
 
@@ -138,8 +138,8 @@ def _predict(
     batch_size: int,
     device: str | torch.device,
 ) -> dict[str, Predictions]:
-    """Of each network for the attributes that it shares, and of the trivial predictor for all: its logit is 0, and
-    alpha, by default that of these labels, decides."""
+    """The predictions of each network for its shared attributes, and of the trivial predictor for all attributes. The
+    trivial logit is 0, so that alpha, by default computed from these labels, decides."""
 
     def classify(network: FaceNetwork, features: Tensor) -> Tensor:
         assert network.attribute_classifier is not None
@@ -158,7 +158,7 @@ def _predict(
 
 
 def _scores(test: Predictions, val: Predictions | None) -> pd.DataFrame:
-    """A row for each attribute that has both classes, a column for each metric, all in [0, 1]."""
+    """A table with a row for each attribute that has both classes and a column for each metric, all in [0, 1]."""
     labels, mask = test.labels, test.mask
     at_half = attribute_scores(test.logits, labels, mask, test.alpha)
     columns = {
@@ -167,14 +167,14 @@ def _scores(test: Predictions, val: Predictions | None) -> pd.DataFrame:
         "calibration_error": expected_calibration_error(test.probability, labels, mask),
     }
     if val is not None:
-        # Each goal has its reading of the logits, whose usual threshold is 0.
+        # Each goal interprets the logits differently; without tuning, its threshold is 0.
         calibrated = val.logits - val.alpha.log()
         goal: Literal["accuracy", "balanced_accuracy"]
         for goal, reading, chosen in (
             ("accuracy", calibrated, ["f1", "accuracy"]),
             ("balanced_accuracy", val.logits, ["balanced_accuracy"]),
         ):
-            # In float64, which tells neighbouring logits apart. Infinite ones would have no order.
+            # float64 keeps close logits distinct. Subtracting infinite thresholds would lose the order of the logits.
             thresholds = best_thresholds(reading, val.labels, val.mask, goal).nan_to_num(posinf=1e6, neginf=-1e6)
             found = attribute_scores(test.logits - thresholds, labels, mask, test.alpha)
             columns |= {f"{metric}{VAL}": found[metric] for metric in chosen}
@@ -183,8 +183,8 @@ def _scores(test: Predictions, val: Predictions | None) -> pd.DataFrame:
 
 
 def _metrics(scores: Mapping[str, pd.DataFrame]) -> dict[str, float]:
-    """Each attribute and the means over the attributes that a method is evaluated on. The trivial predictor has means
-    only, over the attributes that all methods are evaluated on, so that they can be compared."""
+    """The scores of each attribute, and their means over the attributes that a method is evaluated on. The trivial
+    predictor has only means, over the attributes that all methods are evaluated on, for comparison."""
     metrics: dict[str, float] = {}
     for method, frame in scores.items():
         compared = frame if method != TRIVIAL else frame.loc[common_attributes(scores) or frame.index]
@@ -197,19 +197,20 @@ def _metrics(scores: Mapping[str, pd.DataFrame]) -> dict[str, float]:
 
 
 def _per_image(test: FaceDataset, predictions: Mapping[str, Predictions]) -> pd.DataFrame:
-    """The share of a face's known attributes that each method gets wrong, at calibrated 1/2."""
+    """The fraction of each face's known attributes that each method gets wrong, at the calibrated probability 1/2."""
     files = [test.name(n) if test.rendered else "/".join(test.path(n).parts[-2:]) for n in range(len(test))]
     frames = []
     for method, its in predictions.items():
         wrong = ((its.probability > 0.5) != (its.labels > 0.5)) & its.mask
-        errors = (wrong.sum(1) / its.mask.sum(1)).tolist()  # NaN where none is known
+        errors = (wrong.sum(1) / its.mask.sum(1)).tolist()  # NaN if none is known
         columns = {"file": files, "index": range(len(files)), "method": method, "attribute_error": errors}
         frames.append(pd.DataFrame(columns))
     return pd.concat(frames, ignore_index=True)
 
 
 def _add_correlations(result: BenchmarkResult, predictions: Mapping[str, Predictions]) -> None:
-    """How attributes that have both classes correlate in the predictions and in the labels."""
+    """Compares the correlations between attributes in the predictions and in the labels, for attributes with both
+    classes."""
     for method, predicted in predictions.items():
         names = predicted.both_classes
         its = predicted.only(names)
@@ -221,8 +222,8 @@ def _add_correlations(result: BenchmarkResult, predictions: Mapping[str, Predict
             figure = correlation_figure(method, names, found, labels, difference)
             result.figures[f"correlation_{method}"] = figure
             result.captions[f"correlation_{method}"] = (
-                f"Correlation of attributes with each other: of the labels, and of what {method} predicts, as that of "
-                "labels sampled from its probabilities. Attributes are in the order of a clustering of the labels'."
+                f"Correlations between attributes, in the labels and in labels sampled from the probabilities that "
+                f"{method} predicts. Attributes are ordered by clustering the correlations of the labels."
             )
 
 
@@ -231,8 +232,8 @@ def _add_figures(
 ) -> None:
     result.figures["attributes"] = attribute_bars({key: scores[key] for key in predictions}, scores[TRIVIAL])
     result.captions["attributes"] = (
-        "Accuracy and balanced accuracy of each attribute, in the order of the mean balanced accuracy; the black lines "
-        "are the trivial predictor."
+        "Accuracy and balanced accuracy of each attribute, ordered by mean balanced accuracy; black lines show the "
+        "trivial predictor."
     )
     if common := common_attributes(scores):
         result.figures["reliability"] = reliability_figure(
@@ -240,12 +241,12 @@ def _add_figures(
             {key: float(scores[key].loc[common, "calibration_error"].mean()) for key in predictions},
         )
         result.captions["reliability"] = (
-            f"Reliability: the share of positives by calibrated probability, in {BINS} bins of equal width, over "
-            f"{len(common)} attributes; the dashed line is perfect calibration. Below, the share of labels in each bin."
+            f"Reliability: the fraction of positives by calibrated probability, in {BINS} bins of equal width, over "
+            f"{len(common)} attributes; the dashed line is perfect calibration. Below: the fraction of labels per bin."
         )
 
 
 def _reliability(its: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Samples, probability and positives of each bin, added up over the attributes."""
+    """Numbers of samples, sums of probabilities and numbers of positives in each bin, summed over the attributes."""
     count, probability, positives = reliability(its.probability, its.labels, its.mask)
     return count.sum(1).numpy(), probability.sum(1).numpy(), positives.sum(1).numpy()

@@ -1,4 +1,4 @@
-"""Tables of facial attributes: means over the same attributes in every row, and each attribute."""
+"""Tables of attribute scores: means over the same attributes in every row, and scores of each attribute."""
 
 from collections.abc import Mapping, Sequence
 
@@ -36,14 +36,14 @@ Scores = Mapping[str, pd.DataFrame]
 
 
 def attribute_tables(label_set: LabelSet, scores: Scores, split: str, faces: int, val_faces: int = 0) -> list[Table]:
-    """All tables of a data set.
+    """All tables for a data set.
 
-    Means are over the attributes that all methods know. Where some methods know more, another table has their means
-    over those. The trivial predictor has the same attributes as the rest of each table.
+    Means are over the attributes that all methods know. If some methods know more attributes, a further table shows
+    their means over these. In each table, the trivial predictor covers the same attributes as the other rows.
 
     Args:
-        scores: among them those of the trivial predictor, for all attributes of the data set.
-        split, faces: on which they were measured, and how many there are. val_faces: that thresholds come from.
+        scores: include the trivial predictor's, for all attributes of the data set.
+        split, faces: the evaluated split and its number of faces. val_faces: number of faces used for thresholds.
     """
     data_set = DATA_SETS.get(label_set.name, label_set.name)
     calibrated = any(column.endswith(VAL) for column in scores[TRIVIAL])
@@ -93,7 +93,7 @@ def _count(attributes: Sequence[str]) -> str:
 
 
 def _over(scores: Scores, chosen: Sequence[str]) -> Scores:
-    """The scores of some attributes, of the methods that know all of them."""
+    """The scores of some attributes for the methods that know all of them."""
     return {method: frame.loc[list(chosen)] for method, frame in scores.items() if set(chosen) <= set(frame.index)}
 
 
@@ -112,8 +112,9 @@ def _calibration_table(title: str, scores: Scores) -> Table:
     frame = pd.DataFrame({"mean": errors.mean(), "largest of an attribute": errors.max()})
     caption = (
         "Expected calibration error of the calibrated probability in per cent, 15 bins of equal width (Guo, Pleiss, "
-        "Sun, Weinberger, ICML 2017), over attributes. That of the trivial predictor is how far the share of positives "
-        "is from that of the split it goes by: low error alone says little. Few faces raise the error by chance."
+        "Sun, Weinberger, ICML 2017), over attributes. The trivial predictor's error only measures how much the share "
+        "of positives differs from the split it is based on, so a low error alone says little. With few faces, chance "
+        "raises the error."
     )
     return Table(title, caption, frame, reference=(TRIVIAL,))
 

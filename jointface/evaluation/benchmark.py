@@ -1,4 +1,4 @@
-"""Benchmarks of a config: each has test data, participants, and protocols that it runs on them."""
+"""Runs the benchmarks of a config: each runs its protocols on test data for all participants."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -28,18 +28,18 @@ from jointface.evaluation.shape_figures import add_shape_figures
 
 log = logging.getLogger(__name__)
 
-PROTOCOLS = {"shape": "3D faces", "attributes": "attributes", "features": "features"}  # and what they compare
-HEADS = {"shape": "shape_decoder", "attributes": "attribute_classifier"}  # that a protocol asks of a network
-IMAGE_SIZE = 256  # pixels of rendered faces and of the report's pictures; networks make crops of their own
+PROTOCOLS = {"shape": "3D faces", "attributes": "attributes", "features": "features"}  # what each protocol compares
+HEADS = {"shape": "shape_decoder", "attributes": "attribute_classifier"}  # the head that each protocol requires
+IMAGE_SIZE = 256  # side of rendered faces and of the report's pictures in pixels; networks use their own crops
 
 
 def open_split(
     config: DictConfig, data_dir: str | Path, split: str = "test", num_images: int | None = None
 ) -> FaceDataset:
-    """A split of a benchmark's data set, or at most `num_images` of it, evenly spaced.
+    """Opens a split of a benchmark's data set, or at most `num_images` evenly spaced samples of it.
 
     Raises:
-        DataError: the data set is missing or broken. It names `data_dir` if that is no folder.
+        DataError: the data set is missing or broken. The message names `data_dir` if that folder does not exist.
     """
     data = config.data
     try:
@@ -50,15 +50,15 @@ def open_split(
         if Path(data_dir).is_dir() or str(Path(data_dir).absolute()) not in str(cause):
             raise
         raise DataError(
-            f"paths.data_dir={data_dir} is no folder: set it to the one that holds the data sets; {cause}"
+            f"paths.data_dir={data_dir} is not a folder: set it to the one that holds the data sets; {cause}"
         ) from error
     return dataset if num_images is None else dataset.subset(num_images)
 
 
 @dataclass
 class Benchmark:
-    """A benchmark and who takes part in it. config: its entry in `benchmarks`. num_images: at most so many of the test
-    and of the validation split; None takes all."""
+    """A benchmark and its participants. config: its entry in `benchmarks`. num_images: the largest number of images
+    to use from the test and the validation split; None takes all."""
 
     name: str
     config: DictConfig
@@ -73,33 +73,33 @@ class Benchmark:
 
     @cached_property
     def able(self) -> dict[str, list[str]]:
-        """By protocol of the benchmark the participants that predict what it compares, where there are any.
+        """For each protocol of the benchmark, the participants that predict what it compares, if there are any.
 
         Raises:
-            ConfigError: there are none for any protocol.
+            ConfigError: no protocol has a participant.
         """
         if not self.participants.names:
-            raise ConfigError("no folder of predictions holds one for its photos")
+            raise ConfigError("no folder holds a prediction for its photos")
         protocols = [protocol for protocol in PROTOCOLS if protocol in self.config]
         able = {protocol: [*self.participants.networks_with(HEADS.get(protocol))] for protocol in protocols}
         if "shape" in able:
             able["shape"] += self.participants.folders
         if not any(able.values()):
             raise ConfigError(
-                f"benchmark {self.name} asks for {' or '.join(PROTOCOLS[protocol] for protocol in protocols)}, which "
-                f"{', '.join(self.participants.names)} predicts none of: choose another benchmark or checkpoint"
+                f"benchmark {self.name} needs {' or '.join(PROTOCOLS[protocol] for protocol in protocols)}, which none "
+                f"of {', '.join(self.participants.names)} predicts: choose another benchmark or checkpoint"
             )
         return {protocol: names for protocol, names in able.items() if names}
 
     def keep_folders(self, folders: Mapping[str, Path]) -> None:
-        """Leaves out the other folders of predictions, with a note."""
+        """Keeps only these folders of predictions; notes which others are left out."""
         absent = [name for name in self.participants.folders if name not in folders]
         self.notes += [f"{name} is left out: it has no prediction for any photo." for name in absent]
         self.participants = replace(self.participants, folders=folders)
         del self.able
 
     def run(self) -> list[BenchmarkResult]:
-        """Runs the protocols. The first result is called after the benchmark, the others NAME_PROTOCOL."""
+        """Runs the protocols. The first result is named after the benchmark, the others NAME_PROTOCOL."""
         run = {"shape": self._shape, "attributes": self._attributes, "features": self._features}
         results: list[BenchmarkResult] = []
         for protocol, able in self.able.items():
@@ -117,9 +117,9 @@ class Benchmark:
         return results
 
     def _shape(self, test: FaceDataset) -> BenchmarkResult:
-        """The protocol's tables, and the figures that all protocols of 3D faces share."""
+        """The protocol's tables, and the figures that all protocols for 3D faces share."""
         model = instantiate(self.config.morphable_model)
-        judge = instantiate(self.config.shape, _convert_="all")
+        protocol = instantiate(self.config.shape, _convert_="all")
         networks = self.participants.networks_with("shape_decoder")
         folders = [FolderMethod(name, folder, model) for name, folder in self.participants.folders.items()]
         placement = self.participants.placement
@@ -127,7 +127,7 @@ class Benchmark:
         methods += folders
         references = [MeanFaceMethod(model)] if self.config.mean_face else []  # else the protocol adds its own
         require_different([method.name for method in (*methods, *references)])
-        result: BenchmarkResult = judge([*methods, *references], test)
+        result: BenchmarkResult = protocol([*methods, *references], test)
         for table in result.tables:
             table.reference += tuple(method.name for method in references)
         require_comparable(result, self.participants.folders)
@@ -139,34 +139,34 @@ class Benchmark:
         networks = self.participants.networks_with("attribute_classifier")
         val, train = self._optional_split("val", self.num_images), self._optional_split("train")
         alpha = None if train is None else train.alpha()
-        judge = instantiate(self.config.attributes, _convert_="all")
-        return judge(networks, test, val, alpha, **self.participants.placement)
+        protocol = instantiate(self.config.attributes, _convert_="all")
+        return protocol(networks, test, val, alpha, **self.participants.placement)
 
     def _features(self, test: FaceDataset) -> BenchmarkResult:
-        judge = instantiate(self.config.features, _convert_="all")
-        return judge(self.participants.networks, test, **self.participants.placement)
+        protocol = instantiate(self.config.features, _convert_="all")
+        return protocol(self.participants.networks, test, **self.participants.placement)
 
     def _optional_split(self, split: str, num_images: int | None = None) -> FaceDataset | None:
-        """A split that the benchmark can do without; its notes then say so."""
+        """Opens a split that the benchmark does not require; None if it is missing."""
         if split not in self.config.data.splits:
             return None
         try:
             return open_split(self.config, self.data_dir, split, num_images)
         except DataError as error:
-            log.warning("Going on without the %s split: %s", split, error)
+            log.warning("Continuing without the %s split: %s", split, error)
             return None
 
 
 def run_benchmarks(
     configs: Mapping[str, DictConfig], participants: Participants, data_dir: str, num_images: int | None
 ) -> tuple[list[BenchmarkResult], list[str]]:
-    """Runs benchmarks, once it is clear which of them can run and which folders hold predictions for them.
+    """Finds out which benchmarks can run and which folders hold predictions for them, then runs them.
 
     Returns:
-        The results, and why the other benchmarks could not run. The error of a single one is raised.
+        The results, and why the other benchmarks could not run. If there is only one benchmark, its error is raised.
 
     Raises:
-        ConfigError: none could run. DataError: a folder holds no prediction for any photo of any benchmark.
+        ConfigError: no benchmark could run. DataError: a folder holds no prediction for any photo of any benchmark.
     """
     skipped: list[str] = []
 
@@ -201,5 +201,5 @@ def run_benchmarks(
 
 
 def _unwrap(error: BaseException) -> BaseException:
-    """The error of this package behind the one that Hydra raises where a class cannot be built."""
+    """The error of this package behind the error that Hydra raises if it cannot build an object."""
     return error.__cause__ if isinstance(error.__cause__, JointFaceError) else error

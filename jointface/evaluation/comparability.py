@@ -1,4 +1,4 @@
-"""Which numbers of a benchmark may be compared: those of competitors, over the same images, of the whole data set."""
+"""Marks which numbers of a benchmark can be compared: those of competitors, over the same and all published images."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ from jointface.datamodules.face_dataset import FaceDataset
 from jointface.errors import DataError
 from jointface.evaluation.result import DATA_SETS, BenchmarkResult, Table
 
-# Columns of per_image that are no errors.
+# Columns of per_image that are not errors.
 DESCRIPTIVE = ("file", "index", "method", "subject", "interocular_mm", "pitch", "yaw", "roll")
 LANDMARKS = "landmarks68, or the vertices and triangles of the benchmark's morphable_model"
 REQUIRED = {"aflw2000": LANDMARKS, "synthetic": LANDMARKS, "florence": "a surface, vertices and triangles"}
@@ -20,7 +20,7 @@ def error_columns(per_image: pd.DataFrame) -> list[str]:
 
 
 def require_comparable(result: BenchmarkResult, methods: Iterable[str]) -> None:
-    """Raises a DataError, which says what predictions must hold, where a benchmark found no error of a method."""
+    """Raises a DataError that says what predictions must hold if a benchmark could measure no error for a method."""
     for method in methods:
         rows = result.per_image[result.per_image["method"] == method]
         if not rows[error_columns(rows)].notna().any(axis=None):
@@ -32,9 +32,9 @@ def require_comparable(result: BenchmarkResult, methods: Iterable[str]) -> None:
 
 
 def note_incomplete_rows(result: BenchmarkResult) -> None:
-    """Leaves methods that lack errors of some images unranked, with a note: their means are over other images.
+    """Excludes methods that lack errors for some images from the ranking, since their means are over other images.
 
-    Methods that all lack the same images are ranked.
+    If all methods lack the same images, they are ranked.
     """
     competitors = result.per_image[~result.per_image["method"].isin(result.references)]
     incomplete: set[str] = set()
@@ -51,19 +51,19 @@ def note_incomplete_rows(result: BenchmarkResult) -> None:
 
 
 def drop_empty_tables(result: BenchmarkResult) -> None:
-    """Drops tables in which only reference and quoted rows have numbers, with a note."""
+    """Drops tables in which only reference and quoted rows have numbers, and notes them."""
 
     def has_numbers(table: Table) -> bool:
         competitors = table.frame[~table.frame.index.isin([*table.quoted, *table.reference])]
         return bool(competitors.select_dtypes("number").notna().any(axis=None))
 
     if dropped := [table.title for table in result.tables if not has_numbers(table)]:
-        result.notes.append(f"Tables left out, for no method has a number there: {'; '.join(dropped)}.")
+        result.notes.append(f"Tables left out because no method has a number there: {'; '.join(dropped)}.")
     result.tables = [table for table in result.tables if table.title not in dropped]
 
 
 def count_images(result: BenchmarkResult, images: int) -> None:
-    """Adds `num_images` where the benchmark did not, and marks methods that lack predictions: "4 of 6"."""
+    """Adds `num_images` if the benchmark did not, and marks methods that lack predictions, e.g. "4 of 6"."""
     total = int(result.metrics.setdefault("num_images", images))
     counts = {method: total - len(files) for method, files in result.missing.items() if files}
     result.metrics |= {f"{method}/num_images": count for method, count in counts.items()}
@@ -72,7 +72,7 @@ def count_images(result: BenchmarkResult, images: int) -> None:
 
 
 def note_incomplete_data(result: BenchmarkResult, dataset: FaceDataset, num_images: int | None) -> None:
-    """Notes where the images are not all that were published, also below each table."""
+    """Notes, also below each table, if the images are not all the published ones."""
     partial = [count for count in dataset.inventory() if count.published is not None and count.found < count.published]
     if num_images is not None:
         scope = f"A quick look at {len(dataset):,} images"
@@ -80,7 +80,7 @@ def note_incomplete_data(result: BenchmarkResult, dataset: FaceDataset, num_imag
     elif partial:
         found, published, what = partial[0].found, partial[0].published, partial[0].what
         scope = f"Only {found:,} of the {published:,} published {what} are on disk"
-        meaning = "figures quoted from papers are of all of them and cannot be compared with these."
+        meaning = "figures quoted from papers are for all of them and cannot be compared with these."
     else:
         return
     result.notes.append(f"{scope}: {meaning}")

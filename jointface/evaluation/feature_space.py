@@ -1,9 +1,9 @@
-"""What the features of networks know of attributes and of 3D shape, measured by linear probes.
+"""Measures by linear probes what the features of networks contain about attributes and 3D shape.
 
-Both heads of a joint network read the features of its backbone; a network trained for one task has the features of that
-task. What do the features of a shape-only network tell of attributes, those of an attributes-only network of shape, and
-those of a joint network of both? Linear probes answer it (Alain, Bengio, "Understanding intermediate layers using
-linear classifier probes", ICLR workshop 2017).
+The backbone features of a joint network serve both heads; a network trained for one task has features for that task.
+How much do shape-only features reveal about attributes, attribute-only features about shape, and joint features about
+both? Linear probes answer this (Alain, Bengio, "Understanding intermediate layers using linear classifier probes", ICLR
+workshop 2017).
 """
 
 from collections.abc import Mapping
@@ -33,14 +33,14 @@ from jointface.modules.network import FaceNetwork
 
 FOLDS = 5
 SEED = 0
-PER_CLASS = 2 * FOLDS  # people or photos of each class that a probe to an attribute needs, two for each fold
-FOR_SHAPE = 40 * FOLDS  # that probes to shape need: with fewer, R2 of features that know nothing is far below 0
+PER_CLASS = 2 * FOLDS  # people or photos of each class needed to probe an attribute, two per fold
+FOR_SHAPE = 40 * FOLDS  # people or photos needed to probe shape; with fewer, uninformative features have R2 far below 0
 INVERSE_STRENGTH = 0.01  # C of the logistic regression on standardised features
-RIDGE_STRENGTHS = np.logspace(-1, 5, 13)  # each fold's training part chooses, by leaving one out
-LEADING = 5  # shape coefficients that also have a mean of their own, because the first ones move the face most
+RIDGE_STRENGTHS = np.logspace(-1, 5, 13)  # chosen in each fold's training part by leave-one-out
+LEADING = 5  # shape coefficients with a separate mean, because the first ones move the face most
 EMBEDDED = 2000  # faces in the figure, evenly spaced
 TRUE_SHAPE, TRUE_ATTRIBUTES = "true shape", "true attributes"  # rows of probes from the labels themselves
-# The figure is coloured by those with the most equal classes: traits of the bones, the expression and the person.
+# Candidates for colouring the figure: traits of bones, expression and person. The most balanced ones are used.
 COLOURED = ("Male", "Smiling", "High_Cheekbones", "Big_Nose", "Young", "Oval_Face", "Asian", "Eyeglasses")
 COLOURED_ATTRIBUTES, COLOURED_COEFFICIENTS = 4, 2
 
@@ -50,10 +50,10 @@ Folds = Float[np.ndarray, "folds"]
 
 @dataclass(frozen=True)
 class SpaceLabels:
-    """The labels of a test set; None where it has none.
+    """The labels of a test set; None for labels that it does not have.
 
     groups: faces of one person, and turned copies of one photo, share a number and stay in one fold. attributes: a
-    column for each, 1, 0, or NaN where unlabelled. shape: a column for each coefficient.
+    column for each attribute with 1, 0, or NaN if unlabelled. shape: a column for each coefficient.
     """
 
     groups: Int[np.ndarray, "samples"]
@@ -72,18 +72,18 @@ def feature_space(
     device: str | torch.device = "cpu",
     max_faces: int = 5000,
 ) -> BenchmarkResult:
-    """Linear probes from the features of each checkpoint to the labels of a test set, and the features in 2D.
+    """Fits linear probes from the features of each checkpoint to the labels of a test set, and plots the features.
 
-    Every checkpoint is probed on the same faces in the same folds. Where a set labels both, probes also lead from the
-    true shape coefficients to attributes and back, which shows how much the two share. Probes with too few faces
-    (`PER_CLASS`, `FOR_SHAPE`) are left out, with a note. `num_images` counts the faces.
+    Every checkpoint is probed on the same faces in the same folds. If the data set labels both, the true shape
+    coefficients are also probed for attributes and vice versa, which shows how much they have in common. Probes with
+    too few faces (`PER_CLASS`, `FOR_SHAPE`) are left out, with a note. `num_images` counts the faces.
 
     Args:
-        dataset: labels attributes, shape coefficients or both; not used in training.
-        max_faces: the networks see at most so many, evenly spaced.
+        dataset: labels attributes, shape coefficients or both; must not have been used in training.
+        max_faces: largest number of faces to use, evenly spaced.
 
     Raises:
-        ConfigError: the set labels neither, or has too few faces for any probe.
+        ConfigError: the data set labels neither, or has too few faces for any probe.
         DataError: a sample cannot be read.
     """
     chosen = evenly_spaced(len(dataset), max_faces)
@@ -95,7 +95,7 @@ def feature_space(
     )
     result.notes.append(
         f"{len(chosen):,} of {len(dataset):,} faces, {FOLDS} folds; faces of one person or photo are in one fold. The "
-        "spread over folds is their standard deviation; folds share training faces, so it is no standard error."
+        "spread over folds is the standard deviation; folds share training faces, so it is not a standard error."
     )
     _probe_attributes(result, spaces, labels)
     _probe_shape(result, spaces, labels)
@@ -106,22 +106,22 @@ def feature_space(
         )
     result.figures["embedding"] = embedding_figure(spaces, labels)
     result.captions["embedding"] = (
-        "The features in 2D by t-SNE, a row for each checkpoint and a point for each face, coloured by attributes (red "
-        "where present) and by the leading shape coefficients (by rank). Distances between clusters mean nothing."
+        "The features in 2D by t-SNE, with a row for each checkpoint and a point for each face, coloured by attributes "
+        "(red: present) and by the leading shape coefficients (by rank). Distances between clusters mean nothing."
     )
     return result
 
 
 def pooled_features(network: FaceNetwork, features: Float[Tensor, "batch channels height width"]) -> Tensor:
-    """Features of the backbone averaged over the picture, (B, C), which the attribute classifier reads."""
+    """The backbone's features averaged over the image, (B, C), which are the input of the attribute classifier."""
     return features.mean((2, 3))
 
 
 def _labels(dataset: FaceDataset, tensors: Mapping[str, Tensor], chosen: Int[np.ndarray, "chosen"]) -> SpaceLabels:
     if not {"attributes", "shape_coefficients"} & tensors.keys():
-        raise ConfigError("feature_space: the faces have labels neither of attributes nor of shape; choose another set")
+        raise ConfigError("feature_space: the faces have neither attribute nor shape labels; choose another data set")
     arrays = {key: values.numpy() for key, values in tensors.items()}
-    # Turned copies of a photo have the same shape; their names tell which they are.
+    # Turned copies of a photo have the same shape and can be recognised by their names.
     names = [original_name(dataset.path(index).stem) for index in chosen.tolist()]
     groups = np.unique(arrays.get("identity", np.array(names)), return_inverse=True)[1]
     attributes = shape = None
@@ -137,14 +137,14 @@ def _labels(dataset: FaceDataset, tensors: Mapping[str, Tensor], chosen: Int[np.
 
 
 def attribute_probe(features: Matrix, labels: np.ndarray, groups: Int[np.ndarray, "samples"]) -> Folds:
-    """Balanced accuracy of a logistic regression with balanced classes on standardised features, on each held-out fold;
-    NaN on a fold that lacks a class. Faces whose label is NaN are left out."""
+    """The balanced accuracy of a logistic regression with balanced classes on standardised features, in each held-out
+    fold; NaN in folds without one of the classes. Faces with a NaN label are left out."""
 
     def balanced_accuracy(truth: np.ndarray, predicted: np.ndarray) -> float:
         return recall_score(truth, predicted, labels=[False, True], average=None, zero_division=np.nan).mean()
 
     known = ~np.isnan(labels)
-    # Newton's method ends at the optimum to the last digits, so that the noise of features in float32 stays small.
+    # Newton's method converges to the last digits, so that float32 noise in the features has little effect.
     classifier = LogisticRegression(C=INVERSE_STRENGTH, class_weight="balanced", solver="newton-cholesky", tol=1e-8)
     return cross_val_score(
         make_pipeline(StandardScaler(), classifier), features[known], labels[known] > 0.5, groups=groups[known],
@@ -155,10 +155,10 @@ def attribute_probe(features: Matrix, labels: np.ndarray, groups: Int[np.ndarray
 def shape_probe(
     features: Matrix, coefficients: Matrix, groups: Int[np.ndarray, "samples"]
 ) -> Float[np.ndarray, "folds coefficients"]:
-    """R2 of each coefficient by ridge regression on standardised features, on each held-out fold: 0 is what predicting
-    the mean is worth, 1 is perfect."""
+    """The R2 of each coefficient by ridge regression on standardised features, in each held-out fold; predicting the
+    mean gives 0, perfect predictions give 1."""
     ridge = make_pipeline(StandardScaler(), RidgeCV(RIDGE_STRENGTHS, alpha_per_target=True))
-    # Standardised targets give the strengths the same meaning for each coefficient, whatever its unit.
+    # With standardised targets, a ridge strength means the same for every coefficient, whatever its unit.
     probe = TransformedTargetRegressor(ridge, transformer=StandardScaler())
     scores = []
     for train, test in GroupKFold(FOLDS, shuffle=True, random_state=SEED).split(features, groups=groups):
@@ -168,7 +168,7 @@ def shape_probe(
 
 
 def _probe_attributes(result: BenchmarkResult, spaces: Mapping[str, Matrix], labels: SpaceLabels) -> None:
-    """Adds the probes to attributes: metrics, a table of means, a table of each attribute."""
+    """Adds the probes for attributes: metrics, a table of means, and a table of each attribute."""
     if labels.attributes is None:
         return
     enough = labels.attributes.loc[:, [_enough(values, labels.groups) for _, values in labels.attributes.items()]]
@@ -190,7 +190,7 @@ def _probe_attributes(result: BenchmarkResult, spaces: Mapping[str, Matrix], lab
     caption = (
         f"Linear probes from features to attributes: balanced accuracy in per cent, {FOLDS}-fold cross-validated, over "
         f"{enough.shape[1]} attributes; 50 is chance. Logistic regression on standardised features, "
-        f"C = {INVERSE_STRENGTH}, classes balanced. The row {TRUE_SHAPE}, where it is, is a probe from the labelled "
+        f"C = {INVERSE_STRENGTH}, classes balanced. The row {TRUE_SHAPE}, if present, is a probe from the labelled "
         "shape coefficients."
     )
     reference = tuple({TRUE_SHAPE} & scores.keys())
@@ -205,12 +205,12 @@ def _enough(attribute: pd.Series, groups: Int[np.ndarray, "samples"]) -> bool:
 
 
 def _probe_shape(result: BenchmarkResult, spaces: Mapping[str, Matrix], labels: SpaceLabels) -> None:
-    """Adds the probes to shape coefficients: metrics and a table of means."""
+    """Adds the probes for shape coefficients: metrics and a table of means."""
     if labels.shape is None:
         return
     if labels.people < FOR_SHAPE:
         result.notes.append(
-            f"No probes to shape: {labels.people:,} people or photos are too few, R2 takes {FOR_SHAPE}."
+            f"No probes to shape: {labels.people:,} people or photos are too few, R2 needs {FOR_SHAPE}."
         )
         return
     shape = labels.shape.loc[:, labels.shape.std(ddof=0) > 1e-9 * (1 + labels.shape.abs().max(axis=None))]
@@ -229,9 +229,9 @@ def _probe_shape(result: BenchmarkResult, spaces: Mapping[str, Matrix], labels: 
     table = table.join(_summarise(result, "shape_probe", scores))
     caption = (
         f"Linear probes from features to the {shape.shape[1]} identity coefficients of the morphable model: R2 in per "
-        f"cent, {FOLDS}-fold cross-validated, mean over coefficients, and over the leading {LEADING}; 0 is what their "
-        f"mean tells. Ridge regression on standardised features, its strength chosen in each training part. The row "
-        f"{TRUE_ATTRIBUTES}, where it is, is a probe from the labelled attributes."
+        f"cent, {FOLDS}-fold cross-validated, mean over coefficients, and over the leading {LEADING}; predicting the "
+        f"mean gives 0. Ridge regression on standardised features, strength chosen in each training part. The row "
+        f"{TRUE_ATTRIBUTES}, if present, is a probe from the labelled attributes."
     )
     reference = tuple({TRUE_ATTRIBUTES} & scores.keys())
     result.tables.append(Table("Probes to shape", caption, table, 2, False, reference=reference))
@@ -240,11 +240,11 @@ def _probe_shape(result: BenchmarkResult, spaces: Mapping[str, Matrix], labels: 
 def _summarise(
     result: BenchmarkResult, probe: str, scores: Mapping[str, pd.DataFrame], heading: str = "", each: bool = True
 ) -> pd.DataFrame:
-    """Adds to the metrics `SOURCE/PROBE`, the mean over folds, the rows, and targets, `SOURCE/PROBE_std`, the standard
-    deviation over folds of the mean over targets, and `SOURCE/PROBE/NAME` of each target.
+    """Adds metrics for scores (folds x targets) of each source: their mean `SOURCE/PROBE`, the standard deviation over
+    folds of the mean over targets `SOURCE/PROBE_std`, and the mean `SOURCE/PROBE/NAME` of each target.
 
     Returns:
-        A row for each source: the spread over folds as text, which does not compete, and the mean, both in per cent.
+        A row for each source: the spread over folds, as text so that it is not ranked, and the mean, in per cent.
     """
     rows = {}
     for source, values in scores.items():
@@ -261,20 +261,20 @@ def _summarise(
 
 
 def embed(features: Matrix) -> Float[np.ndarray, "samples 2"]:
-    """Features in 2D by t-SNE (van der Maaten, Hinton, JMLR 2008) of the leading 50 principal components of the
-    standardised features; seeded."""
+    """Maps features to 2D by t-SNE (van der Maaten, Hinton, JMLR 2008), applied to the leading 50 principal components
+    of the standardised features; seeded."""
     reduce = make_pipeline(StandardScaler(), PCA(min(50, *features.shape), svd_solver="full"))
     embedding = TSNE(perplexity=min(30.0, (len(features) - 1) / 3), init="pca", random_state=SEED)
     return embedding.fit_transform(reduce.fit_transform(features)).astype(np.float64)
 
 
 def embedding_figure(spaces: Mapping[str, Matrix], labels: SpaceLabels) -> Figure:
-    """A row for each checkpoint: its features in 2D, coloured by attributes (red: present) and by the leading shape
-    coefficients (by rank)."""
+    """A figure with a row for each checkpoint: its features in 2D, coloured by attributes (red: present) and by the
+    leading shape coefficients (by rank)."""
     faces = evenly_spaced(len(labels.groups), EMBEDDED)
     attributes, shape = _colouring_attributes(labels).iloc[faces], pd.DataFrame(index=faces)
     if labels.shape is not None:
-        # By rank, so that one extreme face does not leave all others in one colour.
+        # By rank, so that a single extreme face does not give all others the same colour.
         shape = labels.shape.iloc[faces, :COLOURED_COEFFICIENTS].rank().add_prefix("shape coefficient ")
     colours = [(name, values, "coolwarm") for name, values in attributes.items()]
     colours += [(name, values, "viridis") for name, values in shape.items()]
@@ -294,7 +294,7 @@ def embedding_figure(spaces: Mapping[str, Matrix], labels: SpaceLabels) -> Figur
 
 
 def _colouring_attributes(labels: SpaceLabels) -> pd.DataFrame:
-    """The attributes of each face that colour the figure."""
+    """The attributes that colour the figure, for each face."""
     if labels.attributes is None:
         return pd.DataFrame(index=range(len(labels.groups)))
     labelled = labels.attributes.dropna(axis=1, how="all")

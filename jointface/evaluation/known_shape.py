@@ -1,4 +1,4 @@
-"""How well faces of known shape are predicted: on synthetic faces every vertex, the identity and the pose are exact."""
+"""Evaluates 3D faces on synthetic data, where every vertex, the identity and the pose are exactly known."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -26,7 +26,7 @@ ERRORS = {  # column of per_image: header of the main table
     "identity_scaled_mm": "identity without size, mm",
     "pose_error": "pose, °",
 }
-NEEDED = {  # what a method without the error does not predict
+NEEDED = {  # by error: what a method lacks if it does not have the error
     "nme_2d_68": "no landmarks", "nme_3d_dense": "no vertices of this morphable model",
     "dense_mm": "no vertices of this morphable model", "identity_mm": "no shape coefficients of this morphable model",
     "identity_scaled_mm": "no shape coefficients of this morphable model", "pose_error": "no pose",
@@ -34,22 +34,22 @@ NEEDED = {  # what a method without the error does not predict
 PROTOCOL = "Synthetic faces (anny's head), split test; this package's own protocol, exact labels"
 CAPTION = (
     f"{PROTOCOL}. NME-2D-68: mean distance of the 68 landmarks in 2D, and dense: of the vertices without the neck in "
-    "3D, depth relative to their mean, both over the root of width x height of the true landmarks' box (Zhu et "
-    "al., CVPR 2016); in mm by the camera's scale. Identity: mean distance of the vertices of the neutral faces of the "
-    "shape coefficients, so without pose and expression, rigidly aligned; without size: with the best scale too, for a "
-    "single view does not show it (as NoW, Sanyal et al., CVPR 2019; with size, Zielonka et al., ECCV 2022). Pose: "
-    "mean absolute error of yaw, pitch and roll"
+    "3D, depth relative to their mean, both divided by the root of width x height of the true landmark box (Zhu et "
+    "al., CVPR 2016); converted to mm by the camera's scale. Identity: mean distance of the vertices of the neutral "
+    "faces given by the shape coefficients (without pose and expression), rigidly aligned; without size: also with the "
+    "best scale, because a single view does not show it (as in NoW, Sanyal et al., CVPR 2019; with size, Zielonka et "
+    "al., ECCV 2022). Pose: mean absolute error of yaw, pitch and roll"
 )
 
 
 def known_shape(methods: Sequence[ShapeMethod], dataset: SyntheticFaces) -> BenchmarkResult:
     """Evaluates the 3D faces of methods on synthetic faces.
 
-    Metrics are means over the faces: `method/nme_2d_68` and `method/nme_3d_dense` as fractions of the face box,
-    `method/dense_mm`, `method/identity_mm`, `method/identity_scaled_mm`, in degrees `method/yaw_error`,
-    `method/pitch_error`, `method/roll_error` and their mean `method/pose_error`, and by absolute yaw `.../yaw_0_30` and
-    so on. Dense and identity errors need a method with the vertices of the same morphable model, the identity also its
-    shape coefficients.
+    Metrics are means over the faces: `method/nme_2d_68` and `method/nme_3d_dense` as fractions of the face box;
+    `method/dense_mm`, `method/identity_mm`, `method/identity_scaled_mm`; in degrees `method/yaw_error`,
+    `method/pitch_error`, `method/roll_error` and their mean `method/pose_error`; and by absolute yaw `.../yaw_0_30` and
+    so on. Dense errors need predicted vertices of the same morphable model, identity errors also its shape
+    coefficients.
 
     Raises:
         ConfigError: the data set labels no shape.
@@ -93,8 +93,8 @@ def _errors(face: PredictedFace, truth: PredictedFace, model: MorphableModel, pi
 def identity_error(
     model: MorphableModel, predicted: Float[Tensor, "shape"], truth: Float[Tensor, "shape"], scaled: bool = False
 ) -> Float[Tensor, ""]:
-    """Mean distance of the vertices of two neutral faces without the neck, rigidly aligned, in the model's unit. With
-    `scaled`, the predicted face also takes the best size."""
+    """The mean distance between the vertices of two neutral faces without the neck, rigidly aligned, in the model's
+    unit. With `scaled`, the predicted face is also scaled to the best size."""
     coefficients = torch.stack([predicted, truth])
     faces = model(coefficients, coefficients.new_zeros(2, model.num_expression))[:, model.face_region]
     motion = (fit_similarity if scaled else fit_rigid)(faces[0], faces[1])
@@ -116,15 +116,15 @@ def _tables(per_image: pd.DataFrame) -> list[Table]:
 
 
 def _scale(error: str) -> float:
-    """Tables have fractions in per cent."""
+    """The factor for tables, which show fractions in per cent."""
     return 100 if error.startswith("nme") else 1
 
 
 def _missing_errors(per_image: pd.DataFrame) -> Iterator[str]:
-    """A sentence on each method that predicts faces but not all that is compared."""
+    """A sentence about each method that predicts faces but not everything that is compared."""
     predicted = per_image[per_image["has_prediction"]]
     for method, counts in predicted.groupby("method", sort=False)[[*ERRORS]].count().iterrows():
         if lacking := [error for error in ERRORS if not counts[error]]:
             what = ", ".join(dict.fromkeys(ERRORS[error].partition(",")[0] for error in lacking))
             needed = ", ".join(dict.fromkeys(NEEDED[error] for error in lacking))
-            yield f"{method} has no error of {what}: it predicts {needed}."
+            yield f"{method} has no error for {what}: it predicts {needed}."

@@ -1,6 +1,6 @@
-"""How well landmarks, dense shape and head pose are predicted in AFLW2000-3D, by its usual protocols.
+"""Evaluates landmarks, dense shape and head pose on AFLW2000-3D by its usual protocols.
 
-Zhu, Lei, Liu, Shi, Li, "Face Alignment Across Large Poses: A 3D Solution", CVPR 2016, made the data set and the bins.
+Data set and yaw bins: Zhu, Lei, Liu, Shi, Li, "Face Alignment Across Large Poses: A 3D Solution", CVPR 2016.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +24,7 @@ from jointface.evaluation.result import BenchmarkResult, Table
 from jointface.evaluation.shape_errors import BIN_NAMES, BY_YAW, POSE_ERRORS, KnownFace, yaw_bins
 from jointface.geometry.morphable_model import MorphableModel
 
-PER_BIN = 232  # faces of each bin in the balanced subset: 696 in all
+PER_BIN = 232  # faces from each bin in the balanced subset, 696 in all
 MAX_ANGLE = 99.0  # degrees
 
 ERRORS = ("nme_2d_68", "nme_2d_68_reannotated", "nme_3d_68", "nme_3d_dense")
@@ -46,20 +46,20 @@ def landmarks_and_pose(
 
     Metrics are fractions of the face box (`nme_*`) and degrees (`*_error`), tables in per cent and degrees:
 
-        nme_2d_68               68 landmarks in the picture, also /yaw_0_30, /yaw_30_60, /yaw_60_90, their /mean and
-                                /std, and /balanced over the balanced subset
-        nme_2d_68_reannotated   the same with LS3D-W's points, where they are on disk
+        nme_2d_68               68 landmarks in 2D, also /yaw_0_30, /yaw_30_60, /yaw_60_90, their /mean and /std, and
+                                /balanced over the balanced subset
+        nme_2d_68_reannotated   the same with LS3D-W's points, if they are on disk
         nme_3d_68               68 landmarks with z
-        nme_3d_dense            vertices without the neck, for methods with the vertices of `morphable_model`
+        nme_3d_dense            vertices without the neck, for methods that predict the vertices of `morphable_model`
         yaw_error, pitch_error, roll_error, pose_error      mean absolute errors and their mean
 
-    In 3D, z is relative to the mean z of the points compared. The last bin also holds the few faces beyond 90 degrees,
-    as in 3DDFA's benchmark_aflw2000.py. Two references are added: the labels' own coefficients, which are the lower
-    bound, and the mean face looking straight ahead, which shows what knowing the face box alone is worth.
+    In 3D, z is relative to the mean z of the compared points. The last bin includes the few faces beyond 90 degrees, as
+    in 3DDFA's benchmark_aflw2000.py. Two references are added: the labelled coefficients, which give a lower bound, and
+    the mean face looking straight ahead, which shows how good a prediction from the face box alone is.
 
     Args:
-        dataset: AFLW2000-3D, with either annotation; both are reported where both are on disk.
-        morphable_model: of the labels. seed: of the balanced subset.
+        dataset: AFLW2000-3D with either annotation; both are reported if both are on disk.
+        morphable_model: the model of the labels. seed: for the balanced subset.
 
     Raises:
         ConfigError: two methods share a name. DataError: a photo, a label or a prediction is damaged.
@@ -82,8 +82,8 @@ def landmarks_and_pose(
 
 
 def balanced_subset(yaw: pd.Series, seed: int = 0, per_bin: int = PER_BIN) -> Int[np.ndarray, "chosen"] | None:
-    """A random sample of `per_bin` photos from each bin of yaw in degrees, as sorted labels of the index; None where a
-    bin has too few."""
+    """A random sample of `per_bin` photos from each bin of yaw in degrees, as sorted labels of the index; None if a bin
+    has too few."""
     random = np.random.default_rng(seed)
     members = [yaw.index[yaw_bins(yaw) == name].to_numpy() for name in BIN_NAMES]
     if min(map(len, members)) < per_bin:
@@ -95,7 +95,7 @@ def balanced_subset(yaw: pd.Series, seed: int = 0, per_bin: int = PER_BIN) -> In
 
 
 def _reannotation(root: Path) -> Reannotation | None:
-    """The re-annotated points where they are on disk."""
+    """The re-annotated points, None if they are not on disk."""
     folders = (root, root.absolute().parent)
     there = all(any((folder / name).is_file() for folder in folders) for name in (ORIGINAL, REANNOTATED))
     return Reannotation(root) if there else None
@@ -105,7 +105,7 @@ def _known_faces(dataset: AFLW2000, model: MorphableModel, reannotation: Reannot
     labels = LabelMethod(model)
     for index in range(len(dataset)):
         path = dataset.path(index)
-        sample = dataset.reader.read(path, with_landmarks=True)  # the original landmarks, whichever it has
+        sample = dataset.reader.read(path, with_landmarks=True)  # always the original landmarks
         truth = labels.truth(sample)
         reannotated = None if reannotation is None else reannotation.find(sample.labels["landmarks68"], path)
         angles = read_fit(path.with_suffix(".mat"), ["Pose_Para"])["Pose_Para"].ravel()[:3]
@@ -156,8 +156,8 @@ def _tables(per_image: pd.DataFrame, balanced: Int[np.ndarray, "chosen"] | None)
         tables.append(with_quoted(table, quoted_rows("aflw2000", error)))
         if balanced is not None:
             caption = (
-                f"{normalised}, over {PER_BIN} faces of each bin of |yaw|, {len(balanced)} in all, as tables of some "
-                f"papers balance the poses; the random choice is ours.{whose} {FRAMED}."
+                f"{normalised}, over {PER_BIN} faces from each bin of |yaw|, {len(balanced)} in all, since some papers "
+                f"balance the poses; the random choice is ours.{whose} {FRAMED}."
             )
             by_yaw = shape_errors.means_by_yaw(per_image[per_image["index"].isin(balanced)], error, 100)
             tables.append(Table(f"{title}, balanced", caption, by_yaw.drop(columns="mean")))
@@ -172,7 +172,7 @@ def _table_3d(per_image: pd.DataFrame) -> Table:
     caption = (
         f"{NORMALISED}, in 3D, z relative to the mean of the points: of 68 landmarks, and of the vertices without the "
         "neck for methods with the labels' mesh. After PRNet (Feng et al., ECCV 2018), which compares points that "
-        "several meshes share; ours are all vertices of the face, so that dense numbers are not those of papers."
+        "several meshes share; ours are all vertices of the face, so dense numbers differ from those in papers."
     )
     frame = 100 * shape_errors.means(per_image, [*columns]).rename(columns=columns)
     return Table("AFLW2000-3D, NME 3D", caption, frame.dropna(how="all"))
@@ -183,9 +183,9 @@ def _table_pose(per_image: pd.DataFrame) -> Table:
     caption = (
         "Mean absolute errors of head pose in degrees against Pose_Para, without the photos that have an angle beyond "
         f"{MAX_ANGLE:.0f} degrees (Ruiz et al., Hopenet, CVPRW 2018, and the papers after it; Wu et al., SynergyNet, "
-        "3DV 2021). The mean face looks straight ahead. Angles are in the frame of each method's own mean face: one "
-        "that is tilted against the labels' adds a constant error. Angles are compared modulo 360 degrees, and of the "
-        "two triples that name one rotation the nearer counts, which matters beyond 90 degrees of yaw only."
+        "3DV 2021). The mean face looks straight ahead. Angles are relative to each method's own mean face: if it is "
+        "tilted against the labels' mean face, this adds a constant error. Angles are compared modulo 360 degrees, and "
+        "of the two triples that describe a rotation the nearer counts, which only matters beyond 90 degrees of yaw."
     )
     return with_quoted(Table("AFLW2000-3D, head pose", caption, frame), quoted_rows("aflw2000", "pose"))
 
@@ -196,12 +196,12 @@ def _notes(
     yield f"{shape_errors.count_by_yaw(per_image, 'photos')}."
     extreme = per_image[~per_image["counts_for_pose"]]["index"].nunique()
     yield (
-        f"Photos with an angle beyond {MAX_ANGLE:.0f} degrees, which head pose leaves out, as is the custom: "
+        f"Photos with an angle beyond {MAX_ANGLE:.0f} degrees, which are customarily left out of head pose: "
         f"{extreme:,}."
     )
     if balanced is None:
         yield f"No balanced subset: a bin has fewer than {PER_BIN} faces."
     else:
-        yield f"The balanced subset has {PER_BIN} faces of each bin, chosen at random with seed {seed}."
+        yield f"The balanced subset has {PER_BIN} faces from each bin, chosen at random with seed {seed}."
     if reannotation is None:
         yield f"No re-annotated points: {REANNOTATED} and {ORIGINAL} are not beside the photos."

@@ -1,6 +1,6 @@
 """Methods that predict 3D faces: networks, folders of other methods' predictions, the labels, the mean face.
 
-All predict in pixels of the photo file (x right, y down, pixel centres at integers, z towards the viewer from any
+All predict in pixels of the photo file (x right, y down, pixel centres at integers, z towards the viewer with any
 origin), so that methods with different crops can be compared.
 """
 
@@ -31,11 +31,11 @@ from jointface.modules.shape_decoders import MorphableDecoder, frontal_face
 
 @dataclass
 class PredictedFace:
-    """What a method predicts for one photo; None where it does not.
+    """A method's prediction for one photo; None for anything it does not predict.
 
     landmarks68: (68, 2) or (68, 3). vertices: (V, 3), with triangles (F, 3). topology: the fingerprint of the morphable
-    model (`jointface.datamodules.packed.fingerprint`) that the vertices belong to. pose: pitch, yaw, roll in degrees,
-    in the convention of 300W-LP. shape_coefficients: (Ks,) of that model.
+    model (`jointface.datamodules.packed.fingerprint`) to which the vertices belong. pose: pitch, yaw, roll in degrees,
+    in the convention of 300W-LP. shape_coefficients: (Ks,) for that model.
     """
 
     landmarks68: Float[Tensor, "68 dims"] | None = None
@@ -48,7 +48,7 @@ class PredictedFace:
 
 @runtime_checkable
 class ShapeMethod(Protocol):
-    """A method for 3D faces."""
+    """A method that predicts 3D faces."""
 
     name: str
 
@@ -57,7 +57,7 @@ class ShapeMethod(Protocol):
 
 
 class _ModelMethod:
-    """A method that knows a morphable model."""
+    """Base of the methods that use a morphable model."""
 
     def __init__(self, name: str, morphable_model: MorphableModel) -> None:
         self.name, self.model, self.topology = name, morphable_model, fingerprint(morphable_model)
@@ -67,17 +67,17 @@ class _ModelMethod:
         return PredictedFace(vertices[self.landmarks68], vertices, self.triangles, self.topology, pose, shape)
 
     def pose_of(self, vertices: Float[Tensor, "*batch vertices 3"]) -> Float[Tensor, "*batch 3"]:
-        """That of the similarity from the mean face to some faces, without their necks."""
+        """The pose of faces, from the similarity that maps the mean face to each of them, without the necks."""
         region = self.model.face_region.cpu()
         return pose_from_vertices(vertices[..., region, :], self.model.mean.cpu()[region])
 
 
 class NetworkMethod(_ModelMethod):
-    """A trained network with a shape decoder, which sees crops as in training.
+    """A trained network with a shape decoder; it gets the same kind of crops as in training.
 
-    The pose is that of the camera where the network regresses one (`MorphableDecoder`, which also gives shape
-    coefficients), else that of the similarity from the mean face to the predicted face. In float64 results do not
-    depend on batch_size, in float32 their sixth digit does.
+    If the network regresses a camera (`MorphableDecoder`, which also gives shape coefficients), the camera determines
+    the pose, else the similarity from the mean face to the predicted face does. In float64 results do not depend on
+    batch_size; in float32 their sixth digit does.
     """
 
     def __init__(
@@ -110,8 +110,8 @@ class NetworkMethod(_ModelMethod):
 
 
 class LabelMethod(_ModelMethod):
-    """The labelled coefficients and camera as a prediction. Its error is the floor of a benchmark: how far the labelled
-    landmarks are from those of the labels' morphable model."""
+    """Predicts the labelled coefficients and camera. Its error is a benchmark's lower bound: the distance from the
+    labelled landmarks to those of the labels' morphable model."""
 
     def __init__(self, morphable_model: MorphableModel) -> None:
         super().__init__("labels", morphable_model)
@@ -120,7 +120,7 @@ class LabelMethod(_ModelMethod):
         return [self._face(sample) if "camera" in sample.labels else None for sample in samples]
 
     def truth(self, sample: FaceSample) -> PredictedFace:
-        """The face that errors refer to: as predicted, with the labels' own landmarks where they bring some."""
+        """The ground truth for errors: the labelled face, with the labels' own landmarks if there are any."""
         face = self._face(sample)
         return replace(face, landmarks68=sample.labels.get("landmarks68", face.landmarks68))
 
@@ -139,11 +139,11 @@ class LabelMethod(_ModelMethod):
 
 
 class MeanFaceMethod(_ModelMethod):
-    """The mean face looking straight ahead, in the middle of the face box: a prediction from the face box alone."""
+    """Predicts the mean face looking straight ahead in the middle of the face box, using nothing but the face box."""
 
     def __init__(self, morphable_model: MorphableModel) -> None:
         super().__init__("mean face", morphable_model)
-        self.transform = CropTransform(256)  # any size will do, as faces go back to the photo
+        self.transform = CropTransform(256)  # any size works, as faces are mapped back to the photo
         self.face = frontal_face(morphable_model, self.transform.size)
 
     def predict(self, samples: Sequence[FaceSample], files: Sequence[str]) -> list[PredictedFace | None]:
@@ -155,15 +155,15 @@ class MeanFaceMethod(_ModelMethod):
 class FolderMethod(_ModelMethod):
     """Another method's predictions in a folder, see `jointface.evaluation.prediction_files` for the format.
 
-    Photos without a file have no prediction. Predictions that do not look like pixels of the photo are used
-    nevertheless; `remarks` says so. Meshes with the triangles of the morphable model get dense errors, and its 68
-    landmarks and the pose of the mesh where the file has none.
+    Photos without a file have no prediction. Predictions that do not seem to be in pixels of the photo are used anyway,
+    but `remarks` reports them. Meshes with the triangles of the morphable model get dense errors; if the file has no
+    landmarks or pose, these are taken from the mesh.
     """
 
     def __init__(self, name: str, folder: Path, morphable_model: MorphableModel) -> None:
         super().__init__(name, morphable_model)
         self.folder, self.files = folder, list_predictions(name, folder)
-        self._mistakes: dict[str, str | None] = {}  # by the file that was read
+        self._mistakes: dict[str, str | None] = {}  # by file read so far
 
     def predict(self, samples: Sequence[FaceSample], files: Sequence[str]) -> list[PredictedFace | None]:
         return [
@@ -172,7 +172,7 @@ class FolderMethod(_ModelMethod):
         ]
 
     def remarks(self) -> list[str]:
-        """A sentence on each likely mistake in the predictions so far, and how many have it."""
+        """A sentence about each likely mistake in the predictions so far, with the number of files that have it."""
         mistakes = pd.Series(self._mistakes, dtype=object).dropna()
         return [
             f"{self.name}: {len(files):,} of {len(self._mistakes):,} predictions, e.g. {files.index[0]}, {mistake}"
@@ -193,7 +193,7 @@ class FolderMethod(_ModelMethod):
 def to_photo(
     points: Float[Tensor, "*batch points 3"], to_crop: Float[Tensor, "*batch 2 3"]
 ) -> Float[Tensor, "*batch points 3"]:
-    """Points of crop space in the photo; `to_crop` leads from photo to crop. z is scaled as x and y."""
+    """Maps points from crop space to the photo; `to_crop` maps from photo to crop. z is scaled like x and y."""
     inverse = torch.linalg.inv(to_crop[..., :2].double())
     back = torch.cat([inverse, -inverse @ to_crop[..., 2:].double()], dim=-1)
     return warp_points(back, points.double()).float()

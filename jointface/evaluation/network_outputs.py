@@ -11,7 +11,7 @@ from jointface.datamodules.face_dataset import FaceDataset
 from jointface.modules.network import FaceNetwork
 
 LABELS = {"attributes", "attribute_mask", "shape_coefficients", "identity"}
-# TensorFloat-32 keeps 10 bits, and cuDNN's algorithm would depend on the batch size.
+# TensorFloat-32 keeps only 10 bits, and cuDNN would choose its algorithm by the batch size.
 REPRODUCIBLE = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
 
 Head = Callable[[FaceNetwork, Tensor], Tensor]  # from a network and its features (B, C, H, W) to outputs (B, ...)
@@ -29,14 +29,14 @@ def network_outputs(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The head's outputs for each network, and those of `LABELS` that the data set has, both by name and on the CPU.
 
-    Each network gets plain crops of its own size, in evaluation mode. In float64 (`network.double()`) the batch size
-    changes nothing that float32 would show.
+    Each network runs in evaluation mode on plain crops of its own size. In float64 (`network.double()`), the batch size
+    makes no difference at float32 precision.
 
     Args:
-        indices: of the samples, in this order; None takes all.
+        indices: the samples to use, in this order; None takes all.
 
     Raises:
-        DataError: a sample cannot be read. None is left out, or results could not be compared.
+        DataError: a sample cannot be read. No sample is left out, so that results stay comparable.
     """
     indices = range(len(dataset)) if indices is None else indices
     networks = {name: network.to(device).eval() for name, network in networks.items()}

@@ -1,4 +1,4 @@
-"""Reads what PRNet, 3DDFA and 3DDFA-V2 write, and makes a folder of predictions of it."""
+"""Converts the output files of PRNet, 3DDFA and 3DDFA-V2 to a folder of predictions."""
 
 import logging
 import os
@@ -21,23 +21,23 @@ from jointface.files import write_atomically
 
 log = logging.getLogger(__name__)
 
-# What programs call the mesh and the landmarks of a photo STEM.jpg, in order of preference.
+# The programs' file names for the mesh and the landmarks of a photo STEM.jpg, in order of preference.
 MESH_FILES = ("{}_mesh.mat", "{}.obj", "{}_obj.obj", "{}_0.mat", "{}.mat")
 LANDMARK_FILES = ("{}_kpt.txt", "{}_0.txt", "{}.txt")
-VERTEX_FIELDS = ("vertices", "vertex")  # of PRNet, of 3DDFA
-NAMED = 5  # photos or damaged files that a message names; it counts the others
-MISSING_LIST = "missing.txt"  # in the folder of predictions: the photos that have none
+VERTEX_FIELDS = ("vertices", "vertex")  # PRNet's and 3DDFA's
+NAMED = 5  # photos or damaged files that a message names; others are only counted
+MISSING_LIST = "missing.txt"  # file in the folder of predictions that lists the photos without one
 
 
 def import_predictions(
     source: Path, target: Path, photos: Mapping[str, Path], triangles: Int[Tensor, "triangles 3"] | None = None
 ) -> list[str]:
-    """Makes a folder of predictions of the files that PRNet and 3DDFA write, whole or not at all.
+    """Converts files written by PRNet and 3DDFA to a folder of predictions, completely or not at all.
 
-    Of each photo STEM.jpg it takes the first mesh and the first landmarks of this list:
+    For each photo STEM.jpg, it uses the first mesh and the first landmarks in this list that exist:
 
         STEM_mesh.mat   PRNet, --isMat: `vertices` (V, 3) in the photo, y down, `triangles` from 0
-        STEM.obj        PRNet, --is3d: y up, y = height - 1 - y_saved, as its demo.py has it
+        STEM.obj        PRNet, --is3d: y up, y = height - 1 - y_saved, as in its demo.py
         STEM_obj.obj    3DDFA-V2, -o obj: y up, y = height - y_saved; photos with one face
         STEM_0.mat      3DDFA: `vertex` (3, V), y down, without triangles
         STEM.mat        `vertices` in either orientation, y down, with or without triangles
@@ -46,24 +46,24 @@ def import_predictions(
         STEM_0.txt      3DDFA: (3, 68), y down
         STEM.txt        either
 
-    Points are taken as written. PRNet's must be of the whole photo: its demo shrinks photos above 1,000 pixels, and
-    without a detector it writes coordinates of a 256 x 256 crop. 3DDFA counts pixels of its crop from 1, which shifts
-    its points by one to two pixels in a photo of AFLW2000-3D, as in its own benchmark. Of several faces in a photo the
-    first one is taken.
+    Points are used as written. PRNet's must refer to the original photo, but its demo shrinks photos above 1,000 pixels
+    and, without a detector, writes coordinates in a 256 x 256 crop. 3DDFA counts pixels of its crop from 1, which
+    shifts its points by one to two pixels in photos of AFLW2000-3D, also in its own benchmark. If a photo shows several
+    faces, the first one is used.
 
     Sources: demo.py and utils/write.py of github.com/YadiraF/PRNet, utils/inference.py of github.com/cleardusk/3DDFA,
     utils/serialization.py of github.com/cleardusk/3DDFA_V2.
 
     Args:
-        source: the folder of those files. target: of the .npz files, new or empty. photos: their files by stem.
-        triangles: of meshes that come without, e.g. those of the 53,215 vertices of `bfm_3ddfa`.
+        source: the folder of those files. target: the folder for .npz files, new or empty. photos: photo files by stem.
+        triangles: for meshes saved without triangles, e.g. those of `bfm_3ddfa` with its 53,215 vertices.
 
     Returns:
-        The stems of the photos that have no prediction; the target's missing.txt lists their files.
+        The stems of the photos without a prediction; missing.txt in the target lists their files.
 
     Raises:
-        DataError: the source is missing, none of its files belongs to a photo, files are damaged, or the target holds
-            something. The target then stays as it was.
+        DataError: the source is missing, none of its files belongs to a photo, files are damaged, or the target is not
+            empty. The target is then unchanged.
     """
     require_folder(source, "the files that a method wrote", "set import=FOLDER")
     names = file_names(source)
@@ -94,8 +94,8 @@ def import_predictions(
             write_atomically(folder / MISSING_LIST, "".join(f"{photos[stem].name}\n" for stem in missing).encode())
     if without_landmarks:
         log.warning(
-            "%s of %s predictions have neither landmarks nor the mesh of the benchmark's morphable model: no landmarks "
-            "can be taken from them, so that florence alone can judge them; for the others write landmarks too "
+            "%s of %s predictions have neither landmarks nor the mesh of the benchmark's morphable model, from which "
+            "landmarks could be taken: only florence can evaluate them; for other benchmarks write landmarks too "
             "(STEM_kpt.txt, PRNet's --isKpt)", f"{without_landmarks:,}", f"{len(photos) - len(missing):,}",
         )  # fmt: skip
     if missing:
@@ -107,11 +107,11 @@ def import_predictions(
 
 @contextmanager
 def _whole_folder(target: Path) -> Iterator[Path]:
-    """A folder beside the target that becomes the target in the end, and is removed after any error."""
+    """A temporary folder that becomes the target at the end of the block, and is removed after any error."""
     target = target.absolute()
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise DataError(f"{target}: is there already; give another output_dir, or remove it first")
+        raise DataError(f"{target}: already exists; choose another output_dir, or remove it first")
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -124,12 +124,12 @@ def _whole_folder(target: Path) -> Iterator[Path]:
 
 def _first(patterns: tuple[str, ...], source: Path, names: set[str], photo: Path) -> Path | None:
     paths = [source / name for pattern in patterns if (name := pattern.format(photo.stem)) in names]
-    # 3DDFA writes beside the photo, where STEM.mat is the label.
+    # 3DDFA writes next to the photo, where STEM.mat is the label.
     return next((path for path in paths if path.absolute() != photo.with_suffix(".mat").absolute()), None)
 
 
 def _read_face(mesh: Path | None, landmarks: Path | None, photo: Path, triangles: Tensor | None) -> dict[str, Tensor]:
-    """What a program wrote for a photo, in the photo's pixels."""
+    """Reads a program's files for a photo; points are in pixels of the photo."""
     face: dict[str, Tensor] = {}
     if landmarks is not None:
         try:
@@ -150,15 +150,15 @@ def _read_mat(path: Path, triangles: Tensor | None) -> tuple[np.ndarray, np.ndar
         raise DataError(f"{path}: not a readable MATLAB file ({' '.join(str(error).split())})") from error
     field = next((field for field in VERTEX_FIELDS if field in content), None)
     if field is None:
-        raise DataError(f"{path}: no field {' or '.join(VERTEX_FIELDS)}; it is no mesh of PRNet or 3DDFA")
+        raise DataError(f"{path}: no field {' or '.join(VERTEX_FIELDS)}; it is not a mesh of PRNet or 3DDFA")
     vertices = _points_in_rows(content[field])
     if "triangles" in content:
-        # Their winding is for y down; reversed, it is counter-clockwise from outside where y is up, as in the .obj.
+        # Their winding is for y down. Reversed, it is counter-clockwise from outside for y up, as in the .obj files.
         return vertices, content["triangles"].astype(np.int64)[:, ::-1].copy()
     if triangles is None or int(triangles.max()) + 1 != len(vertices):
         raise DataError(
-            f"{path}: {len(vertices):,} vertices without triangles, and the morphable model has others; give the model "
-            "that they belong to, or landmarks instead (STEM_kpt.txt)"
+            f"{path}: {len(vertices):,} vertices without triangles, and the morphable model has other vertices; set "
+            "the model that they belong to, or provide landmarks instead (STEM_kpt.txt)"
         )
     return vertices, triangles.numpy()
 
@@ -172,12 +172,12 @@ def _read_obj(path: Path, photo: Path) -> tuple[np.ndarray, np.ndarray]:
     except Exception as error:  # trimesh raises many unrelated types on a damaged file
         raise DataError(f"{path}: not a readable .obj file ({' '.join(str(error).split())})") from error
     if not len(triangles):
-        raise DataError(f"{path}: holds no triangles; it is cut short or of another kind")
+        raise DataError(f"{path}: holds no triangles; it is truncated or another kind of file")
     vertices[:, 1] = read_image(photo).shape[0] - (0 if path.stem.endswith("_obj") else 1) - vertices[:, 1]
     return vertices, triangles
 
 
 def _points_in_rows(points: np.ndarray) -> np.ndarray:
-    """Points (N, 2) or (N, 3), whichever way they were written."""
+    """Returns points as (N, 2) or (N, 3), whether they were written as rows or as columns."""
     lies = points.ndim == 2 and points.shape[0] in (2, 3) and points.shape[1] > 3
     return np.ascontiguousarray(points.T if lies else points, dtype=np.float32)

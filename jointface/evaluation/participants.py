@@ -1,4 +1,4 @@
-"""What an evaluation compares: networks and folders of other methods' predictions, each with a name of its own."""
+"""The participants of an evaluation: networks and folders of other methods' predictions, each with a unique name."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,9 +17,9 @@ from jointface.modules.devices import open_device
 from jointface.modules.network import FaceNetwork
 
 PRECISIONS = ("float64", "float32")
-NAMED = 3  # files of either kind that a message names
+NAMED = 3  # expected and found files that a message names
 
-# Parts of a path that name no run: checkpoints, numbers of a sweep's jobs, dates.
+# Parts of a path that do not name a run: checkpoints, job numbers of a sweep, dates.
 _ANONYMOUS = re.compile(r"best|last|\d+|\d{4}-\d{2}-\d{2}.*|multirun_.*|(epoch|step)=.*")
 
 
@@ -44,14 +44,14 @@ class Participants:
 def open_participants(
     checkpoints: Sequence[str], compare: Sequence[str], batch_size: int, device: str, precision: str
 ) -> Participants:
-    """Loads the checkpoints, `PATH` or `NAME:PATH`, and finds out whether the folders, `NAME:FOLDER`, hold predictions.
+    """Loads the checkpoints, `PATH` or `NAME:PATH`, and checks that the folders, `NAME:FOLDER`, hold predictions.
 
     Args:
-        device: of torch, or "auto". precision: float64 or float32. In float64 the algorithms that batches of different
-            sizes take agree to far more digits than are reported.
+        device: a torch device, or "auto". precision: float64 or float32. In float64, results for different batch sizes
+            agree to far more digits than are reported.
 
     Raises:
-        ConfigError: two have one name, or there is no such device or precision.
+        ConfigError: two participants share a name, or the device or precision does not exist.
         CheckpointError, DataError: a checkpoint or a folder is missing or broken.
     """
     placed = open_device(device)
@@ -68,7 +68,7 @@ def open_participants(
 
 
 def folders_by_benchmark(folders: Mapping[str, Path], tests: Mapping[str, FaceDataset]) -> dict[str, dict[str, Path]]:
-    """For each benchmark the folders, by method, that hold a prediction for one of its images.
+    """For each benchmark, the folders, by method, that hold a prediction for at least one of its images.
 
     Raises:
         DataError: a folder is missing or empty, or holds no prediction for any image of any benchmark.
@@ -83,7 +83,7 @@ def folders_by_benchmark(folders: Mapping[str, Path], tests: Mapping[str, FaceDa
             )
             raise DataError(
                 f"none of the {len(files):,} .npz files in {folders[method].absolute()} is named after a photo of "
-                f"{' or '.join(wanted)}: looked for {looked_for}; there is {there}; name the file for STEM.jpg STEM.npz"
+                f"{' or '.join(wanted)}: looked for {looked_for}; found {there}; name the file for STEM.jpg STEM.npz"
             )
     return {
         key: {method: folder for method, folder in folders.items() if not found[method].isdisjoint(names)}
@@ -95,30 +95,30 @@ def folders_by_benchmark(folders: Mapping[str, Path], tests: Mapping[str, FaceDa
 
 
 def named_checkpoints(entries: Iterable[str]) -> dict[str, Path]:
-    """Checkpoints by name, in their order.
+    """The checkpoints by name, in their order.
 
-    `NAME:PATH` is called NAME. `PATH` is called after its run: runs/joint/2026-11-22_20-02-27/checkpoints/best.ckpt is
-    joint, A.ckpt is A. Parts of the path tell runs of one name apart: real/0 and real/1 are jobs of one sweep,
-    joint/best and joint/last two checkpoints of one run.
+    `NAME:PATH` is named NAME. `PATH` is named after its run: runs/joint/2026-11-22_20-02-27/checkpoints/best.ckpt is
+    joint, A.ckpt is A. If runs share a name, further parts of the path distinguish them: real/0 and real/1 are jobs of
+    one sweep, joint/best and joint/last are two checkpoints of one run.
 
     Raises:
-        ConfigError: two have one name, or a name is empty or has a slash.
+        ConfigError: two checkpoints share a name, or a name is empty or has a slash.
     """
-    # A path may hold a colon.
+    # A path may contain a colon.
     given = [("", Path(entry)) if ":" not in entry or Path(entry).exists() else _split(entry) for entry in entries]
     shortest = iter(_shortest_names([path for name, path in given if not name]))
     return _by_name([(name or next(shortest), path) for name, path in given])
 
 
 def named_folders(entries: Iterable[str]) -> dict[str, Path]:
-    """Folders of predictions by name. Raises a ConfigError where an entry has no name, or two have the same."""
+    """Folders of predictions by name. Raises a ConfigError if an entry has no name, or two share a name."""
     return _by_name([_split(entry) for entry in entries])
 
 
 def require_different(names: Sequence[str]) -> None:
-    """Raises a ConfigError where two methods have one name."""
+    """Raises a ConfigError if two methods share a name."""
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"two methods are called {repeated[0]!r}: write NAME:PATH to name one otherwise")
+        raise ConfigError(f"two methods are called {repeated[0]!r}: write NAME:PATH to rename one")
 
 
 def _by_name(named: Sequence[tuple[str, Path]]) -> dict[str, Path]:
@@ -131,12 +131,12 @@ def _split(entry: str) -> tuple[str, Path]:
     if not colon:
         raise ConfigError(f"compare={entry}: expected NAME:FOLDER, the name of the method and its predictions")
     if not name or "/" in name:
-        raise ConfigError(f"{entry}: a method's name is a word or more, without /, before the colon")
+        raise ConfigError(f"{entry}: expected the name of the method, without /, before the colon")
     return name, Path(path)
 
 
 def _shortest_names(paths: Iterable[Path]) -> list[str]:
-    """For each path the part that names its run, and the parts that tell it from other runs of that name."""
+    """For each path, the part that names its run, and the parts that distinguish it from other runs of that name."""
     parts = [[part for part in path.absolute().with_suffix("").parts[1:] if part != "checkpoints"] for path in paths]
     runs = [
         max((n for n, part in enumerate(path) if not _ANONYMOUS.fullmatch(part)), default=len(path) - 1)
@@ -151,5 +151,5 @@ def _shortest_names(paths: Iterable[Path]) -> list[str]:
 
 
 def _common_parts(paths: Iterable[Sequence[str]]) -> int:
-    """How many parts all of them begin with."""
+    """The number of leading parts that all paths have in common."""
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*paths, strict=False)))

@@ -1,4 +1,4 @@
-"""Figures that papers print, quoted beside those that are measured here."""
+"""Figures printed in papers, quoted beside those measured here."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +13,8 @@ PUBLISHED = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encodin
 
 @dataclass(frozen=True)
 class QuotedRow:
-    """A row of a printed table. paper: of the method, ends with its year. source: where the numbers are printed.
-    values: by the columns of the table."""
+    """A row of a printed table. paper: the method's paper, ending with its year. source: where the numbers are printed.
+    values: the numbers by column of the table."""
 
     method: str
     paper: str
@@ -23,13 +23,13 @@ class QuotedRow:
 
 
 def quoted_rows(benchmark: str, table: str) -> list[QuotedRow]:
-    """The rows to quote in a table, e.g. of "aflw2000" in "nme_2d_68", of "celeba" in "accuracy"; there may be none."""
+    """The rows, possibly none, to quote in a table, such as "nme_2d_68" of "aflw2000" or "accuracy" of "celeba"."""
     rows = PUBLISHED["tables"].get(benchmark, {}).get(table, [])
     return [QuotedRow(**{**row, "source": PUBLISHED["sources"][row["source"]]}) for row in rows]
 
 
 def with_quoted(table: Table, rows: list[QuotedRow]) -> Table:
-    """The table with quoted rows named "METHOD (YEAR)", and their sources in the caption."""
+    """Adds quoted rows, named "METHOD (YEAR)", to a table, and their sources to its caption."""
     if not rows:
         return table
     names = [f"{row.method} ({row.paper[-4:]})" for row in rows]

@@ -1,4 +1,4 @@
-"""Image files of the faces that a benchmark renders, for other methods to run on."""
+"""Writes the faces that a benchmark renders to image files, so that other methods can be run on them."""
 
 import logging
 from pathlib import Path
@@ -17,16 +17,16 @@ BOXES = "face_boxes.csv"
 
 
 def write_images(dataset: FaceDataset, folder: Path) -> list[str]:
-    """Writes the image of each face that a benchmark renders, pixel for pixel what networks are evaluated on.
+    """Writes the image of each face that a benchmark renders; its pixels are exactly those that networks get.
 
         subject_01_pitch-15_yaw+40.png    a view of Florence; predictions for it are subject_01_pitch-15_yaw+40.npz
         synthetic_test_000012.png         a synthetic face
-        face_boxes.csv                    file, x, y, size: centre and size of the face box that networks are given
+        face_boxes.csv                    file, x, y, size: centre and size of the face box that networks get
 
-    Files of these names are replaced. A scan that cannot be read is left out with a warning.
+    Files with these names are replaced. Scans that cannot be read are left out with a warning.
 
     Returns:
-        The names of the images without .png.
+        The names of the images, without .png.
 
     Raises:
         ConfigError: the data set consists of photo files.
@@ -34,13 +34,13 @@ def write_images(dataset: FaceDataset, folder: Path) -> list[str]:
     """
     if not dataset.rendered:
         raise ConfigError(
-            f"images: nothing to render, the photos of this benchmark are files themselves, e.g. {dataset.path(0)}: "
-            "run other methods on these"
+            f"images: nothing to render, since the photos of this benchmark are files, e.g. {dataset.path(0)}: run "
+            "other methods on these"
         )
     names = [dataset.name(index) for index in range(len(dataset))]
     present = file_names(folder) if folder.is_dir() else set()
     if others := sorted(file for file in present if file.endswith(".png") and file.removesuffix(".png") not in names):
-        raise DataError(  # a method would run on them as well
+        raise DataError(  # a method would also run on them
             f"{folder.absolute()}: holds {len(others):,} other pictures, e.g. {others[0]}; choose another folder"
         )
     boxes, reason = [], None
@@ -48,7 +48,7 @@ def write_images(dataset: FaceDataset, folder: Path) -> list[str]:
         try:
             sample = dataset.read(index)
         except DataError as error:
-            if str(error) != reason:  # once for all views of a scan
+            if str(error) != reason:  # log it once for all views of a scan
                 log.warning("Left out: %s", error)
             reason = str(error)
             continue
@@ -63,13 +63,13 @@ def write_images(dataset: FaceDataset, folder: Path) -> list[str]:
 
 
 def image_files(dataset: FaceDataset, rendered: Path | None) -> dict[str, Path]:
-    """The file of each image by its name: the photo, or of rendered faces the file that `write_images` wrote."""
+    """The file of each image by its name: the photo, or for rendered faces the file that `write_images` wrote."""
     names = [dataset.name(index) for index in range(len(dataset))]
     if not dataset.rendered:
         return {name: dataset.path(index) for index, name in enumerate(names)}
     if rendered is None:
         raise ConfigError(
-            "import: the faces of this benchmark are rendered; set images=FOLDER to the folder that images=FOLDER "
-            "wrote them to, which the files were made from"
+            "import: the faces of this benchmark are rendered; also set images=FOLDER to the folder of images that the "
+            "method was run on, as written by images=FOLDER"
         )
     return {name: rendered / f"{name}.png" for name in names}

@@ -1,4 +1,4 @@
-"""The report of an evaluation: metrics, tables, the errors of each image, figures, and a page that shows them all."""
+"""Writes the report of an evaluation: metrics, tables, errors of each image, figures, and one page with all of them."""
 
 import base64
 import io
@@ -31,27 +31,27 @@ def write_report(
     facts: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
 ) -> Path:
-    """Writes the report of an evaluation, in the place of an earlier one.
+    """Writes the report of an evaluation and replaces an earlier one.
 
-        metrics.json                       BENCHMARK/METHOD/METRIC to a number, sorted; null where undefined
-        tables/BENCHMARK_TITLE.md, .tex    each table; the best value bold, quoted rows in italics, with a mark
+        metrics.json                       BENCHMARK/METHOD/METRIC to a number, sorted; null if undefined
+        tables/BENCHMARK_TITLE.md, .tex    each table; best values in bold, quoted rows in italics with a mark
         per_image/BENCHMARK.csv            a row for each image and method
-        missing.csv                        the images that a method has no prediction for, if any
+        missing.csv                        the images for which a method has no prediction, if any
         figures/BENCHMARK_NAME.png, .pdf
-        report.html                        all of it on one page that needs no other file
+        report.html                        everything on one page that needs no other file
 
-    All contents are made before the first file is written. Each file is written whole, report.html last.
+    All contents are computed before the first file is written. Every file is written completely, report.html last.
 
     Args:
-        results: of the benchmarks. Plot nothing on their figures afterwards.
+        results: results of the benchmarks. Their figures must not be changed afterwards.
         facts: what was evaluated, such as checkpoints and data, by name.
-        notes: on the whole evaluation, such as benchmarks that could not run.
+        notes: notes on the whole evaluation, such as benchmarks that could not run.
 
     Returns:
         The path of report.html.
 
     Raises:
-        DataError: a file cannot be written. ValueError: a figure has no caption, or two tables have one title.
+        DataError: a file cannot be written. ValueError: a figure has no caption, or two tables share a title.
     """
     files = {"metrics.json": _metrics_json(results)}
     sections = []
@@ -85,7 +85,7 @@ def write_report(
 
 
 def _remove_report(output_dir: Path) -> None:
-    """Removes the files of an earlier report, which may be more than those of the new one."""
+    """Removes the files of an earlier report, since the new one may not overwrite all of them."""
     if (output_dir / "report.html").is_file():
         for pattern in ("tables/*.md", "tables/*.tex", "figures/*.p[nd][gf]", "per_image/*.csv", MISSING_FILE):
             for path in output_dir.glob(pattern):
@@ -114,7 +114,7 @@ def _table_files(benchmark: str, tables: Iterable[ShownTable]) -> dict[str, byte
 
 
 def _stem(benchmark: str, part: str) -> str:
-    """BENCHMARK_PART as a file's stem; a part that begins with the benchmark stays as it is."""
+    """The file stem BENCHMARK_PART, or only PART if it begins with the benchmark."""
     benchmark, part = slug(benchmark), slug(part)
     return part if part.startswith(benchmark) else f"{benchmark}_{part}"
 
@@ -128,7 +128,7 @@ def _title(benchmark: str) -> str:
 
 
 def _figure_on_page(result: BenchmarkResult, name: str, png: bytes) -> dict[str, Any]:
-    """Caption, alternative text (the first words of the caption), image and width in inches."""
+    """A figure's caption, alternative text (the start of the caption), image, and width in inches."""
     if not (caption := result.captions.get(name)):
         raise ValueError(f"figure {name!r} of {result.name} has no caption")
     alt = f"{_title(result.name)}: {re.split(r'[.:;](?: |$)', caption)[0]}"
@@ -143,13 +143,13 @@ def _image_files(figure: Figure) -> dict[str, bytes]:
         stream = io.BytesIO()
         figure.savefig(stream, format=ending, dpi=150, metadata=metadata)
         files[ending] = stream.getvalue()
-        figure.set_layout_engine("none")  # the layout stays: computing it takes half of the time
+        figure.set_layout_engine("none")  # keeps the layout; computing it takes half the time
     return files
 
 
 def extremes_of(result: BenchmarkResult, count: int = LISTED) -> list[dict[str, Any]]:
-    """At most `count` images with the largest and the smallest error of each method that competes, by the first error
-    that it has; thumbnails are data URIs, empty where the result has no pictures."""
+    """For each competing method, at most `count` images with the largest and with the smallest errors, by its first
+    error column. Thumbnails are data URIs, empty if the result has no pictures."""
 
     @cache
     def thumbnail(index: int) -> str:
@@ -166,7 +166,7 @@ def extremes_of(result: BenchmarkResult, count: int = LISTED) -> list[dict[str, 
         if not errors or method in result.references:
             continue
         rows = rows.rename(columns={errors[0]: "error"}).dropna(subset="error").sort_values(["error", "index"])
-        half = min(count, math.ceil(len(rows) / 2))  # no image is among the worst and the best
+        half = min(count, math.ceil(len(rows) / 2))  # so that no image is in both lists
         worst, best = (
             some[["file", "error"]].assign(thumbnail=some["index"].map(thumbnail)).to_dict("records")
             for some in (rows[::-1][:half], rows[: min(half, len(rows) - half)])

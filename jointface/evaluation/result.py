@@ -1,4 +1,4 @@
-"""What a benchmark returns: metrics, tables, the errors of each image, and figures."""
+"""The result of a benchmark: metrics, tables, the errors of each image, and figures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-# Data sets as papers spell them, by the name of their benchmark or label set.
+# The data sets' names as papers spell them, by the name of their benchmark or label set.
 DATA_SETS = {
     "aflw2000": "AFLW2000-3D", "florence": "MICC Florence", "celeba": "CelebA", "lfwa": "LFWA",
     "synthetic": "Synthetic faces",
@@ -18,16 +18,16 @@ MISSING_FILE = "missing.csv"  # the report's list of `BenchmarkResult.missing`
 
 @dataclass
 class Table:
-    """A table of a report. Rows are methods or attributes, columns are numbers.
+    """A table in a report. Rows are methods or attributes, columns are numbers.
 
-    The best number of a column is bold among the rows that compete: those that are not quoted, reference or unranked.
+    In each column, the best number among competing rows is bold; quoted, reference and unranked rows do not compete.
 
-    caption: what is measured, by whose protocol, with its citation. frame: its index names the rows. lower_is_better:
-    in all columns; None where columns differ. quoted: names of rows that papers print and nobody measured here.
-    reference: names of rows that do not compete, such as trivial predictors. unranked: names of rows that cover other
-    images than the rest. sort_by: the column that sorts the rows; None takes `mean`, else the last column of numbers.
-    marks: what follows the name of a row or column in brackets, such as "4 of 6" images. scope: a sentence on the
-    images behind the numbers, where they are not the published test set.
+    caption: what is measured, and by which protocol, with its citation. frame: the numbers; its index names the rows.
+    lower_is_better: for all columns; None if columns differ. quoted: names of rows printed in papers and not measured
+    here. reference: names of rows that do not compete, such as trivial predictors. unranked: names of rows that cover
+    other images than the rest. sort_by: the column that sorts the rows; None takes `mean`, else the last column of
+    numbers. marks: text in brackets after the name of a row or column, such as "4 of 6" images. scope: a sentence about
+    the images behind the numbers, if they are not the published test set.
     """
 
     title: str
@@ -47,14 +47,15 @@ class Table:
 class BenchmarkResult:
     """The result of one benchmark for all methods.
 
-    name: "aflw2000". metrics: `method/metric[/part]` to a number. tables: see `Table`. per_image: a row for each image
-    and method with `file`, `index`, `method` and a column for each error. figures: by file stem. notes: a sentence on
-    each thing that was left out or chosen. captions: of all figures, by the same stems. missing: by method the files of
-    the images that it has no prediction for. pictures: from an image's `index` to its pixels, for thumbnails.
+    name: for example "aflw2000". metrics: `method/metric[/part]` to a number. tables: see `Table`. per_image: a row for
+    each image and method with `file`, `index`, `method` and a column for each error. figures: by file stem. notes:
+    sentences about everything that was left out or chosen. captions: for all figures, by the same stems. missing: by
+    method, the files of the images without a prediction. pictures: from an image's `index` to its pixels, for
+    thumbnails.
 
-    Metrics also hold counts without a method: `num_images` is how many images were evaluated (a benchmark sets it where
-    broken images were left out), `num_subjects` and the like are its own. A method that lacks predictions has a
-    `method/num_images`.
+    Metrics also hold counts without a method: `num_images` is the number of evaluated images (set by benchmarks that
+    leave out broken images); some benchmarks add others such as `num_subjects`. A method that lacks predictions has its
+    own `method/num_images`.
     """
 
     name: str
@@ -69,5 +70,5 @@ class BenchmarkResult:
 
     @property
     def references(self) -> set[str]:
-        """Methods that compete in none of the tables."""
+        """The methods that do not compete."""
         return {name for table in self.tables for name in table.reference}

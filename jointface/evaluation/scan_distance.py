@@ -1,4 +1,4 @@
-"""How far reconstructed faces are from scans of the people, on MICC Florence."""
+"""Measures how far reconstructed faces are from scans of the people, on MICC Florence."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 OUTER_EYE_CORNERS = (36, 45)  # iBUG's 37 and 46, counted from 1
 PROTOCOL = (
     "MICC Florence (Bagdanov et al., 2011), frontal scans rendered in the poses of VRN (Jackson et al., ICCV 2017), "
-    "as PRNet's (Feng et al., ECCV 2018); view angles are relative to the scan. The predicted face is laid on the "
-    "scan's face region, the vertices within 95 mm of the nose tip (as Deng et al., CVPRW 2019), by a similarity of "
+    "as in PRNet (Feng et al., ECCV 2018); view angles are relative to the scan. The predicted face is aligned to the "
+    "scan's face region, the vertices within 95 mm of the nose tip (as in Deng et al., CVPRW 2019), by a similarity of "
     "the landmarks and ICP with scale; each vertex of the region is compared with the nearest predicted vertex"
 )
 NME = (
@@ -32,16 +32,16 @@ NME = (
     "and PRNet's normalisation), from landmark 37 to 46 of the morphable model fitted to the scan"
 )
 RMSE = "Point-to-plane RMSE in mm: root mean square of the distances to the scan's tangent planes"
-ERRORS = {"nme": ("NME", NME), "rmse_mm": ("point-to-plane RMSE", RMSE)}  # and their names in titles and captions
+ERRORS = {"nme": ("NME", NME), "rmse_mm": ("point-to-plane RMSE", RMSE)}  # column: name in titles, text for captions
 DIFFERENCES = (
-    "Numbers printed in papers compare only roughly with these: the published renderings are not available, VRN takes "
-    "ICP for correspondence only and measures before alignment, the landmarks that papers normalise by are unpublished."
+    "Numbers printed in papers are only roughly comparable: the published renderings are not available, VRN uses ICP "
+    "only for correspondence and measures before alignment, and the landmarks used for normalisation are unpublished."
 )
 
 
 @dataclass
 class _Truth:
-    """What a subject's views are compared with, in scan space and millimetres."""
+    """The ground truth for a subject's views, in scan space and millimetres."""
 
     points: Float64[Tensor, "points 3"]
     normals: Float64[Tensor, "points 3"]
@@ -50,10 +50,10 @@ class _Truth:
 
 
 def scan_distance(methods: Sequence[ShapeMethod], dataset: Florence) -> BenchmarkResult:
-    """Evaluates methods on the scans of MICC Florence; views are rendered as they are read.
+    """Evaluates methods on the scans of MICC Florence; views are rendered on reading.
 
-    Metrics are `method/nme`, a fraction of the outer interocular distance, and `method/rmse_mm`, means over the views,
-    with `.../std` and, by absolute yaw, `.../yaw_40`; `num_images` counts the views that were used, `num_subjects` the
+    Metrics are means over the views: `method/nme`, a fraction of the outer interocular distance, and `method/rmse_mm`,
+    with `.../std` and, by absolute yaw, `.../yaw_40`. `num_images` counts the evaluated views, `num_subjects` the
     people in them.
 
     Raises:
@@ -73,14 +73,14 @@ def scan_distance(methods: Sequence[ShapeMethod], dataset: Florence) -> Benchmar
 
 
 def _known_faces(dataset: Florence, broken: list[str]) -> Iterator[KnownFace]:
-    """The views of each subject; those that cannot be read are noted as broken."""
+    """Yields the views of each subject; subjects that cannot be read are added to `broken`."""
     count = len(dataset.angles)
     angles = dataset.angles.rad2deg().round().int().tolist()
     for place, subject in enumerate(dataset.subjects):
         views = range(place * count, (place + 1) * count)
         try:
             truth, samples = _truth(dataset, views[0]), [dataset.read(index) for index in views]
-        except DataError as error:  # the other subjects can be evaluated all the same
+        except DataError as error:  # the other subjects can still be evaluated
             log.warning("Florence: a subject is left out: %s", error)
             broken.append(f"A subject is left out: {error}.")
             continue
@@ -93,17 +93,17 @@ def _known_faces(dataset: Florence, broken: list[str]) -> Iterator[KnownFace]:
 def _truth(dataset: Florence, index: int) -> _Truth:
     scan = dataset.scan(index)
     normals = vertex_normals(scan.vertices.double(), scan.triangles)
-    region = dataset.face_region(index) & normals.any(1)  # stray points without a triangle are no surface
+    region = dataset.face_region(index) & normals.any(1)  # points without a triangle are not on the surface
     landmarks = dataset.landmarks68(index)
     right, left = landmarks[list(OUTER_EYE_CORNERS)].double()
     return _Truth(scan.vertices[region].double(), normals[region], landmarks, (left - right).norm().item())
 
 
 def reconstruction_errors(face: PredictedFace, truth: _Truth, camera: Float[Tensor, "3 4"]) -> dict[str, float]:
-    """`nme` and `rmse_mm` of a face predicted in the pixels of the camera's view; nothing where it has no vertices."""
+    """`nme` and `rmse_mm` of a face predicted in pixels of the camera's view; empty if it has no vertices."""
     if face.vertices is None:
         return {}
-    y_up = torch.tensor([1.0, -1.0, 1.0])  # from pixels to a space of scan space's handedness
+    y_up = torch.tensor([1.0, -1.0, 1.0])  # gives pixels the handedness of scan space
     vertices = face.vertices * y_up
     if face.landmarks68 is not None and face.landmarks68.shape[1] == 3:
         start = fit_similarity(face.landmarks68 * y_up, truth.landmarks68)
@@ -118,7 +118,8 @@ def reconstruction_errors(face: PredictedFace, truth: _Truth, camera: Float[Tens
 def _through_camera(
     vertices: Float[Tensor, "vertices 3"], truth: _Truth, camera: Float[Tensor, "3 4"]
 ) -> Float64[Tensor, "3 4"]:
-    """From pixels back through the view's camera. Depth has no origin: its mean becomes that of the truth."""
+    """The map from pixels back to scan space by the view's camera. As depth has no origin, its mean is set to the
+    truth's."""
     linear, shift = camera.double().split([3, 1], dim=1)
     shift[2] += vertices[:, 2].double().mean() - move(camera, truth.points)[:, 2].mean()
     inverse = torch.linalg.inv(linear)
@@ -126,7 +127,7 @@ def _through_camera(
 
 
 def _by_yaw(per_image: pd.DataFrame, error: str) -> pd.DataFrame:
-    """A row for each method: the mean of each absolute yaw, the mean and the standard deviation of all views."""
+    """A row for each method: the mean for each absolute yaw, and mean and standard deviation over all views."""
     by_method = per_image.groupby("method")[error]
     methods = per_image.dropna(subset=error)["method"].unique()
     by_yaw = per_image.pivot_table(error, "method", per_image["yaw"].abs()).reindex(methods)

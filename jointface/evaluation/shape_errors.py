@@ -1,4 +1,4 @@
-"""What the protocols of 3D faces share: the errors of each image, and their means by yaw."""
+"""Shared by the protocols for 3D faces: the errors of each image, and their means by yaw."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ from jointface.metrics.nme import YAW_BINS, normalised_mean_error
 from jointface.metrics.pose import pose_errors
 
 BIN_NAMES = tuple(f"{'[' if low == 0 else '('}{low}, {high}]" for low, high in YAW_BINS)
-POSE_ERRORS = {"yaw_error": "yaw", "pitch_error": "pitch", "roll_error": "roll"}  # and their columns of tables
+POSE_ERRORS = {"yaw_error": "yaw", "pitch_error": "pitch", "roll_error": "roll"}  # error: column of tables
 CHUNK = 32  # photos in memory at a time
-BY_YAW = "mean and std are of the three bins, the std that of the population"
+BY_YAW = "mean and std are over the three bins (population std)"
 
 
 @dataclass(frozen=True)
 class KnownFace:
-    """A sample of a data set whose face is known. facts: columns of per_image, among them yaw in degrees. errors: of a
-    prediction, those that it allows."""
+    """A sample whose true face is known. facts: columns of per_image, including yaw in degrees. errors: computes those
+    errors of a prediction that can be measured."""
 
     index: int
     sample: FaceSample
@@ -37,11 +37,11 @@ class KnownFace:
 def measure_errors(
     methods: Sequence[ShapeMethod], dataset: FaceDataset, faces: Iterable[KnownFace], errors: Sequence[str]
 ) -> pd.DataFrame:
-    """Runs methods on samples of a data set. A prediction that is not finite is none.
+    """Runs methods on samples of a data set. Predictions that are not finite count as missing.
 
     Returns:
-        A row for each image and method: file, index, method, facts of the images, whether the method `has_prediction`,
-        and some of the errors, NaN where it has none.
+        A row for each image and method: file, index, method, facts about the image, whether the method
+        `has_prediction`, and the errors; NaN for errors that cannot be measured.
     """
     rows: list[dict[str, Any]] = []
     facts: dict[str, Any] = {}
@@ -60,10 +60,9 @@ def measure_errors(
 
 
 def face_errors(face: PredictedFace, truth: PredictedFace, region: Bool[Tensor, "vertices"]) -> dict[str, float]:
-    """The errors that a prediction and a truth with landmarks and vertices allow: `nme_2d_68` and `nme_3d_68`, of the
-    vertices of a region `nme_3d_dense`, if both are of the same morphable model, and `POSE_ERRORS` in degrees.
-
-    In 3D, z is relative to the mean z of the points compared.
+    """The errors of a prediction, as far as it can be compared with the truth, which has landmarks and vertices:
+    `nme_2d_68`, `nme_3d_68`, `nme_3d_dense` over the vertices of a region if both have the same morphable model, and
+    `POSE_ERRORS` in degrees. In 3D, z is relative to the mean z of the compared points.
     """
     assert truth.landmarks68 is not None
     assert truth.vertices is not None
@@ -82,12 +81,12 @@ def face_errors(face: PredictedFace, truth: PredictedFace, region: Bool[Tensor, 
 
 
 def nme(predicted: Tensor, truth: Tensor, landmarks: Tensor) -> float:
-    """The NME of one face in float64."""
+    """The NME of one face, computed in float64."""
     return float(normalised_mean_error(predicted[None].double(), truth[None].double(), landmarks[None].double()))
 
 
 def note_missing(per_image: pd.DataFrame, found: pd.Series) -> tuple[dict[str, list[str]], list[str]]:
-    """Files of the images that are not found by method, of those that lack any, and a note on each of these."""
+    """For methods that lack images, the files of the images not `found`, and a note for each method."""
     missing = {str(method): [*files] for method, files in per_image[~found].groupby("method", sort=False)["file"]}
     notes = [
         f"{method} has no prediction for {len(files):,} of {per_image['index'].nunique():,} photos, which its errors "
@@ -98,13 +97,13 @@ def note_missing(per_image: pd.DataFrame, found: pd.Series) -> tuple[dict[str, l
 
 
 def means(per_image: pd.DataFrame, errors: Sequence[str]) -> pd.DataFrame:
-    """The mean of each error, a row for each method."""
+    """A table of the mean of each error, with a row for each method."""
     return per_image.groupby("method", sort=False)[[*errors]].mean().rename_axis(None)
 
 
 def means_by_yaw(per_image: pd.DataFrame, error: str, scale: float = 1) -> pd.DataFrame:
-    """Rows are methods. Columns: the mean of each bin of |yaw|, their mean and standard deviation, NaN where a bin is
-    empty, and the mean over all images."""
+    """A table with a row for each method. Columns: the mean in each bin of |yaw|, the mean and standard deviation of
+    these (NaN if a bin is empty), and the mean over all images."""
     scaled, methods = scale * per_image[error], per_image["method"]
     of_bins = scaled.groupby([methods, yaw_bins(per_image["yaw"])], observed=False).mean().unstack()
     table = pd.DataFrame(of_bins.reindex(methods.unique())[[*BIN_NAMES]].to_numpy(), methods.unique(), BIN_NAMES)
@@ -113,8 +112,8 @@ def means_by_yaw(per_image: pd.DataFrame, error: str, scale: float = 1) -> pd.Da
 
 
 def error_metrics(per_image: pd.DataFrame, errors: Sequence[str]) -> dict[str, float]:
-    """`method/error`, over all images, and `.../yaw_0_30`, `.../yaw_30_60`, `.../yaw_60_90`, `.../mean`, `.../std`, see
-    `means_by_yaw`; those that are defined."""
+    """The defined ones of `method/error` over all images, and `.../yaw_0_30`, `.../yaw_30_60`, `.../yaw_60_90`,
+    `.../mean`, `.../std`, see `means_by_yaw`."""
     parts = {"all": "", "mean": "/mean", "std": "/std"}
     parts |= {name: f"/yaw_{low}_{high}" for name, (low, high) in zip(BIN_NAMES, YAW_BINS, strict=True)}
     return {
@@ -126,12 +125,12 @@ def error_metrics(per_image: pd.DataFrame, errors: Sequence[str]) -> dict[str, f
 
 
 def count_by_yaw(per_image: pd.DataFrame, what: str) -> str:
-    """How many images there are, and how many in each bin of |yaw|, in words."""
+    """Words that say how many images there are, in all and in each bin of |yaw|."""
     yaw = per_image.drop_duplicates("index")["yaw"]
     counts = ", ".join(f"{count:,} in {name}" for name, count in yaw_bins(yaw).value_counts(sort=False).items())
-    return f"{len(yaw):,} {what}; by |yaw|: {counts}, the last bin with those beyond"
+    return f"{len(yaw):,} {what}; by |yaw|: {counts}, the last bin including those beyond"
 
 
 def yaw_bins(yaw: pd.Series) -> pd.Series:
-    """The bin of each |yaw| in degrees: the bounds count below, and the last bin is open."""
+    """The bin of each |yaw| in degrees. Bounds belong to the lower bin, and the last bin is open."""
     return pd.cut(yaw.abs(), [-1, *(high for _, high in YAW_BINS[:-1]), np.inf], labels=BIN_NAMES)

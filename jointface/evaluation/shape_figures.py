@@ -1,4 +1,4 @@
-"""Figures that all protocols of 3D faces share: error curves, faces side by side, errors on the mean face."""
+"""Figures shared by all protocols for 3D faces: error curves, faces side by side, errors on the mean face."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -45,19 +45,19 @@ def add_shape_figures(
     """Adds figures with captions, the areas under the error curves, and a note on methods with another topology.
 
     Args:
-        result: of the protocol. methods: under evaluation, without references. model: of the labels.
-        curves: the columns of per_image that get an error curve and a figure of error against yaw; each has `error`,
-            the column, `scale`, a factor, `limit`, the largest error shown, and `label`.
+        result: the protocol's result. methods: the evaluated methods without references. model: the labels' model.
+        curves: describes error curves and plots of error against yaw. Each entry has `error`, a column of per_image,
+            `scale`, a factor, `limit`, the largest error shown, and `label`.
     """
     images = result.per_image.drop_duplicates("index").set_index("index").sort_index()
     for curve in curves:
         _add_curves(result, images["yaw"], **curve)
     by_yaw = images["yaw"].abs().sort_values(kind="stable").index
     result.figures["faces"] = faces_figure(methods, dataset, _spread(by_yaw, GRID_FACES), model)
-    others = "" if len(methods) <= VIEWED else f"; of methods after the first {VIEWED} over the photo only"
+    others = "" if len(methods) <= VIEWED else f"; methods after the first {VIEWED} over the photo only"
     result.captions["faces"] = (
-        "Faces, evenly spaced by yaw. Of each method, the mesh over the photo and from two sides, its pose undone"
-        f"{others}; landmarks where it has no mesh. On the right the ground truth: its mesh, its 68 landmarks."
+        "Faces, evenly spaced by yaw. For each method, the mesh over the photo and, without its pose, from two sides"
+        f"{others}; landmarks if it has no mesh. On the right the ground truth: its mesh, its 68 landmarks."
     )
     indices = _spread(images.index, HEAT_MAP_FACES)
     if errors := vertex_errors(methods, dataset, indices, model):
@@ -66,13 +66,13 @@ def add_shape_figures(
         heat_map = error_heat_map(mean_face, model.triangles.cpu().numpy(), errors, label)
         result.figures["errors_on_the_mean_face"] = heat_map
         result.captions["errors_on_the_mean_face"] = (
-            f"Where errors lie: the mean 3D error of each vertex over {len(indices)} images, on the mean face of "
-            f"{model.name}, in per cent of sqrt(width x height) of the true landmark box; z relative to the mean."
+            f"The mean 3D error of each vertex over {len(indices)} images, shown on the mean face of {model.name}, in "
+            "per cent of sqrt(width x height) of the true landmark box; z relative to the mean."
         )
     if "nme_3d_dense" in result.per_image:
         result.notes += [
-            f"{method.name} predicts the vertices of another morphable model than {model.name}: it takes part where "
-            "landmarks and pose are compared, not in dense errors."
+            f"{method.name} predicts the vertices of another morphable model than {model.name}: it is compared by "
+            "landmarks and pose, but not by dense errors."
             for method in methods
             if isinstance(method, NetworkMethod) and method.topology != fingerprint(model)
         ]
@@ -83,23 +83,23 @@ def _spread(indices: pd.Index, count: int) -> list[int]:
 
 
 def _add_curves(result: BenchmarkResult, yaw: pd.Series, error: str, scale: float, limit: float, label: str) -> None:
-    """Nothing where only references have the error."""
+    """Adds the two figures of an error and the area under its curve, unless only references have the error."""
     errors = {name: scale * values for name, values in errors_by_method(result.per_image, error).items()}
     if not errors.keys() - result.references:
         return
     result.metrics |= {f"{name}/{error}/auc": area_under_curve(values, limit) for name, values in errors.items()}
     result.figures[f"{error}_curve"] = cumulative_errors(errors, limit, label)
     result.captions[f"{error}_curve"] = (
-        f"Cumulative error distribution of {label}: the share of images below each error, and the area under the "
-        "curve, both over the images that the method has a prediction for."
+        f"Cumulative error distribution of {label}: the fraction of images below each error, and the area under the "
+        "curve, both over the images for which the method has a prediction."
     )
     result.figures[f"{error}_by_yaw"] = error_against_yaw(errors, yaw.to_numpy(np.float64), label)
     result.captions[f"{error}_by_yaw"] = f"{label}, of each image against its yaw, and its mean by yaw."
 
 
 def errors_by_method(per_image: pd.DataFrame, error: str) -> dict[str, Float[np.ndarray, "images"]]:
-    """Errors of each image by method, in the order of their `index`, NaN where a method has no prediction; without
-    methods that have none at all."""
+    """The errors of all images by method, ordered by `index`; NaN if a method has no prediction. Methods without any
+    error are left out."""
     if error not in per_image:
         return {}
     table = per_image.pivot(index="index", columns="method", values=error).dropna(axis=1, how="all")
@@ -113,10 +113,10 @@ def errors_by_method(per_image: pd.DataFrame, error: str) -> dict[str, Float[np.
 def faces_figure(
     methods: Sequence[ShapeMethod], dataset: FaceDataset, indices: Sequence[int], model: MorphableModel
 ) -> Figure:
-    """A row a photo: the photo, each method's face, the true face, the true landmarks.
+    """A figure with a row for each photo: the photo, each method's face, the true face, the true landmarks.
 
-    A method's mesh is shown over the photo and, its pose undone, from the front and from the side; of methods after the
-    first `VIEWED` only over the photo. A face without a mesh is shown by its landmarks.
+    A method's mesh is shown over the photo and, without its pose, from the front and from the side. Methods after the
+    first `VIEWED` are shown only over the photo. Faces without a mesh are shown by their landmarks.
     """
     transform = CropTransform(GRID_SIZE)
     samples, names = [dataset.read(index) for index in indices], [dataset.name(index) for index in indices]
@@ -148,7 +148,7 @@ def _truth(dataset: FaceDataset, index: int, sample: FaceSample, model: Morphabl
 
 
 def _over(face: PredictedFace, photo: Picture, to_crop: Float[Tensor, "2 3"]) -> Picture | None:
-    """The mesh or the landmarks of a face over the crop."""
+    """Plots the mesh or the landmarks of a face over the crop."""
     if face.vertices is not None and face.triangles is not None:
         vertices = warp_points(to_crop, face.vertices.float())
         return overlay_mesh(photo, vertices.numpy(), face.triangles.numpy(), enlargement=1)
@@ -171,10 +171,10 @@ def _view(face: PredictedFace | None, yaw: float = 0.0) -> Picture | None:
 def vertex_errors(
     methods: Sequence[ShapeMethod], dataset: FaceDataset, indices: Sequence[int], model: MorphableModel
 ) -> dict[str, Float[np.ndarray, "vertices"]]:
-    """The mean error of each vertex over some photos, in per cent of sqrt(width x height) of the true landmark box, by
-    method; NaN for the neck. z is relative to its mean over the face.
+    """For each method, the mean error of each vertex over some photos, in per cent of sqrt(width x height) of the true
+    landmark box; NaN for the neck. z is relative to its mean over the face.
 
-    Methods whose vertices are not those of the model are left out, and all are where the data set has no coefficients.
+    Methods that predict other vertices than the model's are left out; without labelled coefficients, all are.
     """
     if not dataset.has_shape:
         return {}

@@ -1,4 +1,4 @@
-"""Tables as Markdown, LaTeX with booktabs, rows for HTML, and text for the terminal. The best number is bold."""
+"""Formats tables as Markdown, LaTeX with booktabs, rows for HTML, and text for the terminal. Best numbers are bold."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -13,8 +13,8 @@ from jointface.evaluation.result import BenchmarkResult, Table
 
 QUOTED_MARK = "†"
 UNKNOWN = "–"
-PRINTED_ROWS = 20  # larger tables are in the report only
-FILE_WIDTH = 140  # characters of a line where the output goes to a file
+PRINTED_ROWS = 20  # larger tables are only in the report
+FILE_WIDTH = 140  # characters per line if the output goes to a file
 
 _LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -26,8 +26,8 @@ _LATEX = str.maketrans({
 
 
 class Row(NamedTuple):
-    """A row of text. kind: measured, quoted from a paper, or reference, as a trivial predictor. best: of each cell
-    whether no competing row has a better number in this column."""
+    """A row of text. kind: "measured", "quoted" (from a paper) or "reference" (such as a trivial predictor). best: for
+    each cell, whether it is the best number in its column."""
 
     name: str
     kind: str
@@ -36,8 +36,8 @@ class Row(NamedTuple):
 
 
 class ShownTable(NamedTuple):
-    """A `Table` as text. header: heading of the row names, then of the columns. note: what marks mean, and the scope of
-    the numbers."""
+    """A `Table` as text. header: the headings of the row names and of the columns. note: the meaning of marks, and the
+    scope of the numbers."""
 
     title: str
     caption: str
@@ -47,7 +47,7 @@ class ShownTable(NamedTuple):
 
 
 def show(table: Table) -> ShownTable:
-    """Sorts the rows, rounds the numbers and finds the best one of each column."""
+    """Sorts the rows, rounds the numbers and finds the best number in each column."""
     frame = sort_rows(table)
     kinds = {**dict.fromkeys(table.reference, "reference"), **dict.fromkeys(table.quoted, "quoted")}
     rows = []
@@ -60,7 +60,7 @@ def show(table: Table) -> ShownTable:
 
 
 def sort_rows(table: Table) -> pd.DataFrame:
-    """The table's frame with the best row first and a row `mean` last, unchanged where `lower_is_better` is None."""
+    """The table's frame with the best row first and a row `mean` last; unchanged if `lower_is_better` is None."""
     frame, numbers = table.frame, table.frame.select_dtypes("number").columns
     if table.lower_is_better is None or numbers.empty:
         return frame
@@ -71,7 +71,7 @@ def sort_rows(table: Table) -> pd.DataFrame:
 
 
 def _best(table: Table, frame: pd.DataFrame) -> pd.DataFrame:
-    """Which numbers are the best of their column: all that look alike, and none where there is no rival."""
+    """Which numbers are the best in their column, including ties after rounding; none in columns without a rival."""
     flags = pd.DataFrame(False, frame.index, frame.columns)
     competes = ~frame.index.isin([*table.quoted, *table.reference, *table.unranked])
     numbers = frame.select_dtypes("number").astype(float).round(table.decimals)
@@ -95,7 +95,7 @@ def _label(table: Table, name: object) -> str:
 
 
 def markdown(table: ShownTable) -> str:
-    """The table for GitHub and the like, with title, note and caption."""
+    """The table as GitHub-flavoured Markdown, with title, note and caption."""
     header, *rows = _marked_up(table, escape_markdown, "**{}**", "*{}*", f" {QUOTED_MARK}")
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -126,7 +126,7 @@ def latex(table: ShownTable, label: str) -> str:
 def _marked_up(
     table: ShownTable, escape: Callable[[str], str], bold: str, italic: str, quoted_mark: str
 ) -> list[list[str]]:
-    """Header and rows in a markup language; quoted rows are in italics, with a mark behind their names."""
+    """Header and rows in a markup language; quoted rows are in italics, with a mark after their names."""
     lines = [[escape(text) for text in table.header]]
     for name, kind, cells, best in table.rows:
         style, mark = (italic, quoted_mark) if kind == "quoted" else ("{}", "")
@@ -136,17 +136,17 @@ def _marked_up(
 
 
 def escape_markdown(text: str) -> str:
-    """Plain text for Markdown."""
+    """Escapes plain text for Markdown."""
     return re.sub(r"([\\`*_\[\]|<>])", r"\\\1", text)
 
 
 def slug(text: str) -> str:
-    """A title as part of a file name: lower case, words joined by hyphens."""
+    """Converts a title to a part of a file name: lower case, words joined by hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "table"
 
 
 def print_results(results: Sequence[BenchmarkResult]) -> None:
-    """Prints the notes and the tables of at most PRINTED_ROWS rows, without their captions."""
+    """Prints notes, and tables with at most PRINTED_ROWS rows, without their captions."""
     console = Console()
     if not console.is_terminal:
         console.width = FILE_WIDTH
