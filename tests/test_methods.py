@@ -226,7 +226,7 @@ def test_predictions_in_another_coordinate_system_are_counted_by_likely_cause(
     other.predict(*photos)  # again, for a picture
     (remark,) = other.remarks()
     assert remark.startswith(f"other: 2 of 3 predictions, e.g. {stems[0]}.npz, all lie within two pixels of the")
-    assert remark.endswith("normalised to 0..1, and not in pixels?")
+    assert remark.endswith("normalised to 0..1 instead of pixels?")
 
 
 def test_z_is_towards_the_viewer_in_every_method(photos: Photos, tiny_model: MorphableModel) -> None:

@@ -185,7 +185,11 @@ def test_labels_beside_the_photos_are_no_predictions(tmp_path: Path, photos: dic
         ("image00002_mesh.mat", b"cut", "not a readable MATLAB file"),
         ("image00002_kpt.txt", b"1 2 3\n", r"landmarks68 has shape \(1, 3\), expected \(68, 2\) or \(68, 3\)"),
         ("image00002_kpt.txt", b"a b\n", "not a table of landmarks"),
-        ("image00002_kpt.txt", b"nan nan\n" * 68, "image00002_kpt.txt: landmarks68 holds NaN"),
+        (
+            "image00002_kpt.txt",
+            b"nan nan\n" * 68,
+            "image00002_kpt.txt: landmarks68 holds values that are not finite numbers",
+        ),
         ("other.obj", b"", "no prediction of any photo in .*: looked there for STEM_mesh.mat, STEM.obj"),
     ],
 )

@@ -47,7 +47,7 @@ POINTS, TRIANGLES = np.zeros((4, 3)), np.array([[0, 1, 2], [1, 3, 2]])
         ({"pose": np.zeros(3)}, "holds neither landmarks68 nor vertices"),
         ({"landmarks68": np.zeros((3, 68))}, r"landmarks68 has shape \(3, 68\), expected \(68, 2\) or \(68, 3\)"),
         ({"landmarks68": np.zeros((68, 4))}, r"landmarks68 has shape \(68, 4\)"),
-        ({"landmarks68": np.full((68, 2), np.nan)}, "landmarks68 holds NaN"),
+        ({"landmarks68": np.full((68, 2), np.nan)}, "landmarks68 holds values that are not finite"),
         ({"landmarks68": np.full((68, 2), "a")}, "landmarks68 holds values that are not finite numbers"),
         ({"landmarks68": np.full((68, 2), None)}, "pickled objects, which are not read"),
         ({"landmarks68": np.zeros((68, 2)), "pose": np.zeros(7)}, r"pose has shape \(7,\), expected \(3,\)"),
@@ -112,7 +112,7 @@ BAD_BUT_PLAUSIBLE = {
     "off by half of the face": lambda sample: truth(sample) + torch.tensor([0.5 * sample.box.size, 0, 0]),
     "half as large": lambda sample: truth(sample) * 0.5 + truth(sample).mean(0) * 0.5,
     "with its z from the camera": lambda sample: truth(sample) + torch.tensor([0, 0, 1e4]),
-    "partly outside of the photo": lambda sample: truth(sample) + torch.tensor([0, 0.6 * sample.box.size, 0]),
+    "partly outside the photo": lambda sample: truth(sample) + torch.tensor([0, 0.6 * sample.box.size, 0]),
 }
 
 
@@ -131,10 +131,10 @@ def upwards(sample: FaceSample) -> Tensor:
 WRONG: dict[str, tuple[Callable[[FaceSample], Tensor], str]] = {
     "normalised": (lambda sample: truth(sample) / 450, "normalised to 0..1"),
     "normalised to -1..1": (lambda sample: truth(sample) / 225 - 1, "normalised to 0..1"),
-    "of a photo four times as large": (lambda sample: truth(sample) * 4, "outside of the photo"),
+    "of a photo four times as large": (lambda sample: truth(sample) * 4, "outside the photo"),
     "y upwards from 0": (lambda sample: truth(sample) * torch.tensor([1.0, -1, 1]), "above the photo: is y counted up"),
     "y upwards": (upwards, "upside down: is y counted upwards"),
-    "of a crop": (lambda sample: 0.3 * truth(sample), "far off the face"),
+    "of a crop": (lambda sample: 0.3 * truth(sample), "far from the face"),
     "z in other units": (lambda sample: truth(sample) * torch.tensor([1, 1, 1e-3]), "z in another scale"),
     "z in micrometres": (lambda sample: truth(sample) * torch.tensor([1, 1, 1e3]), "z in another scale"),
     "without z": (lambda sample: truth(sample) * torch.tensor([1, 1, 0]), r"the same z everywhere.*\(68, 2\)"),

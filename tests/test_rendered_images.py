@@ -82,7 +82,7 @@ def test_a_scan_that_cannot_be_read_is_left_out(
 
 def test_photos_that_are_files_are_not_drawn(tiny_data: Path, tiny_model: MorphableModel, tmp_path: Path) -> None:
     dataset = AFLW2000(tiny_data / "AFLW2000", "test", CropTransform(64), tiny_model)
-    with pytest.raises(ConfigError, match=r"the photos of this benchmark are files themselves, e.g. .*\.jpg"):
+    with pytest.raises(ConfigError, match=r"the photos of this benchmark are files, e.g. .*\.jpg"):
         write_images(dataset, tmp_path / "out")
     assert image_files(dataset, None)["image00002"] == dataset.path(0)
     with pytest.raises(ConfigError, match="images needs the benchmark whose faces to render"):
@@ -141,7 +141,7 @@ def test_synthetic_faces_predicted_by_who_knows_the_labels_have_no_error(tmp_pat
 def test_what_other_programs_made_of_the_pictures_is_imported(
     florence: Florence, tiny_data: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="import: the faces of this benchmark are rendered; set images=FOLDER"):
+    with pytest.raises(ConfigError, match="import: the faces of this benchmark are rendered; also set images=FOLDER"):
         image_files(florence, None)
     views = [f"benchmarks.florence.data.dataset.{key}={value}" for key, value in VIEWS.items()]
     given = ["benchmark=florence", f"paths.bfm_dir={tiny_data}/bfm_3ddfa", *views, f"images={tmp_path / 'images'}"]
