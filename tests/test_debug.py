@@ -101,9 +101,7 @@ def test_overfitting_takes_a_handful_of_plain_samples(tiny_data: Path, tmp_path:
     assert config.model.scheduler is None
 
 
-@pytest.mark.parametrize(
-    ("fraction", "steps", "said"), [(10.0, 2, "memorised"), (0.0, 4, "not memorised")]
-)
+@pytest.mark.parametrize(("fraction", "steps", "said"), [(10.0, 2, "memorised"), (0.0, 4, "not memorised")])
 def test_overfitting_ends_when_the_losses_are_down_and_says_so(
     fraction: float, steps: int, said: str, tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

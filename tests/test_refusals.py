@@ -165,7 +165,10 @@ def test_processes_that_torchrun_started_are_taken(
         (["trainer.devices=8"], "trainer.accelerator=cpu trainer.devices=8: this machine has 2 CPU cores"),
         (["trainer=gpu", "trainer.devices=2"], "trainer.accelerator=auto trainer.devices=2: there is no GPU here"),
         (["trainer=ddp"], "cannot build a trainer with trainer.accelerator=gpu trainer.devices=auto: "),
-        (["trainer.devices=[0,1,2]"], "made with trainer.accelerator=cpu trainer.devices=.*0, 1, 2.*: "),
+        (
+            ["trainer.devices=[0,1,2]"],
+            "cannot build a trainer with trainer.accelerator=cpu trainer.devices=.*0, 1, 2.*: ",
+        ),
     ],
 )
 def test_devices_that_are_not_there(

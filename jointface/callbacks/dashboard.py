@@ -126,9 +126,7 @@ class LabelCensus:
                 counts = torch.stack([((part["attributes"] > 0.5) & mask).sum(0), mask.sum(0)])
                 self.attributes[source] = self.attributes.get(source, 0) + counts
             if "camera" in part:
-                yaw = pose_from_camera(part["camera"].float(), 1.0)[
-                    :, 1
-                ].rad2deg()  # independent of image height
+                yaw = pose_from_camera(part["camera"].float(), 1.0)[:, 1].rad2deg()  # independent of image height
                 bins = ((yaw + 90) / 180 * (len(YAW_EDGES) - 1)).long().clamp(0, len(YAW_EDGES) - 2)
                 self.yaw[source] = self.yaw.get(source, 0) + torch.bincount(bins, minlength=len(YAW_EDGES) - 1)
 

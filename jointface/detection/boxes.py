@@ -65,10 +65,14 @@ def _centres(rows: int, columns: int, stride: int, device: torch.device) -> tupl
 
 def overlaps(first: Float[Tensor, "n _"], second: Float[Tensor, "m _"]) -> Float[Tensor, "n m"]:
     """Intersection over union of square boxes: x, y, size."""
+    common = _intersections(first, second)
+    return common / (first[:, None, 2] ** 2 + second[None, :, 2] ** 2 - common)
+
+
+def _intersections(first: Float[Tensor, "n _"], second: Float[Tensor, "m _"]) -> Float[Tensor, "n m"]:
     low = torch.maximum((first[:, :2] - first[:, 2:3] / 2)[:, None], (second[:, :2] - second[:, 2:3] / 2)[None])
     high = torch.minimum((first[:, :2] + first[:, 2:3] / 2)[:, None], (second[:, :2] + second[:, 2:3] / 2)[None])
-    common = (high - low).clamp(min=0).prod(dim=-1)
-    return common / (first[:, None, 2] ** 2 + second[None, :, 2] ** 2 - common)
+    return (high - low).clamp(min=0).prod(dim=-1)
 
 
 def suppress(found: Float[Tensor, "cells 4"], threshold: float, overlap: float = 0.4) -> Float[Tensor, "faces 4"]:
@@ -76,11 +80,13 @@ def suppress(found: Float[Tensor, "cells 4"], threshold: float, overlap: float =
 
     Args:
         threshold: lowest score.
-        overlap: boxes with more intersection over union than this are of the same face.
+        overlap: boxes with more intersection over union than this are of the same face, as is a box that lies within
+            another to four fifths.
     """
     found = found[found[:, 3] >= threshold]
     found = found[found[:, 3].argsort(descending=True, stable=True)][:1000]
-    same = overlaps(found, found) > overlap
+    smaller = torch.minimum(found[:, None, 2], found[None, :, 2]) ** 2
+    same = (overlaps(found, found) > overlap) | (_intersections(found, found) > 0.8 * smaller)
     kept: list[int] = []
     for row in range(len(found)):
         if not same[row, kept].any():

@@ -1,9 +1,5 @@
-"""The finder's weights: those that ship with the package, and how they are made from a training's checkpoint.
+"""The finder's weights: those that ship with the package, and how they are made from a training's checkpoint."""
 
-python -m jointface.detection.finder_weights runs/finder/DATE_TIME/checkpoints/best.ckpt FILE.safetensors
-"""
-
-import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,7 +13,7 @@ from jointface.files import write_atomically
 from jointface.modules.checkpoint import read_checkpoint
 
 SHIPPED = Path(__file__).parents[1] / "weights" / "finder.safetensors"
-SHA256 = "08d90d22fb9c96dcd0d6801ee687fd170b7ceed608b25a11cf0c2e333aa1bf5d"
+SHA256 = "f93e16edcc11aef8e4d6efe8fecd4b631ecda931150d497b891e6cf099701748"
 
 
 @lru_cache(maxsize=4)
@@ -63,7 +59,3 @@ def save_weights(checkpoint: str | Path, path: str | Path) -> None:
         name: value.half() if value.is_floating_point() else value for name, value in _read(Path(checkpoint)).items()
     }
     write_atomically(Path(path), save({name: value.contiguous() for name, value in weights.items()}))
-
-
-if __name__ == "__main__":
-    save_weights(*sys.argv[1:])

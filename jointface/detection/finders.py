@@ -22,10 +22,11 @@ LARGE_FACES = 1 / 4  # scale of the second look, for faces that fill the picture
 FINER = 2.0  # scale of each further look, for small faces in large photos
 SMALL_PHOTO = 160  # pixels; photos whose longer side is less are enlarged to it
 MEMORY = 24 * 2**20  # bytes, above what a look at AREA occupies
+LARGEST = 160.0  # pixels of a picture; larger faces are left to the coarser looks
 GREY = 127  # beyond the photo's border
 THRESHOLD = 0.5  # score of the finder at which recall and precision balance, see docs/detection.md
 
-Image = UInt8[np.ndarray, "height width 3"]
+Image = UInt8[np.ndarray, "_ _ 3"]
 
 
 class FoundFace(NamedTuple):
@@ -65,17 +66,18 @@ class OwnFinder:
         torch.empty(MEMORY // 4)
 
     def __call__(self, photo: Image) -> list[FoundFace]:
-        found = [self._look(photo, picture) for picture in pyramid(photo, self.finer)]
+        *finer, coarsest = pyramid(photo, self.finer)
+        found = [self._look(photo, picture, LARGEST) for picture in finer] + [self._look(photo, coarsest)]
         return _faces(torch.cat(found), photo, self.threshold)
 
     @torch.inference_mode()
-    def _look(self, photo: Image, picture: Image) -> Float[Tensor, "faces 4"]:
+    def _look(self, photo: Image, picture: Image, largest: float = float("inf")) -> Float[Tensor, "faces 4"]:
         height, width = picture.shape[:2]
         padded = np.full((-(-height // 32) * 32, -(-width // 32) * 32, 3), GREY, np.uint8)
         padded[:height, :width] = picture
         images = torch.from_numpy(padded)[None].permute(0, 3, 1, 2)
         found = decode(self.network(to_input(images)))[0]
-        return _to_photo(found[found[:, 3] >= self.threshold], picture, photo)
+        return _to_photo(found[(found[:, 3] >= self.threshold) & (found[:, 2] <= largest)], picture, photo)
 
 
 class YuNet:

@@ -85,7 +85,7 @@ class Face:
         save_mesh(self.mesh(scale), path)
 
     def overlay(self) -> UInt8[np.ndarray, "512 512 3"]:
-        """The face cut out of the photo, with its mesh and landmarks drawn on it."""
+        """The face cut out of the photo, with its mesh and landmarks overlaid."""
         frame = FaceBox(self.box.x, self.box.y, VIEW_MARGIN * self.box.size)
         picture, transform = cut_crop(self.photo.image, frame, VIEW)
         if self.vertices is None or self.triangles is None or self.landmarks is None:

@@ -1,4 +1,4 @@
-"""A photo with what was read of its faces drawn on it."""
+"""A photo overlaid with what was predicted of its faces."""
 
 from collections.abc import Sequence
 

@@ -1,5 +1,7 @@
 """Errors that a user can fix, reported in one line."""
 
+import re
+
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -18,4 +20,6 @@ def one_line(error: BaseException) -> str:
     while isinstance(error.__cause__, JointFaceError) and not isinstance(error, JointFaceError):
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return "error: " + " ".join(line for line in lines if not line.startswith(_NOISE))
+    text = " ".join(line for line in lines if not line.startswith(_NOISE))
+    unknown = r"Could not override '([^']*)'\."
+    return "error: " + re.sub(unknown, r"no such key \1: --cfg job shows all keys, +\1=VALUE adds one", text)
