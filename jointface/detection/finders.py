@@ -24,7 +24,7 @@ SMALL_PHOTO = 160  # pixels; photos whose longer side is less are enlarged to it
 MEMORY = 24 * 2**20  # bytes, above what a look at AREA occupies
 LARGEST = 160.0  # pixels of a picture; larger faces are left to the coarser looks
 GREY = 127  # beyond the photo's border
-THRESHOLD = 0.5  # score of the finder at which recall and precision balance, see docs/detection.md
+THRESHOLD = 0.5  # score of a face, chosen in docs/detection.md
 
 Image = UInt8[np.ndarray, "_ _ 3"]
 
