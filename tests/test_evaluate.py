@@ -344,9 +344,13 @@ def test_an_image_without_a_prediction_has_no_error() -> None:
         (
             ["paths.data_dir=nowhere", "paths.bfm_dir=DATA/bfm_3ddfa"],
             DataError,
-            "^paths.data_dir=nowhere is no folder: .*AFLW2000",
+            "^paths.data_dir=nowhere is not a folder: .*AFLW2000",
         ),
-        (["paths.data_dir=nowhere"], DataError, "^paths.data_dir=nowhere is no folder: set it to the one that holds"),
+        (
+            ["paths.data_dir=nowhere"],
+            DataError,
+            "^paths.data_dir=nowhere is not a folder: set it to the one that holds",
+        ),
         (
             ["checkpoint=RUN"],
             CheckpointError,
