@@ -27,12 +27,16 @@ class WeightAverage(WeightAveraging):
         self.decay = decay
 
     def _add(self, averages: list[Tensor], weights: list[Tensor], _: Any) -> None:
-        """Adds the weights of a step to averages of one dtype; integers such as triangles and counters are copied."""
+        """Adds the weights of a step to averages of one dtype. Integers are copied. Constants stay untouched: even the
+        average of -0.0 with itself would be +0.0, which changes the hash of a morphable model."""
         step = self._latest_update_step + 1
-        if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, weights, 1 - min(self.decay, (1 + step) / (10 + step)))
-        else:
+        if not averages[0].is_floating_point():
             torch._foreach_copy_(averages, weights)
+            return
+        pairs = [pair for pair in zip(averages, weights, strict=True) if pair[0].data_ptr() not in self._constants]
+        if pairs:
+            averages, weights = (list(part) for part in zip(*pairs, strict=True))
+            torch._foreach_lerp_(averages, weights, 1 - min(self.decay, (1 + step) / (10 + step)))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Puts the average on the training device; the module is moved there later."""
@@ -45,6 +49,11 @@ class WeightAverage(WeightAveraging):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._latest_update_step = trainer.global_step
+        assert self._average_model is not None
+        buffers = self._average_model.module.named_buffers()
+        self._constants = {
+            buffer.data_ptr() for name, buffer in buffers if not name.endswith(("running_mean", "running_var"))
+        }
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keeps the average in the module for the figures; `on_validation_end` swaps the weights back."""
