@@ -172,7 +172,7 @@ def main(overrides: list[str]) -> None:
                 "bare": lambda: bare(config, batch),
                 "engine": lambda: trained(config, batch),
                 "two": lambda: trained(two, parts),
-                "one": lambda: trained(one, {"shape": joined}),
+                "one": lambda: trained(one, {"synthetic_shape": joined}),
             }
         )
     images = sum(config.batch_size.values())
