@@ -13,6 +13,7 @@ from jointface.detection.boxes import decode, overlaps, suppress, target_maps
 from jointface.detection.finder_network import STRIDES, UNIT, FinderNetwork, to_input
 from jointface.modules import checkpoint as checkpoints
 from jointface.modules import optimizer_state
+from jointface.modules.schedule import optimizer_and_schedule
 
 Batch = dict[str, dict[str, Tensor]]  # by source: `image` (B, 3, S, S) uint8, `boxes` (B, faces, 3), size 0 for none
 FOUND = 0.5  # intersection over union from which a box finds a face
@@ -32,8 +33,6 @@ class FinderModule(LightningModule):
         box_weight: w.
     """
 
-    counts: Tensor
-
     def __init__(
         self,
         optimizer: Callable[..., Optimizer],
@@ -48,7 +47,7 @@ class FinderModule(LightningModule):
         self.description = {"format": checkpoints.FORMAT, "network": {"finder": {"width": width}}, "attributes": [],
                             "label_sets": {}, "morphable_model": None}  # fmt: skip
         # Faces that are found, faces that are missed, boxes without a face.
-        self.register_buffer("counts", torch.zeros(3), persistent=False)
+        self.counts: Tensor = nn.Buffer(torch.zeros(3), persistent=False)
 
     def losses(self, images: Tensor, boxes: Float[Tensor, "batch faces 3"]) -> dict[str, Float[Tensor, ""]]:
         """The focal loss of the scores and the distance of the boxes."""
@@ -98,13 +97,7 @@ class FinderModule(LightningModule):
         return found / (found + missed).clamp(min=1), found / (found + false).clamp(min=1), f1
 
     def configure_optimizers(self) -> Any:
-        """Convolutions have weight decay; biases and normalisations have none."""
-        matrices, vectors = ([p for p in self.parameters() if (p.ndim > 1) == matrix] for matrix in (True, False))
-        optimizer = self.make_optimizer([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
-        if self.make_scheduler is None:
-            return optimizer
-        schedule = self.make_scheduler(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return optimizer_and_schedule(self.parameters(), self.make_optimizer, self.make_scheduler, self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[checkpoints.KEY] = self.description

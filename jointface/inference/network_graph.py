@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,44 +33,30 @@ class NetworkGraph(nn.Module):
         probabilities  (B, M)     of the attributes, calibrated: sigmoid(logit - log alpha)
     """
 
-    log_alpha: Float[Tensor, "attributes"]
-    quaternion_forms: Float[Tensor, "9 16"]
-    face_region: Tensor
-    mean_face: Float[Tensor, "region 3"]
-    mean: Float[Tensor, "coordinates"]
-    basis: Float[Tensor, "coordinates coefficients"]
-    centre: Float[Tensor, "3"]
-    basis_of_centre: Float[Tensor, "3 coefficients"]
-    plane: Float[Tensor, "3 1"]
-    y_down: Float[Tensor, "3"]
-
     def __init__(self, network: FaceNetwork) -> None:
         super().__init__()
         self.network, self.facts = network, network_facts(network)
-        self.register_buffer("log_alpha", torch.from_numpy(self.facts.alpha).log(), persistent=False)
+        constant = partial(nn.Buffer, persistent=False)
+        self.log_alpha = constant(torch.from_numpy(self.facts.alpha).log())
         if (decoder := network.shape_decoder) is not None:
             region = decoder.morphable_model.face_region.nonzero()[:, 0]
             mean = decoder.morphable_model.mean[region]
             if isinstance(decoder, MorphableDecoder):
                 self._split_off_centre(decoder.morphable_model)
-            self.register_buffer("quaternion_forms", quaternion_forms(), persistent=False)
-            self.register_buffer("face_region", region, persistent=False)
-            self.register_buffer("mean_face", (mean - mean.mean(0)) / mean.std(), persistent=False)
+            self.quaternion_forms = constant(quaternion_forms())
+            self.face_region = constant(region)
+            self.mean_face = constant((mean - mean.mean(0)) / mean.std())
 
     def _split_off_centre(self, model: MorphableModel) -> None:
         """Mean and basis of the vertices relative to their centre, and of the centre. The basis also shifts faces."""
         basis, mean = model.basis.double(), model.mean.double()
         moves = torch.eye(3, dtype=torch.float64)[:, None].expand(3, len(mean), 3)
-        parts = {
-            "mean": (mean - mean.mean(0)).mT.flatten(),
-            "basis": torch.cat([basis - basis.mean(1, keepdim=True), moves], dim=2).flatten(0, 1),
-            "centre": mean.mean(0),
-            "basis_of_centre": basis.mean(1),
-            "plane": mean.new_tensor([[1.0], [1.0], [0.0]]),
-            "y_down": mean.new_tensor([1.0, -1.0, 1.0]),
-        }
-        for name, value in parts.items():
-            self.register_buffer(name, value.float(), persistent=False)
+        constant = partial(nn.Buffer, persistent=False)
+        self.mean = constant((mean - mean.mean(0)).mT.flatten().float())
+        self.basis = constant(torch.cat([basis - basis.mean(1, keepdim=True), moves], dim=2).flatten(0, 1).float())
+        self.centre, self.basis_of_centre = constant(mean.mean(0).float()), constant(basis.mean(1).float())
+        self.plane = constant(torch.tensor([[1.0], [1.0], [0.0]]))
+        self.y_down = constant(torch.tensor([1.0, -1.0, 1.0]))
 
     @property
     def output_names(self) -> list[str]:

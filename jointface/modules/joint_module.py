@@ -24,6 +24,7 @@ from jointface.modules.compilation import MODES, compile_layers, require_compile
 from jointface.modules.distributed import is_distributed, mean_over_processes, samples_per_process
 from jointface.modules.losses import attribute_loss, shape_loss
 from jointface.modules.network import AttributeClassifier, build_network
+from jointface.modules.schedule import optimizer_and_schedule
 from jointface.modules.shape_decoders import ShapeDecoder, frontal_face
 from jointface.modules.task_gradients import gradient_statistics, require_separable_gradients
 from jointface.modules.weighting import FixedWeights, PCGrad
@@ -133,13 +134,7 @@ class JointFaceModule(LightningModule):
                     self.metrics[f"{prefix}/attributes"] = AttributeMetrics(attributes, alpha.cpu())
 
     def configure_optimizers(self) -> Any:
-        """Applies weight decay to matrices and convolutions, but not to biases, normalisations and loss weights."""
-        matrices, vectors = ([p for p in self._trained() if (p.ndim > 1) == matrix] for matrix in (True, False))
-        optimizer = self.make_optimizer([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
-        if self.make_scheduler is None:
-            return optimizer
-        schedule = self.make_scheduler(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return optimizer_and_schedule(self._trained(), self.make_optimizer, self.make_scheduler, self.trainer)
 
     def _trained(self) -> list[Parameter]:
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
