@@ -3,7 +3,6 @@
 Pose conventions are those of 300W-LP (Zhu et al., CVPR 2016).
 """
 
-import roma
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -43,6 +42,8 @@ def rotation_to_euler(rotation: Rotation) -> Float[Tensor, "*batch 3"]:
 
 def rotation_6d_to_matrix(rows: Float[Tensor, "*batch 6"]) -> Rotation:
     """Rotation from its first two rows, which are orthonormalised (Zhou et al., CVPR 2019): easy to regress."""
+    import roma  # slow to import, and only morphable decoders need it
+
     return roma.special_gramschmidt(rows.unflatten(-1, (2, 3)).mT).mT
 
 
