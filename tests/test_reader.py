@@ -215,8 +215,17 @@ def test_a_first_pass_that_makes_no_sense_is_not_followed(value: float) -> None:
     np.testing.assert_array_equal(first, second)
 
 
-def in_a_row(count: int) -> list[FaceBox]:
-    return [FaceBox(40 + 15 * number, 150, 50) for number in range(count)]
+def test_two_boxes_of_a_finder_that_lead_to_one_face_give_one_face() -> None:
+    box = FaceBox(100.0, 90.0, 60)
+    photo = painted(220, 180, markers(box), sigma=4)
+    guesses = [FoundFace(FaceBox(box.x + 14, box.y, 62), 0.9), FoundFace(FaceBox(box.x - 14, box.y, 58), 0.6)]
+    (face,) = FaceReader(MarkerNetwork(), lambda _: guesses)(photo)
+    assert face.score == 0.9
+    assert len(FaceReader(MarkerNetwork(), GivenBoxes([guess.box for guess in guesses]))(photo)) == 2
+
+
+def apart(count: int) -> list[FaceBox]:
+    return [FaceBox(40 + 80 * (number % 5), 30 + 60 * (number // 5), 30) for number in range(count)]
 
 
 def same(faces: Sequence[Face], others: Sequence[Face]) -> None:
@@ -234,7 +243,7 @@ def test_faces_of_many_photos_share_batches_and_come_back_photo_by_photo(
     photos = {count: photo[: 200 + count] for count in (0, 1, 2, 20)}
 
     def finder(picture: np.ndarray) -> list[FoundFace]:
-        return [FoundFace(box, 0.5) for box in in_a_row(len(picture) - 200)]
+        return [FoundFace(box, 0.5) for box in apart(len(picture) - 200)]
 
     together = FaceReader(network, finder, batch_size=batch_size)([*photos.values()])
     assert [len(faces) for faces in together] == [0, 1, 2, 20]

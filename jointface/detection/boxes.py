@@ -75,20 +75,23 @@ def _intersections(first: Float[Tensor, "n _"], second: Float[Tensor, "m _"]) ->
     return (high - low).clamp(min=0).prod(dim=-1)
 
 
-def suppress(found: Float[Tensor, "cells 4"], threshold: float, overlap: float = 0.4) -> Float[Tensor, "faces 4"]:
-    """The best of each group of overlapping boxes (non-maximum suppression), best first.
-
-    Args:
-        threshold: lowest score.
-        overlap: boxes with more intersection over union than this are of the same face, as is a box that lies within
-            another to four fifths.
-    """
+def suppress(found: Float[Tensor, "cells 4"], threshold: float) -> Float[Tensor, "faces 4"]:
+    """The best of each group of overlapping boxes (non-maximum suppression) whose score reaches the threshold, best
+    first."""
     found = found[found[:, 3] >= threshold]
     found = found[found[:, 3].argsort(descending=True, stable=True)][:1000]
-    smaller = torch.minimum(found[:, None, 2], found[None, :, 2]) ** 2
-    same = (overlaps(found, found) > overlap) | (_intersections(found, found) > 0.8 * smaller)
+    return found[distinct(found)]
+
+
+def distinct(boxes: Float[Tensor, "n _"]) -> list[int]:
+    """The rows of boxes of different faces; of several boxes of one face, the first.
+
+    Two boxes are of one face if their intersection over union is above 0.4, or if four fifths of one lie in the other.
+    """
+    smaller = torch.minimum(boxes[:, None, 2], boxes[None, :, 2]) ** 2
+    same = (overlaps(boxes, boxes) > 0.4) | (_intersections(boxes, boxes) > 0.8 * smaller)
     kept: list[int] = []
-    for row in range(len(found)):
+    for row in range(len(boxes)):
         if not same[row, kept].any():
             kept.append(row)
-    return found[kept]
+    return kept

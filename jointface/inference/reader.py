@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float64
 
 from jointface.attributes import calibrated_probability
+from jointface.detection.boxes import distinct
 from jointface.detection.finders import FaceFinder, FoundFace, GivenBoxes, build_finder
 from jointface.errors import ConfigError, InputError
 from jointface.geometry.framing import FaceBox, face_box
@@ -153,9 +154,9 @@ class FaceReader(HubMixin):
             faces += len(framed)
             pixels += 0 if reading.photo is None else reading.photo.image.size // 3
             if max(faces, len(waiting)) >= self.batch_size or pixels >= MAX_PIXELS:
-                yield from self._finish(waiting)
+                yield from self._finish(waiting, finder or self.finder)
                 waiting, faces, pixels = [], 0, 0
-        yield from self._finish(waiting)
+        yield from self._finish(waiting, finder or self.finder)
 
     def _open(self, source: Source, finder: FaceFinder) -> tuple[Reading, list[_Framed]]:
         try:
@@ -165,13 +166,16 @@ class FaceReader(HubMixin):
         found: list[FoundFace] = finder(photo.image)[: self.max_faces]
         return Reading(source, photo, []), [_Framed(photo, face.box, face.score) for face in found]
 
-    def _finish(self, waiting: list[tuple[Reading, list[_Framed]]]) -> Iterator[Reading]:
+    def _finish(self, waiting: list[tuple[Reading, list[_Framed]]], finder: FaceFinder) -> Iterator[Reading]:
         read = self._read([framed for _, of_photo in waiting for framed in of_photo])
         if self.two_passes and self.facts.mesh is not None:
             read = self._read([_reframed(one, self.facts.mesh) for one in read])
         faces = iter([self._face(one) for one in read])
         for reading, of_photo in waiting:
-            yield reading._replace(faces=[next(faces) for _ in of_photo])
+            own = [next(faces) for _ in of_photo]
+            if own and not isinstance(finder, GivenBoxes):  # two boxes of a finder may lead to one face
+                own = [own[row] for row in distinct(torch.tensor([face.box for face in own]))]
+            yield reading._replace(faces=own)
 
     def _read(self, faces: list[_Framed]) -> list[_Read]:
         """One pass of the network."""
