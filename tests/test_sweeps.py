@@ -368,3 +368,7 @@ def test_a_trial_reports_each_validation_and_is_pruned_where_others_were_better(
     assert study.trials[2].intermediate_values == {2: pytest.approx(metrics["val/error"])}
     assert not any(name.startswith("test/") for name in metrics)  # it ended there
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+    config = tiny_config(tiny_data, tmp_path / "unknown")
+    OmegaConf.update(config, "callbacks.trial", {**report, "number": 9}, force_add=True)
+    with pytest.raises(ConfigError, match=r"the study s in .*study\.db has no trial 9"):
+        train(config)

@@ -7,7 +7,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from jointface.errors import TrialPruned
+from jointface.errors import ConfigError, TrialPruned
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,10 @@ class TrialReport(Callback):
     def _report(self, trainer: Trainer) -> None:
         from optuna import Trial
 
-        frozen, value = self._study.get_trials(deepcopy=False)[self.number], trainer.callback_metrics[self.objective]
+        trials, value = self._study.get_trials(deepcopy=False), trainer.callback_metrics[self.objective]
+        if self.number not in range(len(trials)):
+            raise ConfigError(f"the study {self.study_name} in {self.storage} has no trial {self.number}")
+        frozen = trials[self.number]
         trial, step = Trial(self._study, frozen._trial_id), trainer.global_step
         if step not in frozen.intermediate_values:  # else reported before an interruption
             trial.report(value.item(), step)

@@ -97,7 +97,7 @@ class FinderModule(LightningModule):
         return found / (found + missed).clamp(min=1), found / (found + false).clamp(min=1), f1
 
     def configure_optimizers(self) -> Any:
-        return optimizer_and_schedule(self.parameters(), self.make_optimizer, self.make_scheduler, self.trainer)
+        return optimizer_and_schedule(self.parameters(), self.make_optimizer, self.make_scheduler, self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[checkpoints.KEY] = self.description

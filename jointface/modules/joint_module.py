@@ -134,7 +134,7 @@ class JointFaceModule(LightningModule):
                     self.metrics[f"{prefix}/attributes"] = AttributeMetrics(attributes, alpha.cpu())
 
     def configure_optimizers(self) -> Any:
-        return optimizer_and_schedule(self._trained(), self.make_optimizer, self.make_scheduler, self.trainer)
+        return optimizer_and_schedule(self._trained(), self.make_optimizer, self.make_scheduler, self)
 
     def _trained(self) -> list[Parameter]:
         return [parameter for parameter in self.parameters() if parameter.requires_grad]

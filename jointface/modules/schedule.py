@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from lightning import Trainer
+from lightning import LightningModule
 from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -26,7 +26,7 @@ def optimizer_and_schedule(
     parameters: Iterable[Parameter],
     make_optimizer: Callable[..., Optimizer],
     make_scheduler: Callable[..., Any] | None,
-    trainer: Trainer,
+    module: LightningModule,
 ) -> Any:
     """What `configure_optimizers` returns. Weight decay applies to matrices and convolutions, but not to biases,
     normalisations and loss weights.
@@ -34,6 +34,7 @@ def optimizer_and_schedule(
     Args:
         make_optimizer: from parameter groups.
         make_scheduler: from the optimiser and the number of steps, for each step; None: a constant rate.
+        module: what is trained; a schedule asks its trainer for the number of steps.
     """
     groups: tuple[list[Parameter], list[Parameter]] = ([], [])
     for parameter in parameters:
@@ -41,5 +42,5 @@ def optimizer_and_schedule(
     optimizer = make_optimizer([{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}])
     if make_scheduler is None:
         return optimizer
-    schedule = make_scheduler(optimizer, total_steps=int(trainer.estimated_stepping_batches))
+    schedule = make_scheduler(optimizer, total_steps=int(module.trainer.estimated_stepping_batches))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
