@@ -77,7 +77,7 @@ def composed(folder: str, *overrides: str) -> DictConfig:
     steps = [
         f"trainer.max_steps={WARM_UP + STEPS + 1}",
         "trainer.val_check_interval=100000",
-        "trainer.limit_val_batches=0",
+        "+trainer.limit_val_batches=0",
     ]
     return resolved(folder, *FEW, *steps, *overrides)
 

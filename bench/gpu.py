@@ -30,7 +30,7 @@ FULL_SIZE = [
     f"trainer.max_steps={2 * STEPS + 1}",  # the last step saves a checkpoint
     f"trainer.log_every_n_steps={STEPS}",
     "trainer.val_check_interval=100000",
-    "trainer.limit_val_batches=0",
+    "+trainer.limit_val_batches=0",
 ]
 VARIANTS = {
     "bf16, channels_last": [],

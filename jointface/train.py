@@ -182,7 +182,9 @@ def _validate_cpu_trainer(config: DictConfig, trainer: Trainer, wanted: str) -> 
 def build_data(config: DictConfig) -> JointDataModule:
     """Builds the config's data module, which has not opened any data set yet."""
     run_settings = {"image_size": config.image_size, "seed": config.seed, "num_workers": config.num_workers}
-    datamodule: JointDataModule = instantiate(config.data, **run_settings, packed_dir=config.paths.packed_dir)
+    datamodule: JointDataModule = instantiate(
+        config.data, **run_settings, packed_dir=config.paths.packed_dir, _convert_="all"
+    )
     return datamodule
 
 
@@ -214,7 +216,7 @@ def build_module(config: DictConfig, datamodule: JointDataModule) -> LightningMo
         alpha={name: datamodule.datasets["train"][name].alpha() for name in label_sets},
         morphable_model=instantiate(config.morphable_model) if model.shape_decoder else None,
         log_gradients_every_n_steps=model.log_gradients_every_n_steps or 0,
-        compile_mode=model.compile_mode if model.compile else None,
+        compile_mode="default" if model.compile is True else model.compile or None,
     )
 
 

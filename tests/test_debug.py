@@ -173,11 +173,11 @@ def test_a_training_too_short_for_a_profile_says_so(tmp_path: Path, caplog: pyte
 
 
 def test_no_profiler_is_the_default(tiny_data: Path, tmp_path: Path) -> None:
-    assert tiny_config(tiny_data, tmp_path).trainer.profiler is None
+    assert tiny_config(tiny_data, tmp_path).trainer.get("profiler") is None
 
 
 def test_a_profiler_of_lightnings_name_is_refused(tiny_data: Path, tmp_path: Path) -> None:
     config = tiny_config(tiny_data, tmp_path / "run")
-    OmegaConf.update(config, "trainer.profiler", "simple")
+    OmegaConf.update(config, "trainer.profiler", "simple", force_add=True)
     with pytest.raises(ConfigError, match="choose a profiler by trainer/profiler=simple"):
         train(config)

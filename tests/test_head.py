@@ -338,7 +338,7 @@ def test_a_folder_that_cannot_be_written_to_is_named_before_the_work(tmp_path: P
     file = tmp_path / "file"
     file.touch()
     for folder in (file, file / "deeper"):
-        with pytest.raises(DataError, match=rf"{folder}: cannot keep .*; set synthesis\.cache_dir") as caught:
+        with pytest.raises(DataError, match=rf"{folder}: cannot keep .*; set XDG_CACHE_HOME") as caught:
             load_head(str(folder))
         assert "\n" not in str(caught.value)
     assert not built
@@ -349,7 +349,7 @@ def test_a_full_disk_is_answered_in_one_line(tmp_path: Path, monkeypatch: pytest
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(head_builder, "build_head", build)
-    with pytest.raises(DataError, match=r"No space left on device.*synthesis\.cache_dir"):
+    with pytest.raises(DataError, match=r"No space left on device.*XDG_CACHE_HOME"):
         load_head(str(tmp_path))
     assert not list(tmp_path.glob("*.safetensors"))
 

@@ -117,7 +117,7 @@ def test_hints_name_the_checkpoint_to_go_on_from(last: Path, tiny_data: Path, tm
     [
         (["trainer.accumulate_grad_batches=3", "trainer.val_check_interval=4"], "the first must be a multiple of the"),
         (["trainer.accumulate_grad_batches=2", "trainer.val_check_interval=10"], "a run must validate before it ends"),
-        (["trainer.limit_val_batches=0"], "a run must validate, set it to at least 1"),
+        (["+trainer.limit_val_batches=0"], "a run must validate, set it to at least 1"),
     ],
 )
 def test_validations_that_do_not_fit_the_steps(

@@ -36,6 +36,9 @@ ATTRIBUTES = {"attributes": (COUNT,), "attribute_mask": (COUNT,)}
 STRONG = Augmentation(rotation=40, scale=0.2, shift=0.08, flip=0.5)
 
 
+KEPT, ON_DEVICE = {"keep_in_memory": True}, {"draw_on": "device"}
+
+
 def dataset(num_faces: int = 6, augmentation: Augmentation | None = None, **settings: Any) -> SyntheticFaces:
     return SyntheticFaces("train", CropTransform(SIZE, augmentation), num_faces, **settings)
 
@@ -59,10 +62,10 @@ def landmarks_of(head: Head, item: dict[str, Tensor]) -> Tensor:
 # The data contract
 
 
-@pytest.mark.parametrize("keep_in_memory", [False, True])
+@pytest.mark.parametrize("drawing", [{}, KEPT])
 @pytest.mark.parametrize("labels", ["both", "shape", "attributes"])
-def test_items_hold_what_the_labels_say(head: Head, labels: str, keep_in_memory: bool) -> None:
-    data = dataset(labels=labels, keep_in_memory=keep_in_memory)
+def test_items_hold_what_the_labels_say(head: Head, labels: str, drawing: dict[str, bool]) -> None:
+    data = dataset(labels=labels, drawing=drawing)
     expected = dict(ALWAYS)
     expected |= ATTRIBUTES if labels != "shape" else {}
     expected |= shape_labels(head) if labels != "attributes" else {}
@@ -109,7 +112,7 @@ def test_a_source_of_half_the_labels_shows_the_same_faces() -> None:
 
 def test_kept_faces_are_those_drawn_anew() -> None:
     """Without augmentation, the same pixels within one grey level."""
-    fresh, kept = dataset(), dataset(keep_in_memory=True)
+    fresh, kept = dataset(), dataset(drawing=KEPT)
     for index in (*range(6), *range(6)):  # first drawn, then remembered
         item, again = fresh[index], kept[index]
         assert item.keys() == again.keys()
@@ -120,7 +123,7 @@ def test_kept_faces_are_those_drawn_anew() -> None:
 
 def test_augmented_crops_of_kept_faces_are_nearly_those_drawn_anew() -> None:
     """With the same random state: the same labels, and pixels that the warp has blurred a little."""
-    fresh, kept = dataset(12, STRONG), dataset(12, STRONG, keep_in_memory=True)
+    fresh, kept = dataset(12, STRONG), dataset(12, STRONG, drawing=KEPT)
     differences = []
     for index in range(12):
         kept[index]
@@ -137,7 +140,7 @@ def test_augmented_crops_of_kept_faces_are_nearly_those_drawn_anew() -> None:
 
 
 def test_kept_faces_are_drawn_once_for_all_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = dataset(keep_in_memory=True, augmentation=STRONG)
+    data = dataset(drawing=KEPT, augmentation=STRONG)
     loader = DataLoader(data, batch_size=2, num_workers=2, multiprocessing_context="fork")
     first = torch.cat([batch["identity"] for batch in loader])
 
@@ -150,7 +153,7 @@ def test_kept_faces_are_drawn_once_for_all_workers(monkeypatch: pytest.MonkeyPat
 
 
 def test_what_is_done_to_an_item_does_not_change_what_is_kept() -> None:
-    data = dataset(2, keep_in_memory=True)
+    data = dataset(2, drawing=KEPT)
     before = data[0]
     for value in data[0].values():
         value.zero_()
@@ -162,9 +165,9 @@ def test_what_is_done_to_an_item_does_not_change_what_is_kept() -> None:
 # Augmentation
 
 
-@pytest.mark.parametrize("keep_in_memory", [False, True])
-def test_augmented_labels_stay_on_the_face(head: Head, keep_in_memory: bool) -> None:
-    data = dataset(20, STRONG, keep_in_memory=keep_in_memory)
+@pytest.mark.parametrize("drawing", [{}, KEPT])
+def test_augmented_labels_stay_on_the_face(head: Head, drawing: dict[str, bool]) -> None:
+    data = dataset(20, STRONG, drawing=drawing)
     torch.manual_seed(0)
     items = [data[index] for index in (*range(20), *range(20))]
     mirrored = [bool(is_mirrored(item["camera"])) for item in items]
@@ -176,10 +179,10 @@ def test_augmented_labels_stay_on_the_face(head: Head, keep_in_memory: bool) -> 
     assert (moved > 1).all()
 
 
-@pytest.mark.parametrize("keep_in_memory", [False, True])
-def test_a_flip_swaps_left_and_right(head: Head, keep_in_memory: bool) -> None:
-    plain = dataset(keep_in_memory=keep_in_memory)
-    flipped = dataset(augmentation=Augmentation(flip=1), keep_in_memory=keep_in_memory)
+@pytest.mark.parametrize("drawing", [{}, KEPT])
+def test_a_flip_swaps_left_and_right(head: Head, drawing: dict[str, bool]) -> None:
+    plain = dataset(drawing=drawing)
+    flipped = dataset(augmentation=Augmentation(flip=1), drawing=drawing)
     for index in range(6):
         item, other = plain[index], flipped[index]
         assert is_mirrored(other["camera"])
@@ -193,7 +196,7 @@ def test_a_flip_swaps_left_and_right(head: Head, keep_in_memory: bool) -> None:
             image[:, y - 3 : y + 4, x - 3 : x + 4].float() for image in (item["image"].flip(-1), other["image"])
         )
         # Drawn anew, a flipped face is lit from the same side as before.
-        assert (nose - mirrored_nose).abs().mean() < (3 if keep_in_memory else 40)
+        assert (nose - mirrored_nose).abs().mean() < (3 if drawing else 40)
 
 
 def test_colours_change_where_they_are_to() -> None:
@@ -236,11 +239,11 @@ def test_num_faces_may_differ_by_split_and_samples_are_named_by_split_and_number
     assert dataset(first=100).name(2) == "synthetic_train_000102"
 
 
-@pytest.mark.parametrize("keep_in_memory", [False, True])
+@pytest.mark.parametrize("drawing", [{}, KEPT])
 @pytest.mark.parametrize("index", [-1, 3, 1000])
-def test_there_are_no_faces_beyond_the_last(index: int, keep_in_memory: bool) -> None:
+def test_there_are_no_faces_beyond_the_last(index: int, drawing: dict[str, bool]) -> None:
     """As with any sequence, so that a loop over the data set ends."""
-    data = dataset(3, keep_in_memory=keep_in_memory)
+    data = dataset(3, drawing=drawing)
     assert [int(item["index"]) for item in data] == [0, 1, 2]  # type: ignore[attr-defined]
     for look_up in (data.face, data.__getitem__):
         with pytest.raises(IndexError, match=f"face {index} of 3"):
@@ -253,7 +256,7 @@ def test_there_are_no_faces_beyond_the_last(index: int, keep_in_memory: bool) ->
         ({"num_faces": 0}, "num_faces=0 must be at least 1"),
         ({"num_faces": 3, "first": -1}, "first=-1 at least 0"),
         ({"num_faces": 3, "split": "all"}, "no split 'all', it has train, val, test"),
-        ({"num_faces": 3, "draw_on": "device", "keep_in_memory": True}, "set keep_in_memory=false"),
+        ({"num_faces": 3, "drawing": ON_DEVICE | KEPT}, "set keep_in_memory=false"),
     ],
 )
 def test_impossible_settings_are_refused_in_one_line(settings: dict[str, Any], message: str) -> None:
@@ -280,7 +283,7 @@ def test_two_streams_reach_the_joint_training_from_worker_processes(head: Head) 
 
     module = JointDataModule(
         {
-            "synthetic_attributes": Source(source(labels="attributes", keep_in_memory=True), {"train": "train"}, 4),
+            "synthetic_attributes": Source(source(labels="attributes", drawing=KEPT), {"train": "train"}, 4),
             "synthetic_shape": Source(source(labels="shape", first=8), {"train": "train"}, 2),
         },
         SIZE, augmentation=STRONG, num_workers=2,
@@ -397,7 +400,7 @@ def test_a_run_on_synthetic_faces_needs_no_data_and_leaves_metrics(tmp_path: Pat
 
 
 def test_the_device_draws_what_a_worker_draws() -> None:
-    on_worker, on_device = dataset(4), dataset(4, draw_on="device")
+    on_worker, on_device = dataset(4), dataset(4, drawing=ON_DEVICE)
     loader = DataLoader(Batches(on_device), batch_size=4, collate_fn=identity_collate, num_workers=1)
     (batch,) = loader
     assert "image" not in batch
@@ -410,9 +413,9 @@ def test_the_device_draws_what_a_worker_draws() -> None:
 def test_sources_that_are_alike_are_drawn_together() -> None:
     """Each gets its own pictures; faces of another size are drawn apart."""
     sources = {
-        "one": dataset(4, draw_on="device"),
-        "two": dataset(4, draw_on="device", first=4),
-        "small": SyntheticFaces("train", CropTransform(24), num_faces=2, draw_on="device"),
+        "one": dataset(4, drawing=ON_DEVICE),
+        "two": dataset(4, drawing=ON_DEVICE, first=4),
+        "small": SyntheticFaces("train", CropTransform(24), num_faces=2, drawing=ON_DEVICE),
     }
     batch = {name: data.batch(range(2)) for name, data in sources.items()}
     drawn = draw(batch, sources, torch.device("cpu"))
@@ -442,8 +445,8 @@ def test_a_run_may_draw_on_the_device_and_drawing_ahead_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each mini-batch but the first is drawn once, during the one before, also around a validation."""
-    overrides = ["drawing=device", "drawing.compile=false", "data.pin_memory=false"]
-    overrides.append("+data.sources.synthetic.dataset.draw_on=device")
+    overrides = ["drawing=device", "drawing.compile=false", "+data.pin_memory=false"]
+    overrides.append("+data.sources.synthetic.dataset.drawing={draw_on: device}")
     metrics = train(config(tmp_path / "plain", *overrides))
     assert math.isfinite(metrics["test/synthetic/nme_2d_68"])
     assert (tmp_path / "plain" / "figures" / "test_synthetic_shape.png").is_file()

@@ -7,13 +7,19 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from jointface.metrics.direction import better
+
 
 class BestCheckpoint(ModelCheckpoint):
-    """Saves `best.ckpt` in the run's `checkpoints/`; `more` are settings of Lightning's ModelCheckpoint."""
+    """Saves `best.ckpt` in the run's `checkpoints/`.
 
-    def __init__(self, monitor: str, mode: str = "min", **more: Any) -> None:
+    mode: whether the lowest ("min") or the highest ("max") value is best; None: as the metric's name says. `more` are
+    settings of Lightning's ModelCheckpoint.
+    """
+
+    def __init__(self, monitor: str, mode: str | None = None, **more: Any) -> None:
         fixed: dict[str, Any] = {"filename": "best", "auto_insert_metric_name": False, "enable_version_counter": False}
-        super().__init__(monitor=monitor, mode=mode, **fixed | more)
+        super().__init__(monitor=monitor, mode=mode or better(monitor) or "min", **fixed | more)
 
     @property
     def state_key(self) -> str:

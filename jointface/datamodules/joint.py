@@ -1,7 +1,7 @@
 """The LightningDataModule for joint training: every mini-batch contains every source."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from jointface.datamodules.face_dataset import FaceDataset, require_choice
 from jointface.datamodules.loading import Batches, TimedLoader, identity_collate, start_worker
 from jointface.datamodules.packed import PackedFaces, settings_of
 from jointface.datamodules.sampling import BatchSample, EvaluationBatches, Share, TrainingStream, seed_of
+from jointface.datamodules.synthetic import SyntheticFaces
 from jointface.datamodules.turning import FaceTurning
 from jointface.errors import ConfigError
 
@@ -33,12 +34,13 @@ class Source:
     """A data set and its role in the joint training.
 
     dataset: builds the data set from `split` and `transform`. splits: the split that each stage ("train", "val",
-    "test") uses; stages that are not listed do not use the source. batch_size: number of its samples in a training
-    mini-batch. packed: its folder in `packed_dir`, None if it is never packed.
+    "test") uses; stages that are not listed do not use the source; by default, it is trained on and validated.
+    batch_size: number of its samples in a training mini-batch. packed: its folder in `packed_dir`, None if it is never
+    packed.
     """
 
     dataset: Callable[..., FaceDataset]
-    splits: Mapping[str, str]
+    splits: Mapping[str, str] = field(default_factory=lambda: {"train": "train", "val": "val"})
     batch_size: int = 0
     packed: str | None = None
 
@@ -51,7 +53,7 @@ class JointDataModule(LightningDataModule):
     in the middle of an epoch as if it had never stopped.
 
     Args:
-        sources: by name; the names appear in metrics.
+        sources: by name, each a `Source` or its fields; the names appear in metrics.
         image_size: side of the crops in pixels.
         augmentation: varies the training crops; None: no augmentation.
         turning: turns training faces that have a fitted mesh out of plane, on the device; None: no turning.
@@ -66,7 +68,7 @@ class JointDataModule(LightningDataModule):
 
     def __init__(
         self,
-        sources: Mapping[str, Source],
+        sources: Mapping[str, Source | Mapping[str, Any]],
         image_size: int,
         augmentation: Augmentation | None = None,
         turning: FaceTurning | None = None,
@@ -79,7 +81,7 @@ class JointDataModule(LightningDataModule):
         max_train_samples: int | None = None,
     ) -> None:
         super().__init__()
-        self.sources = dict(sources)
+        self.sources = {name: self._source(name, source) for name, source in sources.items()}
         self.transforms = {
             stage: CropTransform(image_size, augmentation if stage == "train" else None) for stage in STAGES
         }
@@ -103,6 +105,13 @@ class JointDataModule(LightningDataModule):
         for key, (value, low) in least.items():
             if value < low:
                 raise ConfigError(f"data.{key}={value}: must be at least {low}")
+
+    @staticmethod
+    def _source(name: str, source: Source | Mapping[str, Any]) -> Source:
+        try:
+            return source if isinstance(source, Source) else Source(**source)
+        except TypeError as error:
+            raise ConfigError(f"data.sources.{name}: {error}") from error
 
     def setup(self, stage: str) -> None:
         """Opens the data sets of a Lightning stage ("fit", "validate", "test")."""
@@ -135,7 +144,9 @@ class JointDataModule(LightningDataModule):
 
     def compiles_drawing(self) -> bool:
         """Whether faces are drawn on the device by compiled code."""
-        return any(getattr(data, "compile_drawing", False) for data in self.datasets["train"].values())
+        return any(
+            isinstance(data, SyntheticFaces) and data.drawing.compile for data in self.datasets["train"].values()
+        )
 
     def num_samples(self, stage: Stage, name: str) -> int:
         """The number of samples of a source that a stage uses; 0 if it does not use the source."""

@@ -4,6 +4,7 @@ import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -35,6 +36,27 @@ FACTORY_DEFAULTS = {  # filled in, so that equal settings share one factory whet
 SAMPLE = 1000  # faces from which alpha is estimated
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """When and where faces are drawn.
+
+    draw_on: "worker": on the CPU, in the loader's processes. "device": on the network's device; batches then hold
+    scenes instead of images, and albumentations transforms, which need the CPU, are not applied. compile: use
+    torch.compile to fuse the arithmetic of drawing on the device. keep_in_memory: draw each face once, share it among
+    the worker processes, and cut later crops from it; takes 43 kB per face at 96 pixels. Otherwise every crop is drawn
+    again, without resampling.
+    """
+
+    draw_on: Literal["worker", "device"] = "worker"
+    compile: bool = False
+    keep_in_memory: bool = False
+
+    def __post_init__(self) -> None:
+        require_choice("synthetic faces: draw_on", self.draw_on, ("worker", "device"))
+        if self.draw_on == "device" and self.keep_in_memory:
+            raise ConfigError("synthetic faces: draw_on=device cannot keep faces in memory, set keep_in_memory=false")
+
+
 class SyntheticFaces(FaceDataset):
     """Synthetic faces that are drawn on request, without files. Face i of a split is the same in any process.
 
@@ -49,11 +71,7 @@ class SyntheticFaces(FaceDataset):
         split: "train", "val" or "test"; no person appears in two of them.
         num_faces: length of the split, or a mapping from each split to its length.
         labels: "both", or only "shape" or "attributes", to imitate a data set that labels one of the two.
-        keep_in_memory: draw each face once, share it among the worker processes, and cut later crops from it; takes
-            43 kB per face at 96 pixels. Otherwise every crop is drawn again, without resampling.
-        draw_on: "worker": on the CPU, in the loader's processes. "device": on the network's device; batches then hold
-            scenes instead of images, and albumentations transforms, which need the CPU, are not applied.
-        compile_drawing: use torch.compile to fuse the arithmetic of drawing on the device.
+        drawing: arguments of `Drawing`.
         first: index of the first face; two sources of one split share no face if `first` differs by `num_faces`.
         synthesis: arguments of `synthesis.faces.FaceFactory`.
     """
@@ -67,9 +85,7 @@ class SyntheticFaces(FaceDataset):
         transform: CropTransform,
         num_faces: int | Mapping[str, int],
         labels: Labels = "both",
-        keep_in_memory: bool = False,
-        draw_on: Literal["worker", "device"] = "worker",
-        compile_drawing: bool = False,
+        drawing: Mapping[str, Any] | None = None,
         first: int = 0,
         synthesis: Mapping[str, Any] | None = None,
     ) -> None:
@@ -78,10 +94,7 @@ class SyntheticFaces(FaceDataset):
         if num_faces < 1 or first < 0:
             raise ConfigError(f"synthetic faces: num_faces={num_faces} must be at least 1 and first={first} at least 0")
         require_choice("synthetic faces: labels", labels, get_args(Labels))
-        require_choice("synthetic faces: draw_on", draw_on, ("worker", "device"))
-        if draw_on == "device" and keep_in_memory:
-            raise ConfigError("synthetic faces: draw_on=device cannot keep faces in memory, set keep_in_memory=false")
-        self.draw_on, self.compile_drawing = draw_on, compile_drawing
+        self.drawing = Drawing(**(drawing or {}))
         self.split, self.num_faces, self.first, self.labels = split, num_faces, first, labels
         self.settings = {**FACTORY_DEFAULTS, **(synthesis or {})}
         self.factory = shared_factory(**self.settings)
@@ -89,7 +102,7 @@ class SyntheticFaces(FaceDataset):
         self.has_shape = labels != "attributes"  # type: ignore[misc]
         # Augmented crops reach beyond the upright one.
         self.margin = 0 if transform.augmentation is None else round(transform.size * MARGIN)
-        self._kept = self._shared_memory() if keep_in_memory else None
+        self._kept = self._shared_memory() if self.drawing.keep_in_memory else None
 
     def _shared_memory(self) -> Item:
         """Memory for the pictures and labels of all faces, and `known`, which marks the faces stored so far."""
@@ -186,7 +199,7 @@ class SyntheticFaces(FaceDataset):
         labels = move_labels(self._labels(faces, upright), transforms)
         batch: Batch = {**labels, "index": torch.tensor(indices)}
         cameras = crop_camera(upright, transforms)
-        if self.draw_on == "device":
+        if self.drawing.draw_on == "device":
             scenes = [self.factory.scene(face, camera, size) for face, camera in zip(faces, cameras, strict=True)]
             batch[SCENES] = Scenes.of(scenes)
             if self.transform.augmentation is not None:
@@ -202,13 +215,13 @@ class SyntheticFaces(FaceDataset):
     @property
     def drawn_like(self) -> tuple[object, ...]:
         """The settings that must be equal for two data sets to be drawn together."""
-        return (self.transform.size, self.compile_drawing, self.transform.augmentation is None, *self.settings.values())
+        return (self.transform.size, self.drawing.compile, self.transform.augmentation is None, *self.settings.values())
 
     def draw(
         self, scenes: Scenes, colours: Float[Tensor, "batch 3 4"] | None, device: torch.device
     ) -> UInt8[Tensor, "batch 3 size size"]:
         """Draws scenes on a device, and applies one colour matrix to each image."""
-        factory = shared_factory(**self.settings, device=str(device), compiled=self.compile_drawing)
+        factory = shared_factory(**self.settings, device=str(device), compiled=self.drawing.compile)
         parts = [scenes.part(start, start + AT_ONCE) for start in range(0, len(scenes), AT_ONCE)]
         images = torch.cat([factory.renderer.render(part, self.transform.size) for part in parts])
         return images if colours is None else change_colours(images, colours)

@@ -66,7 +66,7 @@ class JointFaceModule(LightningModule):
         if log_gradients_every_n_steps < 0:
             raise ConfigError(f"model.log_gradients_every_n_steps={log_gradients_every_n_steps}: must be at least 0")
         if compile_mode not in (None, *MODES):
-            raise ConfigError(f"model.compile_mode={compile_mode} is unknown; choose from {', '.join(MODES)}")
+            raise ConfigError(f"model.compile={compile_mode} is unknown; choose from false, true, {', '.join(MODES)}")
         self.weighting, self.make_optimizer, self.make_scheduler = loss, optimizer, scheduler
         self.log_gradients_every_n_steps, self.compile_mode = log_gradients_every_n_steps, compile_mode
         self.label_sets = dict(label_sets)

@@ -31,9 +31,9 @@ def validate_config(config: DictConfig) -> None:
             f"trainer.max_steps={config.trainer.max_steps} with trainer.val_check_interval={batches}: a run must "
             "validate before it ends, lower trainer.val_check_interval"
         )
-    if config.trainer.limit_val_batches == 0:
+    if config.trainer.get("limit_val_batches") == 0:
         raise ConfigError("trainer.limit_val_batches=0: a run must validate, set it to at least 1, or to null for all")
-    if isinstance(profiler := config.trainer.profiler, str):
+    if isinstance(profiler := config.trainer.get("profiler"), str):
         raise ConfigError(f"trainer.profiler={profiler}: choose a profiler by trainer/profiler={profiler}")
     folder = Path(config.paths.data_dir)
     sources = [

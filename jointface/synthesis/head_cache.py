@@ -62,8 +62,8 @@ def _build(path: Path) -> None:
             write_head(path, build_head())
     except OSError as error:
         raise DataError(
-            f"{path.parent}: cannot keep the synthetic head there ({error.strerror}); set synthesis.cache_dir or "
-            "XDG_CACHE_HOME to a folder that can be written to"
+            f"{path.parent}: cannot keep the synthetic head there ({error.strerror}); set XDG_CACHE_HOME to a "
+            "folder that can be written to"
         ) from error
     for other in set(path.parent.glob("anny-head-*.safetensors")) - {path}:
         with contextlib.suppress(OSError):
