@@ -1,4 +1,4 @@
-"""Atomic writes: a file is written completely or not at all."""
+"""Files on disk: written completely or not at all; what systems leave beside them; what lies under a wrong name."""
 
 import os
 from pathlib import Path
@@ -6,6 +6,33 @@ from pathlib import Path
 from jointface.errors import DataError
 
 TEMPORARY = ".tmp"  # suffix of files that are still being written; no loader reads them
+SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information"}
+# How files begin that lie under a data file's name.
+DISGUISED = {
+    b"<!doctype html": "a web page: the download asked for a login or a confirmation",
+    b"<html": "a web page: the download asked for a login or a confirmation",
+    b"version https://git-lfs": "a pointer of Git LFS to the file: run git lfs pull",
+}
+
+
+def is_clutter(name: str) -> bool:
+    """Whether an operating system left a file or folder of this name: hidden ones such as macOS's ._NAME, Thumbs.db."""
+    return name.startswith(".") or name.lower() in SYSTEM_FILES
+
+
+def disguise(content: bytes | memoryview) -> str:
+    """What a file really is that begins like this, for messages: a web page, a pointer of Git LFS; empty if unknown."""
+    start = bytes(content[:100]).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    return next((what for beginning, what in DISGUISED.items() if start.startswith(beginning)), "")
+
+
+def disguise_of(path: Path) -> str:
+    """`disguise` of a file; empty if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return disguise(file.read(100))
+    except OSError:
+        return ""
 
 
 def write_atomically(path: Path, data: bytes | memoryview, durable: bool = False) -> None:

@@ -16,8 +16,9 @@ from omegaconf import OmegaConf
 from jointface.attributes import CELEBA
 from jointface.command_line import CONF_DIR
 from jointface.datamodules import CelebA, CropTransform
-from jointface.datamodules.celeba_boxes import ALIGNED_BOX, aligned_box, bbox_boxes, landmark_boxes
+from jointface.datamodules.celeba_boxes import ALIGNED_BOX, bbox_boxes, landmark_boxes
 from jointface.datamodules.celeba_files import read_label_file
+from jointface.datamodules.crop import box_in_copy
 from jointface.errors import ConfigError, DataError
 from tests.data.celeba import data as celeba_data
 from tests.faults import Fault, archived, deeper, edited, removed, renamed, without_rows, written
@@ -191,7 +192,7 @@ def test_the_inventory_counts_all_splits_beside_the_published_numbers(whole: Pat
 
 
 def test_the_box_scales_with_the_file() -> None:
-    full, half = aligned_box(178, 218), aligned_box(89, 109)
+    full, half = (box_in_copy(ALIGNED_BOX, (178, 218), size, Path("photo.jpg")) for size in ((178, 218), (89, 109)))
     assert (full.x, full.y, full.size) == pytest.approx((88.9, 139.8, 86.2))
     # Half-size pixels cover two by two: pixel 0 of the small image lies at 0.5 of the large one.
     assert (2 * half.x + 0.5, 2 * half.y + 0.5, 2 * half.size) == pytest.approx((88.9, 139.8, 86.2))
@@ -351,7 +352,7 @@ def no_test_split(root: Path) -> None:
         (removed("."), "no folder .*celeba: looked there for CelebA; set paths.data_dir"),
         (nested_copy, "no folder .*img_align_celeba: .*found it one folder too deep, in .*/CelebA"),
         (deeper("CelebA/Img"), "no folder .*Img: .*found it one folder too deep, in .*celeba/CelebA: move"),
-        (deeper(IMAGES, IMAGES), "contains no .jpg or .png file; found it one folder too deep, in .*/img_al"),
+        (deeper("Images", IMAGES), "contains no .jpg or .png file; found it one folder too deep, in .*/Images"),
         (removed(IMAGES), r"no folder .*img_align_celeba: looked there for CelebA's images \(aligned\); unpack"),
         (archived(IMAGES, f"{IMAGES}.zip"), "no folder .*img_align_celeba: .*found img_align_celeba.zip there, unpack"),
         (archived(IMAGES, f"Img/{IMAGES}.zip"), "no folder .*Img/img_align_celeba: .*found img_align_celeba.zip there"),

@@ -18,7 +18,6 @@ from omegaconf import OmegaConf
 
 from jointface.command_line import CONF_DIR
 from jointface.datamodules import AFLW2000, W300LP, Augmentation, CropTransform, FaceSample
-from jointface.datamodules.face_dataset import read_image
 from jointface.datamodules.fitted_face import FittedFaceReader
 from jointface.datamodules.on_disk import Count
 from jointface.datamodules.w300lp import held_out_fraction
@@ -327,11 +326,6 @@ def zipped(root: Path) -> None:
     archived(root.name, "AFLW2000-3D.zip" if root.name == "AFLW2000" else "300W-LP.zip")(root.parent)
 
 
-def with_capitals(root: Path) -> None:
-    for file in root.rglob("*.jpg"):
-        file.rename(file.with_suffix(".JPG"))
-
-
 def without_fits(root: Path) -> None:
     for file in root.rglob("*.mat"):
         file.unlink()
@@ -340,17 +334,13 @@ def without_fits(root: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (
-            lambda root: deeper(root.name)(root),
-            "found photos one folder too deep, in .*{name}/{name}: point the path there",
-        ),
+        (deeper("all"), "found photos one folder too deep, in .*{name}/all: point the path there"),
         (zipped, "no folder .*{name}: looked there for .*; found .*.zip there, unpack it"),
         (archived(".", "AFW.zip"), "no .jpg [+] .mat pair of .* in .*: found AFW.zip there, unpack it"),
         (
             lambda root: root.rename(root.with_name(root.name.lower())),
             "no folder .*{name}: looked there for .*; found '{lower}' there, rename it to '{name}'",
         ),
-        (with_capitals, "found .*.JPG in .*, rename the files to .jpg and .mat"),
         (without_fits, "found .*.jpg in .*, without its .mat"),
     ],
 )
@@ -378,16 +368,6 @@ def test_a_subset_in_another_case_is_refused(tmp_path: Path, tiny_model: Morphab
     (root / "AFW").rename(root / "afw")
     with pytest.raises(DataError, match="found 'afw' there, rename it to 'AFW'"):
         W300LP(root, "train", CROP, tiny_model, subsets=["AFW"])
-
-
-def test_files_in_capitals_are_left_out_and_counted(
-    tmp_path: Path, tiny_model: MorphableModel, caplog: pytest.LogCaptureFixture
-) -> None:
-    root = aflw2000_data.write(tmp_path, tiny_model)
-    (root / "image00002.jpg").rename(root / "image00002.JPG")
-    with caplog.at_level(logging.WARNING):
-        assert len(AFLW2000(root, "test", CROP, tiny_model)) == 2
-    assert "AFLW2000-3D: 1 files end in .JPG or .MAT instead of .jpg or .mat" in caplog.text
 
 
 def test_no_permission_is_said(tmp_path: Path, tiny_model: MorphableModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -511,19 +491,6 @@ def test_real_landmark_depth_is_that_of_the_rebuilt_face(real_data: Path, bfm: M
         landmarks, vertices = true_face(bfm, {key: value[None] for key, value in dataset[index].items()})
         difference = (landmarks - vertices[:, bfm.landmarks68])[0, :, 2].abs()
         assert difference.mean() < 0.02 * 96 / 1.58
-
-
-def test_images_are_turned_upright_by_their_exif_orientation(tmp_path: Path) -> None:
-    """Orientation 6: the camera was turned, the file's left column is the upright picture's top row."""
-    stored = np.zeros((20, 40, 3), np.uint8)
-    stored[:, :20] = 250
-    _, jpeg = cv2.imencode(".jpg", stored)
-    orientation = bytes.fromhex("ffe10022457869660000 4d4d002a00000008 0001 0112 0003 00000001 0006 0000 00000000")
-    (tmp_path / "turned.jpg").write_bytes(jpeg.tobytes()[:2] + orientation + jpeg.tobytes()[2:])
-    upright = read_image(tmp_path / "turned.jpg")
-    assert upright.shape == (40, 20, 3)
-    assert upright[5, 10].min() > 200
-    assert upright[35, 10].max() < 50
 
 
 def test_fewer_photos_are_a_choice_within_more(tiny_data: Path, tiny_model: MorphableModel) -> None:

@@ -15,7 +15,8 @@ from torch import Tensor
 from jointface.attributes import CELEBA
 from jointface.attributes import LFWA as LFWA_ATTRIBUTES
 from jointface.datamodules import LFWA, CelebA, CropTransform
-from jointface.datamodules.lfwa import LFW_BOX, lfw_box, read_attributes
+from jointface.datamodules.crop import box_in_copy
+from jointface.datamodules.lfwa import LFW_BOX, read_attributes
 from jointface.datamodules.on_disk import Count
 from jointface.errors import ConfigError, DataError
 from jointface.geometry import MorphableModel
@@ -128,7 +129,7 @@ def test_the_box_carries_celebas_framing_to_lfws_average_face() -> None:
 
 
 def test_the_box_scales_with_the_file() -> None:
-    whole, half = lfw_box(250, 250), lfw_box(125, 125)
+    whole, half = (box_in_copy(LFW_BOX, (250, 250), (side, side), Path("photo.jpg")) for side in (250, 125))
     assert (whole.x, whole.y, whole.size) == pytest.approx((LFW_BOX.x, LFW_BOX.y, LFW_BOX.size))
     # Half-size pixels cover two by two: pixel 0 of the small image lies at 0.5 of the large one.
     assert (2 * half.x + 0.5, 2 * half.y + 0.5, 2 * half.size) == pytest.approx((LFW_BOX.x, LFW_BOX.y, LFW_BOX.size))
@@ -197,7 +198,7 @@ def without_label(root: Path) -> None:
             "no folder .*lfw: looked there for LFW's images; found 'LFW' there, rename it",
         ),
         (archived("lfw", "lfw.tgz"), "no folder .*lfw: looked there for LFW's images; found lfw.tgz there, unpack it"),
-        (deeper("lfw", "lfw"), "looked there for LFW's photos of a person; found it one folder too deep, in .*lfw.lfw"),
+        (deeper("all", "lfw"), "looked there for LFW's photos of a person; found it one folder too deep, in .*lfw.all"),
         (
             removed(ATTRIBUTES),
             r"no file .*lfw_att_73.mat: looked there for LFWA's 73 attributes; get it from the",
@@ -206,7 +207,6 @@ def without_label(root: Path) -> None:
         (written(ATTRIBUTES, b""), "lfw_att_73.mat: the file is empty; get it"),
         (removed(SPLIT), "no file .*indices_train_test.mat: looked there for LFWA's split; get it"),
         (written(ATTRIBUTES, 3000), "lfw_att_73.mat: not a readable MATLAB file"),
-        (written(ATTRIBUTES, b"<html>log in to download</html>" * 20), "lfw_att_73.mat: not a readable MATLAB file"),
         (without_label, "lfw_att_73.mat: no variable label; the file is damaged or the wrong one"),
         (
             relabelled(lambda names, labels: ([name.replace("_", " ") for name in CELEBA.attributes], labels[:, :40])),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample, evenly_spaced, require_choice
-from jointface.datamodules.fitted_face import FittedFaceReader, fitted_photos, no_pairs_error
+from jointface.datamodules.fitted_face import FittedFaceReader, fit_of, fitted_photos, no_pairs_error
 from jointface.datamodules.on_disk import Count, require_folder
 from jointface.errors import DataError
 from jointface.geometry.array_files import read_npy
@@ -63,8 +63,8 @@ class AFLW2000(FaceDataset):
     ) -> None:
         super().__init__(split, transform)
         require_choice("annotation", annotation, get_args(Annotation))
-        self.root = Path(root)
-        require_folder(self.root, "AFLW2000-3D", f"set paths.data_dir to the folder that holds {self.root.name}/")
+        where = f"set paths.data_dir to the folder that holds {Path(root).name}/"
+        self.root = require_folder(Path(root), "AFLW2000-3D", where)
         self.reader = FittedFaceReader(morphable_model)
         self.names = np.array(fitted_photos(self.root, "AFLW2000-3D"), dtype=np.str_)
         if not len(self.names):
@@ -75,7 +75,7 @@ class AFLW2000(FaceDataset):
         return len(self.names)
 
     def path(self, index: int) -> Path:
-        return self.root / f"{self.names[index]}.jpg"
+        return self.root / str(self.names[index])
 
     def read(self, index: int) -> FaceSample:
         sample = self.reader.read(self.path(index), with_landmarks=True)
@@ -116,7 +116,7 @@ class Reannotation:
         distance = (self.original - original[:, :2]).abs().amax(dim=(1, 2))
         row = int(distance.argmin())
         if distance[row] > 0.1:
-            raise DataError(f"{photo.with_suffix('.mat')}: no row of {ORIGINAL} matches its pt3d_68; {FROM_3DDFA}")
+            raise DataError(f"{fit_of(photo)}: no row of {ORIGINAL} matches its pt3d_68; {FROM_3DDFA}")
         return self.points[row]
 
 

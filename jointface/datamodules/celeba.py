@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from jointface.attributes import CELEBA
-from jointface.datamodules.celeba_boxes import aligned_box, bbox_boxes, landmark_boxes, outside_bbox
+from jointface.datamodules.celeba_boxes import ALIGNED_BOX, ALIGNED_SIZE, bbox_boxes, landmark_boxes, outside_bbox
 from jointface.datamodules.celeba_files import (
     ALIGNED_LANDMARKS,
     ATTRIBUTES,
@@ -19,13 +19,20 @@ from jointface.datamodules.celeba_files import (
     LANDMARKS,
     PARTITION,
     Table,
-    image_files,
     locate,
     read_label_file,
 )
-from jointface.datamodules.crop import CropTransform
+from jointface.datamodules.crop import CropTransform, box_in_copy
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample, read_image, require_choice
-from jointface.datamodules.on_disk import Count, file_names, instead, log_left_out, require_folder
+from jointface.datamodules.on_disk import (
+    Count,
+    file_names,
+    find_photos,
+    instead,
+    log_left_out,
+    photo_names,
+    require_folder,
+)
 from jointface.errors import ConfigError, DataError
 from jointface.geometry.framing import FaceBox
 
@@ -47,7 +54,8 @@ OPTIONAL = (IDENTITY, BBOX, LANDMARKS, ALIGNED_LANDMARKS)
 class CelebA(FaceDataset):
     """CelebA, with either the aligned and cropped images or the original photos.
 
-    On disk as published, or with everything directly in root/ as torchvision keeps it:
+    On disk as published, or with everything directly in root/ as torchvision keeps it, or with the tables as .csv
+    (comma, `image_id` first) as Kaggle has them:
 
         root/Img/img_align_celeba/000001.jpg ...        images=aligned: 178 x 218, or any size with the same framing
         root/Img/img_align_celeba_png/000001.png ...    images=aligned_png: the same, lossless
@@ -92,17 +100,15 @@ class CelebA(FaceDataset):
         require_choice("CelebA: framing", framing, get_args(Framing))
         if framing == "bbox" and images != "in_the_wild":
             raise ConfigError("CelebA: framing=bbox needs images=in_the_wild, whose bounding boxes are published")
-        self.root, self.framing = Path(root), framing
-        require_folder(self.root, "CelebA", "set paths.data_dir to the folder that holds celeba/")
+        self.framing = framing
+        self.root = require_folder(Path(root), "CelebA", "set paths.data_dir to the folder that holds celeba/")
         folder, archive = FOLDERS[images]
-        self.folder = locate(self.root, folder)
-        require_folder(self.folder, f"CelebA's images ({images})", f"unpack {archive} there")
+        what, how = f"CelebA's images ({images})", f"unpack {archive} there"
+        self.folder = require_folder(locate(self.root, folder), what, how)
         on_disk = self._images()
         attributes = self._read(ATTRIBUTES)
         if not on_disk:
-            inner = self.folder / folder
-            deeper = f"found it one folder too deep, in {inner}: move its contents up" if inner.is_dir() else ""
-            hint = deeper or instead(self.folder / str(attributes.names[0])) or f"unpack {archive} there"
+            hint = instead(self.folder / str(attributes.names[0])) or how
             raise DataError(f"{self.folder.absolute()}: contains no .jpg or .png file; {hint}")
         rows, self.names = self._rows(attributes, on_disk)
         listed = attributes.names[rows]
@@ -118,6 +124,8 @@ class CelebA(FaceDataset):
                 f"CelebA's {split} split is empty: no image in {self.folder.absolute()} is listed both in the "
                 "attributes and in that part of the partition"
             )
+        if self.boxes is None:
+            self.require_published_size(ALIGNED_SIZE)
         self.attributes = torch.from_numpy(attributes.values[rows] == 1)
         self.mask = torch.ones(len(CELEBA), dtype=torch.bool)
         identities = self._identities()
@@ -130,12 +138,12 @@ class CelebA(FaceDataset):
         return self._read(IDENTITY) if locate(self.root, IDENTITY).is_file() else None
 
     def _images(self) -> set[str]:
-        return {name for name in file_names(self.folder) if name.endswith((".jpg", ".png"))}
+        return set(photo_names(file_names(self.folder)).values())
 
     def _rows(self, attributes: Table, on_disk: set[str]) -> tuple[Int[np.ndarray, "images"], np.ndarray]:
         """The rows of the attribute list that belong to the split and have an image, and the files of these images."""
         partition, names = self._read(PARTITION), attributes.names
-        files, there = image_files(names, on_disk)
+        files, there = find_photos(names, on_disk)
         places = partition.positions(names)
         wanted = partition.values[:, 0] == SPLITS[self.split]
         in_split = (places >= 0) & wanted[places]
@@ -178,7 +186,7 @@ class CelebA(FaceDataset):
 
     def _box(self, index: int, width: int, height: int) -> FaceBox:
         if self.boxes is None:
-            return aligned_box(width, height)
+            return box_in_copy(ALIGNED_BOX, ALIGNED_SIZE, (width, height), self.path(index))
         box = FaceBox(*self.boxes[index].tolist())
         if not (0 <= box.x < width and 0 <= box.y < height):
             raise DataError(
@@ -189,7 +197,7 @@ class CelebA(FaceDataset):
 
     def inventory(self) -> list[Count]:
         on_disk, partition, identities = self._images(), self._read(PARTITION), self._identities()
-        _, there = image_files(partition.names, on_disk)
+        _, there = find_photos(partition.names, on_disk)
         found = {
             "images": len(on_disk),
             **{split: int((there & (partition.values[:, 0] == code)).sum()) for split, code in SPLITS.items()},

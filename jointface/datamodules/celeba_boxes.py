@@ -3,21 +3,15 @@
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jointface.datamodules.crop import scale_box
 from jointface.geometry.framing import FaceBox
 
 # Average landmark box of the aligned 178 x 218 images. It is used for every image, scaled to the image's size.
-ALIGNED_WIDTH, ALIGNED_HEIGHT = 178, 218
+ALIGNED_SIZE = (178, 218)  # width and height
 ALIGNED_BOX = FaceBox(x=88.9, y=139.8, size=86.2)
 # How the boxes of `landmark_boxes` relate to the published bounding boxes: medians over images 000001 to 000005, for
 # which all three files were available. There, sizes are 0.67 to 0.87 widths, and centres lie 0.03 to 0.05 heights
 # lower. Depending on the head's yaw, centres also lie -0.15 to 0.06 widths to the side, which is ignored.
 BBOX_SIZE, BBOX_DOWN = 0.807, 0.037
-
-
-def aligned_box(width: int, height: int) -> FaceBox:
-    """The face box of an aligned image with this size in pixels."""
-    return scale_box(ALIGNED_BOX, width / ALIGNED_WIDTH, height / ALIGNED_HEIGHT)
 
 
 def landmark_boxes(

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from jointface.attributes import CELEBA
-from jointface.datamodules.on_disk import read_table, require_file
+from jointface.datamodules.on_disk import innermost, read_table, require_file
 from jointface.errors import DataError
 
 ATTRIBUTES, PARTITION, IDENTITY = "list_attr_celeba.txt", "list_eval_partition.txt", "identity_CelebA.txt"
@@ -66,56 +66,44 @@ def locate(root: Path, name: str) -> Path:
     """The path of a published file or folder, or the path where it should be if it does not exist.
 
     CelebA is published as Anno/, Eval/ and Img/; torchvision and others keep everything in one folder. Two image
-    archives in Img/ come in parts, inside a folder named after the archive, and are usually unpacked there.
+    archives in Img/ come in parts, inside a folder named after the archive, and are usually unpacked there. Kaggle's
+    copy has its tables as .csv, which are taken where there is no .txt.
     """
     official = root / _official_folder(name)
-    places = [root / name, official / name, official / f"{name}.7z" / name]
-    for place in places:
-        if os.path.exists(place):
-            return place
+    for wanted in dict.fromkeys((name, name.replace(".txt", ".csv"))):
+        for place in (root / wanted, official / wanted, official / f"{name}.7z" / name):
+            if os.path.exists(place):
+                return innermost(place)
     if not os.path.isdir(official) and any(root.glob(f"*/{official.name}")):
         return official  # so that the error can point out that the data set lies one folder too deep
     return (official if os.path.isdir(official) else root) / name
 
 
 def _official_folder(name: str) -> str:
-    if name == PARTITION:
+    if Path(name).stem == Path(PARTITION).stem:
         return "Eval"
-    return "Anno" if name.endswith(".txt") else "Img"
-
-
-def image_files(names: np.ndarray, on_disk: set[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The image file of each listed name, and whether it exists. The label files say .jpg even for .png images."""
-    there = _are_in(names, on_disk)
-    if there.all():
-        return names, there
-    files = np.where(there, names, np.strings.replace(names, ".jpg", ".png"))
-    return files, _are_in(files, on_disk)
-
-
-def _are_in(names: np.ndarray, on_disk: set[str]) -> np.ndarray:
-    return np.array([name in on_disk for name in names.tolist()], dtype=bool)  # ten times as fast as isin on strings
+    return "Anno" if name.endswith((".txt", ".csv")) else "Img"
 
 
 def read_label_file(path: Path) -> Table:
-    """Reads one of FILES. Raises a DataError if it is missing, truncated or not the published file."""
-    what, columns, values = FILES[path.name]
-    how = f"get {_official_folder(path.name)}/{path.name} from CelebA's page"
+    """Reads one of FILES, as published or as .csv. Raises a DataError if it is missing, truncated or another file."""
+    what, columns, values = FILES[path.with_suffix(".txt").name]
+    how = f"get {_official_folder(path.name)}/{path.with_suffix('.txt').name} from CelebA's page"
     require_file(path, what, how)
-    header_lines = 2 if columns else 0
-    count = _read_header(path, columns, how) if columns else None
-    names, numbers = read_table(path, len(columns) or 1, header_lines)
+    head = _read_head(path, columns, how)
+    names, numbers = read_table(path, len(columns) or 1, head.lines, head.separator)
     where = path.absolute()
-    if count not in (None, len(names)):
+    if head.rows not in (None, len(names)):
         raise DataError(
-            f"{where}: line 1 announces {count} rows, but {len(names)} follow; the file is truncated or edited, {how}"
+            f"{where}: line 1 announces {head.rows} rows, but {len(names)} follow; the file is truncated or edited, "
+            f"{how}"
         )
     twice = pd.Index(names).duplicated()
     if twice.any():
-        line = twice.argmax() + header_lines + 1
+        line = twice.argmax() + head.lines + 1
         raise DataError(f"{where}, line {line}: {names[twice][0]} is listed twice; {how}")
     if values and not (known := np.isin(numbers, values).all(axis=1)).all():
-        line = known.argmin() + header_lines + 1
+        line = known.argmin() + head.lines + 1
         raise DataError(
             f"{where}, line {line}: expected a file name and {numbers.shape[1]} values from "
             f"{', '.join(map(str, values))}; the file is damaged, get it again"
@@ -123,13 +111,32 @@ def read_label_file(path: Path) -> Table:
     return Table(names, numbers, path)
 
 
-def _read_header(path: Path, columns: tuple[str, ...], how: str) -> int:
-    """The number of rows that the first line announces; the second names the columns."""
-    with path.open(errors="replace") as file:
-        count, header = file.readline().strip(), tuple(file.readline().split())
-    if not count.isdecimal() or header not in (columns, ("image_id", *columns)):
-        raise DataError(
-            f"{path.absolute()}: line 1 must be the number of rows and line 2 the {len(columns)} names {columns[0]} to "
-            f"{columns[-1]}; this is another file or from another release, {how}"
+class _Head(NamedTuple):
+    """What a label file says before its rows: in how many lines, the separator (None: blanks), the announced rows."""
+
+    lines: int
+    separator: str | None
+    rows: int | None
+
+
+def _read_head(path: Path, columns: tuple[str, ...], how: str) -> _Head:
+    """Published files with columns begin with the number of rows and the names of the columns, others with their rows.
+    A .csv begins with the names."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        first, second = file.readline(), file.readline()
+    separator = "," if "," in first else None
+    if not columns:
+        is_header = separator and not first.split(separator)[-1].strip().isdecimal()
+        return _Head(1 if is_header else 0, separator, None)
+    lines = 2 if separator is None else 1
+    names = tuple(name.strip().strip('"') for name in (first if separator else second).split(separator))
+    rows = first.strip()
+    if names not in (columns, ("image_id", *columns)) or (separator is None and not rows.isdecimal()):
+        expected = (
+            "line 1 must be the number of rows and line 2" if separator is None else "line 1 must be image_id and"
         )
-    return int(count)
+        raise DataError(
+            f"{path.absolute()}: {expected} the {len(columns)} names {columns[0]} to {columns[-1]}; this is another "
+            f"file or from another release, {how}"
+        )
+    return _Head(lines, separator, None if separator else int(rows))

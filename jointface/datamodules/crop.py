@@ -1,6 +1,7 @@
 """From photo to training crop: one similarity frames the face and applies to pixels, camera and landmarks."""
 
 import math
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,6 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from jointface.datamodules.augmentation import Augmentation
+from jointface.errors import DataError
 from jointface.geometry.framing import CROP_MARGIN, FaceBox
 
 
@@ -49,8 +51,19 @@ class CropTransform:
         return torch.from_numpy(crops).permute(0, 3, 1, 2)
 
 
-def scale_box(box: FaceBox, x: float, y: float) -> FaceBox:
-    """The box after the image was scaled x times in width and y times in height; pixel centres stay at integers."""
+def box_in_copy(box: FaceBox, published: tuple[int, int], size: tuple[int, int], photo: Path) -> FaceBox:
+    """The face box of an image of the `published` width and height in a scaled copy of this size; pixel centres stay at
+    integers.
+
+    Raises:
+        DataError: the proportions differ by more than a pixel, so the photo is no scaled copy but another crop.
+    """
+    (width, height), (x, y) = size, (size[0] / published[0], size[1] / published[1])
+    if abs(x / y - 1) > 1 / width + 1 / height:
+        raise DataError(
+            f"{photo}: has {width} x {height} pixels, the published images have {published[0]} x {published[1]} or are "
+            "scaled copies of that; another crop shows the face in another place: use the published images"
+        )
     return FaceBox((box.x + 0.5) * x - 0.5, (box.y + 0.5) * y - 0.5, box.size * (x + y) / 2)
 
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from jointface.attributes import LabelSet, positive_weight
-from jointface.datamodules.crop import CropTransform, warp
+from jointface.datamodules.crop import CropTransform, box_in_copy, warp
 from jointface.datamodules.on_disk import Count
 from jointface.errors import ConfigError, DataError
+from jointface.files import disguise
 from jointface.geometry.camera import crop_camera
 from jointface.geometry.framing import FaceBox, warp_points
 from jointface.geometry.morphable_model import MIRROR68
@@ -118,6 +119,15 @@ class FaceDataset(Dataset[Item], ABC):
         except Exception as error:
             return reason_of(error, self.path(index))
         return f"{self.path(index)}: could not be read the first time"
+
+    def require_published_size(self, published: tuple[int, int]) -> None:
+        """Raises a DataError if the first photo is no scaled copy of an image of this width and height. An unreadable
+        one passes: it is a broken sample like any other."""
+        try:
+            height, width, _ = read_image(self.path(0)).shape
+        except DataError:
+            return
+        box_in_copy(FaceBox(0, 0, 1), published, (width, height), self.path(0))
 
     def known_yaw(self) -> Float[np.ndarray, "samples"] | None:
         """Yaw of each sample in degrees, if the data set knows it although it labels no camera."""
@@ -222,7 +232,8 @@ def move_labels(labels: Item, transform: Float[Tensor, "*batch 2 3"]) -> Item:
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "height width 3"]:
-    """Reads an image file as RGB, upright by its EXIF orientation. Raises a DataError if it is not an intact image."""
+    """Reads an image file as RGB, in its stored pixels: the labels of data sets refer to these, whatever turn the
+    file's EXIF asks for. Raises a DataError if it is not an intact image."""
     try:
         data = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
@@ -232,7 +243,8 @@ def read_image(path: Path) -> UInt8[np.ndarray, "height width 3"]:
 
 def decode_image(data: UInt8[np.ndarray, "bytes"], what: str) -> UInt8[np.ndarray, "height width 3"]:
     """Like `read_image`, from the bytes of a file; `what` names the file in error messages."""
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if len(data) else None
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION) if len(data) else None
     if image is None:
-        raise DataError(f"{what}: not an intact image ({len(data)} bytes); it is empty, truncated or no image at all")
+        why = disguise(data[:100].tobytes()) or "empty, truncated or no image at all"
+        raise DataError(f"{what}: not an intact image ({len(data)} bytes); it is {why}")
     return image

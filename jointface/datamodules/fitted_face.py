@@ -5,20 +5,22 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from jointface.datamodules.face_dataset import FaceSample, Item, read_image
-from jointface.datamodules.on_disk import ARCHIVES, file_names, log_left_out
+from jointface.datamodules.on_disk import ARCHIVES, file_names, log_left_out, photo_names
 from jointface.errors import ConfigError, DataError
+from jointface.files import disguise_of
 from jointface.geometry.array_files import checked_numbers
 from jointface.geometry.bfm import FACEWAREHOUSE
 from jointface.geometry.camera import apply_camera, camera_from_pose
 from jointface.geometry.framing import FaceBox, face_box
 from jointface.geometry.morphable_model import MorphableModel, linear_faces
 
-ENDINGS = (".jpg", ".mat")
+FITS = (".mat", ".MAT")
 MAX_FACE_SIZE = 20_000  # pixels
+MIN_INSIDE = 0.75  # smallest share of landmarks inside the photo; all of them in every photo that was looked at
 # Fields that identify other kinds of .mat file found in place of a fit.
 FOREIGN = {
     "pts_2d": "a file of 300W-LP's landmarks/ folder, not the fit that lies beside the photo",
@@ -47,7 +49,7 @@ class FittedFaceReader:
     def read(self, photo: Path, with_landmarks: bool = False) -> FaceSample:
         """The photo and its fit. `with_landmarks` adds the file's `pt3d_68` as `landmarks68`, with z in the camera
         frame, and frames the face by these landmarks."""
-        path = photo.with_suffix(".mat")
+        path = fit_of(photo)
         lengths = {"Pose_Para": 7, "Shape_Para": self.num_shape, "Exp_Para": self.num_expression}
         fit = read_fit(path, [*lengths, "pt3d_68"] if with_landmarks else [*lengths])
         values = []
@@ -62,6 +64,7 @@ class FittedFaceReader:
         box = _checked_box(self.landmarks(labels), f"{path}: the fitted face")
         if pose[6] <= 0:
             raise DataError(f"{path}: the scale of Pose_Para is {pose[6]:.3g}, it must be positive")
+        _require_inside(self.landmarks(labels), image, photo)
         if with_landmarks:
             points = checked_numbers(f"{path}: pt3d_68", fit["pt3d_68"], (3, 68))  # 1-based, y down
             labels["landmarks68"] = torch.from_numpy((points.T - [1, 1, 0]).astype(np.float32))
@@ -72,6 +75,17 @@ class FittedFaceReader:
         """The 68 landmarks in image space that follow from coefficients and camera."""
         coefficients = torch.cat([labels["shape_coefficients"], labels["expression_coefficients"]])
         return apply_camera(labels["camera"][None], linear_faces(self.mean, self.basis, coefficients[None]))[0]
+
+
+def _require_inside(landmarks: Float[Tensor, "68 3"], image: UInt8[np.ndarray, "height width 3"], photo: Path) -> None:
+    """Raises a DataError if many landmarks lie outside the image: it was resized or cropped, and its fit was not."""
+    height, width = image.shape[:2]
+    inside = ((landmarks[:, :2] >= 0) & (landmarks[:, :2] < landmarks.new_tensor([width, height]))).all(1)
+    if inside.float().mean() < MIN_INSIDE:
+        raise DataError(
+            f"{photo}: only {int(inside.sum())} of the fit's 68 landmarks lie inside the {width} x {height} image, so "
+            "it does not have its published size; use the published photo"
+        )
 
 
 def _checked_box(landmarks: Float[Tensor, "68 3"], what: str) -> FaceBox:
@@ -86,12 +100,11 @@ def _checked_box(landmarks: Float[Tensor, "68 3"], what: str) -> FaceBox:
 def no_pairs_error(root: Path, what: str, below: str = "") -> DataError:
     """The error for a folder without any fitted photo; it says what is there instead. `below` is "*/" if the photos
     should be in its subfolders."""
-    photo = below + "*.[jJ][pP][gG]"
+    photo = below + "*.[jJ][pP]*[gG]"
     if archive := next((name for name in sorted(file_names(root)) if name.lower().endswith(ARCHIVES)), None):
         hint = f"found {archive} there, unpack it"
     elif found := next(root.glob(photo), None):
-        how = "without its .mat; unpack both" if found.suffix == ".jpg" else "rename the files to .jpg and .mat"
-        hint = f"found {found.name} in {found.parent}, {how}"
+        hint = f"found {found.name} in {found.parent}, without its .mat; unpack both"
     elif found := next(root.glob(f"*/{photo}"), None):
         inner = root / found.relative_to(root).parts[0]
         hint = f"found photos one folder too deep, in {inner}: point the path there or move its contents up"
@@ -103,18 +116,23 @@ def no_pairs_error(root: Path, what: str, below: str = "") -> DataError:
 
 
 def fitted_photos(folder: Path, data_set: str | None = None) -> list[str]:
-    """The sorted names, without extension, of the photos in a folder that come with a .mat file.
+    """The photos in a folder that come with a .mat file, sorted by their names without ending.
 
-    If `data_set` is given, the log counts unpaired photos and fits, and files with an extension in capitals.
+    If `data_set` is given, the log counts unpaired photos and fits.
     """
     names = file_names(folder)
-    photos, fits = ({name[:-4] for name in names if name.endswith(ending)} for ending in ENDINGS)
+    photos = photo_names(names)
+    fits = {name[:-4] for name in names if name.endswith(FITS)}
     if data_set is not None:
-        capitals = [name for name in names if name.lower().endswith(ENDINGS) and not name.endswith(ENDINGS)]
-        log_left_out(data_set, f"photos have no .mat in {folder}", photos - fits)
-        log_left_out(data_set, f".mat files have no photo in {folder}", fits - photos)
-        log_left_out(data_set, f"files end in .JPG or .MAT instead of .jpg or .mat in {folder}", capitals)
-    return sorted(photos & fits)
+        log_left_out(data_set, f"photos have no .mat in {folder}", photos.keys() - fits)
+        log_left_out(data_set, f".mat files have no photo in {folder}", fits - photos.keys())
+    return [photos[name] for name in sorted(photos.keys() & fits)]
+
+
+def fit_of(photo: Path) -> Path:
+    """The .mat of a photo; .MAT if there is only that."""
+    small, capital = (photo.with_suffix(ending) for ending in FITS)
+    return capital if not small.exists() and capital.exists() else small
 
 
 def read_fit(path: Path, fields: list[str]) -> dict[str, np.ndarray]:
@@ -125,7 +143,8 @@ def read_fit(path: Path, fields: list[str]) -> dict[str, np.ndarray]:
         content = scipy.io.loadmat(path, variable_names=fields)
     except Exception as error:  # scipy raises a dozen unrelated types on a damaged file
         newer = "it is in the format of MATLAB 7.3, the published ones are older; get it again"
-        why = newer if isinstance(error, NotImplementedError) else error
+        disguised = disguise_of(path)
+        why = newer if isinstance(error, NotImplementedError) else f"it is {disguised}" if disguised else error
         raise DataError(f"{path}: not a readable MATLAB file ({why})") from error
     for field in fields:
         if field not in content:

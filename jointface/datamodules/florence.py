@@ -14,7 +14,15 @@ from torch import Tensor
 
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample, Item, evenly_spaced
-from jointface.datamodules.on_disk import Count, file_names, log_left_out, missing, require_file, require_folder
+from jointface.datamodules.on_disk import (
+    Count,
+    file_names,
+    innermost,
+    log_left_out,
+    missing,
+    require_file,
+    require_folder,
+)
 from jointface.errors import ConfigError, DataError
 from jointface.geometry.camera import apply_camera, euler_to_rotation
 from jointface.geometry.framing import face_box
@@ -87,7 +95,7 @@ class Florence(FaceDataset):
         super().__init__(split, transform)
         if not len(pitches) or not len(yaws) or view_size < 1:
             raise ConfigError("Florence needs at least one pitch, one yaw and a view_size of at least 1")
-        self.root, self.view_size = Path(root), view_size
+        self.root, self.view_size = find_root(Path(root)), view_size
         self.angles = torch.tensor([[pitch, yaw, 0.0] for pitch in pitches for yaw in yaws]).deg2rad()
         self.model, self.mean_face = morphable_model, mean_face(morphable_model)
         folders = subject_folders(self.root)
@@ -222,9 +230,13 @@ def millimetres(model: MorphableModel) -> float:
     return unit
 
 
+def find_root(root: Path) -> Path:
+    """The folder of the data set; raises a DataError if it is missing."""
+    return require_folder(root, "MICC Florence", "set paths.data_dir to the folder that holds florence/")
+
+
 def subject_folders(root: Path) -> list[Path]:
     """The folders subject_01, subject_02, ... of the data set. Raises a DataError if there is none."""
-    require_folder(root, "MICC Florence", "set paths.data_dir to the folder that holds florence/")
     folders = sorted(root / name for name in file_names(root) if re.fullmatch(r"subject_\d+", name))
     if not (folders := [folder for folder in folders if folder.is_dir()]):
         raise missing(root / "subject_01", "the first subject of MICC Florence", "unpack the data set there")
@@ -241,6 +253,7 @@ def _obj_file(folder: Path) -> Path | None:
     """The .obj in a folder; one named by a number is preferred, because the published ones are."""
     if not folder.is_dir():
         return None
+    folder = innermost(folder)
     names = [name for name in file_names(folder) if name.lower().endswith(".obj")]
     return folder / min(names, key=lambda name: (not Path(name).stem.isdigit(), name)) if names else None
 

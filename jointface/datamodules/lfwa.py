@@ -12,11 +12,21 @@ from pymatreader import read_mat
 
 from jointface.attributes import LFWA as LFWA_ATTRIBUTES
 from jointface.attributes import attribute_name
-from jointface.datamodules.crop import CropTransform, scale_box
+from jointface.datamodules.crop import CropTransform, box_in_copy
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample, read_image
-from jointface.datamodules.on_disk import Count, file_names, log_left_out, missing, require_file, require_folder
+from jointface.datamodules.on_disk import (
+    Count,
+    file_names,
+    find_photos,
+    log_left_out,
+    missing,
+    photo_names,
+    require_file,
+    require_folder,
+)
 from jointface.datamodules.w300lp import held_out_fraction
 from jointface.errors import ConfigError, DataError
+from jointface.files import is_clutter
 from jointface.geometry.framing import FaceBox
 
 IMAGE_FOLDERS = ("lfw", "lfw-deepfunneled", "lfw_funneled")  # as LFW's archives unpack
@@ -27,7 +37,7 @@ ATTRIBUTE_FILE, SPLIT_FILE = "lfw_att_73.mat", "indices_train_test.mat"
 # (`data/lfw_landmark.txt` of clcarwin/sphereface_pytorch; standard deviation of 4 pixels at the eyes); CelebA's are the
 # first 50 rows of `list_landmarks_align_celeba.txt`; tests/test_lfwa.py repeats the fit. Funneling aligns photos with
 # their average, so its folders get the same box, although no landmarks were available to check this.
-SIDE = 250
+LFW_SIZE = (250, 250)  # width and height
 LFW_BOX = FaceBox(x=125.7, y=142.9, size=92.6)
 
 
@@ -66,29 +76,29 @@ class LFWA(FaceDataset):
         super().__init__(split, transform)
         if not 0 <= val_fraction < 1:
             raise ConfigError(f"LFWA: val_fraction={val_fraction} must be at least 0 and below 1")
-        root = Path(root)
-        require_folder(root, "LFWA", "set paths.data_dir to the folder that holds LFWA/")
+        root = require_folder(Path(root), "LFWA", "set paths.data_dir to the folder that holds LFWA/")
         self.images = root / images
         if not self.images.is_dir() and (there := [name for name in IMAGE_FOLDERS if (root / name).is_dir()]):
             raise DataError(
                 f"no folder {self.images.absolute()}: looked there for LFW's images; found {', '.join(there)} there, "
                 "select it with images="
             )
-        require_folder(self.images, "LFW's images", "unpack them there")
+        self.images = require_folder(self.images, "LFW's images", "unpack them there")
         names, labels = read_attributes(root / ATTRIBUTE_FILE)
         in_train, in_test = read_split(root / SPLIT_FILE, len(names))
         people, identity = np.unique([name.partition("/")[0] for name in names.tolist()], return_inverse=True)
         held_out = np.array([held_out_fraction(person) < val_fraction for person in people.tolist()])[identity]
         part = {"train": in_train & ~held_out, "val": in_train & held_out, "test": in_test}[split]
         on_disk = image_names(self.images)
-        has_image = np.array([name in on_disk for name in names.tolist()])
+        files, has_image = find_photos(names, on_disk)
         if not has_image.any():
             raise missing(self.images / str(people[0]), "LFW's photos of a person", "unpack LFW's images there")
         keep = part & has_image
         log_left_out("LFWA", f"rows of the {split} split have no image", names[part & ~has_image])
         if not keep.any():
             raise DataError(f"LFWA's {split} split is empty: {part.sum()} of {len(names)} rows, none with an image")
-        self.names = names[keep]
+        self.names = files[keep]
+        self.require_published_size(LFW_SIZE)
         self.attributes = torch.from_numpy(labels[keep])
         self.identity = torch.from_numpy(identity[keep])
         self.mask = torch.ones(len(LFWA_ATTRIBUTES), dtype=torch.bool)
@@ -109,15 +119,11 @@ class LFWA(FaceDataset):
     def read(self, index: int) -> FaceSample:
         image = read_image(self.path(index))
         labels = {"attributes": self.attributes[index], "attribute_mask": self.mask, "identity": self.identity[index]}
-        return FaceSample(image, lfw_box(image.shape[1], image.shape[0]), labels)
+        box = box_in_copy(LFW_BOX, LFW_SIZE, (image.shape[1], image.shape[0]), self.path(index))
+        return FaceSample(image, box, labels)
 
     def inventory(self) -> list[Count]:
         return self.counts
-
-
-def lfw_box(width: int, height: int) -> FaceBox:
-    """The face box in an LFW image with this size in pixels."""
-    return scale_box(LFW_BOX, width / SIDE, height / SIDE)
 
 
 def read_attributes(path: Path) -> tuple[np.ndarray, Float[np.ndarray, "images attributes"]]:
@@ -195,6 +201,5 @@ def _strings(cells: h5py.Dataset) -> list[str]:
 def image_names(folder: Path) -> set[str]:
     """The name `Person/Person_0001.jpg` of every photo."""
     with os.scandir(folder) as entries:
-        people = [entry.name for entry in entries if entry.is_dir()]
-    names = (f"{person}/{name}" for person in people for name in file_names(folder / person))
-    return {name for name in names if name.endswith((".jpg", ".png"))}
+        people = [entry.name for entry in entries if entry.is_dir() and not is_clutter(entry.name)]
+    return {f"{person}/{name}" for person in people for name in photo_names(file_names(folder / person)).values()}

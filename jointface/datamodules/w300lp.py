@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
 import numpy as np
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample, Item, require_choice
-from jointface.datamodules.fitted_face import FittedFaceReader, fitted_photos, no_pairs_error, read_fit
-from jointface.datamodules.on_disk import Count, file_names, log_left_out, require_folder
+from jointface.datamodules.fitted_face import FITS, FittedFaceReader, fit_of, fitted_photos, no_pairs_error, read_fit
+from jointface.datamodules.on_disk import Count, file_names, innermost, log_left_out, require_folder
 from jointface.errors import ConfigError, DataError
 from jointface.geometry.array_files import checked_numbers
 from jointface.geometry.morphable_model import MIRROR68, MorphableModel
@@ -74,17 +74,17 @@ class W300LP(FaceDataset):
     ) -> None:
         super().__init__(split, transform)
         require_choice("landmarks", landmarks, get_args(Landmarks))
-        self.root = Path(root)
-        require_folder(self.root, "300W-LP", f"set paths.data_dir to the folder that holds {self.root.name}/")
+        where = f"set paths.data_dir to the folder that holds {Path(root).name}/"
+        self.root = require_folder(Path(root), "300W-LP", where)
         self.reader = FittedFaceReader(morphable_model)
         self.with_landmarks = landmarks == "file"
         for name in subsets or ():
             require_folder(self.root / name, f"300W-LP's subset {name}", "unpack it there or leave it out of subsets")
         subsets = subset_names(self.root) if subsets is None else subsets
-        photos = [f"{subset}/{name}" for subset in subsets for name in self._names(subset)]
+        photos = [photo for subset in subsets for photo in self._photos(subset)]
         if not photos:
             raise no_pairs_error(self.root, "300W-LP", below="*/")
-        fractions = np.array([held_out_fraction(photo.rpartition("/")[2]) for photo in photos])
+        fractions = np.array([held_out_fraction(PurePosixPath(photo).stem) for photo in photos])
         held_out = fractions < val_fraction
         self.photos = np.array(photos)[held_out if split == "val" else ~held_out]
         if split == "train" and num_photos is not None:
@@ -97,31 +97,32 @@ class W300LP(FaceDataset):
                 f"{val_fraction}"
             )
 
-    def _names(self, subset: str) -> list[str]:
-        """The names, without extension, of the labelled photos in a subset."""
-        names = fitted_photos(self.root / subset, "300W-LP")
+    def _photos(self, subset: str) -> list[str]:
+        """The labelled photos in a subset, relative to the root."""
+        folder = innermost(self.root / subset)
+        photos = [(folder / name).relative_to(self.root).as_posix() for name in fitted_photos(folder, "300W-LP")]
         if not self.with_landmarks:
-            return names
+            return photos
         marked = self._marked(subset) | self._marked(subset.removesuffix(FLIP))
-        kept = [name for name in names if f"{name}_pts.mat" in marked]
-        if names and not kept:
+        kept = [photo for photo in photos if f"{PurePosixPath(photo).stem}_pts" in marked]
+        if photos and not kept:
             raise DataError(
                 f"no landmarks of {subset} in {(self.root / LANDMARKS).absolute()}: looked there for "
-                f"{subset.removesuffix(FLIP)}/{names[0]}_pts.mat; get 300W-LP with its landmarks/, leave {subset} out "
-                "of subsets, or set landmarks=fit"
+                f"{subset.removesuffix(FLIP)}/{PurePosixPath(photos[0]).stem}_pts.mat; get 300W-LP with its "
+                f"landmarks/, leave {subset} out of subsets, or set landmarks=fit"
             )
-        log_left_out("300W-LP", f"photos of {subset} have no landmarks", set(names) - set(kept))
+        log_left_out("300W-LP", f"photos of {subset} have no landmarks", set(photos) - set(kept))
         return kept
 
     def _marked(self, subset: str) -> set[str]:
-        folder = self.root / LANDMARKS / subset
-        return file_names(folder) if folder.is_dir() else set()
+        folder = innermost(self.root / LANDMARKS / subset)
+        return {name[:-4] for name in file_names(folder) if name.endswith(FITS)} if folder.is_dir() else set()
 
     def __len__(self) -> int:
         return len(self.photos)
 
     def path(self, index: int) -> Path:
-        return self.root / f"{self.photos[index]}.jpg"
+        return self.root / str(self.photos[index])
 
     def read(self, index: int) -> FaceSample:
         photo = self.path(index)
@@ -137,17 +138,20 @@ class W300LP(FaceDataset):
     def _landmarks(self, photo: Path, width: int) -> Float[Tensor, "68 2"]:
         """Reads x, y of a photo's landmarks in image space."""
         subset, name = photo.parent.name, f"{photo.stem}_pts.mat"
-        own = self.root / LANDMARKS / subset / name
+        own = fit_of(innermost(self.root / LANDMARKS / subset) / name)
         if own.is_file() or not subset.endswith(FLIP):
             return read_landmarks(own)
-        twin = read_landmarks(self.root / LANDMARKS / subset.removesuffix(FLIP) / name)
+        twin = read_landmarks(fit_of(innermost(self.root / LANDMARKS / subset.removesuffix(FLIP)) / name))
         return (twin * torch.tensor([-1.0, 1.0]) + torch.tensor([width - 1.0, 0.0]))[list(MIRROR68)]
 
     def inventory(self) -> list[Count]:
         published = {f"{subset}{flip}": count for subset, count in PUBLISHED.items() for flip in ("", FLIP)}
         subsets = [*published, *(name for name in subset_names(self.root) if name not in published)]
         folders = {subset: self.root / subset for subset in subsets}
-        photos = {subset: len(fitted_photos(folder)) if folder.is_dir() else 0 for subset, folder in folders.items()}
+        photos = {
+            subset: len(fitted_photos(innermost(folder))) if folder.is_dir() else 0
+            for subset, folder in folders.items()
+        }
         counts = [Count(f"{subset} photos", photos[subset], published.get(subset)) for subset in subsets]
         counts.append(Count("photos", sum(photos.values()), sum(published.values())))
         if (self.root / LANDMARKS).is_dir():

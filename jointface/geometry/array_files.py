@@ -9,6 +9,7 @@ import numpy as np
 import scipy.io
 
 from jointface.errors import DataError
+from jointface.files import disguise_of
 
 
 def read_npy(path: Path, source: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
@@ -53,6 +54,8 @@ def require_file(path: Path, source: str) -> None:
         raise DataError(f"no {path.name} in {path.parent.resolve()}: {source}")
     if not os.access(path, os.R_OK):
         raise DataError(f"{path}: no permission to read the file; allow it, e.g. with chmod u+r")
+    if disguised := disguise_of(path):
+        raise DataError(f"{path}: this is {disguised}; {source}")
 
 
 def checked_numbers(what: str | Path, array: np.ndarray, shape: tuple[int, ...] | None = None) -> np.ndarray:

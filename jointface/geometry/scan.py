@@ -74,7 +74,7 @@ def read_scan(path: Path) -> Scan:
 def _read_mesh(path: Path) -> trimesh.Trimesh:
     try:
         # With maintain_order, a seam vertex would get the mean of its texture coordinates instead of one copy for each.
-        found = trimesh.load_scene(path, process=False, maintain_order=False).geometry.values()
+        found = trimesh.load_scene(path.resolve(), process=False, maintain_order=False).geometry.values()
         meshes = [mesh for mesh in found if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces)]
         if not meshes:
             raise DataError(f"{path}: holds no triangles; it is damaged or not a scan, get it again")

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jointface.errors import DataError
+from jointface.files import is_clutter
 
 PHOTOS = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
@@ -43,7 +44,9 @@ def background_photos(folder: str) -> tuple[Path, ...]:
         raise DataError(
             f"no folder {root.absolute()}: looked there for background photos; set synthesis.backgrounds_dir"
         )
-    photos = tuple(sorted(path for path in root.rglob("*") if path.suffix.lower() in PHOTOS))
+    photos = tuple(
+        sorted(path for path in root.rglob("*") if path.suffix.lower() in PHOTOS and not is_clutter(path.name))
+    )
     if not photos:
         raise DataError(
             f"{root.absolute()} holds no background photos ({', '.join(sorted(PHOTOS))}): put some there, or set "
