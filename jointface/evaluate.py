@@ -16,6 +16,7 @@ from jointface.evaluation.participants import Participants, open_participants
 from jointface.evaluation.rendered_images import image_files, write_images
 from jointface.evaluation.report import write_report
 from jointface.evaluation.table_formats import print_results
+from jointface.settings import require_whole_number
 
 log = logging.getLogger("jointface.evaluate")
 
@@ -54,12 +55,10 @@ def evaluate(config: DictConfig) -> dict[str, float]:
 
 def validate_config(config: DictConfig) -> None:
     """Raises a ConfigError that names an invalid setting."""
-    if not isinstance(config.seed, int) or config.seed < 0:
-        raise ConfigError(f"seed={config.seed}: expected a whole number of at least 0")
-    for key in ("batch_size", "num_images"):
-        value = config[key]
-        if (not isinstance(value, int) or value < 1) and not (key == "num_images" and value is None):
-            raise ConfigError(f"{key}={value}: expected a whole number above 0")
+    require_whole_number("seed", config.seed, 0)
+    require_whole_number("batch_size", config.batch_size, 1)
+    if config.num_images is not None:
+        require_whole_number("num_images", config.num_images, 1)
     several = len(config.benchmarks) != 1
     if config["import"] is not None and several:
         raise ConfigError("import needs the benchmark whose photos the files belong to: set benchmark=aflw2000, ...")

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1] / "jointface"
 
 # From the bottom up; a package imports from its own level and from those below.
 LEVELS = [
-    {"errors", "files", "attributes", "geometry"},
+    {"errors", "settings", "files", "attributes", "geometry"},
     {"viz"},
     {"synthesis", "metrics"},
     {"datamodules", "modules"},

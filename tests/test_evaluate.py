@@ -333,8 +333,9 @@ def test_an_image_without_a_prediction_has_no_error() -> None:
     [
         (["checkpoint=null"], ConfigError, "nothing to evaluate: set checkpoint="),
         (["checkpoint=nowhere.ckpt"], CheckpointError, "no checkpoint at .*nowhere.ckpt"),
-        (["batch_size=0"], ConfigError, "batch_size=0: expected a whole number above 0"),
-        (["num_images=few"], ConfigError, "num_images=few: expected a whole number above 0"),
+        (["batch_size=0"], ConfigError, "batch_size=0: expected a whole number of at least 1"),
+        (["num_images=few"], ConfigError, "num_images=few: expected a whole number of at least 1"),
+        (["seed=-1"], ConfigError, "seed=-1: expected a whole number of at least 0"),
         (["device=abacus"], ConfigError, "device=abacus: there is no such device here"),
         (["precision=float16"], ConfigError, "precision=float16: choose from float64, float32"),
         (["compare=[PRNet]"], ConfigError, "compare=PRNet: expected NAME:FOLDER"),

@@ -268,7 +268,8 @@ def test_a_study_keeps_to_its_search(sweep: Callable[..., Path]) -> None:
     ("overrides", "message"),
     [
         (["name=lr"], "nothing to search"),
-        ([LR, "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0: expected a whole number, at least 1"),
+        ([LR, "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0: expected a whole number of at least 1"),
+        ([LR, "hydra.sweeper.sampler.seed=-1"], "hydra.sweeper.sampler.seed=-1: expected a whole number from 0 to 4"),
         ([LR, "hydra.sweeper.direction=up"], "hydra.sweeper.direction=up: choose from minimize, maximize"),
         ([LR, "hydra.sweeper.storage=nowhere:///x"], "cannot open a study in hydra.sweeper.storage=nowhere:///x"),
         ([LR, "hydra.sweeper.objective=test/error"], "a run gives no test/error, it gives val/error"),

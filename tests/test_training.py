@@ -258,8 +258,11 @@ def test_training_goes_on_from_a_checkpoint_of_the_same_model_only(run: Path, ti
         (["image_size=72", "model/shape_decoder=position_map"], ConfigError, "is not a power of two times"),
         (["paths.data_dir=nowhere"], DataError, "no folder .*nowhere: set paths.data_dir"),
         (["data.sources.celeba.dataset.root=nowhere"], DataError, "no folder .*nowhere: looked there for CelebA"),
-        (["seed=abc"], ConfigError, "seed=abc: expected a whole number"),
-        (["trainer.max_steps=abc"], ConfigError, "trainer.max_steps=abc: expected a whole number above 0"),
+        *(
+            (["seed=" + seed], ConfigError, f"seed={seed}: expected a whole number from 0 to 4294967295")
+            for seed in ("abc", "-1", "4294967296")
+        ),
+        (["trainer.max_steps=abc"], ConfigError, "trainer.max_steps=abc: expected a whole number of at least 1"),
         (["trainer.val_check_interval=5"], ConfigError, "a run must validate before it ends"),
         (["checkpoint=nowhere.ckpt"], CheckpointError, "no checkpoint at .*nowhere.ckpt"),
         (["+data.sources.celeba.dataset.rot=1"], ConfigError, "data.sources.celeba cannot be opened for train: .*rot"),

@@ -85,13 +85,14 @@ class OptunaSweeper(Sweeper):
 
     def _validate_settings(self) -> None:
         from jointface.errors import ConfigError
+        from jointface.settings import LARGEST_SEED, require_whole_number
 
         if importlib.util.find_spec("optuna") is None:
             raise ConfigError("a search needs Optuna, which is not installed: pip install 'jointface[sweep]'")
         for name, least in {"n_trials": 1, "n_jobs": 1, "max_failures": 0}.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ConfigError(f"hydra.sweeper.{name}={value}: expected a whole number, at least {least}")
+            require_whole_number(f"hydra.sweeper.{name}", getattr(self, name), least)
+        if (seed := self.sampler.get("seed")) is not None:
+            require_whole_number("hydra.sweeper.sampler.seed", seed, 0, LARGEST_SEED)
 
     def _search(self, study: Any, space: Any) -> None:
         from jointface.errors import SweepError

@@ -6,6 +6,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from jointface.datamodules import JointDataModule
 from jointface.errors import ConfigError, DataError
+from jointface.settings import LARGEST_SEED, require_whole_number
+
+WHOLE_NUMBERS = {"image_size": 1, "trainer.max_steps": 1, "trainer.accumulate_grad_batches": 1}  # key: the least
 
 
 def validate_config(config: DictConfig) -> None:
@@ -15,10 +18,9 @@ def validate_config(config: DictConfig) -> None:
         ConfigError: a value is out of range, or the run would end without a validation.
         DataError: a source needs `paths.data_dir`, and this folder does not exist.
     """
-    for key in ("seed", "image_size", "trainer.max_steps", "trainer.accumulate_grad_batches"):
-        value = OmegaConf.select(config, key)
-        if not isinstance(value, int) or (value < 1 and key != "seed"):
-            raise ConfigError(f"{key}={value}: expected a whole number{'' if key == 'seed' else ' above 0'}")
+    require_whole_number("seed", config.seed, 0, LARGEST_SEED)
+    for key, least in WHOLE_NUMBERS.items():
+        require_whole_number(key, OmegaConf.select(config, key), least)
     batches, interval = config.trainer.val_check_interval, steps_between_validations(config)
     accumulated = config.trainer.accumulate_grad_batches
     if interval is not None and interval * accumulated != batches:  # a checkpoint would hold half a step's gradients

@@ -3,7 +3,6 @@
 import importlib.metadata
 import json
 import logging
-import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from jointface.files import write_atomically
 from jointface.geometry.bfm_writers import write_bfm2009, write_bfm_3ddfa
 from jointface.geometry.camera import crop_camera, rotation_to_euler
 from jointface.geometry.framing import CROP_MARGIN, FaceBox
+from jointface.settings import require_whole_number
 from jointface.synthesis.faces import FaceFactory, SyntheticFace
 from jointface.synthesis.layouts import Split, write_300wlp_face, write_celeba_labels, write_image
 from jointface.synthesis.measures import SYNTHETIC
@@ -63,11 +63,8 @@ class Plan:
     num_workers: int = 2
 
     def __post_init__(self) -> None:
-        for name, low, high in (("num_faces", 1, math.inf), ("quality", 1, 100), ("num_workers", 0, math.inf)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or not low <= value <= high:
-                limits = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
-                raise ConfigError(f"{name}={value}: expected a whole number {limits}")
+        for name, least, most in (("num_faces", 1, None), ("quality", 1, 100), ("num_workers", 0, None)):
+            require_whole_number(name, getattr(self, name), least, most)
         for name in ("val_fraction", "test_fraction"):
             share = getattr(self, name)
             if not isinstance(share, int | float) or not 0 <= share < 1:

@@ -15,6 +15,7 @@ from jointface.errors import ConfigError, InputError
 from jointface.geometry.camera import apply_camera, crop_camera, euler_to_rotation
 from jointface.geometry.framing import compose, crop_transform, face_box
 from jointface.geometry.morphable_model import linear_faces
+from jointface.settings import require_whole_number
 from jointface.synthesis.appearance import Appearance, Lights, sample_appearance, sample_lights, sample_view
 from jointface.synthesis.backgrounds import background_photos, photo_background, random_background
 from jointface.synthesis.face_assets import FaceAssets, load_assets, with_assets
@@ -85,8 +86,7 @@ class FaceFactory:
     ) -> None:
         whole = {"seed": (seed, 0), "images_per_person": (images_per_person, 1), "supersampling": (supersampling, 1)}
         for name, (value, least) in whole.items():
-            if not isinstance(value, int) or value < least:
-                raise ConfigError(f"synthesis.{name}={value}: expected a whole number of at least {least}")
+            require_whole_number(f"synthesis.{name}", value, least)
         if not isinstance(max_yaw, int | float) or not 0 <= max_yaw <= 90:
             raise ConfigError(f"synthesis.max_yaw={max_yaw}: expected degrees from 0 to 90")
         if backgrounds_dir is not None:
