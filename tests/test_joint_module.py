@@ -4,10 +4,13 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from lightning import Trainer
 
 from jointface.attributes import CELEBA, LabelSet
+from jointface.callbacks.best_checkpoint import BestCheckpoint
 from jointface.geometry import MorphableModel
-from jointface.metrics.nme import normalised_mean_error
+from jointface.metrics.attribute_scores import AttributeMetrics
+from jointface.metrics.nme import FaceNME, normalised_mean_error
 from jointface.modules import FixedWeights, attribute_loss, shape_loss
 from jointface.modules.joint_module import true_face
 from tests.networks import Batch, make_module, network_config
@@ -105,3 +108,41 @@ def test_eight_faces_are_learned_by_heart(decoder: str, tiny_model: MorphableMod
     predicted = head.vertices(head(features["w300lp"]))[:, tiny_model.landmarks68]
     assert normalised_mean_error(predicted[..., :2], landmarks[..., :2], landmarks).mean() < 0.01
     assert torch.equal(classifier(features["celeba"]) > 0, mixed_batch["celeba"]["attributes"] > 0.5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes", "defined"), [(True, 2, True), (True, 1, False), (False, 2, True), (False, 1, False)]
+)
+def test_the_validation_error_is_undefined_where_one_of_its_parts_is(
+    shape: bool, classes: int, defined: bool, tiny_model: MorphableModel, mixed_batch: Batch
+) -> None:
+    """It would else fall by the part that cannot be measured, as if that were without error."""
+    module, logged = make_module(tiny_model), {}
+    module.log = lambda name, value, **options: logged.update({name: value})  # type: ignore[method-assign,assignment]
+    module.log_dict = lambda values, **options: logged.update(values)  # type: ignore[method-assign,assignment]
+    metric = module.metrics["val/celeba/attributes"] = AttributeMetrics(CELEBA.attributes, torch.ones(40))
+    labels = mixed_batch["celeba"]["attributes"] if classes == 2 else torch.ones(8, 40)
+    metric.update(torch.ones(8, 40), labels, torch.ones(8, 40, dtype=torch.bool))
+    if shape:
+        nme = module.metrics["val/w300lp/shape"] = FaceNME()
+        landmarks = torch.rand(2, 68, 3)
+        nme.update(landmarks, landmarks + 1, landmarks, landmarks, torch.zeros(2))
+    module.on_validation_epoch_end()
+    assert logged["val/error"].isfinite() == defined
+    if defined:
+        parts = [1 - logged["val/celeba/balanced_accuracy"], logged.get("val/w300lp/nme_2d_68", torch.zeros(()))]
+        torch.testing.assert_close(logged["val/error"], sum(parts, torch.zeros(())))
+
+
+def test_of_undefined_errors_the_last_state_is_kept_as_the_best() -> None:
+    checkpoint = BestCheckpoint("val/error")
+    trainer, undefined = Trainer(accelerator="cpu", logger=False, barebones=True), torch.tensor(torch.nan)
+    # The kept error (infinite if it was undefined), the new one, and whether that replaces it.
+    for kept, new, replaces in [
+        (torch.inf, undefined, True),
+        (torch.inf, torch.tensor(0.5), True),
+        (0.1, undefined, False),
+    ]:
+        checkpoint.best_model_score = torch.tensor(kept)
+        checkpoint.best_k_models, checkpoint.kth_best_model_path = {"best.ckpt": torch.tensor(kept)}, "best.ckpt"
+        assert bool(checkpoint.check_monitor_top_k(trainer, new)) == replaces

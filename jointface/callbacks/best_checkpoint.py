@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
 
 from jointface.metrics.direction import better
 
@@ -29,6 +30,14 @@ class BestCheckpoint(ModelCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.dirpath = os.path.realpath(Path(trainer.default_root_dir) / "checkpoints")
         super().setup(trainer, pl_module, stage)
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Whether a value is better than the kept one. As long as all are undefined (NaN, which Lightning keeps as
+        infinite), the latest state counts, so that the first one is not kept for ever."""
+        kept = self.best_model_score
+        if current is not None and current.isnan() and kept is not None and kept.isinf():
+            return True
+        return super().check_monitor_top_k(trainer, current)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Restores the best score of a run that is resumed in its folder, even if the folder has moved. Lightning would

@@ -1,5 +1,6 @@
 """Joint training: one backbone pass over a mixed batch, in which each sample trains the heads for its labels."""
 
+import logging
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -29,6 +30,9 @@ from jointface.modules.shape_decoders import ShapeDecoder, frontal_face
 from jointface.modules.task_gradients import gradient_statistics, require_separable_gradients
 from jointface.modules.weighting import FixedWeights, PCGrad
 
+log = logging.getLogger(__name__)
+
+UNDEFINED = {"shape": "no 3D face", "attributes": "one class only of each attribute"}  # why a task has no error
 Part = dict[str, Tensor]  # the samples of one source, under the keys of the data contract
 Batch = dict[str, Part]  # by source
 
@@ -263,19 +267,29 @@ class JointFaceModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Also logs `val/error`, which selects the best checkpoint. It is the mean NME of the 68 landmarks in 2D plus
-        the mean of 1 - balanced accuracy, each averaged over the sources that have it."""
-        results = self._log_metrics("val")
-        nme = [values["nme_2d_68"] for values in results if "nme_2d_68" in values]
-        wrong = [1 - values["balanced_accuracy"] for values in results if "balanced_accuracy" in values]
-        means = [torch.stack(errors).mean() for errors in (nme, wrong) if errors]
-        self.log("val/error", sum(means, torch.zeros((), device=self.device)), prog_bar=True)
+        the mean of 1 - balanced accuracy, each averaged over the sources that have it; NaN if no source has one of the
+        two that are measured, for example because every attribute shows one class."""
+        errors: dict[str, list[Tensor]] = {}
+        for key, values in self._log_metrics("val").items():
+            task = key.rsplit("/", 1)[1]
+            of_task = errors.setdefault(task, [])
+            if "nme_2d_68" in values:
+                of_task.append(values["nme_2d_68"])
+            if "balanced_accuracy" in values:
+                of_task.append(1 - values["balanced_accuracy"])
+        undefined = torch.full((), torch.nan, device=self.device)
+        means = [torch.stack(found).mean() if found else undefined for found in errors.values()] or [undefined]
+        if lacking := [UNDEFINED[task] for task, found in errors.items() if not found]:
+            log.warning("val/error is undefined: validation saw %s", " and ".join(lacking))
+        self.log("val/error", torch.stack(means).sum(), prog_bar=True)
 
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
 
-    def _log_metrics(self, split: str) -> list[dict[str, Tensor]]:
-        """Logs and returns all metrics of a split; for trivial predictors only the means over attributes."""
-        results = []
+    def _log_metrics(self, split: str) -> dict[str, dict[str, Tensor]]:
+        """Logs and returns all metrics of a split, by split/source[/trivial]/task; for trivial predictors only the
+        means over attributes."""
+        results = {}
         for key, metric in self.metrics.items():
             if not key.startswith(f"{split}/"):
                 continue
@@ -286,7 +300,7 @@ class JointFaceModule(LightningModule):
             if prefix.endswith("/trivial"):
                 values = {name: value for name, value in values.items() if "/" not in name}
             self.log_dict({f"{prefix}/{name}": value for name, value in values.items()})
-            results.append(values)
+            results[key] = values
         return results
 
     # Checkpoint
