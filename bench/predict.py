@@ -80,17 +80,12 @@ def networks(network: FaceNetwork, folder: Path, compiled: bool) -> dict[str, Ne
     found: dict[str, Network] = {"torch": TorchNetwork(network)}
     if compiled:
         torch._dynamo.reset()
-        twin = copy_of(network)
+        twin = copy.deepcopy(network)
         compile_layers(twin)
         found["torch.compile"] = TorchNetwork(twin)
     found["onnxruntime"] = OnnxNetwork(folder / "float32.onnx", "cpu")
     found["onnxruntime int8"] = OnnxNetwork(folder / "int8.onnx", "cpu")
     return found
-
-
-def copy_of(network: FaceNetwork) -> FaceNetwork:
-    """A copy, since compilation changes a network."""
-    return copy.deepcopy(network)
 
 
 def measure(network: FaceNetwork, folder: Path, photo: bytes, options: dict[str, str], threads: int) -> None:

@@ -59,6 +59,9 @@ def validate_config(config: DictConfig) -> None:
         raise ConfigError(f"precision={config.precision} is for format=onnx only")
     if config.push is not None and config.format != "hub":
         raise ConfigError("push uploads the folder of format=hub: set format=hub")
+    ending = ENDINGS[config.format]
+    if config.output is not None and not str(config.output).endswith(ending):
+        raise ConfigError(f"output={config.output}: expected a name that ends with {ending}")
     if not isinstance(config.num_crops, int) or config.num_crops < 1:
         raise ConfigError(f"num_crops={config.num_crops}: expected a whole number above 0")
 

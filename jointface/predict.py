@@ -3,8 +3,6 @@
 import logging
 import time
 from collections.abc import Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +14,14 @@ from jointface.errors import ConfigError, InputError
 from jointface.inference.face_tables import require_parquet
 from jointface.inference.input_files import InputFile, find_files
 from jointface.inference.reader import FaceReader, Reading
-from jointface.inference.results import Outputs, Results, state_of
+from jointface.inference.results import Outputs, Results, printable, state_of
 
 log = logging.getLogger("jointface.predict")
 
 SECONDS_BETWEEN_LINES = 60.0  # where the output is no terminal
 READER_KEYS = ("finder", "two_passes", "device", "batch_size", "backend", "max_faces", "min_score")
-CHANGES_RESULTS = ("checkpoint", "finder", "two_passes", "backend", "max_faces", "min_score")
+CHANGES_RESULTS = ("two_passes", "backend", "max_faces", "min_score")  # and the files or names of these:
+READ_WITH = ("checkpoint", "finder")
 
 
 def predict(config: DictConfig) -> int:
@@ -40,13 +39,12 @@ def predict(config: DictConfig) -> int:
     outputs = validate_config(config)
     folder = Path(config.output_dir)
     files = find_files(_as_list(config.input), leave_out=Results.own_paths(folder))
-    made_with = {key: config[key] for key in CHANGES_RESULTS} | {"state": state_of(Path(config.checkpoint))}
+    made_with = {key: config[key] for key in CHANGES_RESULTS} | {key: state_of(Path(config[key])) for key in READ_WITH}
     results = Results(folder, outputs, made_with)
     waiting = [file for file in files if not results.is_done(file)]
     if len(waiting) < len(files):
         log.info("%d of %d photos are done already", len(files) - len(waiting), len(files))
     if waiting:
-        _register_heic()
         reader = FaceReader.load(config.checkpoint, **{key: config[key] for key in READER_KEYS})
         read_photos(reader, waiting, results)
     faces, skipped = results.finish(files, config.parquet)
@@ -110,18 +108,12 @@ def read_photos(reader: FaceReader, files: Sequence[InputFile], results: Results
 def messages(file: InputFile, reading: Reading, skipped: str | None) -> list[str]:
     """What there is to say of a photo: why it was skipped, or what of the file the picture does not show."""
     if skipped is not None:
-        return [f"skipped {skipped}" if str(file.path) in skipped else f"skipped {file.path}: {skipped}"]
-    return [f"{file.path}: {note}" for note in (reading.photo.notes if reading.photo else [])]
+        return [printable(f"skipped {skipped}" if str(file.path) in skipped else f"skipped {file.path}: {skipped}")]
+    return [printable(f"{file.path}: {note}") for note in (reading.photo.notes if reading.photo else [])]
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _register_heic() -> None:
-    """Lets Pillow open HEIC photos where the package for that is installed."""
-    if find_spec("pillow_heif") is not None:
-        import_module("pillow_heif").register_heif_opener()
 
 
 def _as_list(setting: Any) -> list[str]:

@@ -344,7 +344,7 @@ def test_a_picture_that_is_a_crop_frames_its_face_as_crops_do() -> None:
         (lambda: build_finder("haar"), "finder=haar: choose from finder, yunet, none"),
         (lambda: build_finder("nowhere.onnx"), "no file .*nowhere.onnx: looked there for YuNet"),
         (lambda: YuNet(__file__), "not face_detection_yunet_2023mar.onnx of OpenCV's model zoo"),
-        (lambda: OwnFinder(threshold=0), "threshold=0: expected a score above 0"),
+        (lambda: OwnFinder(threshold=0), "lowest score of a face: 0, expected one above 0"),
     ],
 )
 def test_a_finder_that_cannot_be_made_is_refused(make: Callable[[], object], message: str) -> None:

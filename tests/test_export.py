@@ -158,11 +158,13 @@ def test_a_missing_package_is_named_with_its_command(monkeypatch: pytest.MonkeyP
         ({"format": "tflite"}, "format=tflite: choose from onnx, torch_export, hub"),
         ({"precision": "int8", "format": "hub"}, "precision=int8 is for format=onnx only"),
         ({"push": "a/b"}, "push uploads the folder of format=hub"),
+        ({"output": "best.ckpt"}, "output=best.ckpt: expected a name that ends with .onnx"),
         ({"num_crops": 0}, "num_crops=0: expected a whole number above 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(setting: dict[str, object], message: str) -> None:
-    usual = {"checkpoint": "a.ckpt", "format": "onnx", "precision": "float32", "push": None, "num_crops": 8}
+    usual = {"checkpoint": "a.ckpt", "format": "onnx", "precision": "float32", "num_crops": 8}
+    usual |= {"output": None, "push": None}
     with pytest.raises(ConfigError, match=message):
         validate_config(DictConfig({**usual, **setting}))
 

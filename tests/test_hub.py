@@ -16,7 +16,7 @@ from jointface.errors import CheckpointError, ConfigError
 from jointface.geometry import MorphableModel
 from jointface.inference.backends import TorchNetwork
 from jointface.inference.hub import write_folder
-from jointface.inference.model_card import RunFacts, model_card
+from jointface.inference.model_card import RunFacts, model_card, read_run
 from jointface.modules.checkpoint import KEY, describe
 from tests.networks import make_module, network_config
 
@@ -31,7 +31,7 @@ def checkpoint(tiny_model: MorphableModel, tmp_path: Path) -> Path:
     (run / "checkpoints").mkdir(parents=True)
     (run / ".hydra").mkdir()
     sources = {
-        "celeba": {"dataset": {"_target_": "jointface.datamodules.CelebA"}, "splits": {"train": "train"}},
+        "celeba": {"dataset": {"_target_": "jointface.datamodules.CelebA"}},  # trained on unless it says otherwise
         "test_only": {"dataset": {"_target_": "jointface.datamodules.AFLW2000"}, "splits": {"test": "test"}},
     }
     (run / "config.yaml").write_text(yaml.safe_dump({"name": "joint", "data": {"sources": sources}}))
@@ -78,6 +78,12 @@ def test_the_card_is_written_from_the_run_and_names_research_data(checkpoint: Pa
     assert "`5_o_Clock_Shadow`, `Arched_Eyebrows`" in card
 
 
+@pytest.mark.parametrize("config", ["learning_rate: 1", "", "data: [", "data: {sources: {a: {}}}"])
+def test_a_checkpoint_in_another_programs_folder_has_no_run(config: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(config)
+    assert read_run(tmp_path / "models" / "best.ckpt") == RunFacts()
+
+
 @pytest.mark.parametrize(
     ("data_set", "label_set", "model", "licence"),
     [
@@ -120,6 +126,11 @@ def test_damaged_and_hostile_folders_are_refused_in_one_line(checkpoint: Path, t
     save_file(tensors, weights)
     with pytest.raises(CheckpointError, match="the weights do not fit the model"):
         TorchNetwork.load(tmp_path)
+    for damaged in ({KEY: []}, {KEY: {"format": "two"}}, []):
+        config.write_text(json.dumps(damaged))
+        with pytest.raises(CheckpointError, match="not a model of jointface"):
+            TorchNetwork.load(tmp_path)
+    write_folder(checkpoint, tmp_path)
     weights.write_bytes(b"cut short")
     with pytest.raises(CheckpointError, match=r"not a model of jointface, looked for model\.safetensors and config"):
         TorchNetwork.load(tmp_path)

@@ -37,7 +37,7 @@ from tests.networks import make_module, network_config
 SKIPPED = {
     "cut.jpg": "damaged",
     "dot.png": "1 x 1 pixels are too small",
-    "notes.txt": "not a picture",
+    "notes\\udcff.txt": "not a picture",  # a name that is not UTF-8
     "page.jpg": "PDF",
 }
 
@@ -70,7 +70,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     picture.save(folder / "moving.gif", save_all=True, append_images=[picture.rotate(180)])
     (folder / "cut.jpg").write_bytes((folder / "same.jpg").read_bytes()[:900])
     Image.new("RGB", (1, 1)).save(folder / "dot.png")
-    (folder / "notes.txt").write_text("not a photo")
+    (folder / os.fsdecode(b"notes\xff.txt")).write_text("not a photo")
     (folder / "page.jpg").write_bytes(b"%PDF-1.7 ...")
     (folder / ".hidden.jpg").write_bytes((folder / "same.jpg").read_bytes())
     return folder
@@ -199,8 +199,9 @@ def test_what_is_done_is_not_read_again(
     assert read == ["moving", "same_png"]
     same_results(folder, results)
     read.clear()
-    config.meshes = ["ply"]
+    config.meshes, config.parquet = ["ply"], False
     predict(config)
+    assert not (folder / "faces.parquet").exists()
     assert len(read) == len(NAMES) + len(SKIPPED)
     assert {path.suffix for path in (folder / "meshes").rglob("*.*")} == {".ply"}
 
@@ -295,7 +296,18 @@ def test_inputs_are_files_folders_and_patterns_each_file_once(photos: Path) -> N
     assert names(f"{photos}/**/*.jpg", str(photos / "same.jpg")) == ["below/turned one", "cut", "page", "same"]
     assert names(str(photos / "below"), str(photos / "dot.png")) == ["below/turned one", "dot"]
     assert "below/turned one" not in names(str(photos), leave_out=photos / "below")
-    assert names(f"{photos}/below/*", leave_out=photos / "notes.txt") == ["turned one"]
+    assert names(f"{photos}/below/*", leave_out=photos / "dot.png") == ["turned one"]
+
+
+def test_results_of_no_two_photos_have_one_name_for_any_program(tmp_path: Path) -> None:
+    """Some file systems do not tell cases apart, readers of .obj no blanks; names may be too long or not in UTF-8."""
+    files = ["a.jpg", "A.png", "my face.jpg", "my_face.jpg", "x" * 250 + ".jpg", os.fsdecode(b"caf\xe9.jpg")]
+    for file in files:
+        (tmp_path / file).touch()
+    names = {file.path.name: file.name for file in find_files([str(tmp_path)])}
+    assert len({"_".join(name.lower().split()) for name in names.values()}) == len(files)
+    assert names["x" * 250 + ".jpg"] == "x" * 200
+    assert names[os.fsdecode(b"caf\xe9.jpg")] == "caf_"
 
 
 # --- pictures

@@ -30,7 +30,7 @@ def load_finder(path: str | Path | None = None) -> FinderNetwork:
     try:
         network = FinderNetwork(weights["stem.0.weight"].shape[0])
         network.load_state_dict(weights)
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, IndexError, RuntimeError) as error:
         raise CheckpointError(f"{path or SHIPPED}: not the weights of a face finder") from error
     return fold_batch_norm(network.requires_grad_(False))
 

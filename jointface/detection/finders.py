@@ -181,4 +181,4 @@ def _faces(found: Float[Tensor, "faces 4"], photo: Image, threshold: float) -> l
 
 def _require_score(threshold: float) -> None:
     if not 0 < threshold <= 1:
-        raise ConfigError(f"threshold={threshold}: expected a score above 0 and up to 1")
+        raise ConfigError(f"lowest score of a face: {threshold}, expected one above 0 and up to 1")

@@ -6,8 +6,10 @@ import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
 from jointface.datamodules.crop import CropTransform, warp
+from jointface.errors import InputError
 from jointface.geometry.framing import FaceBox
 
+FAR = 100  # sides of a photo; OpenCV takes for ever to fill a crop further away with reflections
 LARGE = 4_000_000  # pixels of a photo
 
 
@@ -19,10 +21,16 @@ def cut_crop(
     Beyond the photo's border the crop shows its reflection. In a photo of more than LARGE pixels only the part that the
     crop shows is worked on, which saves time for each face. There crops differ from those of `CropTransform` in
     rounding, and, where the photo is shrunk, in which of its pixels are averaged.
+
+    Raises:
+        InputError: the box is far outside the photo, or its size is not above 0.
     """
+    height, width = image.shape[:2]
+    if not (0 < box.size < math.inf and abs(box.x) <= FAR * width and abs(box.y) <= FAR * height):
+        raise InputError(f"a face box at {tuple(box)} makes no sense in a photo of {width} x {height} pixels")
     single, crop = CropTransform(size).to_crop(box, np.eye(2, 3, dtype=np.float32)), np.empty((size, size, 3), np.uint8)
     transform = single.astype(np.float64)
-    if image.shape[0] * image.shape[1] <= LARGE:
+    if height * width <= LARGE:
         warp(image, single, crop)
         return crop, transform
     scale = transform[0, 0]

@@ -13,6 +13,8 @@ from jointface.errors import ConfigError
 from jointface.inference.face import Face, Pose
 
 UNITS = {
+    "width": "pixels of the upright photo",
+    "height": "pixels of the upright photo",
     "box": "pixels of the upright photo, x right, y down, pixel centres at integers: centre and mean side of the "
     "box of the 68 landmarks",
     "score": "of the finder, 0 to 1",

@@ -47,18 +47,10 @@ class HubMixin(ModelHubMixin):
         **settings: Any,
     ) -> Any:
         folder = Path(model_id)
+        options: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "force_download": force_download}
+        options |= {"local_files_only": local_files_only, "token": token, "allow_patterns": [*FILES]}
         if not folder.is_dir():
-            folder = Path(
-                snapshot_download(
-                    model_id,
-                    revision=revision,
-                    cache_dir=cache_dir,
-                    force_download=force_download,
-                    local_files_only=local_files_only,
-                    token=token,
-                    allow_patterns=list(FILES),
-                )
-            )
+            folder = Path(snapshot_download(model_id, **options))
         return cls.load(folder, **settings)  # type: ignore[attr-defined]
 
 
@@ -99,13 +91,14 @@ def load_folder(folder: str | Path, device: str | torch.device = "cpu") -> FaceN
     folder = Path(folder)
     try:
         description = json.loads((folder / CONFIG).read_text(encoding="utf-8"))[KEY]
+        newer = description.get("format", 0) > FORMAT
         weights = load_file(folder / WEIGHTS)
     except Exception as error:  # safetensors raises types of its own
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(
             f"{folder.absolute()}: not a model of jointface, looked for {WEIGHTS} and {CONFIG} ({reason})"
         ) from error
-    if description.get("format", 0) > FORMAT:
+    if newer:
         raise CheckpointError(f"{folder}: written by a newer jointface; update jointface")
     return rebuild_network(description, weights, folder).to(device)
 

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from jointface.errors import InputError
 
+LONGEST = 200  # bytes of a name; file systems take 255, endings included
+
 
 class InputFile(NamedTuple):
     """A file that should be a photo. name: of its results, a path without ending; no two are the same."""
@@ -78,15 +80,25 @@ def _short(path: str) -> Path:
 def _names(paths: Sequence[str], root: str) -> list[str]:
     """Names without endings; with them where two photos differ in nothing else."""
     relative = [Path(path).relative_to(root) for path in paths]
-    plain = [path.with_suffix("").as_posix() for path in relative]
-    counts = Counter(name.lower() for name in plain)  # some file systems do not tell cases apart
-    taken = {name for name, count in counts.items() if count == 1}
+    plain = [path.with_name(_shortened(path.stem)).as_posix() for path in relative]
+    counts = Counter(map(_key, plain))
+    taken = {key for key, count in counts.items() if count == 1}
     names = []
     for path, name in zip(relative, plain, strict=True):
-        if counts[name.lower()] > 1:
+        if counts[_key(name)] > 1:
             name = f"{name}_{path.suffix[1:]}"
-            while name.lower() in taken:
+            while _key(name) in taken:
                 name += "_"
-            taken.add(name.lower())
+            taken.add(_key(name))
         names.append(name)
     return names
+
+
+def _shortened(stem: str) -> str:
+    """A name to which endings can be added, in UTF-8."""
+    return os.fsencode(stem)[:LONGEST].decode(errors="replace").replace("\ufffd", "_")
+
+
+def _key(name: str) -> str:
+    """The same for names that some file systems (cases) or readers of .obj (blanks) do not tell apart."""
+    return "_".join(name.lower().split())

@@ -50,7 +50,7 @@ def photo_mesh(
     material = PBRMaterial(baseColorTexture=texture, metallicFactor=0.0, roughnessFactor=1.0, doubleSided=True)
     return trimesh.Trimesh(
         scale * FROM_PHOTO * vertices, triangles, visual=TextureVisuals(uv, material), process=False,
-        metadata={"axes": AXES, "unit": "pixel of the photo", "units_per_pixel": scale},
+        metadata={"axes": AXES, "units_per_pixel": scale},
     )  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def _visual(mesh: trimesh.Trimesh) -> TextureVisuals:
 
 
 def _header(mesh: trimesh.Trimesh) -> str:
-    return f"JointFace: {AXES}; unit: a pixel of the photo / {mesh.metadata['units_per_pixel']:g}"
+    return f"JointFace: {AXES}; a pixel of the photo is {mesh.metadata['units_per_pixel']:g} units long"
 
 
 WRITERS: dict[str, Callable[[trimesh.Trimesh, Path], dict[Path, bytes]]] = {".glb": _glb, ".obj": _obj, ".ply": _ply}

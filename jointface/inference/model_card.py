@@ -42,17 +42,19 @@ class RunFacts(NamedTuple):
 def read_run(checkpoint: Path) -> RunFacts:
     """The facts of the run that wrote a checkpoint, from the files in the folder above it."""
     folder = checkpoint.absolute().parent.parent
-    if not (folder / "config.yaml").is_file():
-        return RunFacts()
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    sources = config["data"]["sources"].values()
-    data_sets = [str(source["dataset"]["_target_"]).rpartition(".")[2] for source in sources
-                 if "train" in source["splits"]]  # fmt: skip
     overrides, metrics = folder / ".hydra" / "overrides.yaml", folder / "metrics.json"
-    words = (yaml.safe_load(overrides.read_text()) or []) if overrides.is_file() else []
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        sources = config["data"]["sources"].values()
+        data_sets = [str(source["dataset"]["_target_"]).rpartition(".")[2] for source in sources
+                     if "train" in source.get("splits", ["train"])]  # fmt: skip
+        words = (yaml.safe_load(overrides.read_text()) or []) if overrides.is_file() else []
+        values = json.loads(metrics.read_text()) if metrics.is_file() else {}
+        name = str(config["name"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        return RunFacts()  # the folder is no run's
     command = ["python -m jointface.train", *(word for word in words if not word.lstrip("+~").startswith(PRIVATE))]
-    values = json.loads(metrics.read_text()) if metrics.is_file() else {}
-    return RunFacts(str(config["name"]), tuple(dict.fromkeys(data_sets)), " ".join(command), values)
+    return RunFacts(name, tuple(dict.fromkeys(data_sets)), " ".join(command), values)
 
 
 def model_card(description: Mapping[str, Any], run: RunFacts, name: str, parameters: int) -> str:

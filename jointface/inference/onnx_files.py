@@ -138,14 +138,13 @@ def _calibration_reader(quantization: Any, crops: Crops) -> Any:
 def compare(network: FaceNetwork, path: Path, crops: Crops) -> Difference:
     """How far a file is from its network in PyTorch, on crops. Without a camera of the network its pose is compared
     with that of `NetworkGraph`."""
-    graph, runtime = NetworkGraph(network).eval(), OnnxNetwork(path, device="cpu")
+    graph, plain, runtime = NetworkGraph(network).eval(), TorchNetwork(network), OnnxNetwork(path, device="cpu")
     names = graph.output_names
     errors: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for chunk in np.array_split(crops, max(1, len(crops) // CHUNK)):
         with torch.inference_mode():
             truth = dict(zip(names, (output.numpy() for output in graph(torch.from_numpy(chunk))), strict=True))
-        plain = TorchNetwork(network)(chunk)._asdict()
-        truth |= {OUTPUTS[field]: value for field, value in plain.items() if value is not None}
+        truth |= {OUTPUTS[field]: value for field, value in plain(chunk)._asdict().items() if value is not None}
         found = dict(zip(names, runtime.session.run(names, {INPUT: chunk}), strict=True))
         for name in names:
             errors[name].append(np.abs(found[name] - truth[name]).reshape(len(chunk), -1))

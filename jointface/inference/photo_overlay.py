@@ -56,8 +56,6 @@ def _in_overlay(points: Float[np.ndarray, "points 3"], scale: float) -> Float[np
 def _add_shape(picture: Picture, face: Face, scale: float) -> Picture:
     if face.vertices is None or face.triangles is None or face.landmarks is None or face.pose is None:
         return picture
-    if not np.isfinite(face.vertices).all():
-        return picture
     vertices, landmarks = (_in_overlay(points, scale) for points in (face.vertices, face.landmarks))
     size = scale * face.box.size
     picture = _add_mesh(picture, vertices, face.triangles)

@@ -3,32 +3,25 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from io import BufferedReader, BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from jointface.errors import InputError
 
 Source = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
 
-# What Pillow may read here: pictures, by decoders that run no other program. HEIF is there once pillow-heif registers.
+# What Pillow may read here: pictures, by decoders that run no other program.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "TGA", "PCX")
 MAX_SIDE = 65_535  # pixels, the largest that JPEG knows; Pillow limits the area to 179 million pixels
-ORIENTATION = 0x0112  # EXIF
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 # How files begin that people take for photos.
 OTHER_KINDS = {
     b"%PDF": "a PDF document; export the page as PNG or JPEG",
@@ -39,9 +32,8 @@ OTHER_KINDS = {
     b"%!PS": "a PostScript file; export it as PNG",
 }
 HEIC_BRANDS = (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1")
-HEIC = (
-    "a HEIC photo: `pip install pillow-heif`, and call pillow_heif.register_heif_opener() before; or export it as JPEG"
-)
+HEIC = "a HEIC photo: pip install 'jointface[heic]', or export it as JPEG"
+DAMAGED_HEIC = "the HEIC photo is damaged"
 
 
 @dataclass(frozen=True)
@@ -101,15 +93,19 @@ def _no_file(path: str) -> str:
 
 def _identify(file: BufferedReader | BytesIO) -> Image.Image:
     try:
-        return Image.open(file, formats=[name for name in FORMATS if name in _readable()])
+        return Image.open(file, formats=_readable())
     except UnidentifiedImageError as error:
         file.seek(0)
         raise InputError(_kind(file.read(64))) from error
 
 
-def _readable() -> set[str]:
+@cache
+def _readable() -> list[str]:
+    """Those of FORMATS that this installation reads."""
+    if find_spec("pillow_heif") is not None:
+        import_module("pillow_heif").register_heif_opener()
     Image.init()
-    return {*Image.OPEN}
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _kind(head: bytes) -> str:
@@ -117,7 +113,7 @@ def _kind(head: bytes) -> str:
     if not head:
         return "the file is empty"
     if any(brand in head[4:16] for brand in HEIC_BRANDS):
-        return HEIC
+        return DAMAGED_HEIC if "HEIF" in _readable() else HEIC
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     known = [kind for magic, kind in OTHER_KINDS.items() if start.lower().startswith(magic.lower())]
     return known[0] if known else "not a picture that can be read; give JPEG, PNG, WebP, AVIF, TIFF, GIF or BMP"
@@ -128,10 +124,9 @@ def _read(where: str, name: str, opened: Callable[[], Image.Image]) -> Photo:
         picture = opened()
         _require_size(*picture.size)
         notes = _frames(picture)
-        turn = UPRIGHT.get(_orientation(picture))
-        image, converted = _to_rgb(picture)
-        upright = image if turn is None else image.transpose(turn)
-        return Photo(np.array(upright), name, [*notes, *converted])
+        picture.load()
+        image, converted = _to_rgb(_upright(picture))
+        return Photo(np.array(image), name, [*notes, *converted])
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     except (MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -157,11 +152,11 @@ def _frames(picture: Image.Image) -> list[str]:
     return ["only the first frame is read"] if several else []
 
 
-def _orientation(picture: Image.Image) -> int:
+def _upright(picture: Image.Image) -> Image.Image:
     try:
-        return picture.getexif().get(ORIENTATION, 1)
+        return ImageOps.exif_transpose(picture)
     except Exception:  # damaged EXIF does not make a photo unreadable
-        return 1
+        return picture
 
 
 def _to_rgb(picture: Image.Image) -> tuple[Image.Image, list[str]]:

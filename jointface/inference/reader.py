@@ -12,7 +12,7 @@ from jaxtyping import Float64
 from jointface.attributes import calibrated_probability
 from jointface.detection.boxes import distinct
 from jointface.detection.finders import FaceFinder, FoundFace, GivenBoxes, build_finder
-from jointface.errors import ConfigError, InputError
+from jointface.errors import CheckpointError, ConfigError, InputError
 from jointface.geometry.framing import FaceBox, face_box
 from jointface.inference.backends import MeshFacts, Network, NetworkOutput, TorchNetwork
 from jointface.inference.crops import cut_crop, to_photo
@@ -185,6 +185,11 @@ class FaceReader(HubMixin):
             cut = [cut_crop(face.photo.image, face.box, self.facts.image_size) for face in batch]
             crops = np.stack([crop for crop, _ in cut]).transpose(0, 3, 1, 2)
             outputs = self.network(np.ascontiguousarray(crops))
+            if not all(np.isfinite(values).all() for values in outputs if values is not None):
+                raise CheckpointError(
+                    "the network predicts values that are not finite, as after a training that diverged; use another "
+                    "checkpoint"
+                )
             for row, (face, (_, transform)) in enumerate(zip(batch, cut, strict=True)):
                 output = NetworkOutput(*(None if values is None else values[row : row + 1] for values in outputs))
                 vertices = None if output.vertices is None else to_photo(output.vertices[0], transform)
@@ -217,7 +222,7 @@ def _reframed(read: _Read, mesh: MeshFacts) -> _Framed:
         return framed
     old, new = framed.box, face_box(torch.from_numpy(read.vertices[mesh.landmarks68]))
     moved, grown = max(abs(new.x - old.x), abs(new.y - old.y)) / old.size, new.size / old.size
-    near = moved <= MAX_CHANGE and 1 / MAX_CHANGE <= grown <= MAX_CHANGE  # false for NaN
+    near = moved <= MAX_CHANGE and 1 / MAX_CHANGE <= grown <= MAX_CHANGE
     return framed._replace(box=_rounded(new)) if near else framed
 
 

@@ -101,9 +101,9 @@ class Results:
         self._remove_results(file)
         photo, reason = reading.photo, _reason(reading)
         record: dict[str, Any] = {
-            "photo": str(file.path),
+            "photo": printable(str(file.path)),
             "made_from": self._fingerprint(file),
-            "skipped": reason,
+            "skipped": reason and printable(reason),
             "files": [],
         }
         if photo is not None:
@@ -121,6 +121,8 @@ class Results:
         Returns:
             Number of faces, and of photos without a result.
         """
+        for name in ("faces.parquet", "contact_sheet.png"):  # of an earlier run with other settings
+            (self.folder / name).unlink(missing_ok=True)
         records = [record for record in map(self._record, files) if record is not None]
         entries = [
             {"photo": record["photo"], "width": record["width"], "height": record["height"], **entry}
@@ -140,7 +142,7 @@ class Results:
 
     def _write_meshes(self, file: InputFile, faces: Sequence[Face]) -> Iterator[Path]:
         for number, face in enumerate(faces, start=1):
-            if face.vertices is None or not np.isfinite(face.vertices).all():
+            if face.vertices is None:
                 continue
             mesh = face.mesh(self.outputs.mesh_scale)
             for kind in self.outputs.meshes:
@@ -204,7 +206,7 @@ def state_of(path: Path) -> list[Any]:
     try:
         state = path.stat()
     except OSError:
-        return [str(path.absolute())]
+        return [str(path)]
     return [str(path.absolute()), state.st_size, state.st_mtime_ns]
 
 
@@ -216,6 +218,11 @@ def _reason(reading: Reading) -> str | None:
     if min(height, width) < SMALLEST_PHOTO:
         return f"{width} x {height} pixels are too small; a side needs at least {SMALLEST_PHOTO}"
     return None if reading.faces else "no face was found"
+
+
+def printable(text: str) -> str:
+    """A text in UTF-8 even if it has a file's name that is not."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _to_jpeg(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:
