@@ -2,10 +2,9 @@
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
 from jointface.command_line import entry_point
 from jointface.datamodules.on_disk import require_room_for
@@ -16,7 +15,7 @@ from jointface.evaluation.participants import Participants, open_participants
 from jointface.evaluation.rendered_images import image_files, write_images
 from jointface.evaluation.report import write_report
 from jointface.evaluation.table_formats import print_results
-from jointface.settings import require_whole_number
+from jointface.settings import as_list, require_whole_number
 
 log = logging.getLogger("jointface.evaluate")
 
@@ -43,7 +42,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     if config.images is not None:
         _write_images(config, output_dir)
         return {}
-    checkpoints, compare = _as_list(config.checkpoint), _as_list(config.compare)
+    checkpoints, compare = ([str(value) for value in as_list(config[key])] for key in ("checkpoint", "compare"))
     participants = open_participants(checkpoints, compare, config.batch_size, config.device, config.precision)
     data_dir = str(config.paths.data_dir)
     results, skipped = run_benchmarks(config.benchmarks, participants, data_dir, config.num_images)
@@ -95,12 +94,6 @@ def _write_images(config: DictConfig, folder: Path) -> None:
     written = write_images(open_split(benchmark, config.paths.data_dir, num_images=config.num_images), folder)
     log.info("%d images are in %s: evaluate what a method predicts from them, %s.npz and so on, with "
              "compare=[NAME:PREDICTIONS]", len(written), folder.absolute(), written[0])  # fmt: skip
-
-
-def _as_list(setting: Any) -> list[str]:
-    """A setting that is null, a string or a list, as a list."""
-    values = setting if isinstance(setting, ListConfig | list) else [setting]
-    return [str(value) for value in values if value is not None]
 
 
 def _facts(config: DictConfig, participants: Participants) -> dict[str, str]:

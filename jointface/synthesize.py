@@ -7,6 +7,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from jointface.command_line import entry_point
+from jointface.settings import as_list
 from jointface.synthesis.face_files import Plan, export
 from jointface.synthesis.faces import FaceFactory
 
@@ -15,6 +16,7 @@ from jointface.synthesis.faces import FaceFactory
 def main(config: DictConfig) -> None:
     """Writes the faces described by the config."""
     values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    values["layouts"] = as_list(values["layouts"])
     plan = Plan(**{field.name: values[field.name] for field in fields(Plan)})
     settings = values["synthesis"]
     # The cache folder of the built head does not affect the faces.

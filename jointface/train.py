@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from textwrap import shorten
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -31,11 +32,11 @@ from jointface.modules import JointFaceModule
 from jointface.modules.checkpoint import read_checkpoint
 from jointface.modules.compilation import require_compiler
 from jointface.modules.network_precision import apply_precision
-from jointface.running.checks import validate_config, validate_labels
+from jointface.running.checks import validate_batch_norm, validate_config, validate_labels
 from jointface.running.dry_run import describe_run
 from jointface.running.folder import require_own_folder, write_config
 from jointface.running.metrics_csv import MetricsCSV
-from jointface.running.resuming import AUTO, resolve_checkpoint, validate_checkpoint
+from jointface.running.resuming import AUTO, LAST, resolve_checkpoint, validate_checkpoint
 from jointface.running.slurm import requeue
 from jointface.running.stop_signals import AHEAD_OF_LIMIT
 from jointface.running.sweep_jobs import one_job
@@ -95,13 +96,19 @@ def train(config: DictConfig) -> dict[str, float]:
         trainer = build_trainer(config)
         datamodule = open_data(config, trainer)
         module = build_module(config, datamodule)
+        if isinstance(module, JointFaceModule):
+            processes = trainer.world_size if config.trainer.get("sync_batchnorm") else 1
+            validate_batch_norm(module.network, datamodule, processes)
         start = validate_checkpoint(config, module) if config.checkpoint else None
         if config.dry_run:
             describe_run(config, datamodule, getattr(module, "network", module), trainer.world_size)
             return {}
         write_config(Path(config.paths.run_dir), config, new=given is None)
-        fit(config, trainer, module, datamodule, start, requeues=given == AUTO)
-        return test(config, trainer, module, datamodule)
+        try:
+            fit(config, trainer, module, datamodule, start, requeues=given == AUTO)
+            return test(config, trainer, module, datamodule)
+        except MisconfigurationException as error:
+            raise ConfigError(shorten(str(error), 300)) from error
 
 
 def begin(config: DictConfig) -> str | None:
@@ -265,13 +272,22 @@ def fit(
 def test(
     config: DictConfig, trainer: Trainer, module: LightningModule, datamodule: JointDataModule
 ) -> dict[str, float]:
-    """Tests best.ckpt and prints the result beside the trivial predictors. Returns the metrics, see `train`."""
+    """Tests best.ckpt and prints the result beside the trivial predictors. Returns the metrics, see `train`.
+
+    Raises:
+        ConfigError: the training ended before its first validation, for instance by trainer.max_time.
+    """
     checkpoint = trainer.checkpoint_callback  # the first one keeps the best
     assert isinstance(checkpoint, ModelCheckpoint)
     assert checkpoint.monitor is not None
-    assert checkpoint.best_model_score is not None  # a run validates before it ends
+    if checkpoint.best_model_score is None:
+        raise ConfigError(
+            f"the training ended after step {trainer.global_step}, before its first validation, so there is no "
+            "checkpoint to test: let it run longer or lower trainer.val_check_interval; to resume, add checkpoint="
+            f"{Path(config.paths.run_dir) / LAST}"
+        )
     chosen = {checkpoint.monitor: checkpoint.best_model_score.item()}
-    if not datamodule.datasets["test"]:
+    if not datamodule.datasets["test"] or trainer.limit_test_batches == 0:
         return chosen
     best = trainer.strategy.broadcast(checkpoint.best_model_path)
     (metrics,) = trainer.test(module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)

@@ -107,9 +107,13 @@ def test_only_training_faces_are_turned(tiny_data: Path, tiny_model: MorphableMo
 @pytest.mark.parametrize(
     ("options", "splits", "message"),
     [
-        ({"num_workers": -1}, {"train": "train"}, "data.num_workers=-1: must be at least 0"),
-        ({"eval_batch_size": 0}, {"train": "train"}, "data.eval_batch_size=0: must be at least 1"),
-        ({"max_train_samples": 0}, {"train": "train"}, "data.max_train_samples=0: must be at least 1"),
+        ({"num_workers": -1}, {"train": "train"}, "data.num_workers=-1: expected a whole number of at least 0"),
+        ({"eval_batch_size": 0}, {"train": "train"}, "data.eval_batch_size=0: expected a whole number of at least 1"),
+        (
+            {"max_train_samples": 0},
+            {"train": "train"},
+            "data.max_train_samples=0: expected a whole number",
+        ),
         (
             {},
             {"training": "train"},

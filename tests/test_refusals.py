@@ -128,6 +128,39 @@ def test_validations_that_do_not_fit_the_steps(
     assert message in str(error)
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "+trainer.fast_dev_run=true",
+        "+trainer.barebones=true",
+        "+trainer.enable_checkpointing=false",
+        "+callbacks.checkpoint.save_top_k=0",
+        "+callbacks.checkpoint.every_n_epochs=0",
+        "callbacks.checkpoint.monitor=null",
+        "~callbacks.checkpoint",
+    ],
+)
+def test_a_run_keeps_its_best_checkpoint(override: str, tiny_data: Path, tmp_path: Path) -> None:
+    error = refused(tiny_data, tmp_path, override)
+    assert isinstance(error, ConfigError)
+    assert "a run tests its best checkpoint, leave this out; debug=one_batch tries every part" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "part"),
+    [
+        (["image_size=32", "batch_size.shape=1"], "shape_decoder"),
+        (["image_size=32", "batch_size.shape=1", "experiment=shape_300wlp"], "backbone"),
+        (["image_size=64", "batch_size.shape=1", "experiment=shape_300wlp"], None),  # 2 x 2 features
+    ],
+)
+def test_batch_norm_needs_two_faces(overrides: list[str], part: str | None, tiny_data: Path, tmp_path: Path) -> None:
+    if part is None:
+        train(tiny_config(tiny_data, tmp_path, "dry_run=true", *overrides))
+    else:
+        assert f"one face for model.{part}, whose batch norm needs" in str(refused(tiny_data, tmp_path, *overrides))
+
+
 def test_batches_that_make_up_a_step_are_counted() -> None:
     """Two batches a step: a validation every eight batches is one every fourth step."""
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):

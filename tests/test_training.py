@@ -22,6 +22,7 @@ from jointface.datamodules import CelebA, CropTransform
 from jointface.errors import CheckpointError, ConfigError, DataError, InputError, JointFaceError
 from jointface.geometry import MorphableModel
 from jointface.modules import load_model
+from jointface.running.finished_runs import find_runs
 from jointface.train import train
 
 TINY = [
@@ -222,6 +223,42 @@ def test_a_damaged_or_foreign_checkpoint_is_refused_in_one_line(
     with pytest.raises(CheckpointError, match=message) as caught:
         load_model(damaged(run, tmp_path, change))
     assert "\n" not in str(caught.value)
+
+
+def test_zero_means_never(tiny_data: Path, tmp_path: Path) -> None:
+    """No test, no values between validations, no saving between them; the run still ends well."""
+    zero = ["trainer.log_every_n_steps=0", "callbacks.last_checkpoint.every_n_train_steps=0"]
+    zero += ["model.log_gradients_every_n_steps=0", "+trainer.limit_test_batches=0"]
+    assert set(train(tiny_config(tiny_data, tmp_path, *zero))) == {"val/error"}
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open(encoding="utf-8")))
+    assert [row["step"] for row in rows if row["val/error"]] == [row["step"] for row in rows] == ["1", "3"]
+    assert (tmp_path / "checkpoints" / "last.ckpt").exists()
+    assert find_runs(tmp_path)["state"].tolist() == ["finished"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+trainer.limit_train_batches=0"], "ended after step 0, before its first validation, .* to resume, add"),
+        (["callbacks.checkpoint.monitor=val/nothing"], "monitor='val/nothing'.* could not find"),
+    ],
+)
+def test_a_training_without_a_best_checkpoint_says_why(
+    overrides: list[str], message: str, tiny_data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(tiny_config(tiny_data, tmp_path, *overrides))
+
+
+def test_a_single_readable_face_stops_batch_norm_in_words(tiny_data: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data / "celeba", data / "celeba")
+    for photo in sorted((data / "celeba" / "img_align_celeba").iterdir()):
+        if int(photo.stem) % 2:
+            photo.write_bytes(b"")
+    few = ["experiment=attributes_celeba", "image_size=32", "batch_size.attributes=2", "data.max_broken_fraction=1"]
+    with pytest.raises(DataError, match=r"step \d+: batch norm needs at least two faces, and only one"):
+        train(tiny_config(data, tmp_path / "run", *few, "trainer.max_steps=40", "trainer.val_check_interval=40"))
 
 
 @pytest.mark.parametrize("experiment", ["shape_300wlp", "attributes_celeba"])

@@ -151,7 +151,9 @@ def test_pcgrad_projects_the_gradient_of_all_accumulated_batches(
 
 
 def test_settings_out_of_range_are_refused(tiny_model: MorphableModel) -> None:
-    with pytest.raises(ConfigError, match=r"model.log_gradients_every_n_steps=-1: must be at least 0"):
+    with pytest.raises(
+        ConfigError, match=r"model.log_gradients_every_n_steps=-1: expected a whole number of at least 0"
+    ):
         make_module(tiny_model, log_gradients_every_n_steps=-1)
     with pytest.raises(ConfigError, match=r"model.compile=reduce-overhead is unknown; choose from false"):
         make_module(tiny_model, compile_mode="reduce-overhead")  # CUDA graphs need batches of one size

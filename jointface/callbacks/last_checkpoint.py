@@ -11,14 +11,16 @@ from lightning.pytorch.callbacks import Checkpoint
 from jointface.errors import RunStopped
 from jointface.files import TEMPORARY
 from jointface.running.stop_signals import StopSignals
+from jointface.settings import require_whole_number
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves `last.ckpt` every `every_n_train_steps`, before and after each validation, at the last step, and when a
-    signal asks the run to stop; it then stops the run. A killed run loses at most `every_n_train_steps` steps.
+    """Saves `last.ckpt` every `every_n_train_steps` (0: never), before and after each validation, at the last step, and
+    when a signal asks the run to stop; it then stops the run. A killed run loses at most `every_n_train_steps` steps.
     """
 
     def __init__(self, every_n_train_steps: int) -> None:
+        require_whole_number("callbacks.last_checkpoint.every_n_train_steps", every_n_train_steps, 0)
         self.every_n_train_steps = every_n_train_steps
         self.signals = StopSignals()
         self._step = 0  # number of optimiser steps at the end of the previous batch
@@ -47,7 +49,8 @@ class LastCheckpoint(Checkpoint):
         if step == before or _validation_follows(trainer):  # accumulating gradients, or saved at its start
             return
         self._stopping = self._requested_stop(trainer)
-        if self._stopping or step % self.every_n_train_steps == 0 or step == trainer.max_steps:
+        every = self.every_n_train_steps
+        if self._stopping or (every and step % every == 0) or step == trainer.max_steps:
             trainer.save_checkpoint(self.path, weights_only=False)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

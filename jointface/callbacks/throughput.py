@@ -34,8 +34,8 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._images += sum(len(part["image"]) for part in batch.values())
-        step = trainer.global_step
-        if step == self._step or step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if step == self._step or not every or step % every:
             return
         seconds, waited = (_clock(trainer) - self._begun).tolist()
         values = {

@@ -30,6 +30,7 @@ from jointface.geometry.mesh import vertex_normals
 from jointface.geometry.model_fit import fit_to_surface
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.geometry.scan import Scan, find_face, near, read_scan, render_scan
+from jointface.settings import as_list
 
 SUBJECTS = 53
 FRONTAL = ("frontal1", "frontal2")  # in order of preference
@@ -93,7 +94,8 @@ class Florence(FaceDataset):
         view_size: int = 450,
     ) -> None:
         super().__init__(split, transform)
-        if not len(pitches) or not len(yaws) or view_size < 1:
+        pitches, yaws = as_list(pitches), as_list(yaws)
+        if not pitches or not yaws or view_size < 1:
             raise ConfigError("Florence needs at least one pitch, one yaw and a view_size of at least 1")
         self.root, self.view_size = find_root(Path(root)), view_size
         self.angles = torch.tensor([[pitch, yaw, 0.0] for pitch in pitches for yaw in yaws]).deg2rad()

@@ -23,6 +23,7 @@ from jointface.datamodules.sampling import BatchSample, EvaluationBatches, Share
 from jointface.datamodules.synthetic import SyntheticFaces
 from jointface.datamodules.turning import FaceTurning
 from jointface.errors import ConfigError
+from jointface.settings import require_whole_number
 
 Stage = Literal["train", "val", "test"]
 STAGES: tuple[Stage, ...] = ("train", "val", "test")
@@ -91,20 +92,15 @@ class JointDataModule(LightningDataModule):
         self.broken = BrokenSamples(max_broken_fraction)
         self.datasets: dict[Stage, dict[str, FaceDataset]] = {}
         self._ahead: AheadRenderer | None = None
-        asked = 1 if max_train_samples is None else max_train_samples
-        least = {
-            "num_workers": (num_workers, 0),
-            "eval_batch_size": (eval_batch_size, 1),
-            "max_train_samples": (asked, 1),
-        }
+        require_whole_number("data.num_workers", num_workers, 0)
+        require_whole_number("data.eval_batch_size", eval_batch_size, 1)
+        if max_train_samples is not None:
+            require_whole_number("data.max_train_samples", max_train_samples, 1)
         for name, source in self.sources.items():
             for stage in source.splits:
                 require_choice(f"data.sources.{name}.splits: stage", stage, STAGES)
             if "train" in source.splits:
-                least[f"sources.{name}.batch_size"] = source.batch_size, 1
-        for key, (value, low) in least.items():
-            if value < low:
-                raise ConfigError(f"data.{key}={value}: must be at least {low}")
+                require_whole_number(f"data.sources.{name}.batch_size", source.batch_size, 1)
 
     @staticmethod
     def _source(name: str, source: Source | Mapping[str, Any]) -> Source:

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
@@ -17,6 +18,7 @@ from jointface.datamodules.on_disk import Count, file_names, innermost, log_left
 from jointface.errors import ConfigError, DataError
 from jointface.geometry.array_files import checked_numbers
 from jointface.geometry.morphable_model import MIRROR68, MorphableModel
+from jointface.settings import as_list
 
 Landmarks = Literal["fit", "file"]
 
@@ -67,7 +69,7 @@ class W300LP(FaceDataset):
         split: str,
         transform: CropTransform,
         morphable_model: MorphableModel,
-        subsets: list[str] | None = None,
+        subsets: str | Sequence[str] | None = None,
         val_fraction: float = 0.05,
         landmarks: Landmarks = "fit",
         num_photos: int | None = None,
@@ -78,10 +80,10 @@ class W300LP(FaceDataset):
         self.root = require_folder(Path(root), "300W-LP", where)
         self.reader = FittedFaceReader(morphable_model)
         self.with_landmarks = landmarks == "file"
-        for name in subsets or ():
+        chosen = subset_names(self.root) if subsets is None else as_list(subsets)
+        for name in chosen:
             require_folder(self.root / name, f"300W-LP's subset {name}", "unpack it there or leave it out of subsets")
-        subsets = subset_names(self.root) if subsets is None else subsets
-        photos = [photo for subset in subsets for photo in self._photos(subset)]
+        photos = [photo for subset in chosen for photo in self._photos(subset)]
         if not photos:
             raise no_pairs_error(self.root, "300W-LP", below="*/")
         fractions = np.array([held_out_fraction(PurePosixPath(photo).stem) for photo in photos])

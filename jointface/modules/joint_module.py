@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from jointface.attributes import LabelSet, Vocabulary
-from jointface.errors import CheckpointError, ConfigError
+from jointface.errors import CheckpointError, ConfigError, DataError
 from jointface.geometry.camera import pose_from_camera
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.metrics.attribute_scores import AttributeMetrics
@@ -29,6 +29,7 @@ from jointface.modules.schedule import optimizer_and_schedule
 from jointface.modules.shape_decoders import ShapeDecoder, frontal_face
 from jointface.modules.task_gradients import gradient_statistics, require_separable_gradients
 from jointface.modules.weighting import FixedWeights, PCGrad
+from jointface.settings import require_whole_number
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +68,7 @@ class JointFaceModule(LightningModule):
         compile_mode: str | None = None,
     ) -> None:
         super().__init__()
-        if log_gradients_every_n_steps < 0:
-            raise ConfigError(f"model.log_gradients_every_n_steps={log_gradients_every_n_steps}: must be at least 0")
+        require_whole_number("model.log_gradients_every_n_steps", log_gradients_every_n_steps, 0)
         if compile_mode not in (None, *MODES):
             raise ConfigError(f"model.compile={compile_mode} is unknown; choose from false, true, {', '.join(MODES)}")
         self.weighting, self.make_optimizer, self.make_scheduler = loss, optimizer, scheduler
@@ -200,7 +200,15 @@ class JointFaceModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         if not batch and not is_distributed():  # other processes would wait for a process that skips a step
             return None
-        losses = self.losses(batch)
+        try:
+            losses = self.losses(batch)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise DataError(
+                f"step {self.global_step}: batch norm needs at least two faces, and only one of the mini-batch could "
+                "be read: raise batch_size"
+            ) from error
         means = dict(zip(losses, mean_over_processes(torch.stack(list(losses.values()))).unbind(), strict=True))
         total = self.weighting(losses, means, self.global_step)
         self.log_dict({f"train/loss_{task}": mean for task, mean in means.items()}, prog_bar=True, batch_size=1)

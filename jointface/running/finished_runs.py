@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from jointface.errors import DataError
+from jointface.metrics.direction import better
 
 FINISHED = "finished"
 # Keys that may differ between runs of the same training: names, paths, and how much a run reports.
@@ -97,8 +98,12 @@ def _config(path: Path) -> tuple[dict[str, str], str, str, int, bool]:
     """Reads the comparable config, the metric that chooses the checkpoint, its mode, the steps, and whether there is a
     test."""
     raw: Any = OmegaConf.to_container(OmegaConf.load(path))
-    monitor, mode = (raw["callbacks"]["checkpoint"][key] for key in ("monitor", "mode"))
-    is_tested = any("test" in (source.get("splits") or {}) for source in raw["data"]["sources"].values())
+    checkpoint = raw["callbacks"]["checkpoint"]
+    monitor = checkpoint["monitor"]
+    mode = checkpoint.get("mode") or better(monitor) or "min"  # as `BestCheckpoint`
+    is_tested = raw["trainer"].get("limit_test_batches") != 0 and any(
+        "test" in (source.get("splits") or {}) for source in raw["data"]["sources"].values()
+    )
     (flat,) = pd.json_normalize(raw).to_dict("records")
     texts = {key: value if isinstance(value, str) else json.dumps(value, default=str) for key, value in flat.items()}
     run_dir = str(raw["paths"]["run_dir"])
