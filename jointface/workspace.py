@@ -96,15 +96,14 @@ def recorded_keys(run_dir: Path) -> list[str]:
 @entry_point("workspace")
 def main(config: DictConfig) -> None:
     """Saves the sections in the config as a new view of a project."""
-    from jointface.running.wandb_logger import logged_in
 
     sections: Any = OmegaConf.to_container(config.sections, resolve=True)
     keys = recorded_keys(Path(config.run))
-    if not logged_in():
-        raise ConfigError("nobody is logged in to W&B: run `wandb login`")
     import wandb
 
     try:
+        if not wandb.login(prompt=False, verify=False):
+            raise ConfigError("nobody is logged in to W&B: run `wandb login`")
         entity = str(config.entity or wandb.Api().default_entity)
         build_workspace(entity, config.project, config.name, sections, keys).save_as_new_view()  # prints where it is
     except JointFaceError:

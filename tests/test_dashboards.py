@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import trimesh
 import yaml
-from lightning_utilities.core.imports import lazy_import
 from omegaconf import OmegaConf
 
 from jointface.callbacks.dashboard import YAW_EDGES
@@ -115,7 +114,7 @@ def test_without_an_account_a_run_is_recorded_offline_and_a_warning_says_how_to_
     sweep: SimpleNamespace,
 ) -> None:
     (line,) = [line for line in sweep.output.splitlines() if "[WARNING]" in line and "W&B" in line]
-    assert "Nobody is logged in" in line
+    assert "nobody is logged in" in line
     assert f"wandb sync {sweep.folder}/wandb/offline-run-*" in line
     assert sweep.recorded.file.parent.name.startswith("offline-run-")
     assert sweep.recorded.state["exit_code"] == 0
@@ -165,9 +164,9 @@ def test_each_validation_leaves_precision_recall_curves_as_a_chart(recorded: Rec
 
 def test_the_figures_of_the_run_are_media(sweep: SimpleNamespace) -> None:
     for key, picture in {
-        "faces/val/w300lp/shape": "val_w300lp_shape.png",
-        "faces/val/celeba/attributes": "val_celeba_attributes.png",
-        "faces/test/aflw2000/shape": "test_aflw2000_shape.png",
+        "faces/val/w300lp/shape": "val/w300lp/shape.png",
+        "faces/val/celeba/attributes": "val/celeba/attributes.png",
+        "faces/test/aflw2000/shape": "test/aflw2000/shape.png",
     }.items():
         assert sweep.recorded.media(key).read_bytes() == (sweep.folder / "figures" / picture).read_bytes()
 
@@ -200,14 +199,11 @@ def test_the_config_is_resolved_and_says_what_ran_on_what(sweep: SimpleNamespace
     assert config["jointface_version"]
 
 
-def test_a_sweeps_job_is_grouped_by_its_folder_tagged_and_leaves_its_commit(sweep: SimpleNamespace) -> None:
+def test_a_sweeps_job_is_grouped_by_its_folder_and_tagged(sweep: SimpleNamespace) -> None:
     (run,) = sweep.recorded.of("run")
     assert run["run_group"] == sweep.folder.parent.name
-    assert run["tags"] == ["joint_celeba_300wlp", "small", "mine"]
+    assert run["tags"] == ["mine"]
     assert run["display_name"] == "tiny"  # one job alone shares all its overrides
-    checkout = Path(__file__).parents[1]
-    if (checkout / ".git").exists():
-        assert len(run["git"]["commit"]) == 40
 
 
 def test_the_best_checkpoint_is_an_artifact_if_asked_for(recorded: Recording) -> None:
@@ -253,10 +249,10 @@ def unknown_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("environment", "settings", "message"),
     [
-        ({}, {"mode": "online"}, r"nobody is logged in: run `wandb login`.*logger\.wandb\.mode=offline"),
+        ({}, {"mode": "online"}, r"nobody is logged in \(`wandb login`.*logger\.wandb\.mode=offline"),
         ({"WANDB_MODE": "online"}, {}, "nobody is logged in"),
-        ({"WANDB_MODE": "sometimes"}, {}, "WANDB_MODE=sometimes is unknown; choose from online, offline, disabled"),
-        ({}, {"mode": "sometimes"}, "logger.wandb.mode=sometimes is unknown; choose from online"),
+        ({"WANDB_MODE": "sometimes"}, {}, "mode sometimes of W&B is unknown; choose from online, offline, disabled"),
+        ({}, {"mode": "sometimes"}, "mode sometimes of W&B is unknown; choose from online"),
         ({}, {"log_model": "best"}, "logger.wandb.log_model=best is unknown; choose from true, false and all"),
     ],
 )
@@ -277,8 +273,7 @@ def test_wandb_mode_is_respected(unknown_user: None, tmp_path: Path, monkeypatch
 
 
 def test_without_the_package_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    monkeypatch.setattr("jointface.running.wandb_logger.wandb", lazy_import("wandb"))
+    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", False)
     with pytest.raises(ConfigError, match=r"needs the package wandb: pip install 'jointface\[wandb\]'"):
         DashboardLogger("run", str(tmp_path))
 
@@ -294,45 +289,21 @@ def failing(tmp_path: Path, error: Callable[[], Exception]) -> DashboardLogger:
     return logger
 
 
-def test_a_lost_connection_is_logged_once_and_raises_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_is_logged_once_and_raises_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     logger = failing(tmp_path, lambda: ConnectionResetError("Connection lost"))
     for step in range(3):
         logger.log_metrics({"train/loss": 1.0}, step)
-        logger.log_media({"pictures": lambda: {"picture": 1}})
+        assert not logger.attempt(lambda: logger.experiment.log({"picture": 1}))
     logger.finalize("success")
     (message,) = caplog.messages
-    assert message.startswith(
-        "W&B: logging metrics failed (ConnectionResetError: Connection lost); the training continues"
-    )
-
-
-def test_what_fails_is_logged_once_and_the_rest_is_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    logger = failing(tmp_path, RuntimeError)
-    logged: list[dict[str, Any]] = []
-    logger._experiment.log = logged.append  # type: ignore[union-attr, method-assign]
-    for _ in range(2):
-        shown = logger.log_media({"3D meshes": lambda: 1 / 0, "pictures": lambda: {"picture": 1}})  # type: ignore
-        assert shown == ["pictures"]
-    assert len(logged) == 2
-    (message,) = caplog.messages
-    assert "3D meshes failed (ZeroDivisionError: division by zero); the training continues" in message
-
-
-def test_a_server_that_does_not_answer_keeps_a_validation_waiting_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("jointface.running.wandb_logger.LONG_WAIT", -1.0)
-    asked: list[str] = []
-    parts = {name: lambda name=name: asked.append(name) or {"table": 1} for name in "ab"}
-    assert failing(tmp_path, TimeoutError).log_media(parts) == []
-    assert asked == ["a"]
+    assert message.startswith("W&B: logging failed (ConnectionResetError: Connection lost); the training continues")
 
 
 @pytest.mark.slow
 def test_online_if_logged_in(tiny_data: Path, tmp_path: Path) -> None:
     with WandbServer() as server:
         account = {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.url}
-        result = command(tmp_path, tiny_data, "logger.wandb.finish_timeout=20", environment=account)
+        result = command(tmp_path, tiny_data, "logger.wandb.settings.finish_timeout=20", environment=account)
     assert result.returncode == 0, result.stderr
     created = [variables for name, variables in server.operations if name == "UpsertBucket"]
     assert created[0]["project"] == "jointface"
@@ -350,7 +321,7 @@ def test_training_goes_on_when_the_server_leaves(tiny_data: Path, tmp_path: Path
     """What it did not get is on disk, to be uploaded later."""
     with WandbServer(leaves_after_start=True) as server:
         account = {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.url, "WANDB_HTTP_TIMEOUT": "1"}
-        result = command(tmp_path, tiny_data, "logger.wandb.finish_timeout=3", environment=account)
+        result = command(tmp_path, tiny_data, "logger.wandb.settings.finish_timeout=3", environment=account)
     assert result.returncode == 0, result.stderr
     (folder,) = tmp_path.glob("runs/tiny/*")
     assert "test/celeba/accuracy" in json.loads((folder / "metrics.json").read_text())
@@ -362,7 +333,7 @@ def test_training_goes_on_when_the_server_leaves(tiny_data: Path, tmp_path: Path
 def test_a_server_that_is_not_there_is_said_in_one_line(mode: str, tiny_data: Path, tmp_path: Path) -> None:
     account = {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"}
     result = command(
-        tmp_path, tiny_data, f"logger.wandb.mode={mode}", "logger.wandb.init_timeout=2", environment=account
+        tmp_path, tiny_data, f"logger.wandb.mode={mode}", "logger.wandb.settings.init_timeout=2", environment=account
     )
     (line,) = [line for line in result.stderr.splitlines() + result.stdout.splitlines() if "cannot be reached" in line]
     if mode == "online":
@@ -396,7 +367,7 @@ def test_training_goes_on_when_wandbs_process_dies(tiny_data: Path, tmp_path: Pa
         environment={"PYTHONPATH": str(tmp_path), "WANDB_MODE": "offline"},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    (line,) = [line for line in result.stdout.splitlines() if "the training continues without the dashboard" in line]
+    (line,) = [line for line in result.stdout.splitlines() if "the training continues" in line]
     assert "ConnectionResetError" in line or "BrokenPipeError" in line
     (folder,) = tmp_path.glob("runs/tiny/*")
     assert "test/celeba/accuracy" in json.loads((folder / "metrics.json").read_text())

@@ -449,7 +449,7 @@ def test_a_run_may_draw_on_the_device_and_drawing_ahead_changes_nothing(
     overrides.append("+data.sources.synthetic.dataset.drawing={draw_on: device}")
     metrics = train(config(tmp_path / "plain", *overrides))
     assert math.isfinite(metrics["test/synthetic/nme_2d_68"])
-    assert (tmp_path / "plain" / "figures" / "test_synthetic_shape.png").is_file()
+    assert (tmp_path / "plain" / "figures" / "test" / "synthetic" / "shape.png").is_file()
     monkeypatch.setattr("jointface.datamodules.joint.AheadRenderer", AheadOfTheCPU)
     monkeypatch.setattr(JointDataModule, "_feeds_a_gpu", lambda self: True)
     train(config(tmp_path / "ahead", *overrides))

@@ -67,10 +67,10 @@ def test_a_run_leaves_what_the_readme_says(run: Path) -> None:
         "metrics.json",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
-        "figures/val_celeba_attributes.png",
-        "figures/val_w300lp_shape.png",
-        "figures/test_celeba_attributes.png",
-        "figures/test_aflw2000_shape.png",
+        "figures/val/celeba/attributes.png",
+        "figures/val/w300lp/shape.png",
+        "figures/test/celeba/attributes.png",
+        "figures/test/aflw2000/shape.png",
     } == left
 
 

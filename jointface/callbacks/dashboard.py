@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -60,7 +59,7 @@ class Dashboard(Callback):
     @rank_zero_only
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if logger := _dashboard(trainer):
-            logger.attempt("the config", lambda: logger.log_hyperparams(_config(trainer)))
+            logger.attempt(lambda: logger.log_hyperparams(_config(trainer)))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *indices: int) -> None:
         self._count(trainer, "train", batch)
@@ -73,8 +72,8 @@ class Dashboard(Callback):
 
     @rank_zero_only
     def _count(self, trainer: Trainer, stage: str, batch: Any) -> None:
-        if (logger := _dashboard(trainer)) and (census := self.census.get(stage)):
-            logger.attempt("statistics of the data", lambda: census.add(batch))
+        if _dashboard(trainer) and (census := self.census.get(stage)):
+            census.add(batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stores the samples of the attribute metrics, which are reset before `on_validation_end`."""
@@ -97,17 +96,21 @@ class Dashboard(Callback):
             return
         data, figures = trainer.datamodule, Path(trainer.default_root_dir) / "figures"  # type: ignore[attr-defined]
         shapes = {name: data.datasets[split][name] for name in sorted(data.shape_sources(split))}
-        with TemporaryDirectory() as folder:
-            parts = {
-                "pictures": partial(pictures, figures, split, data.datasets[split]),
-                "3D meshes": partial(meshes, Path(folder), split, module, shapes, self.num_meshes),
-                "tables and curves of attributes": partial(attribute_media, self._samples, trainer.callback_metrics),
-            }
-            counts = {f"statistics of the {stage} data": stage for stage in {"train", split} & self.census.keys()}
-            for what, stage in counts.items():
-                parts[what] = partial(self.census[stage].media, stage, data.datasets.get(stage, {}))
-            for what in logger.log_media(parts):
-                self.census.pop(counts.get(what, ""), None)
+        counted = {"train", split} & self.census.keys()
+
+        def log_media() -> None:
+            media = pictures(figures, split, data.datasets[split]) | attribute_media(
+                self._samples, trainer.callback_metrics
+            )
+            for stage in counted:
+                media |= self.census[stage].media(stage, data.datasets.get(stage, {}))
+            with TemporaryDirectory() as folder:
+                media |= meshes(Path(folder), split, module, shapes, self.num_meshes)
+                logger.experiment.log(media)
+
+        if logger.attempt(log_media):
+            for stage in counted:
+                del self.census[stage]
 
 
 class LabelCensus:
@@ -180,8 +183,8 @@ def attribute_table(prefix: str, samples: Samples, logged: Mapping[str, Tensor])
 
 def pictures(folder: Path, split: str, sources: Iterable[str]) -> dict[str, Any]:
     """The pictures that `ValidationFigures` wrote to a folder, as `faces/SPLIT/SOURCE/shape` and `.../attributes`."""
-    kinds = [(name, kind) for name in sources for kind in ("shape", "attributes")]
-    paths = {f"faces/{split}/{name}/{kind}": folder / f"{split}_{name}_{kind}.png" for name, kind in kinds}
+    keys = [f"{split}/{name}/{kind}" for name in sources for kind in ("shape", "attributes")]
+    paths = {f"faces/{key}": folder / f"{key}.png" for key in keys}
     return {key: wandb.Image(str(path)) for key, path in paths.items() if path.is_file()}
 
 

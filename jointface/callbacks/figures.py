@@ -24,8 +24,8 @@ ENLARGEMENT = 3  # of crops under faces
 class ValidationFigures(Callback):
     """Plots the same `num_faces` faces of every source in `figures/`, after each validation and after the test.
 
-    `SPLIT_SOURCE_shape.png`: the crop, the crop with the predicted mesh and landmarks, and with the true ones.
-    `SPLIT_SOURCE_attributes.png`: for each face the right and the wrong attributes that the network is most certain of,
+    `SPLIT/SOURCE/shape.png`: the crop, the crop with the predicted mesh and landmarks, and with the true ones.
+    `SPLIT/SOURCE/attributes.png`: for each face the right and the wrong attributes that the network is most certain of,
     with calibrated probabilities.
     """
 
@@ -43,18 +43,17 @@ class ValidationFigures(Callback):
 
     def _write(self, trainer: Trainer, module: Any, split: str) -> None:
         assert isinstance(module, JointFaceModule)
-        folder = Path(trainer.default_root_dir) / "figures"
-        folder.mkdir(parents=True, exist_ok=True)
         for name, dataset in trainer.datamodule.datasets[split].items():  # type: ignore[attr-defined]
             batch = spread_faces(dataset, self.num_faces, module.device)
             if batch is None:
                 continue
+            folder = Path(trainer.default_root_dir) / "figures" / split / name
+            folder.mkdir(parents=True, exist_ok=True)
             prediction = predict(module, batch["image"])
             if prediction.vertices is not None and "camera" in batch:
-                shape_figure(module, batch, prediction.vertices).savefig(folder / f"{split}_{name}_shape.png")
+                shape_figure(module, batch, prediction.vertices).savefig(folder / "shape.png")
             if prediction.logits is not None and name in module.alpha_sources and "attributes" in batch:
-                figure = attributes_figure(module, name, batch, prediction.logits)
-                figure.savefig(folder / f"{split}_{name}_attributes.png")
+                attributes_figure(module, name, batch, prediction.logits).savefig(folder / "attributes.png")
 
 
 def spread_faces(dataset: FaceDataset, count: int, device: torch.device) -> dict[str, Any] | None:
