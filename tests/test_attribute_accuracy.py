@@ -15,8 +15,8 @@ from jointface.datamodules import LFWA as LFWADataset
 from jointface.errors import ConfigError, DataError
 from jointface.evaluation.attribute_accuracy import attribute_accuracy, shared_attributes
 from jointface.evaluation.attribute_tables import TRIVIAL, attribute_tables
+from jointface.evaluation.benchmark_result import BenchmarkResult
 from jointface.evaluation.published_figures import quoted_rows
-from jointface.evaluation.result import BenchmarkResult
 from jointface.evaluation.table_formats import latex, markdown, show
 from jointface.geometry import MorphableModel
 from jointface.metrics.attribute_scores import AttributeMetrics

@@ -7,10 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from jointface.command_help import command_help
 from jointface.command_line import CONF_DIR
 
+KEY = r"(?:trainer|model|data|drawing|callbacks)\.[\w.]+"
 COMMANDS = ("train", "prepare", "synthesize", "evaluate", "predict", "export", "workspace")
 
 
@@ -50,6 +53,14 @@ def test_groups_with_nothing_to_choose_show_their_keys() -> None:
     assert re.search(r"^    paths.data_dir: data +# holds celeba/", text, re.MULTILINE)
     assert "${paths.data_dir}/bfm_3ddfa" in text
     assert "paths=default" not in text
+
+
+def test_the_keys_of_choices_that_help_names_exist() -> None:
+    named = [key for line in shown("train").splitlines() if line.startswith("    #") for key in re.findall(KEY, line)]
+    assert "trainer.max_steps" in named
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        config = compose("train", ["name=x"])
+    assert [key for key in named if OmegaConf.select(config, key) is None] == ["data.max_train_samples"]  # null
 
 
 def test_help_is_made_of_the_comments(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from jointface.evaluation.benchmark_result import BenchmarkResult, Table
 from jointface.evaluation.comparability import count_images, drop_empty_tables, error_columns, note_incomplete_rows
-from jointface.evaluation.result import BenchmarkResult, Table
 from jointface.evaluation.table_formats import show
 
 METHODS = ("ours", "theirs", "mean face")

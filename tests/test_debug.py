@@ -36,8 +36,6 @@ def test_a_dry_run_says_what_a_run_would_be_and_leaves_nothing(
     config = tiny_config(tiny_data, tmp_path / "run", "dry_run=true", "batch_size.attributes=3")
     assert train(config) == {}
     said = capsys.readouterr().out
-    assert f"data_dir: {tiny_data}" in said  # the resolved config
-    assert "${" not in said
     assert table_row(said, "celeba") == ["celeba", "40 attributes", "12", "4", "4", "3", "4"]
     assert table_row(said, "aflw2000") == ["aflw2000", "3D face", "", "", "3", "", ""]
     parts = [table_row(said, part) for part in ("backbone", "shape_decoder", "attribute_classifier", "all")]

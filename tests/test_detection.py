@@ -21,10 +21,10 @@ from jointface.datamodules import CropTransform
 from jointface.detection.boxes import REACH, decode, overlaps, suppress, target_maps
 from jointface.detection.cutouts import CONTOUR_STRETCH, Cutout, free_photos
 from jointface.detection.finder_network import STRIDES, FinderNetwork, fold_batch_norm
+from jointface.detection.finder_training import count_found
 from jointface.detection.finder_weights import SHA256, SHIPPED, load_finder, save_weights
 from jointface.detection.finders import FoundFace, GivenBoxes, OwnFinder, WholePicture, YuNet, build_finder
 from jointface.detection.mosaics import MOST, Mosaics
-from jointface.detection.training import count_found
 from jointface.errors import CheckpointError, ConfigError, DataError, JointFaceError
 from jointface.geometry.framing import CROP_MARGIN, FaceBox, crop_transform, face_box
 from jointface.train import train

@@ -30,6 +30,11 @@ def test_prose_and_commands_fit_in_120_columns(page: Path) -> None:
     assert [line for line in lines if len(line) > 120 and not line.startswith("|")] == []
 
 
+def test_configs_fit_in_120_columns() -> None:
+    lines = [line for path in (ROOT / "conf").rglob("*.yaml") for line in path.read_text().splitlines()]
+    assert [line for line in lines if len(line) > 120] == []
+
+
 def test_links_lead_to_files_and_headings(page: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)\s#]*)#?([^)\s]*)\)", page.read_text())
     targets = [((page.parent / path).resolve() if path else page, heading) for path, heading in links]
@@ -85,6 +90,7 @@ def test_the_map_names_every_folder_and_nothing_that_is_gone() -> None:
         top = next((path for path in reversed(named) if path.parent == ROOT), ROOT)
         named += [(top if indent else ROOT) / name for name in names.split()]
     assert [path for path in named if not path.exists()] == []
+    assert len(named) == len(set(named))
     shown = ("jointface", "conf", "docs", "tests", "bench")
     files = [path for top in shown for path in (ROOT / top).rglob("*") if path.is_file() and path.suffix != ".pyc"]
     folders = {ROOT / Path(*path.relative_to(ROOT).parts[:2]) for path in files}

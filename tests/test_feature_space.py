@@ -15,6 +15,7 @@ from jointface.datamodules import W300LP, CelebA, CropTransform, SyntheticFaces
 from jointface.datamodules.face_dataset import FaceSample
 from jointface.errors import ConfigError
 from jointface.evaluation import feature_space as module
+from jointface.evaluation.benchmark_result import BenchmarkResult
 from jointface.evaluation.feature_space import (
     FOLDS,
     FOR_SHAPE,
@@ -30,7 +31,6 @@ from jointface.evaluation.feature_space import (
     shape_probe,
 )
 from jointface.evaluation.network_outputs import network_outputs
-from jointface.evaluation.result import BenchmarkResult
 from jointface.evaluation.table_formats import markdown, show
 from jointface.geometry import MorphableModel, load_bfm_3ddfa
 from jointface.modules import build_network

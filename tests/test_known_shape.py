@@ -11,9 +11,9 @@ import torch
 from jointface.datamodules import CropTransform, SyntheticFaces
 from jointface.datamodules.face_dataset import FaceSample
 from jointface.errors import ConfigError
+from jointface.evaluation.benchmark_result import BenchmarkResult
 from jointface.evaluation.known_shape import identity_error, known_shape
 from jointface.evaluation.methods import LabelMethod, PredictedFace
-from jointface.evaluation.result import BenchmarkResult
 from jointface.geometry import MorphableModel
 from jointface.synthesis.head import Head
 from tests.data.florence import data as florence_data

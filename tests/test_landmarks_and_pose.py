@@ -12,11 +12,11 @@ import torch
 
 from jointface.datamodules import AFLW2000, CropTransform, FaceSample
 from jointface.errors import ConfigError, DataError
+from jointface.evaluation.benchmark_result import BenchmarkResult, Table
 from jointface.evaluation.landmarks_and_pose import balanced_subset, landmarks_and_pose
 from jointface.evaluation.methods import FolderMethod, LabelMethod, NetworkMethod, PredictedFace
 from jointface.evaluation.prediction_files import write_prediction
 from jointface.evaluation.published_figures import QuotedRow, quoted_rows, with_quoted
-from jointface.evaluation.result import BenchmarkResult, Table
 from jointface.evaluation.shape_errors import yaw_bins
 from jointface.geometry import MorphableModel
 from tests.data.aflw2000 import data as aflw2000_data

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 
 from jointface.command_line import CONF_DIR
@@ -213,6 +213,20 @@ def test_devices_that_are_not_there(
     error = refused(tiny_data, tmp_path, *overrides)
     assert isinstance(error, ConfigError)
     assert re.search(message, str(error)), str(error)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed", "error: seed: write KEY=VALUE or GROUP=CHOICE, --help lists them"),
+        ("trainer=tpu", "error: trainer=tpu is unknown; choose from cpu, ddp, gpu"),
+        ("sed=1", "error: no such key sed: --cfg job shows all keys, +sed=VALUE adds one"),
+    ],
+)
+def test_slips_on_the_command_line_are_answered_in_plain_words(override: str, message: str) -> None:
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"), pytest.raises(HydraException) as caught:
+        compose("train", [override])
+    assert one_line(caught.value) == message
 
 
 def test_what_the_library_says_last_is_what_is_printed() -> None:

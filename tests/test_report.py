@@ -13,8 +13,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from jointface.errors import DataError
+from jointface.evaluation.benchmark_result import BenchmarkResult, Table
 from jointface.evaluation.report import extremes_of, write_report
-from jointface.evaluation.result import BenchmarkResult, Table
 from jointface.evaluation.table_formats import latex, markdown, show, slug, sort_rows
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from jointface.datamodules import CropTransform, Florence
 from jointface.datamodules.face_dataset import FaceSample
 from jointface.errors import DataError
+from jointface.evaluation.benchmark_result import BenchmarkResult
 from jointface.evaluation.methods import PredictedFace
-from jointface.evaluation.result import BenchmarkResult
 from jointface.evaluation.scan_distance import scan_distance
 from jointface.geometry import MorphableModel, euler_to_rotation
 from jointface.geometry.camera import apply_camera

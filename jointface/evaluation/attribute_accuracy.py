@@ -14,8 +14,8 @@ from jointface.attributes import LabelSet, calibrated_probability, positive_weig
 from jointface.datamodules.face_dataset import FaceDataset
 from jointface.errors import ConfigError
 from jointface.evaluation.attribute_tables import TRIVIAL, VAL, attribute_tables, common_attributes
+from jointface.evaluation.benchmark_result import BenchmarkResult
 from jointface.evaluation.network_outputs import network_outputs
-from jointface.evaluation.result import BenchmarkResult
 from jointface.metrics.attribute_scores import attribute_scores
 from jointface.metrics.calibration import BINS, best_thresholds, expected_calibration_error, reliability
 from jointface.metrics.correlation import correlation_difference, expected_correlation

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from jointface.attributes import CELEBA, LabelSet
+from jointface.evaluation.benchmark_result import DATA_SETS, Table
 from jointface.evaluation.published_figures import QuotedRow, quoted_rows, with_quoted
-from jointface.evaluation.result import DATA_SETS, Table
 
 TRIVIAL = "trivial"  # the predictor's name, as in the metrics of training
 VAL = "_val_threshold"  # suffix of scores at the thresholds of the validation split

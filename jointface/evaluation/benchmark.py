@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset
 from jointface.errors import ConfigError, DataError, JointFaceError
+from jointface.evaluation.benchmark_result import BenchmarkResult
 from jointface.evaluation.comparability import (
     count_images,
     drop_empty_tables,
@@ -23,7 +24,6 @@ from jointface.evaluation.comparability import (
 )
 from jointface.evaluation.methods import FolderMethod, MeanFaceMethod, NetworkMethod, ShapeMethod
 from jointface.evaluation.participants import Participants, folders_by_benchmark, require_different
-from jointface.evaluation.result import BenchmarkResult
 from jointface.evaluation.shape_figures import add_shape_figures
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import pandas as pd
 
 from jointface.datamodules.face_dataset import FaceDataset
 from jointface.errors import DataError
-from jointface.evaluation.result import DATA_SETS, BenchmarkResult, Table
+from jointface.evaluation.benchmark_result import DATA_SETS, BenchmarkResult, Table
 
 # Columns of per_image that are not errors.
 DESCRIPTIVE = ("file", "index", "method", "subject", "interocular_mm", "pitch", "yaw", "roll")

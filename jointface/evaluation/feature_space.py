@@ -27,8 +27,8 @@ from torch import Tensor
 from jointface.datamodules.face_dataset import FaceDataset, evenly_spaced
 from jointface.datamodules.w300lp import original_name
 from jointface.errors import ConfigError
+from jointface.evaluation.benchmark_result import BenchmarkResult, Table
 from jointface.evaluation.network_outputs import network_outputs
-from jointface.evaluation.result import BenchmarkResult, Table
 from jointface.modules.network import FaceNetwork
 
 FOLDS = 5

@@ -11,8 +11,8 @@ from torch import Tensor
 from jointface.datamodules.synthetic import SyntheticFaces
 from jointface.errors import ConfigError
 from jointface.evaluation import shape_errors
+from jointface.evaluation.benchmark_result import BenchmarkResult, Table
 from jointface.evaluation.methods import LabelMethod, PredictedFace, ShapeMethod
-from jointface.evaluation.result import BenchmarkResult, Table
 from jointface.evaluation.shape_errors import BY_YAW, POSE_ERRORS, KnownFace
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.metrics.alignment import fit_rigid, fit_similarity, move

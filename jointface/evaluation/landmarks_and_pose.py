@@ -17,10 +17,10 @@ from torch import Tensor
 from jointface.datamodules.aflw2000 import AFLW2000, ORIGINAL, REANNOTATED, Reannotation
 from jointface.datamodules.fitted_face import fit_of, read_fit
 from jointface.evaluation import shape_errors
+from jointface.evaluation.benchmark_result import BenchmarkResult, Table
 from jointface.evaluation.methods import LabelMethod, MeanFaceMethod, PredictedFace, ShapeMethod
 from jointface.evaluation.participants import require_different
 from jointface.evaluation.published_figures import quoted_rows, with_quoted
-from jointface.evaluation.result import BenchmarkResult, Table
 from jointface.evaluation.shape_errors import BIN_NAMES, BY_YAW, POSE_ERRORS, KnownFace, yaw_bins
 from jointface.geometry.morphable_model import MorphableModel
 

@@ -15,8 +15,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
+from jointface.evaluation.benchmark_result import DATA_SETS, MISSING_FILE, BenchmarkResult
 from jointface.evaluation.comparability import error_columns
-from jointface.evaluation.result import DATA_SETS, MISSING_FILE, BenchmarkResult
 from jointface.evaluation.table_formats import ShownTable, latex, markdown, show, slug
 from jointface.files import write_atomically
 

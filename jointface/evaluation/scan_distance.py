@@ -12,8 +12,8 @@ from torch import Tensor
 
 from jointface.datamodules.florence import Florence
 from jointface.errors import DataError
+from jointface.evaluation.benchmark_result import BenchmarkResult, Table
 from jointface.evaluation.methods import PredictedFace, ShapeMethod
-from jointface.evaluation.result import BenchmarkResult, Table
 from jointface.evaluation.shape_errors import KnownFace, measure_errors, note_missing
 from jointface.geometry.mesh import vertex_normals
 from jointface.metrics.alignment import fit_similarity, move, refine_by_icp, surface_errors

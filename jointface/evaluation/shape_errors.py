@@ -11,8 +11,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample
+from jointface.evaluation.benchmark_result import MISSING_FILE
 from jointface.evaluation.methods import PredictedFace, ShapeMethod
-from jointface.evaluation.result import MISSING_FILE
 from jointface.geometry.camera import center_depth
 from jointface.metrics.nme import YAW_BINS, normalised_mean_error
 from jointface.metrics.pose import pose_errors

@@ -15,8 +15,8 @@ from torch import Tensor
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample, evenly_spaced
 from jointface.datamodules.packed import fingerprint
+from jointface.evaluation.benchmark_result import BenchmarkResult
 from jointface.evaluation.methods import LabelMethod, NetworkMethod, PredictedFace, ShapeMethod
-from jointface.evaluation.result import BenchmarkResult
 from jointface.geometry.framing import warp_points
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.metrics.nme import box_size

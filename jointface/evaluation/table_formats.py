@@ -9,7 +9,7 @@ import pandas as pd
 from rich.console import Console
 from rich.markdown import Markdown
 
-from jointface.evaluation.result import BenchmarkResult, Table
+from jointface.evaluation.benchmark_result import BenchmarkResult, Table
 
 QUOTED_MARK = "†"
 UNKNOWN = "–"

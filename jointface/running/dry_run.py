@@ -1,10 +1,10 @@
-"""`dry_run=true`: prints the config of a run, the size of its model, its data and mini-batches."""
+"""`dry_run=true`: prints the size of a run's model, its data and mini-batches."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -24,15 +24,16 @@ class PartSize:
 
 
 def describe_run(config: DictConfig, datamodule: JointDataModule, network: nn.Module, world_size: int = 1) -> None:
-    """Prints the resolved config and tables of the model and the data."""
+    """Prints tables of the model and the data."""
     console = Console()
-    print(OmegaConf.to_yaml(config))
     if isinstance(network, FaceNetwork):
         console.print(model_table(network))
     else:
         console.print(f"Model: {sum(parameter.numel() for parameter in network.parameters()):,} parameters")
     console.print(data_table(datamodule, world_size))
-    console.print(f"{config.trainer.max_steps:,} steps; nothing was trained (dry_run=true)")
+    console.print(
+        f"{config.trainer.max_steps:,} steps; nothing was trained (dry_run=true); --cfg job prints the config"
+    )
 
 
 @torch.no_grad()

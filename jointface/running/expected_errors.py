@@ -1,6 +1,7 @@
 """Errors that a user can fix, reported in one line."""
 
 import re
+from collections.abc import Callable
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -9,6 +10,15 @@ from jointface.errors import JointFaceError
 
 # Raised on purpose because of mistakes in the config or the data.
 EXPECTED_ERRORS: tuple[type[Exception], ...] = (JointFaceError, HydraException, OmegaConfBaseException)
+
+_IN_PLAIN_WORDS: dict[str, str | Callable[[re.Match[str]], str]] = {
+    r"Could not override '([^']*)'\.": r"no such key \1: --cfg job shows all keys, +\1=VALUE adds one",
+    r"Error parsing override '([^']*)' missing EQUAL .*": r"\1: write KEY=VALUE or GROUP=CHOICE, --help lists them",
+    r"In '[^']*': Could not find '(.+)/([^/']+)' Available options in '[^']*': (.*)": lambda found: (
+        f"{found[1]}={found[2]} is unknown; choose from "
+        + ", ".join(choice for choice in found[3].split() if choice != "base")  # which others build on
+    ),
+}
 
 # Lines of Hydra's messages that say nothing about the mistake.
 _NOISE = ("full_key:", "object_type=", "reference_type=", "To append to your config", "Config search path", "provider=")
@@ -21,5 +31,6 @@ def one_line(error: BaseException) -> str:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(line for line in lines if not line.startswith(_NOISE))
-    unknown = r"Could not override '([^']*)'\."
-    return "error: " + re.sub(unknown, r"no such key \1: --cfg job shows all keys, +\1=VALUE adds one", text)
+    for pattern, plain in _IN_PLAIN_WORDS.items():
+        text = re.sub(pattern, plain, text)
+    return f"error: {text}"
