@@ -1,5 +1,6 @@
 """Accuracy of attributes: whole results on tiny data, tables, quoted figures of papers, figures."""
 
+import json
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +17,9 @@ from jointface.errors import ConfigError, DataError
 from jointface.evaluation.attribute_accuracy import attribute_accuracy, shared_attributes
 from jointface.evaluation.attribute_tables import TRIVIAL, attribute_tables
 from jointface.evaluation.benchmark_result import BenchmarkResult
+from jointface.evaluation.comparability import drop_empty_tables, note_incomplete_rows
 from jointface.evaluation.published_figures import quoted_rows
+from jointface.evaluation.report import write_report
 from jointface.evaluation.table_formats import latex, markdown, show
 from jointface.geometry import MorphableModel
 from jointface.metrics.attribute_scores import AttributeMetrics
@@ -133,6 +136,26 @@ def test_attributes_of_one_class_are_left_out_and_named(
     assert one_class
     assert f"Left out because of only one class in the test split: {', '.join(one_class)}." in on_four_faces.notes
     assert set(evaluated_on(on_four_faces, "one")) == set(CELEBA.attributes) - set(one_class)
+
+
+@pytest.mark.parametrize("with_val", [True, False])
+def test_a_test_set_of_one_class_says_that_nothing_is_defined(
+    with_val: bool, splits: dict[str, CelebA], tmp_path: Path
+) -> None:
+    """As with num_images=1: the report of the other benchmarks goes on."""
+    one, val = splits["test"].subset(1), splits["val"].subset(1) if with_val else None
+    result = attribute_accuracy({"one": make_network(KNOWS_CELEBA)}, one, val)
+    note_incomplete_rows(result)
+    drop_empty_tables(result)
+    assert (
+        "Left out because of only one class in the test split: all attributes, so nothing is measured." in result.notes
+    )
+    assert not result.tables
+    assert not result.figures
+    write_report([result], tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["celeba/one/num_attributes"] == 0
+    assert metrics["celeba/one/accuracy"] is None
 
 
 def test_every_face_has_its_error(result: BenchmarkResult) -> None:

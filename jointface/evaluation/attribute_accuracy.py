@@ -124,7 +124,13 @@ def attribute_accuracy(
     ]
     result.notes.append(f"The trivial predictor predicts the majority class of the {majority_of} split.")
     if one_class := [name for name in label_set.attributes if name not in on_test[TRIVIAL].both_classes]:
-        result.notes.append(f"Left out because of only one class in the test split: {', '.join(one_class)}.")
+        which = ", ".join(one_class) if len(one_class) < len(label_set) else "all attributes, so nothing is measured"
+        result.notes.append(f"Left out because of only one class in the test split: {which}.")
+    result.notes += [
+        f"{key} has no score: each attribute that it knows shows only one class in the test split."
+        for key in measured
+        if scores[key].empty and not scores[TRIVIAL].empty
+    ]
     if val is None:
         result.notes.append("No validation split was given, so there are no scores at its thresholds.")
     return result
@@ -230,6 +236,8 @@ def _add_correlations(result: BenchmarkResult, predictions: Mapping[str, Predict
 def _add_figures(
     result: BenchmarkResult, scores: Mapping[str, pd.DataFrame], predictions: Mapping[str, Predictions]
 ) -> None:
+    if all(scores[key].empty for key in predictions):
+        return
     result.figures["attributes"] = attribute_bars({key: scores[key] for key in predictions}, scores[TRIVIAL])
     result.captions["attributes"] = (
         "Accuracy and balanced accuracy of each attribute, ordered by mean balanced accuracy; black lines show the "
