@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -64,7 +65,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
 
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors over several lines
-            sys.argv[1:] = [without_group(word) for word in sys.argv[1:]]
+            sys.argv[1:] = [with_home(without_group(word)) for word in sys.argv[1:]]
             try:
                 hydra.main(config_path=str(CONF_DIR), config_name=config_name, version_base="1.3")(job)()
             except KeyboardInterrupt:
@@ -82,6 +83,11 @@ def without_group(word: str) -> str:
     """Translates `GROUP=null`, which Hydra accepts only in files, to `~GROUP` for the command line."""
     group, _, value = word.partition("=")
     return f"~{group}" if value == "null" and (CONF_DIR / group).is_dir() else word
+
+
+def with_home(word: str) -> str:
+    """Replaces `~` at the start of a path in KEY=VALUE, which the shell leaves and Hydra does not know."""
+    return re.sub(r"(?<=[=,:\[\"'])~(?=/|$)", lambda _: os.path.expanduser("~"), word)
 
 
 def leave_message_to_first_process() -> None:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from jointface.errors import ConfigError
 from jointface.modules.checkpoint import read_checkpoint, require_training_state
 from jointface.running.checks import steps_between_validations
+from jointface.running.expected_errors import override_of
 
 AUTO = "auto"  # value of `checkpoint`: the run's own last.ckpt, if there is one
 LAST = Path("checkpoints") / "last.ckpt"
@@ -66,7 +67,8 @@ def resume_command(checkpoint: Path) -> str:
         if source.provider == "command-line":
             words += ["--config-dir", source.path]
     words += [word for word in hydra.overrides.task if not word.startswith("checkpoint=")]
-    words.append(f"checkpoint={checkpoint.relative_to(Path.cwd()) if Path.cwd() in checkpoint.parents else checkpoint}")
+    shown = checkpoint.relative_to(Path.cwd()) if Path.cwd() in checkpoint.parents else checkpoint
+    words.append(override_of("checkpoint", str(shown)))
     if hydra.mode == RunMode.MULTIRUN:
         words.append("hydra.mode=RUN")  # this job alone
     return shlex.join(words)
