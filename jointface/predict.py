@@ -108,7 +108,7 @@ def read_photos(reader: FaceReader, files: Sequence[InputFile], results: Results
 def messages(file: InputFile, reading: Reading, skipped: str | None) -> list[str]:
     """What there is to say of a photo: why it was skipped, or what of the file the picture does not show."""
     if skipped is not None:
-        return [printable(f"skipped {skipped}" if str(file.path) in skipped else f"skipped {file.path}: {skipped}")]
+        return [printable(f"skipped {file.path}: {skipped}")]
     return [printable(f"{file.path}: {note}") for note in (reading.photo.notes if reading.photo else [])]
 
 

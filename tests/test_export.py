@@ -106,6 +106,7 @@ def test_int8_keeps_facts_and_heads_and_stays_near(
     assert not any("decoder" in name or "classifier" in name for name in integers)
 
 
+@pytest.mark.parametrize("network", ["morphable"], indirect=True)
 def test_a_program_of_torch_export_carries_the_facts(network: FaceNetwork, crops: np.ndarray, tmp_path: Path) -> None:
     path, facts = tmp_path / "network.pt2", network_facts(network)
     save_program(trace(network), path, facts_to_metadata(facts))

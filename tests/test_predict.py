@@ -137,6 +137,7 @@ def test_what_is_no_photo_is_named_with_the_reason(results: Path) -> None:
     assert set(rows) == set(SKIPPED)
     for name, reason in SKIPPED.items():
         assert reason in rows[name]
+        assert name not in rows[name]
 
 
 @pytest.mark.parametrize("kind", ["glb", "obj", "ply"])

@@ -1,6 +1,7 @@
 """Opens photos of any kind as upright RGB pictures, and refuses what is none in one line."""
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -22,6 +23,7 @@ Source = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
 # What Pillow may read here: pictures, by decoders that run no other program.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "TGA", "PCX")
 MAX_SIDE = 65_535  # pixels, the largest that JPEG knows; Pillow limits the area to 179 million pixels
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)  # of photos from half of that
 # How files begin that people take for photos.
 OTHER_KINDS = {
     b"%PDF": "a PDF document; export the page as PNG or JPEG",

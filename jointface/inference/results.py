@@ -213,7 +213,7 @@ def state_of(path: Path) -> list[Any]:
 def _reason(reading: Reading) -> str | None:
     """Why a photo has no result."""
     if reading.photo is None:
-        return str(reading.error)
+        return str(reading.error).removeprefix(f"{reading.source}: ")
     height, width = reading.photo.image.shape[:2]
     if min(height, width) < SMALLEST_PHOTO:
         return f"{width} x {height} pixels are too small; a side needs at least {SMALLEST_PHOTO}"
