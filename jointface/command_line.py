@@ -1,5 +1,6 @@
 """Turns functions into commands that read their config and end in one line on errors and signals."""
 
+import argparse
 import logging
 import os
 import re
@@ -26,6 +27,17 @@ CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.paren
 
 # For hydra.help.template: ${command_help:CONFIG_NAME}.
 OmegaConf.register_new_resolver("command_help", lambda config_name: command_help(config_name, CONF_DIR), replace=True)
+
+
+def take_lazy_help() -> None:
+    """Lets argparse of Python 3.14 and newer, which checks that help is text, take the one of Hydra 1.3 that becomes
+    text only when it is shown."""
+    if check := getattr(argparse.ArgumentParser, "_check_help", None):
+        text_only = lambda parser, action: check(parser, action) if isinstance(action.help, str) else None  # noqa: E731
+        argparse.ArgumentParser._check_help = text_only  # type: ignore[attr-defined]
+
+
+take_lazy_help()
 
 
 def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:

@@ -1,17 +1,20 @@
 """What --help says: the purpose, examples, choices and keys, as the config's comments have them."""
 
+import argparse
 import re
 import string
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 
 from jointface.command_help import command_help
-from jointface.command_line import CONF_DIR
+from jointface.command_line import CONF_DIR, take_lazy_help
 
 KEY = r"(?:trainer|model|data|drawing|callbacks)\.[\w.]+"
 COMMANDS = ("train", "prepare", "synthesize", "evaluate", "predict", "export", "workspace")
@@ -94,3 +97,24 @@ def test_the_command_line_shows_it(command: str, tmp_path: Path) -> None:
     )  # fmt: skip
     assert result.stdout.strip() == shown(command).strip()
     assert not list(tmp_path.iterdir())
+
+
+def test_hydras_options_pass_the_checks_of_newer_pythons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.14 formats each help text when its option is added."""
+    add_argument = argparse.ArgumentParser.add_argument
+
+    def check(parser: argparse.ArgumentParser, action: argparse.Action) -> None:
+        if action.help and "%" in action.help:  # a TypeError if it is no text
+            assert parser.prog
+
+    def checked(parser: argparse.ArgumentParser, *words: Any, **options: Any) -> argparse.Action:
+        action = add_argument(parser, *words, **options)
+        parser._check_help(action)  # type: ignore[attr-defined]
+        return action
+
+    monkeypatch.setattr(argparse.ArgumentParser, "_check_help", check, raising=False)
+    monkeypatch.setattr(argparse.ArgumentParser, "add_argument", checked)
+    with pytest.raises(TypeError):
+        get_args_parser()
+    take_lazy_help()
+    assert "--shell-completion" in {word for action in get_args_parser()._actions for word in action.option_strings}

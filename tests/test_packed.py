@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from jointface.datamodules import (
     JointDataModule,
     PackedFaces,
     Source,
+    crop_store,
 )
 from jointface.datamodules.crop_store import PackedReader, PackedWriter
 from jointface.datamodules.loading import Batches, identity_collate
@@ -310,6 +312,24 @@ def test_a_copy_that_only_lacks_its_name_keeps_its_labels(tiny_data: Path, celeb
     (celeba_copy / "train.lmdb").rename(celeba_copy / "train.lmdb.partial")
     pack(partial(CelebA, root=tiny_data / "celeba"), celeba_copy)
     same_samples(PackedFaces(celeba_copy, "train", CROP), CelebA(tiny_data / "celeba", "train", CROP))
+
+
+def test_a_file_grows_beyond_the_address_space_that_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jointface.datamodules.crop_store.MAP_SIZE", 1 << 17)
+    picture = np.random.default_rng(0).bytes(100_000)
+    with PackedWriter(tmp_path / "train.lmdb", {"format": 1}) as writer:
+        for index in range(8):
+            writer.write([CheckedSample(index, {"index": np.array(index)}, picture)])
+        writer.finish(np.array(["photo"] * 8))
+    reader = PackedReader(tmp_path / "train.lmdb")
+    assert [reader.picture(index).tobytes() for index in range(8)] == [picture] * 8
+
+
+def test_systems_that_cannot_fork_import_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "register_at_fork")
+    assert runpy.run_path(crop_store.__file__)["PackedReader"]
 
 
 def test_two_cannot_pack_one_file(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from jointface.errors import DataError
 
 FORMAT = 1
 PACK_HINT = "write it with `python -m jointface.prepare ... pack=true`, or set data.sources.NAME.packed=null"
-MAP_SIZE = 1 << 40  # bytes of address space, not of disk
+MAP_SIZE = 1 << 26  # bytes of address space for a new file; doubled when they are full, as some systems limit them
 LABELS, BROKEN, COLUMNS, META = b"labels", b"broken", b"columns", b"meta"
 REPAIR_HINT = "repeat `python -m jointface.prepare ... pack=true`, which repairs it"
 REPACK_HINT = "delete it and pack the data set again"
@@ -91,9 +91,21 @@ class PackedWriter:
                     writing.put(key, value)
                 for key in delete:
                     writing.delete(key)
+        except lmdb.MapFullError:
+            self._grow()
+            self._commit(values, delete)
         except lmdb.Error as error:
             raise DataError(
                 f"{self.partial}: cannot be written ({error}); make room and repeat the command to resume"
+            ) from error
+
+    def _grow(self) -> None:
+        try:
+            self.environment.set_mapsize(2 * self.environment.info()["map_size"])
+        except lmdb.Error as error:
+            raise DataError(
+                f"{self.partial}: no address space to write it ({error}); raise the limit of ulimit -v and repeat the "
+                "command to resume"
             ) from error
 
     def missing(self, length: int) -> list[int]:
@@ -156,7 +168,8 @@ def _read_transaction(path: Path) -> lmdb.Transaction:
 
 
 # LMDB forbids a forked process to use a file that its parent had opened, so each loader worker opens it again.
-os.register_at_fork(before=_read_transaction.cache_clear)
+if hasattr(os, "register_at_fork"):  # Windows cannot fork
+    os.register_at_fork(before=_read_transaction.cache_clear)
 
 
 def _require_full_length(path: Path) -> None:
