@@ -8,7 +8,9 @@ from jointface.datamodules.face_dataset import FaceDataset, FaceSample
 from jointface.datamodules.florence import Florence
 from jointface.datamodules.joint import JointDataModule, Source
 from jointface.datamodules.lfwa import LFWA
+from jointface.datamodules.now import NoW
 from jointface.datamodules.packed import PackedFaces
+from jointface.datamodules.realy import REALY
 from jointface.datamodules.synthetic import SyntheticFaces
 from jointface.datamodules.turning import FaceTurning
 from jointface.datamodules.w300lp import W300LP
@@ -16,6 +18,7 @@ from jointface.datamodules.w300lp import W300LP
 __all__ = [
     "AFLW2000",
     "LFWA",
+    "REALY",
     "W300LP",
     "Augmentation",
     "CelebA",
@@ -25,6 +28,7 @@ __all__ = [
     "FaceTurning",
     "Florence",
     "JointDataModule",
+    "NoW",
     "PackedFaces",
     "Source",
     "SyntheticFaces",

@@ -1,7 +1,8 @@
 """The base class of all face data sets: it turns a photo and its labels into an item of the data contract."""
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,12 +20,16 @@ from jointface.datamodules.on_disk import Count
 from jointface.errors import ConfigError, DataError
 from jointface.files import disguise
 from jointface.geometry.camera import crop_camera
-from jointface.geometry.framing import FaceBox, warp_points
+from jointface.geometry.framing import CROP_MARGIN, FaceBox, warp_points
 from jointface.geometry.morphable_model import MIRROR68
 from jointface.viz.overlay import add_caption, overlay_landmarks
 
 Item = dict[str, Tensor]
 Batch = dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+FindBox = Callable[[np.ndarray], FaceBox | None]  # the face box in an RGB photo
 
 PLOT_SCALE = 3  # pixels of a plot per pixel of the crop
 BROKEN = "broken"  # batch key: indices of the samples that were left out
@@ -196,6 +201,16 @@ class _Subset(FaceDataset):
 
     def alpha(self) -> Float[Tensor, "attributes"]:
         return self.dataset.alpha()
+
+
+def box_in_photo(find_box: FindBox, image: UInt8[np.ndarray, "height width 3"], photo: Path) -> FaceBox:
+    """The face box that a finder gives for a photo; without a face, the middle of the photo, with a warning."""
+    box = find_box(image)
+    if box is not None:
+        return box
+    log.warning("%s: no face was found; the middle of the photo is read", photo)
+    height, width = image.shape[:2]
+    return FaceBox((width - 1) / 2, (height - 1) / 2, min(height, width) / CROP_MARGIN)
 
 
 def require_choice(option: str, value: str, choices: Sequence[str]) -> None:

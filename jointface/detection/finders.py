@@ -1,6 +1,6 @@
 """Finders of faces, all with one interface: a photo in, boxes in this package's framing out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -144,6 +144,16 @@ def build_finder(name: str, min_score: float | None = None) -> FaceFinder:
     if name == "none":
         return WholePicture()
     raise ConfigError(f"finder={name}: choose from finder, yunet, none, or the path of weights, FILE.ckpt or FILE.onnx")
+
+
+def largest_face(name: str = "finder") -> Callable[[Image], FaceBox | None]:
+    """A function that gives the box of the largest face in a photo, None without a face; by a finder of this name."""
+    finder = build_finder(name)
+
+    def find(photo: Image) -> FaceBox | None:
+        return max((face.box for face in finder(photo)), key=lambda box: box.size, default=None)
+
+    return find
 
 
 def pyramid(photo: Image, finer: int) -> list[Image]:

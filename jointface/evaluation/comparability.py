@@ -12,6 +12,7 @@ from jointface.evaluation.benchmark_result import DATA_SETS, BenchmarkResult, Ta
 DESCRIPTIVE = ("file", "index", "method", "subject", "interocular_mm", "pitch", "yaw", "roll")
 LANDMARKS = "landmarks68, or the vertices and triangles of the benchmark's morphable_model"
 REQUIRED = {"aflw2000": LANDMARKS, "synthetic": LANDMARKS, "florence": "a surface, vertices and triangles"}
+REQUIRED |= dict.fromkeys(("now", "realy"), "a surface, vertices and triangles, with landmarks68 in 3D")
 
 
 def error_columns(per_image: pd.DataFrame) -> list[str]:

@@ -4,8 +4,9 @@ All predict in pixels of the photo file (x right, y down, pixel centres at integ
 origin), so that methods with different crops can be compared.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -35,7 +36,8 @@ class PredictedFace:
 
     landmarks68: (68, 2) or (68, 3). vertices: (V, 3), with triangles (F, 3). topology: the fingerprint of the morphable
     model (`jointface.datamodules.packed.fingerprint`) to which the vertices belong. pose: pitch, yaw, roll in degrees,
-    in the convention of 300W-LP. shape_coefficients: (Ks,) for that model.
+    in the convention of 300W-LP. shape_coefficients: (Ks,) for that model. neutral: computes the vertices (V, 3) and 68
+    landmarks (68, 3) of the same person without expression, in model space.
     """
 
     landmarks68: Float[Tensor, "68 dims"] | None = None
@@ -44,6 +46,7 @@ class PredictedFace:
     topology: str | None = None
     pose: Float[Tensor, "3"] | None = None
     shape_coefficients: Float[Tensor, "shape"] | None = None
+    neutral: Callable[[], tuple[Tensor, Tensor]] | None = None
 
 
 @runtime_checkable
@@ -64,7 +67,14 @@ class _ModelMethod:
         self.triangles, self.landmarks68 = morphable_model.triangles.cpu(), morphable_model.landmarks68.cpu()
 
     def make_face(self, vertices: Tensor, pose: Tensor, shape: Tensor | None) -> PredictedFace:
-        return PredictedFace(vertices[self.landmarks68], vertices, self.triangles, self.topology, pose, shape)
+        neutral = None if shape is None else partial(self.neutral, shape)
+        return PredictedFace(vertices[self.landmarks68], vertices, self.triangles, self.topology, pose, shape, neutral)
+
+    def neutral(self, shape: Float[Tensor, "shape"]) -> tuple[Tensor, Tensor]:
+        """The vertices and landmarks of a face without expression, in model space."""
+        model, expression = self.model, torch.zeros(1, self.model.num_expression)
+        vertices = model(shape[None].to(model.mean), expression.to(model.mean))[0].cpu()
+        return vertices, vertices[self.landmarks68]
 
     def pose_of(self, vertices: Float[Tensor, "*batch vertices 3"]) -> Float[Tensor, "*batch 3"]:
         """The pose of faces, from the similarity that maps the mean face to each of them, without the necks."""

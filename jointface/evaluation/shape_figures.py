@@ -56,8 +56,9 @@ def add_shape_figures(
     result.figures["faces"] = faces_figure(methods, dataset, _spread(by_yaw, GRID_FACES), model)
     others = "" if len(methods) <= VIEWED else f"; methods after the first {VIEWED} over the photo only"
     result.captions["faces"] = (
-        "Faces, evenly spaced by yaw. For each method, the mesh over the photo and, without its pose, from two sides"
-        f"{others}; landmarks if it has no mesh. On the right the ground truth: its mesh, its 68 landmarks."
+        "Faces, evenly spaced by yaw where it is known. For each method, the mesh over the photo and, without its "
+        f"pose, from two sides{others}; landmarks if it has no mesh. On the right the ground truth, where the images "
+        "show it: its mesh, its 68 landmarks."
     )
     indices = _spread(images.index, HEAT_MAP_FACES)
     if errors := vertex_errors(methods, dataset, indices, model):
@@ -93,6 +94,8 @@ def _add_curves(result: BenchmarkResult, yaw: pd.Series, error: str, scale: floa
         f"Cumulative error distribution of {label}: the fraction of images below each error, and the area under the "
         "curve, both over the images for which the method has a prediction."
     )
+    if yaw.isna().all():
+        return
     result.figures[f"{error}_by_yaw"] = error_against_yaw(errors, yaw.to_numpy(np.float64), label)
     result.captions[f"{error}_by_yaw"] = f"{label}, of each image against its yaw, and its mean by yaw."
 

@@ -153,7 +153,7 @@ def visible_vertices(
 @cache
 def load_kernels(device: torch.device | str = "cpu") -> None:
     """Compiles the kernels for a device, or reads them from Warp's cache."""
-    _start_warp()
+    start_warp()
     device = torch.device(device)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
@@ -220,7 +220,7 @@ def _view(tensor: Tensor, kind: Any) -> Any:
 
 
 @cache
-def _start_warp() -> None:
+def start_warp() -> None:
     """Initialises Warp without its greeting and compile messages, unless the user has changed its log level."""
     if wp.config.log_level == wp.LOG_INFO:  # the default
         wp.config.log_level = wp.LOG_WARNING

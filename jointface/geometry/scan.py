@@ -71,6 +71,37 @@ def read_scan(path: Path) -> Scan:
     return scan
 
 
+def read_surface(path: Path) -> tuple[Points, Int64[Tensor, "triangles 3"]]:
+    """Reads the vertices and triangles of a .obj without its texture, one vertex for each in the file.
+
+    Raises:
+        DataError: the file has no mesh or is damaged.
+    """
+    try:
+        mesh = trimesh.load_mesh(path.resolve(), process=False, maintain_order=True, skip_materials=True)
+        vertices = torch.from_numpy(np.array(mesh.vertices, dtype=np.float32))
+        triangles = torch.from_numpy(np.array(mesh.faces, dtype=np.int64))
+    except Exception as error:  # a damaged file can raise anything in the parser
+        reason = " ".join(f"{type(error).__name__} {error}".split())
+        raise DataError(f"{path}: not a readable .obj with triangles ({reason}); get it again") from error
+    if not len(triangles) or not vertices.isfinite().all():
+        raise DataError(f"{path}: holds no triangles, or vertices that are not finite; get it again")
+    return vertices, triangles
+
+
+def read_points(path: Path) -> Points:
+    """Reads the vertices of a .obj, which may have no triangles."""
+    try:
+        rows = [line.split()[1:4] for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
+                if line.startswith("v ")]  # fmt: skip
+        points = np.array(rows, dtype=np.float32).reshape(len(rows), 3)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a readable .obj ({error}); get it again") from error
+    if not len(points) or not np.isfinite(points).all():
+        raise DataError(f"{path}: holds no vertices, or vertices that are not finite; get it again")
+    return torch.from_numpy(points)
+
+
 def _read_mesh(path: Path) -> trimesh.Trimesh:
     try:
         # With maintain_order, a seam vertex would get the mean of its texture coordinates instead of one copy for each.
