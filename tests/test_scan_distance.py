@@ -16,7 +16,7 @@ from jointface.datamodules import CropTransform, Florence
 from jointface.datamodules.face_dataset import FaceSample
 from jointface.errors import DataError
 from jointface.evaluation.benchmark_result import BenchmarkResult
-from jointface.evaluation.methods import PredictedFace
+from jointface.evaluation.methods import MeanFaceMethod, PredictedFace
 from jointface.evaluation.scan_distance import scan_distance
 from jointface.geometry import MorphableModel, euler_to_rotation
 from jointface.geometry.camera import apply_camera
@@ -101,6 +101,19 @@ def result(dataset: Florence, tiny_model: MorphableModel) -> BenchmarkResult:
 def test_the_person_itself_has_no_error_wherever_it_is_predicted(result: BenchmarkResult, method: str) -> None:
     assert result.metrics[f"{method}/nme"] < 1e-3
     assert result.metrics[f"{method}/rmse_mm"] < 0.02
+
+
+def test_a_scan_with_the_published_vertices_is_measured_end_to_end(tmp_path: Path, tiny_model: MorphableModel) -> None:
+    """The landmarks of the fit lie where people picked the corners of the eyes, the base of the nose and the lips."""
+    root = florence_data.write_published(tmp_path / "florence", tiny_model)
+    dataset = Florence(root, "test", CropTransform(32), tiny_model, pitches=[-15.0], yaws=[0.0, 40.0], view_size=120)
+    scan, found = dataset.scan(0), dataset.landmarks68(0)
+    for name, (vertex, landmark) in florence_data.PICKED[1].items():
+        assert (found[landmark] - scan.vertices[vertex]).norm() < 2, name
+    result = scan_distance([Fake("exact", dataset, tiny_model), MeanFaceMethod(tiny_model)], dataset)
+    assert result.metrics["num_images"] == 2
+    assert result.metrics["exact/nme"] < 0.02  # the person has fewer vertices than the scan
+    assert result.metrics["exact/nme"] < result.metrics["mean face/nme"] < 0.2
 
 
 def test_noise_in_pixels_is_noise_in_millimetres(result: BenchmarkResult, dataset: Florence) -> None:

@@ -5,12 +5,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from scipy.ndimage import zoom
 
 from jointface.geometry import MorphableModel, euler_to_rotation
+from tests.data.bfm_3ddfa.data import SIDE
 
 TEXTURE_SIDE = 256
 SHIFT = np.array([30.0, -12.0, 5.0])  # of the nose's landmark, in mm: scans do not lie at the origin
 STEMS = {"frontal1": "110920150452", "frontal2": "110920150628", "sidel": "110920150714", "sider": "110920150801"}
+# Vertices that were picked on the frontal scans of the published data set, and the landmarks that they are: data/micc of
+# github.com/eduardramon/hyperparams-free-3D-losses, where subject 1 goes with frame 890 of its indoor video.
+PICKED = {
+    1: {
+        "right_eye_lacrimal": (24302, 39), "left_eye_lacrimal": (24086, 42), "nose_base": (9561, 33),
+        "lips_central": (12514, 62),
+    }
+}  # fmt: skip
+FINE = 170  # vertices along a side of a scan, 28,900 in all
 # Where marks are painted: landmarks of the nose tip, the outer corners of the eyes; RGB.
 MARKS = {30: (255, 0, 0), 36: (0, 255, 0), 45: (0, 0, 255)}
 
@@ -58,6 +69,40 @@ def write_obj(path: Path, points: np.ndarray, model: MorphableModel, materials: 
     path.write_text("\r\n".join(lines) + "\r\n")
     material = "newmtl {0}\r\nKa 0.2 0.2 0.2\r\nKd 0.8 0.8 0.8\r\nillum 1\r\nmap_Kd {0}.bmp\r\n"
     path.with_suffix(".mtl").write_text("".join(material.format(name) for name in names))
+
+
+def write_published(folder: Path, model: MorphableModel, number: int = 1) -> Path:
+    """A scan as fine as the published ones, with the four points of PICKED at the vertices where the scan has them.
+
+    The model's sheet is sampled anew; a few of its vertices trade places.
+    """
+    person = vertices(model, seed=number)
+    points, uv = (
+        zoom(values.reshape(SIDE, SIDE, -1), (FINE / SIDE, FINE / SIDE, 1), order=1).reshape(FINE * FINE, -1)
+        for values in (person, model.uv.numpy())
+    )
+    row, column = (index.ravel() for index in np.mgrid[: FINE - 1, : FINE - 1])
+    corner = row * FINE + column
+    triangles = np.concatenate(
+        [np.stack([corner, corner + 1, corner + FINE], 1), np.stack([corner + 1, corner + FINE + 1, corner + FINE], 1)]
+    )
+    order = np.arange(len(points))
+    for vertex, landmark in PICKED[number].values():
+        place = person[int(model.landmarks68[landmark])]
+        nearest = int(np.linalg.norm(points - place, axis=1).argmin())
+        points[nearest] = place
+        here = int(np.flatnonzero(order == nearest)[0])
+        order[[here, vertex]] = order[[vertex, here]]
+    renumbered = np.argsort(order)
+    path = folder / f"subject_{number:02d}" / "Model" / "frontal1" / "obj" / f"{STEMS['frontal1']}.obj"
+    path.parent.mkdir(parents=True)
+    lines = [f"mtllib {path.stem}.mtl", *("v {:.4f} {:.4f} {:.4f}".format(*point) for point in points[order])]
+    lines += ["vt {:.6f} {:.6f}".format(*place) for place in uv[order]]
+    lines += [f"usemtl {path.stem}", *("f {0}/{0} {1}/{1} {2}/{2}".format(*t) for t in renumbered[triangles] + 1)]
+    path.write_text("\r\n".join(lines) + "\r\n")
+    cv2.imwrite(str(path.with_suffix(".bmp")), texture(model)[..., ::-1])
+    path.with_suffix(".mtl").write_text(f"newmtl {path.stem}\r\nKd 0.8 0.8 0.8\r\nmap_Kd {path.stem}.bmp\r\n")
+    return folder
 
 
 def write(folder: Path, model: MorphableModel, subjects: int = 2) -> Path:
