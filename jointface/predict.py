@@ -1,9 +1,11 @@
-"""Reads the faces in photos: `python -m jointface.predict input=photo.jpg checkpoint=PATH`."""
+"""Reads the faces in photos and videos: `python -m jointface.predict input=photo.jpg checkpoint=PATH`."""
 
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig
@@ -15,6 +17,9 @@ from jointface.inference.face_tables import require_parquet
 from jointface.inference.input_files import InputFile, find_files
 from jointface.inference.reader import FaceReader, Reading
 from jointface.inference.results import Outputs, Results, printable, state_of
+from jointface.inference.tracking import FaceTracker
+from jointface.inference.video_files import CAMERA, Video, is_video, require_video
+from jointface.inference.video_results import VideoOutputs, VideoRecorder
 
 log = logging.getLogger("jointface.predict")
 
@@ -22,36 +27,51 @@ SECONDS_BETWEEN_LINES = 60.0  # where the output is no terminal
 READER_KEYS = ("finder", "two_passes", "device", "batch_size", "backend", "max_faces", "min_score")
 CHANGES_RESULTS = ("two_passes", "backend", "max_faces", "min_score")  # and the files or names of these:
 READ_WITH = ("checkpoint", "finder")
+CHANGES_VIDEOS = ("look_every", "smooth", "moving_mesh", "parquet")
 
 
 def predict(config: DictConfig) -> int:
-    """Reads all photos that are not done yet, and writes what `jointface.inference.results` lists.
+    """Reads all photos and videos that are not done yet, and writes what `jointface.inference.results` lists.
 
-    A file that is no photo or has no face is skipped.
+    A file that is neither or has no face is skipped.
 
     Returns:
         Number of faces.
 
     Raises:
         ConfigError: a setting makes no sense. CheckpointError: the checkpoint is missing or broken.
-        InputError: there is no input, or no face in any photo. DataError: results cannot be written.
+        InputError: there is no input, or no face in any of it. DataError: results cannot be written.
     """
     outputs = validate_config(config)
     folder = Path(config.output_dir)
-    files = find_files(_as_list(config.input), leave_out=Results.own_paths(folder))
+    inputs = _as_list(config.input)
+    found = [given for given in inputs if not given.startswith(CAMERA)]
+    files = find_files(found, leave_out=Results.own_paths(folder)) if found else []
+    files += [_recording(given) for given in inputs if given.startswith(CAMERA)]
     made_with = {key: config[key] for key in CHANGES_RESULTS} | {key: state_of(Path(config[key])) for key in READ_WITH}
     results = Results(folder, outputs, made_with)
-    waiting = [file for file in files if not results.is_done(file)]
-    if len(waiting) < len(files):
-        log.info("%d of %d photos are done already", len(files) - len(waiting), len(files))
-    if waiting:
+    of_videos = Results(folder, outputs, made_with | {key: config[key] for key in CHANGES_VIDEOS})
+    photos = [file for file in files if not is_video(file.path)]
+    videos = [file for file in files if is_video(file.path)]
+    if videos:
+        require_video(videos[0].path)
+    noun = "file" if videos else "photo"
+    waiting = [file for file in photos if not results.is_done(file)]
+    unread = [file for file in videos if not of_videos.is_done(file)]
+    if done := len(files) - len(waiting) - len(unread):
+        log.info("%d of %d %ss are done already", done, len(files), noun)
+    if waiting or unread:
         reader = FaceReader.load(config.checkpoint, **{key: config[key] for key in READER_KEYS})
-        read_photos(reader, waiting, results)
+        if waiting:
+            read_photos(reader, waiting, results)
+        for file in unread:
+            tracker = FaceTracker(reader, config.look_every, config.smooth)
+            read_video(tracker, file, of_videos, VideoOutputs(config.moving_mesh, config.parquet))
     faces, skipped = results.finish(files, config.parquet)
     reasons = f"{_count(skipped, 'file')} skipped, {folder / 'skipped.csv'} says why"
     if not faces:
-        raise InputError(f"no face in any photo; {reasons}")
-    results_of = f"{_count(faces, 'face')} of {_count(len(files) - skipped, 'photo')}"
+        raise InputError(f"no face in any {noun}; {reasons}")
+    results_of = f"{_count(faces, 'face')} of {_count(len(files) - skipped, noun)}"
     log.info("In %s: %s%s", folder.absolute(), results_of, f"; {reasons}" if skipped else "")
     return faces
 
@@ -65,10 +85,10 @@ def validate_config(config: DictConfig) -> Outputs:
             "no checkpoint, and the package has no weights of its own yet: set checkpoint=RUN/checkpoints/best.ckpt; "
             "python -m jointface.train makes one in about ten minutes"
         )
-    for key in ("overlay", "parquet", "two_passes"):
+    for key in ("overlay", "parquet", "two_passes", "smooth", "moving_mesh"):
         if not isinstance(config[key], bool):
             raise ConfigError(f"{key}={config[key]}: expected true or false")
-    for key in ("batch_size", "max_faces", "overlay_side"):
+    for key in ("batch_size", "max_faces", "overlay_side", "look_every"):
         value = config[key]
         if (type(value) is not int or value < 1) and not (key == "max_faces" and value is None):
             raise ConfigError(f"{key}={value}: expected a whole number above 0")
@@ -83,26 +103,91 @@ def validate_config(config: DictConfig) -> Outputs:
 
 def read_photos(reader: FaceReader, files: Sequence[InputFile], results: Results) -> None:
     """Reads photos and writes their results, with a progress bar, or lines where the output is no terminal."""
-    columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[rate]}",
-               TimeRemainingColumn())  # fmt: skip
-    done, start = 0, time.monotonic()
-    with Progress(*columns) as progress:
-        line = start
-        task = progress.add_task("Photos", total=len(files), rate="")
+    done = 0
+    with _Progress("photo", len(files)) as progress:
         try:
             for file, reading in zip(files, reader.read([file.path for file in files]), strict=True):
                 for message in messages(file, reading, results.write(file, reading)):
-                    progress.console.print(message, markup=False, highlight=False, soft_wrap=True)
-                done, now = done + 1, time.monotonic()
-                rate = f"{done / (now - start):.1f} photos/s"
-                progress.update(task, advance=1, rate=rate)
-                if not progress.console.is_terminal and now - line >= SECONDS_BETWEEN_LINES:
-                    line = now
-                    log.info("%d of %d photos, %s", done, len(files), rate)
+                    progress.say(message)
+                done += 1
+                progress.advance()
         except KeyboardInterrupt:
             log.info("Stopped after %d of %d photos; the same command continues there", done, len(files))
             raise
-    log.info("%s in %.1f s, %s", _count(done, "photo"), now - start, rate)
+
+
+def read_video(tracker: FaceTracker, file: InputFile, results: Results, more: VideoOutputs) -> None:
+    """Reads a video and writes its results, with progress as of photos. Ctrl-C ends a recording of a camera."""
+    results.folder.mkdir(parents=True, exist_ok=True)
+    camera = str(file.path).startswith(CAMERA)
+    with TemporaryDirectory(dir=results.folder, prefix=".video_", ignore_cleanup_errors=True) as scratch:
+        try:
+            video = Video(file.path)
+        except InputError as error:
+            results.take_video(file, 0, {}, str(error).removeprefix(f"{file.path}: "))
+            log.info("skipped %s", error)
+            return
+        sound = None if camera else file.path
+        recorder = VideoRecorder(Path(scratch), file.name, video, results.outputs, more, sound)
+        log.info("Reading %s%s", file.path, "; Ctrl-C ends it" if camera else "")
+        with _Progress("picture", video.count) as progress, suppress(*[KeyboardInterrupt] * camera):
+            for frame in video:
+                recorder.add(frame, [] if frame.image is None else tracker(frame.image, frame.time))
+                progress.advance()
+        video.close()
+        written = recorder.finish() if recorder.people else {}
+        reason = None if recorder.people else "no face was found"
+        results.take_video(file, recorder.people, written, reason)
+    for note in [*video.notes, *([f"skipped: {reason}"] if reason else [])]:
+        log.info("%s: %s", file.path, note)
+
+
+def _recording(camera: str) -> InputFile:
+    """A recording that starts now; its name is that of no other."""
+    name = camera.replace(":", "_").replace("/", "_")
+    return InputFile(Path(camera), f"{name}_{time.strftime('%Y-%m-%d_%H-%M-%S')}")
+
+
+class _Progress:
+    """A bar that counts what is read, or a line a minute where the output is no terminal.
+
+    Args:
+        noun: what is counted. total: None where it is not known.
+    """
+
+    def __init__(self, noun: str, total: int | None) -> None:
+        columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn(),
+                   "{task.fields[rate]}", TimeRemainingColumn())  # fmt: skip
+        self._bar = Progress(*columns)
+        self._task = self._bar.add_task(f"{noun.capitalize()}s", total=total, rate="")
+        self._noun, self._total, self._done = noun, total, 0
+        self._start = self._line = time.monotonic()
+
+    def __enter__(self) -> "_Progress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, fault: type[BaseException] | None, *_: Any) -> None:
+        self._bar.stop()
+        if fault is None:
+            seconds = time.monotonic() - self._start
+            log.info("%s in %.1f s, %s", _count(self._done, self._noun), seconds, self._rate())
+
+    def say(self, message: str) -> None:
+        """Prints a line above the bar."""
+        self._bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+    def advance(self) -> None:
+        """One more is read."""
+        self._done, now = self._done + 1, time.monotonic()
+        self._bar.update(self._task, advance=1, rate=self._rate())
+        if not self._bar.console.is_terminal and now - self._line >= SECONDS_BETWEEN_LINES:
+            self._line = now
+            of_all = "" if self._total is None else f" of {self._total}"
+            log.info("%d%s %ss, %s", self._done, of_all, self._noun, self._rate())
+
+    def _rate(self) -> str:
+        return f"{self._done / max(time.monotonic() - self._start, 1e-9):.1f} {self._noun}s/s"
 
 
 def messages(file: InputFile, reading: Reading, skipped: str | None) -> list[str]:

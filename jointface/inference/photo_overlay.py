@@ -18,12 +18,15 @@ LEGIBLE = 90  # pixels of a face in the overlay from which on it has dots and it
 Picture = UInt8[np.ndarray, "height width 3"]
 
 
-def photo_overlay(photo: Photo, faces: Sequence[Face], longest: int, text: bool = True) -> Picture:
+def photo_overlay(
+    photo: Photo, faces: Sequence[Face], longest: int, text: bool = True, numbers: Sequence[int] | None = None
+) -> Picture:
     """The photo with mesh, landmarks, axes, number and likeliest attributes of each face.
 
     Args:
         longest: pixels of the longer side, to which larger photos are reduced.
         text: whether number and attributes are written.
+        numbers: of the faces; None counts them from 1.
     """
     height, width = photo.image.shape[:2]
     scale = overlay_scale(height, width, longest)
@@ -31,7 +34,7 @@ def photo_overlay(photo: Photo, faces: Sequence[Face], longest: int, text: bool 
     picture = cv2.resize(photo.image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     for face in reversed(faces):  # the surest on top
         picture = _add_shape(picture, face, scale)
-    for number, face in enumerate(faces if text else [], start=1):
+    for number, face in zip(numbers or range(1, len(faces) + 1), faces if text else [], strict=False):
         picture = _add_text(picture, face, scale, str(number))
     return picture
 

@@ -6,6 +6,7 @@
         faces.csv, faces.json      one row a face; also faces.parquet
         skipped.csv                photos without a result, and why
         contact_sheet.png          up to 96 faces, evenly spaced
+    videos/                    of each video what `video_results` lists
         records/NAME.json          what was read of a photo, written last: the photo is done
 
 Every file is written whole or not at all. A photo whose record is of the same file and the same settings is done.
@@ -81,7 +82,7 @@ class Results:
     @staticmethod
     def own_paths(folder: Path) -> list[Path]:
         """What such a folder holds, which is no input."""
-        names = ("overlays", "meshes", "records", "contact_sheet.png", "skipped.csv")
+        names = ("overlays", "meshes", "videos", "records", "contact_sheet.png", "skipped.csv")
         return [folder / name for name in (*names, "faces.csv", "faces.json", "faces.parquet")]
 
     def is_done(self, file: InputFile) -> bool:
@@ -115,11 +116,32 @@ class Results:
         write_atomically(self._record_path(file), json.dumps(record).encode())
         return reason
 
+    def take_video(self, file: InputFile, people: int, written: Mapping[str, Path], reason: str | None) -> None:
+        """Takes over the results of one video.
+
+        Args:
+            written: names of the files below this folder, and where they are now, on the same disk.
+            reason: why there are none, if there are none.
+
+        Raises:
+            DataError: a file cannot be moved.
+        """
+        self._remove_results(file)
+        try:
+            for name, path in written.items():
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                path.replace(self.folder / name)
+        except OSError as error:
+            raise DataError(f"cannot write to {self.folder.absolute()} ({error.strerror}); make room there") from error
+        record = {"photo": str(file.path), "made_from": self._fingerprint(file), "skipped": reason,
+                  "files": [*written], "faces": [], "people": people}  # fmt: skip
+        write_atomically(self._record_path(file), json.dumps(record).encode())
+
     def finish(self, files: Sequence[InputFile], parquet: bool = False) -> tuple[int, int]:
         """Writes tables and contact sheet of these photos, as far as they are done.
 
         Returns:
-            Number of faces, and of photos without a result.
+            Number of faces, in videos of people, and of files without a result.
         """
         for name in ("faces.parquet", "contact_sheet.png"):  # of an earlier run with other settings
             (self.folder / name).unlink(missing_ok=True)
@@ -130,15 +152,17 @@ class Results:
             for entry in record["faces"]
         ]
         skipped = [{"photo": record["photo"], "reason": record["skipped"]} for record in records if record["skipped"]]
-        table = face_table(entries)
-        write_atomically(self.folder / "faces.csv", to_csv(table))
-        write_atomically(self.folder / "faces.json", to_json(entries))
-        if parquet:
-            write_atomically(self.folder / "faces.parquet", to_parquet(table))
+        people = sum(record.get("people", 0) for record in records)
+        if entries or not people:  # not of videos alone
+            table = face_table(entries)
+            write_atomically(self.folder / "faces.csv", to_csv(table))
+            write_atomically(self.folder / "faces.json", to_json(entries))
+            if parquet:
+                write_atomically(self.folder / "faces.parquet", to_parquet(table))
         write_atomically(self.folder / "skipped.csv", to_csv(pd.DataFrame(skipped, columns=["photo", "reason"])))
         if self.outputs.overlay and entries:
             self._write_contact_sheet(records)
-        return len(entries), len(skipped)
+        return len(entries) + people, len(skipped)
 
     def _write_meshes(self, file: InputFile, faces: Sequence[Face]) -> Iterator[Path]:
         for number, face in enumerate(faces, start=1):
