@@ -16,8 +16,8 @@ from jointface.evaluation.benchmark_result import BenchmarkResult, Table
 from jointface.evaluation.methods import PredictedFace, ShapeMethod
 from jointface.evaluation.shape_errors import KnownFace, measure_errors, note_missing
 from jointface.geometry.closest_point import Surface
-from jointface.metrics.alignment import fit_similarity, move
-from jointface.metrics.scan_alignment import align_with_scan, inverse
+from jointface.metrics.alignment import fit_similarity
+from jointface.metrics.scan_alignment import closest_after_icp
 
 log = logging.getLogger(__name__)
 
@@ -99,8 +99,7 @@ def distances_to_scan(face: PredictedFace, truth: _Truth) -> dict[str, float]:
     assert face.triangles is not None
     surface = Surface(vertices, face.triangles)
     start = fit_similarity(landmarks[list(SEVEN)], truth.landmarks)
-    motion = align_with_scan(surface, truth.points, start)
-    closest = move(motion, surface.closest(move(inverse(motion), truth.points)))
+    closest = closest_after_icp(surface, truth.points, start)
     distances = (closest - truth.points).norm(dim=1).numpy()
     return {**_statistics(distances), "distances": distances.astype(np.float32)}
 

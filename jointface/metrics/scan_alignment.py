@@ -70,6 +70,12 @@ def align_with_scan(surface: Surface, scan: Points, start: Float[Tensor, "3 4"])
     return motion(least_squares(distances, np.zeros(7), derivatives, method="lm", ftol=1e-6, xtol=1e-6).x)
 
 
+def closest_after_icp(surface: Surface, scan: Points, start: Float[Tensor, "3 4"]) -> Float64[Tensor, "points 3"]:
+    """The nearest point to each scan point on the surface, aligned by `align_with_scan`; in the scan's space."""
+    motion = align_with_scan(surface, scan, start)
+    return move(motion, surface.closest(move(inverse(motion), scan)))
+
+
 def align_region(
     surface: Surface, scan: Points, keypoints: Keypoints, true_keypoints: Keypoints, share: float = 1.0
 ) -> Motion:

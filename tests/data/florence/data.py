@@ -13,8 +13,8 @@ from tests.data.bfm_3ddfa.data import SIDE
 TEXTURE_SIDE = 256
 SHIFT = np.array([30.0, -12.0, 5.0])  # of the nose's landmark, in mm: scans do not lie at the origin
 STEMS = {"frontal1": "110920150452", "frontal2": "110920150628", "sidel": "110920150714", "sider": "110920150801"}
-# Vertices that were picked on the frontal scans of the published data set, and the landmarks that they are: data/micc of
-# github.com/eduardramon/hyperparams-free-3D-losses, where subject 1 goes with frame 890 of its indoor video.
+# Vertices that were picked on the published frontal scans, and the landmarks that they are, from data/micc of
+# github.com/eduardramon/hyperparams-free-3D-losses; there, subject 1 goes with frame 890 of its indoor video.
 PICKED = {
     1: {
         "right_eye_lacrimal": (24302, 39), "left_eye_lacrimal": (24086, 42), "nose_base": (9561, 33),
