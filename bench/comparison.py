@@ -30,7 +30,7 @@ def read_run(folder: Path) -> list[dict[str, object]]:
         key: value for key, value in overrides.items() if key not in (*FACES, "experiment", "seed", "sweep", "name")
     }
     rows: list[dict[str, object]] = []
-    for key, value in json.loads((folder / "metrics.json").read_text()).items():
+    for key, value in json.loads((folder / "metrics.json").read_text(encoding="utf-8")).items():
         split, source, metric = (*key.split("/", 2), "")[:3]
         if split == "test" and metric in METRICS:
             run = {"run": str(folder), "kind": kind, "faces": faces, "seed": overrides["seed"], "equal": str(equal)}

@@ -57,7 +57,7 @@ def private_bytes() -> int:
     """Memory that the workers do not share, of all together."""
     total = 0
     for child in multiprocessing.active_children():
-        for line in Path(f"/proc/{child.pid}/smaps_rollup").read_text().splitlines():
+        for line in Path(f"/proc/{child.pid}/smaps_rollup").read_text(encoding="utf-8").splitlines():
             if line.startswith(("Private_Clean", "Private_Dirty")):
                 total += int(line.split()[1]) * 1024
     return total

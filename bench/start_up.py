@@ -53,7 +53,7 @@ def main() -> None:
         crop = CropTransform(256)
         plain = "splitting the attribute file into words"
         times = medians({
-            plain: seconds(lambda: attributes.read_text().split()),
+            plain: seconds(lambda: attributes.read_text(encoding="utf-8").split()),
             "CelebA's attribute file, 202,599 rows": seconds(lambda: read_label_file(attributes)),
             "CelebA, training split": seconds(lambda: CelebA(root / "celeba", "train", crop)),
             "300W-LP, training split, 122,450 pairs": seconds(lambda: W300LP(root / "300W_LP", "train", crop, model)),

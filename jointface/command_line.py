@@ -1,6 +1,7 @@
 """Turns functions into commands that read their config and end in one line on errors and signals."""
 
 import argparse
+import io
 import logging
 import os
 import re
@@ -76,6 +77,8 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
                     os.environ["HYDRA_FULL_ERROR"] = full_error
 
         def main() -> None:
+            if isinstance(sys.stdout, io.TextIOWrapper):  # names may have letters that the terminal lacks
+                sys.stdout.reconfigure(errors="backslashreplace")
             os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors over several lines
             sys.argv[1:] = [with_home(without_group(word)) for word in sys.argv[1:]]
             try:

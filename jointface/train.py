@@ -27,7 +27,7 @@ from rich.table import Table
 from jointface.callbacks import WeightAverage, raise_if_pruned
 from jointface.command_line import entry_point, remove_unused_folder
 from jointface.datamodules import JointDataModule
-from jointface.errors import ConfigError, RunStopped
+from jointface.errors import ConfigError, DataError, RunStopped
 from jointface.modules import JointFaceModule
 from jointface.modules.checkpoint import read_checkpoint
 from jointface.modules.compilation import require_compiler
@@ -107,6 +107,13 @@ def train(config: DictConfig) -> dict[str, float]:
         try:
             fit(config, trainer, module, datamodule, start, requeues=given == AUTO)
             return test(config, trainer, module, datamodule)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DataError(
+                f"a loader process died ({shorten(str(error), 150)}): lower num_workers or batch_size, or give the "
+                "container more shared memory (docker run --shm-size=2g); num_workers=0 needs none"
+            ) from error
         except MisconfigurationException as error:
             raise ConfigError(shorten(str(error), 300)) from error
 

@@ -19,6 +19,7 @@ LEVELS = [
     {"train", "evaluate", "predict", "export", "prepare", "synthesize", "summarize", "workspace"},
 ]
 LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}
+OTHER_OPEN = {"Image", "lmdb", "os"}  # which open other things than text files
 
 
 def modules() -> dict[str, ast.Module]:
@@ -64,6 +65,16 @@ def test_geometry_needs_neither_lightning_nor_hydra() -> None:
             heads = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
             heads |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
             assert not {head.split(".")[0] for head in heads} & {"lightning", "hydra", "omegaconf"}, name
+
+
+def test_text_files_are_utf8_in_every_locale() -> None:
+    for name, tree in modules().items():
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            function = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+            modes = [str(argument.value) for argument in call.args if isinstance(argument, ast.Constant)]
+            text = function in ("read_text", "write_text") or (function == "open" and not any("b" in m for m in modes))
+            if text and not (isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) in OTHER_OPEN):
+                assert "encoding" in {word.arg for word in call.keywords}, f"{name}, line {call.lineno}"
 
 
 def test_every_file_name_is_there_once() -> None:

@@ -384,3 +384,10 @@ def test_the_cached_head_is_what_the_installed_anny_gives(head: Head) -> None:
     error = (rebuilt - exact).norm(dim=-1)[:, head.model.face_region]
     assert error.mean() < 0.8  # mm
     assert error.max() < 8
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: Path("~no such user").expanduser())
+    with pytest.raises(DataError, match="this user has no home: set HOME or XDG_CACHE_HOME"):
+        cache_folder()

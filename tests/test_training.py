@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -248,6 +249,17 @@ def test_a_training_without_a_best_checkpoint_says_why(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         train(tiny_config(tiny_data, tmp_path, *overrides))
+
+
+def test_a_loader_process_that_the_system_killed_is_explained(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error.")
+    monkeypatch.setattr("jointface.train.fit", Mock(side_effect=killed))
+    with pytest.raises(
+        DataError, match=r"loader process died \(.*Bus error.*--shm-size=2g\); num_workers=0 needs none"
+    ):
+        train(tiny_config(tiny_data, tmp_path))
 
 
 def test_a_single_readable_face_stops_batch_norm_in_words(tiny_data: Path, tmp_path: Path) -> None:

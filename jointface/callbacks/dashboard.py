@@ -213,7 +213,7 @@ def meshes(
 
 def _config(trainer: Trainer) -> dict[str, Any]:
     path, data = Path(trainer.default_root_dir) / "config.yaml", trainer.datamodule  # type: ignore[attr-defined]
-    return (yaml.safe_load(path.read_text()) if path.is_file() else {}) | {
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}) | {
         "num_samples": {
             stage: {name: data.num_samples(stage, name) for name in sources} for stage, sources in data.datasets.items()
         },

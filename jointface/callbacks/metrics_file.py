@@ -23,7 +23,7 @@ class MetricsFile(Callback):
         """Starts with the values that a resumed run left in its folder."""
         path = _path(trainer)
         try:
-            self.values = json.loads(path.read_text()) if path.is_file() else {}
+            self.values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         except ValueError:
             log.warning("%s is unreadable and will be replaced", path)
 

@@ -274,7 +274,7 @@ def read_nose_tip(path: Path) -> Float[Tensor, "3"] | None:
     if not path.exists():
         return None
     try:
-        values = np.array(path.read_text().split(), dtype=np.float32)
+        values = np.array(path.read_text(encoding="utf-8").split(), dtype=np.float32)
         if values.shape == (3,) and np.isfinite(values).all():
             return torch.from_numpy(values)
     except (OSError, ValueError) as error:

@@ -84,7 +84,7 @@ def read_keypoints(path: Path, triangles: int) -> Float64[np.ndarray, "85 3"]:
     """Triangle and weights of its first two corners of each keypoint; raises a DataError for any other file."""
     require_file(path, "REALY's keypoints on a mesh", FROM_REALY)
     try:
-        rows = np.array(json.loads(path.read_text()), dtype=float)
+        rows = np.array(json.loads(path.read_text(encoding="utf-8")), dtype=float)
     except ValueError as error:
         raise DataError(f"{path}: not REALY's keypoints ({error}); {FROM_REALY}") from error
     if rows.shape != (NUM_KEYPOINTS, 3) or not ((rows[:, 0] >= 0) & (rows[:, 0] < triangles)).all():

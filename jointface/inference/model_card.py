@@ -44,12 +44,12 @@ def read_run(checkpoint: Path) -> RunFacts:
     folder = checkpoint.absolute().parent.parent
     overrides, metrics = folder / ".hydra" / "overrides.yaml", folder / "metrics.json"
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         sources = config["data"]["sources"].values()
         data_sets = [str(source["dataset"]["_target_"]).rpartition(".")[2] for source in sources
                      if "train" in source.get("splits", ["train"])]  # fmt: skip
-        words = (yaml.safe_load(overrides.read_text()) or []) if overrides.is_file() else []
-        values = json.loads(metrics.read_text()) if metrics.is_file() else {}
+        words = (yaml.safe_load(overrides.read_text(encoding="utf-8")) or []) if overrides.is_file() else []
+        values = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {}
         name = str(config["name"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
         return RunFacts()  # the folder is no run's

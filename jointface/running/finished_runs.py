@@ -112,7 +112,7 @@ def _config(path: Path) -> tuple[dict[str, str], str, str, int, bool]:
 
 
 def _metrics(path: Path) -> dict[str, float]:
-    return {name: float(value) for name, value in json.loads(path.read_text()).items()}
+    return {name: float(value) for name, value in json.loads(path.read_text(encoding="utf-8")).items()}
 
 
 def _history(path: Path, monitor: str) -> tuple[int, pd.Series]:

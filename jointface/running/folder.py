@@ -120,7 +120,7 @@ def write_config(folder: Path, config: DictConfig, new: bool) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with path.open("x") as file:
+        with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
         raise ConfigError(f"another run has just started in {folder}: choose another folder") from error

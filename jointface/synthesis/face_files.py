@@ -149,7 +149,7 @@ def _require_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
         write_atomically(path, json.dumps(settings, indent=2).encode())
         return
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not readable ({error}); choose another output_dir or delete this one") from error
     if different := sorted(key for key in {*found, *settings} if found.get(key) != settings.get(key)):

@@ -45,8 +45,15 @@ def load_head(cache_dir: str | None = None) -> Head:
 
 
 def cache_folder() -> Path:
-    """Default folder of the built head: $XDG_CACHE_HOME/jointface, or ~/.cache/jointface."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jointface"
+    """Default folder of the built head: $XDG_CACHE_HOME/jointface, or ~/.cache/jointface.
+
+    Raises:
+        DataError: the user has no home, as in a container that runs under a number without a name.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jointface"
+    except RuntimeError as error:
+        raise DataError("this user has no home: set HOME or XDG_CACHE_HOME to a folder to keep files in") from error
 
 
 def _build(path: Path) -> None:
