@@ -4,10 +4,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
 
-from jointface.datamodules.loading import TimedLoader
+from jointface.datamodules import Augmentation, CelebA, CropTransform
+from jointface.datamodules.loading import Batches, TimedLoader, identity_collate, start_worker
+from jointface.datamodules.sampling import TrainingStream
 
 STOPPED_IN_AN_EPOCH = """
 from torch.utils.data import DataLoader
@@ -21,6 +28,20 @@ raise SystemExit(130)
 def test_a_program_that_stops_while_loaders_work_ends() -> None:
     ended = subprocess.run([sys.executable, "-c", STOPPED_IN_AN_EPOCH], timeout=120, check=False)
     assert ended.returncode == 130
+
+
+@pytest.mark.parametrize("method", [pytest.param("forkserver", marks=pytest.mark.slow), "spawn"])
+def test_processes_that_are_not_forked_load_the_same(method: str, tiny_data: Path) -> None:
+    """Windows and macOS spawn, and from Python 3.14 on Linux uses a fork server."""
+    data = CelebA(tiny_data / "celeba", "train", CropTransform(32, Augmentation()))
+
+    def first(**workers: Any) -> dict[str, Tensor]:
+        stream = TrainingStream("celeba", len(data), 4, seed=0)
+        return next(iter(DataLoader(Batches(data), batch_sampler=stream, collate_fn=identity_collate, **workers)))
+
+    here, there = first(), first(num_workers=1, multiprocessing_context=method, worker_init_fn=start_worker)
+    assert here.keys() == there.keys()
+    assert all(torch.equal(here[key], there[key]) for key in here)
 
 
 class SlowBatches:
