@@ -10,6 +10,7 @@ from jointface.command_line import entry_point
 from jointface.datamodules.on_disk import require_room_for
 from jointface.errors import ConfigError
 from jointface.evaluation.benchmark import open_split, run_benchmarks
+from jointface.evaluation.group_gaps import read_groups
 from jointface.evaluation.other_programs import import_predictions
 from jointface.evaluation.participants import Participants, open_participants
 from jointface.evaluation.rendered_images import image_files, write_images
@@ -45,7 +46,8 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     checkpoints, compare = ([str(value) for value in as_list(config[key])] for key in ("checkpoint", "compare"))
     participants = open_participants(checkpoints, compare, config.batch_size, config.device, config.precision)
     data_dir = str(config.paths.data_dir)
-    results, skipped = run_benchmarks(config.benchmarks, participants, data_dir, config.num_images)
+    groups = None if config.groups is None else read_groups(Path(config.groups))
+    results, skipped = run_benchmarks(config.benchmarks, participants, data_dir, config.num_images, groups)
     page = write_report(results, output_dir, "JointFace: evaluation", _facts(config, participants), skipped)
     print_results(results)
     log.info("The report is %s; tables and figures are beside it", page.absolute())

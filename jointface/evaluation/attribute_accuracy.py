@@ -13,8 +13,9 @@ from torch import Tensor
 from jointface.attributes import LabelSet, calibrated_probability, positive_weight
 from jointface.datamodules.face_dataset import FaceDataset
 from jointface.errors import ConfigError
-from jointface.evaluation.attribute_tables import TRIVIAL, VAL, attribute_tables, common_attributes
+from jointface.evaluation.attribute_tables import GAP, TRIVIAL, VAL, attribute_tables, common_attributes
 from jointface.evaluation.benchmark_result import BenchmarkResult
+from jointface.evaluation.group_gaps import accuracy_gaps, add_group_tables, groups_of
 from jointface.evaluation.network_outputs import network_outputs
 from jointface.metrics.attribute_scores import attribute_scores
 from jointface.metrics.calibration import BINS, best_thresholds, expected_calibration_error, reliability
@@ -75,6 +76,7 @@ def attribute_accuracy(
     train_alpha: Float[Tensor, "attributes"] | None = None,
     batch_size: int = 64,
     device: str | torch.device = "cpu",
+    groups: pd.DataFrame | None = None,
 ) -> BenchmarkResult:
     """Measures accuracy, balanced accuracy, F1, average precision and calibration error of networks on the attributes
     of a test set, at the threshold 1/2 and at thresholds chosen on the validation split.
@@ -87,6 +89,7 @@ def attribute_accuracy(
         val: the validation split of the same data set, for thresholds; without it those columns are left out.
         train_alpha: negatives per positive in the data set's training split (`FaceDataset.alpha`), for the trivial
             predictor; None: computed from val if it is given, else from test.
+        groups: further groups of the test samples, see `group_gaps.groups_of_files`, beside those that the labels tell.
 
     Raises:
         ConfigError: the test set labels no attribute, or none that any network knows.
@@ -110,13 +113,18 @@ def attribute_accuracy(
     on_val = {} if val is None else _predict(networks, shared, val, train_alpha, batch_size, device)
     alpha = on_val[TRIVIAL].alpha if on_val else train_alpha
     on_test = _predict(networks, shared, test, alpha, batch_size, device)
-    scores = {key: _scores(its, on_val.get(key)) for key, its in on_test.items()}
+    trivial = on_test[TRIVIAL]
+    of_labels = groups_of(trivial.labels, trivial.mask, label_set)
+    groups = of_labels if groups is None else groups.combine_first(of_labels)
+    scores = {key: _scores(its, on_val.get(key), groups) for key, its in on_test.items()}
     split, val_faces = str(getattr(test, "split", "test")), 0 if val is None else len(val)
     tables = attribute_tables(label_set, scores, split, len(test), val_faces)
     measured = {key: its for key, its in on_test.items() if key != TRIVIAL}
-    result = BenchmarkResult(label_set.name, _metrics(scores), tables, _per_image(test, measured), notes=notes)
+    per_image = _per_image(test, measured, groups)
+    result = BenchmarkResult(label_set.name, _metrics(scores), tables, per_image, notes=notes)
     _add_correlations(result, measured)
     _add_figures(result, scores, measured)
+    add_group_tables(result, [*groups], {"attribute_error": ("share of attributes that are wrong, %", 100)})
     result.notes += [
         f"{key} is evaluated on the {len(its)} of {len(label_set)} attributes of {label_set.name} that it knows, "
         f"calibrated by the prevalence in {', '.join(its['teacher'].unique())}, from which it learned them."
@@ -163,7 +171,7 @@ def _predict(
     return {**predictions, TRIVIAL: trivial}
 
 
-def _scores(test: Predictions, val: Predictions | None) -> pd.DataFrame:
+def _scores(test: Predictions, val: Predictions | None, groups: pd.DataFrame) -> pd.DataFrame:
     """A table with a row for each attribute that has both classes and a column for each metric, all in [0, 1]."""
     labels, mask = test.labels, test.mask
     at_half = attribute_scores(test.logits, labels, mask, test.alpha)
@@ -184,6 +192,9 @@ def _scores(test: Predictions, val: Predictions | None) -> pd.DataFrame:
             thresholds = best_thresholds(reading, val.labels, val.mask, goal).nan_to_num(posinf=1e6, neginf=-1e6)
             found = attribute_scores(test.logits - thresholds, labels, mask, test.alpha)
             columns |= {f"{metric}{VAL}": found[metric] for metric in chosen}
+    correct = (test.probability > 0.5) == (labels > 0.5)
+    gaps = accuracy_gaps(correct, mask, groups)
+    columns |= {f"{GAP}{grouping.replace(' ', '_')}": gap for grouping, gap in gaps.items() if not gap.isnan().all()}
     frame = pd.DataFrame({column: values.tolist() for column, values in columns.items()}, index=list(test.attributes))
     return frame.loc[test.both_classes]
 
@@ -202,7 +213,7 @@ def _metrics(scores: Mapping[str, pd.DataFrame]) -> dict[str, float]:
     return metrics
 
 
-def _per_image(test: FaceDataset, predictions: Mapping[str, Predictions]) -> pd.DataFrame:
+def _per_image(test: FaceDataset, predictions: Mapping[str, Predictions], groups: pd.DataFrame) -> pd.DataFrame:
     """The fraction of each face's known attributes that each method gets wrong, at the calibrated probability 1/2."""
     files = [test.name(n) if test.rendered else "/".join(test.path(n).parts[-2:]) for n in range(len(test))]
     frames = []
@@ -210,7 +221,7 @@ def _per_image(test: FaceDataset, predictions: Mapping[str, Predictions]) -> pd.
         wrong = ((its.probability > 0.5) != (its.labels > 0.5)) & its.mask
         errors = (wrong.sum(1) / its.mask.sum(1)).tolist()  # NaN if none is known
         columns = {"file": files, "index": range(len(files)), "method": method, "attribute_error": errors}
-        frames.append(pd.DataFrame(columns))
+        frames.append(pd.concat([pd.DataFrame(columns), groups], axis=1))
     return pd.concat(frames, ignore_index=True)
 
 

@@ -9,6 +9,7 @@ from jointface.evaluation.benchmark_result import DATA_SETS, Table
 from jointface.evaluation.published_figures import QuotedRow, quoted_rows, with_quoted
 
 TRIVIAL = "trivial"  # the predictor's name, as in the metrics of training
+GAP = "accuracy_gap_"  # prefix of the gaps in accuracy between groups of people
 VAL = "_val_threshold"  # suffix of scores at the thresholds of the validation split
 HEADINGS = {
     "positives": "positives",
@@ -121,7 +122,9 @@ def _calibration_table(title: str, scores: Scores) -> Table:
 
 def _attribute_table(data_set: str, method: str, scores: Scores, caption: str) -> Table:
     of_method = scores[method]
-    frame = 100 * of_method[[column for column in HEADINGS if column in of_method]].rename(columns=HEADINGS)
+    gaps = {column: f"gap by {column.removeprefix(GAP)}" for column in of_method if column.startswith(GAP)}
+    headings = {column: heading for column, heading in HEADINGS.items() if column in of_method} | gaps
+    frame = 100 * of_method[[*headings]].rename(columns=headings)
     frame.insert(2, "trivial accuracy", 100 * scores[TRIVIAL]["accuracy"].reindex(frame.index))
     frame.loc["mean"] = frame.mean()
     frame.index.name = "attribute"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+import pandas as pd
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -22,6 +23,7 @@ from jointface.evaluation.comparability import (
     note_incomplete_rows,
     require_comparable,
 )
+from jointface.evaluation.group_gaps import ANCESTRY, BINARY, add_group_tables, groups_of_files
 from jointface.evaluation.methods import FolderMethod, MeanFaceMethod, NetworkMethod, ShapeMethod
 from jointface.evaluation.participants import Participants, folders_by_benchmark, require_different
 from jointface.evaluation.shape_figures import add_shape_figures
@@ -58,13 +60,14 @@ def open_split(
 @dataclass
 class Benchmark:
     """A benchmark and its participants. config: its entry in `benchmarks`. num_images: the largest number of images
-    to use from the test and the validation split; None takes all."""
+    to use from the test and the validation split; None takes all. groups: of photos, see `group_gaps.read_groups`."""
 
     name: str
     config: DictConfig
     participants: Participants
     data_dir: str
     num_images: int | None = None
+    groups: pd.DataFrame | None = None
     notes: list[str] = field(default_factory=list)
 
     @cached_property
@@ -132,6 +135,12 @@ class Benchmark:
             table.reference += tuple(method.name for method in references)
         require_comparable(result, self.participants.folders)
         add_shape_figures(result, methods, test, model, self.config.curves)
+        of_images = result.per_image.drop_duplicates("index").set_index("index")
+        groups = of_images[[column for column in (*BINARY, ANCESTRY) if column in of_images]]
+        if (given := self._groups(test)) is not None:
+            groups = given.loc[of_images.index].combine_first(groups)
+            result.per_image = result.per_image.drop(columns=groups.columns, errors="ignore").join(groups, on="index")
+        add_group_tables(result, [*groups], {curve.error: (curve.label, curve.scale) for curve in self.config.curves})
         result.notes[:0] = [remark for folder in folders for remark in folder.remarks()]
         return result
 
@@ -140,11 +149,20 @@ class Benchmark:
         val, train = self._optional_split("val", self.num_images), self._optional_split("train")
         alpha = None if train is None else train.alpha()
         protocol = instantiate(self.config.attributes, _convert_="all")
-        return protocol(networks, test, val, alpha, **self.participants.placement)
+        return protocol(networks, test, val, alpha, **self.participants.placement, groups=self._groups(test))
 
     def _features(self, test: FaceDataset) -> BenchmarkResult:
         protocol = instantiate(self.config.features, _convert_="all")
         return protocol(self.participants.networks, test, **self.participants.placement)
+
+    def _groups(self, test: FaceDataset) -> pd.DataFrame | None:
+        """The groups of the test samples in the given table, None without one."""
+        if self.groups is None:
+            return None
+        if (groups := groups_of_files(test, self.groups)) is None:
+            self.notes.append(f"groups: no row is of a photo of this benchmark, such as {test.name(0)}.")
+            log.warning("%s: %s", self.name, self.notes[-1])
+        return groups
 
     def _optional_split(self, split: str, num_images: int | None = None) -> FaceDataset | None:
         """Opens a split that the benchmark does not require; None if it is missing."""
@@ -158,7 +176,11 @@ class Benchmark:
 
 
 def run_benchmarks(
-    configs: Mapping[str, DictConfig], participants: Participants, data_dir: str, num_images: int | None
+    configs: Mapping[str, DictConfig],
+    participants: Participants,
+    data_dir: str,
+    num_images: int | None,
+    groups: pd.DataFrame | None = None,
 ) -> tuple[list[BenchmarkResult], list[str]]:
     """Finds out which benchmarks can run and which folders hold predictions for them, then runs them.
 
@@ -184,7 +206,7 @@ def run_benchmarks(
     tests: dict[str, FaceDataset] = {}  # of 3D faces
     for name, config in configs.items():
         with skip_on_error(name):
-            benchmark = Benchmark(name, config, participants, data_dir, num_images)
+            benchmark = Benchmark(name, config, participants, data_dir, num_images, groups)
             able, test = benchmark.able, benchmark.test
             benchmarks[name] = benchmark
             tests |= {name: test} if "shape" in able else {}

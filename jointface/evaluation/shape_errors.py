@@ -12,6 +12,7 @@ from torch import Tensor
 
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample
 from jointface.evaluation.benchmark_result import MISSING_FILE
+from jointface.evaluation.group_gaps import groups_of_sample
 from jointface.evaluation.methods import PredictedFace, ShapeMethod
 from jointface.geometry.camera import center_depth
 from jointface.metrics.nme import YAW_BINS, normalised_mean_error
@@ -40,8 +41,8 @@ def measure_errors(
     """Runs methods on samples of a data set. Predictions that are not finite count as missing.
 
     Returns:
-        A row for each image and method: file, index, method, facts about the image, whether the method
-        `has_prediction`, and the errors; NaN for errors that cannot be measured.
+        A row for each image and method: file, index, method, facts about the image and the groups that its attributes
+        tell, whether the method `has_prediction`, and the errors; NaN for errors that cannot be measured.
     """
     rows: list[dict[str, Any]] = []
     facts: dict[str, Any] = {}
@@ -54,8 +55,9 @@ def measure_errors(
                 values = [] if face is None else [value for value in vars(face).values() if isinstance(value, Tensor)]
                 face = face if all(value.isfinite().all() for value in values) else None
                 row = {"file": file, "index": known.index, "method": method.name, "has_prediction": face is not None}
-                rows.append({**row, **known.facts, **(known.errors(face) if face else {})})
-                facts |= known.facts
+                of_image = {**known.facts, **groups_of_sample(known.sample.labels, dataset.label_set)}
+                rows.append({**row, **of_image, **(known.errors(face) if face else {})})
+                facts |= of_image
     return pd.DataFrame(rows, columns=["file", "index", "method", *facts, "has_prediction", *errors])
 
 
