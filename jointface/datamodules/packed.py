@@ -23,7 +23,7 @@ from jointface.geometry.morphable_model import MorphableModel
 
 log = logging.getLogger(__name__)
 
-NO_SETTINGS = ("root", "morphable_model", "split", "transform")
+NO_SETTINGS = ("root", "morphable_model", "split", "transform", "find_box")
 
 
 class PackedFaces(FaceDataset):
