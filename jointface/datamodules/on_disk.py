@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 ARCHIVES = (".zip", ".7z", ".7z.001", ".tar", ".tar.gz", ".tgz", ".rar")
 PHOTOS = (".jpg", ".jpeg", ".png")  # endings of photos, in any case, in order of preference
-UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".filepart", ".aria2", ".tmp")
+UNFINISHED = (".part", ".crdownload", ".download", ".filepart", ".aria2")  # downloads; .partial is a packed copy
 
 
 @dataclass(frozen=True)
