@@ -15,7 +15,7 @@ from jointface.command_line import entry_point
 from jointface.errors import ConfigError, InputError
 from jointface.inference.face_tables import require_parquet
 from jointface.inference.input_files import InputFile, find_files
-from jointface.inference.reader import FaceReader, Reading
+from jointface.inference.reader import FaceReader, Reading, require_checkpoint
 from jointface.inference.results import Outputs, Results, printable, state_of
 from jointface.inference.tracking import FaceTracker
 from jointface.inference.video_files import CAMERA, Video, is_video, require_video
@@ -80,11 +80,7 @@ def validate_config(config: DictConfig) -> Outputs:
     """Raises a ConfigError that names the setting that makes no sense."""
     if config.input in (None, "", []):
         raise ConfigError("nothing to read: set input=photo.jpg, a folder, a pattern such as 'photos/*.jpg', or a list")
-    if config.checkpoint is None:
-        raise ConfigError(
-            "no checkpoint, and the package has no weights of its own yet: set checkpoint=RUN/checkpoints/best.ckpt; "
-            "python -m jointface.train makes one in about ten minutes"
-        )
+    require_checkpoint(config.checkpoint)
     for key in ("overlay", "parquet", "two_passes", "smooth", "moving_mesh"):
         if not isinstance(config[key], bool):
             raise ConfigError(f"{key}={config[key]}: expected true or false")

@@ -16,10 +16,10 @@ LEVELS = [
     {"running", "detection"},
     {"callbacks", "evaluation", "inference"},
     {"command_help", "command_line"},
-    {"train", "evaluate", "predict", "export", "prepare", "synthesize", "summarize", "workspace"},
+    {"train", "evaluate", "predict", "export", "app", "prepare", "synthesize", "summarize", "workspace"},
 ]
 LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}
-OTHER_OPEN = {"Image", "lmdb", "os"}  # which open other things than text files
+OTHER_OPEN = {"Image", "av", "lmdb", "os"}  # which open other things than text files
 
 
 def modules() -> dict[str, ast.Module]:

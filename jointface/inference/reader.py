@@ -215,6 +215,15 @@ class FaceReader(HubMixin):
         return dict(zip(self.facts.attributes, calibrated_probability(logits, alpha).tolist(), strict=True))
 
 
+def require_checkpoint(checkpoint: str | None) -> None:
+    """Raises a ConfigError where a command is given none."""
+    if checkpoint is None:
+        raise ConfigError(
+            "no checkpoint, and the package has no weights of its own yet: set checkpoint=RUN/checkpoints/best.ckpt; "
+            "python -m jointface.train makes one in about ten minutes"
+        )
+
+
 def _reframed(read: _Read, mesh: MeshFacts) -> _Framed:
     """The face in the box of its own landmarks, unless these are far from where it was found."""
     framed = read.framed

@@ -100,7 +100,7 @@ class Results:
             DataError: a file cannot be written.
         """
         self._remove_results(file)
-        photo, reason = reading.photo, _reason(reading)
+        photo, reason = reading.photo, why_skipped(reading)
         record: dict[str, Any] = {
             "photo": printable(str(file.path)),
             "made_from": self._fingerprint(file),
@@ -234,10 +234,11 @@ def state_of(path: Path) -> list[Any]:
     return [str(path.absolute()), state.st_size, state.st_mtime_ns]
 
 
-def _reason(reading: Reading) -> str | None:
-    """Why a photo has no result."""
+def why_skipped(reading: Reading) -> str | None:
+    """Why a photo has no result, if it has none."""
     if reading.photo is None:
-        return str(reading.error).removeprefix(f"{reading.source}: ")
+        where = "bytes" if isinstance(reading.source, bytes) else str(reading.source)
+        return str(reading.error).removeprefix(f"{where}: ")
     height, width = reading.photo.image.shape[:2]
     if min(height, width) < SMALLEST_PHOTO:
         return f"{width} x {height} pixels are too small; a side needs at least {SMALLEST_PHOTO}"

@@ -1,0 +1,87 @@
+"""Chromium without a window, for the tests of web pages."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+PATIENCE = 60.0  # seconds
+
+
+class Browser:
+    """One page in Chromium."""
+
+    def __init__(self, driver: Any) -> None:
+        self.driver = driver
+
+    def open(self, address: str) -> None:
+        """Goes to a page, and forgets which hosts were asked before."""
+        self.driver.get_log("performance")
+        self.driver.get(address)
+
+    def give(self, selector: str, file: Path) -> None:
+        """Chooses a file in an input of the page."""
+        wait_until(lambda: self.driver.find_elements("css selector", selector))
+        self.driver.find_element("css selector", selector).send_keys(str(file.absolute()))
+
+    def texts(self, selector: str) -> list[str]:
+        """The labels or texts of all elements."""
+        script = "return [...document.querySelectorAll(arguments[0])].map(one => one.ariaLabel ?? one.innerText.trim())"
+        return self.driver.execute_script(script, selector)
+
+    def wait_for_text(self, selector: str, text: str) -> None:
+        """Waits until the first of these elements has this text."""
+        wait_until(lambda: self.texts(selector)[:1] == [text], lambda: f"{text!r}, found {self.texts(selector)}")
+
+    def wait_until_painted(self, selector: str) -> None:
+        """Waits until the picture of an element has more than a few colours."""
+
+        def colours() -> int:
+            found = self.driver.find_elements("css selector", selector)
+            picture = np.asarray(Image.open(BytesIO(found[0].screenshot_as_png)).convert("RGB")) if found else None
+            return 0 if picture is None else len(np.unique(picture.reshape(-1, 3), axis=0))
+
+        wait_until(lambda: colours() > 500, lambda: f"a painted {selector}, it has {colours()} colours")
+
+    def hosts(self) -> set[str]:
+        """The hosts that the page has asked for anything."""
+        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        asked = [
+            event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"
+        ]
+        return {url.split("/")[2] for url in asked if url.startswith(("http", "ws"))}
+
+
+def wait_until(done: Callable[[], Any], what: Callable[[], str] = lambda: "something") -> None:
+    """Fails after PATIENCE seconds."""
+    end = time.monotonic() + PATIENCE
+    while not done():
+        assert time.monotonic() < end, f"waited for {what()}"
+        time.sleep(0.1)
+
+
+@contextmanager
+def open_browser() -> Iterator[Browser]:
+    """Starts Chromium; skips the test where it is not installed."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("needs a browser: apt-get install chromium chromium-driver")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,1400"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    running = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    try:
+        yield Browser(running)
+    finally:
+        running.quit()

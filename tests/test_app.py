@@ -1,0 +1,126 @@
+"""`python -m jointface.app`: a web page that reads visitors' photos, whatever they give it, several at once."""
+
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from hydra import compose, initialize_config_dir
+
+from jointface import FaceReader
+from jointface.app import app, build_page, read, serve
+from jointface.command_line import CONF_DIR
+from jointface.detection.finders import OwnFinder
+from jointface.errors import ConfigError
+from jointface.geometry import MorphableModel
+from jointface.inference.backends import TorchNetwork
+from tests.browser import Browser, open_browser
+from tests.networks import make_module
+
+pytest.importorskip("gradio", reason="needs the extra app")
+
+
+@pytest.fixture(scope="module")
+def reader(tiny_model: MorphableModel) -> FaceReader:
+    """The real finder and a network that knows nothing."""
+    network = make_module(tiny_model).network
+    names = list(network.attributes)
+    network.label_sets = {"celeba": {"label_set": "celeba", "attributes": names, "alpha": [1.0] * len(names)}}
+    return FaceReader(TorchNetwork(network), OwnFinder())
+
+
+@pytest.fixture(scope="module")
+def photos(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Photos of one face, of two faces in 30 megapixels, of none, and a text."""
+    folder, portrait = tmp_path_factory.mktemp("photos"), real_data / "portraits" / "photos" / "001.jpg"
+    pair = np.tile(cv2.resize(cv2.imread(str(portrait)), (3900, 3900)), (1, 2, 1))
+    for name, picture in {"two": pair, "none": np.full((200, 300, 3), 128, np.uint8)}.items():
+        cv2.imwrite(str(folder / f"{name}.jpg"), picture)
+    (folder / "text.jpg").write_text("not a photo")
+    return {"one": portrait} | {name: folder / f"{name}.jpg" for name in ("two", "none", "text")}
+
+
+@pytest.fixture(scope="module")
+def address(reader: FaceReader) -> Iterator[str]:
+    """Of the served page."""
+    page = build_page(reader, [])
+    serve(page, "127.0.0.1", None)
+    yield page.local_url
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium without a window."""
+    with open_browser() as found:
+        yield found
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "faces"),
+    [
+        ("one", "One face.", 1),
+        ("two", "2 faces, the surest first.", 2),
+        ("none", "This does not work: no face was found.", 0),
+        ("text", "This does not work: not a picture that can be read", 0),
+    ],
+)
+def test_every_photo_gets_a_sentence(
+    name: str, text: str, faces: int, reader: FaceReader, photos: dict[str, Path]
+) -> None:
+    said, overlay, files = read(reader, str(photos[name]))
+    assert said.startswith(text)
+    assert len(files.attributes) == faces
+    assert (overlay is not None) == bool(faces)
+    if faces:
+        assert max(overlay.shape) <= 1600
+        assert len(pd.read_csv(files.table)) == faces
+        assert Path(files.of_face(faces)[0]).read_bytes()[:4] == b"glTF"
+        files.remove()
+        assert not files.folder.exists()
+
+
+def test_visitors_at_once_get_their_own_answers(address: str, photos: dict[str, Path]) -> None:
+    from gradio_client import Client, handle_file
+
+    def visit(name: str) -> str:
+        return Client(address, verbose=False).predict(handle_file(photos[name]), api_name="/read")[0]
+
+    with ThreadPoolExecutor(3) as visitors:
+        answers = [*visitors.map(visit, ("one", "none", "text"))]
+    assert [answer.split(":")[0] for answer in answers] == ["One face.", *["This does not work"] * 2]
+
+
+def test_a_browser_shows_what_python_says(
+    address: str, browser: Browser, reader: FaceReader, photos: dict[str, Path]
+) -> None:
+    browser.open(address)
+    browser.give("input[type=file]", photos["one"])
+    browser.wait_for_text("#message", "One face.")
+    (face,) = reader(photos["one"])
+    first = max(face.attributes, key=lambda name: face.attributes[name]).replace("_", " ")
+    browser.wait_for_text("meter", first)
+    browser.wait_until_painted("canvas")
+    assert browser.hosts() == {address.split("/")[2]}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "missing", "message"),
+    [
+        ([], None, "no checkpoint, and the package has no weights"),
+        (["checkpoint=best.ckpt"], "gradio", r"needs Gradio: pip install 'jointface\[app\]'"),
+    ],
+)
+def test_mistakes_are_refused_in_one_line(
+    overrides: list[str], missing: str | None, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if missing:
+        monkeypatch.setitem(sys.modules, missing, None)
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        config = compose("app", overrides=overrides)
+    with pytest.raises(ConfigError, match=message):
+        app(config)
