@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from omegaconf import DictConfig
 
@@ -14,19 +15,20 @@ from jointface.inference.hub import push_folder, write_folder
 from jointface.inference.network_graph import save_program, trace
 from jointface.inference.network_metadata import facts_to_metadata
 from jointface.inference.onnx_files import compare, quiet, require_equal, write_int8, write_onnx
+from jointface.inference.web_page import write_page
 from jointface.modules.checkpoint import load_model
 from jointface.modules.network import FaceNetwork
 
 log = logging.getLogger("jointface.export")
 
-ENDINGS = {"onnx": ".onnx", "torch_export": ".pt2", "hub": ""}
+ENDINGS = {"onnx": ".onnx", "torch_export": ".pt2", "hub": "", "web": ""}
 
 
 def export(config: DictConfig) -> Path:
     """Writes a checkpoint's network in another format, and says how far its outputs are from PyTorch's.
 
     Returns:
-        The file or, for format=hub, the folder.
+        The file or, for format=hub and format=web, the folder.
 
     Raises:
         ConfigError: a setting makes no sense, a package is missing, or a float32 file does not agree with PyTorch.
@@ -43,6 +45,8 @@ def export(config: DictConfig) -> Path:
     network = load_model(config.checkpoint)
     if config.format == "torch_export":
         write_program(network, output)
+    elif config.format == "web":
+        write_web_page(network, output, config)
     else:
         write_onnx_files(network, output, config)
     return output
@@ -57,6 +61,8 @@ def validate_config(config: DictConfig) -> None:
             raise ConfigError(f"{key}={config[key]}: choose from {', '.join(known)}")
     if config.precision != "float32" and config.format != "onnx":
         raise ConfigError(f"precision={config.precision} is for format=onnx only")
+    if config.output is not None and config.format == "web":
+        raise ConfigError("format=web writes a folder: set output_dir=FOLDER instead of output")
     if config.push is not None and config.format != "hub":
         raise ConfigError("push uploads the folder of format=hub: set format=hub")
     ending = ENDINGS[config.format]
@@ -68,6 +74,8 @@ def validate_config(config: DictConfig) -> None:
 
 def output_path(config: DictConfig) -> Path:
     """The user's, or a name beside the checkpoint."""
+    if config.format == "web":
+        return Path(config.output_dir)
     if config.output is not None:
         return Path(config.output)
     checkpoint = Path(config.checkpoint)
@@ -96,6 +104,16 @@ def write_onnx_files(network: FaceNetwork, path: Path, config: DictConfig) -> No
         write_int8(plain, path, crops[:half])
         difference = compare(network, path, crops[half:] if len(crops) > 1 else crops)
         log.info("%s, %.1f MB; largest difference to PyTorch: %s", path.absolute(), megabytes(path), difference)
+
+
+def write_web_page(network: FaceNetwork, folder: Path, config: DictConfig) -> None:
+    """Writes a page that runs the network in a browser, after its file is checked."""
+    with TemporaryDirectory() as scratch:
+        file = Path(scratch) / "network.onnx"
+        write_onnx(network, file)
+        require_equal(compare(network, file, open_crops(config, network.image_size)), file)
+        write_page(folder, file, network_facts(network))
+    log.info("The page is in %s; see it with python -m http.server -d %s", folder.absolute(), folder)
 
 
 def open_crops(config: DictConfig, size: int) -> Crops:

@@ -1,5 +1,7 @@
 """Square face boxes of the finder: which cells answer for a face, from maps back to boxes, and overlap."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -8,6 +10,7 @@ from jointface.detection.finder_network import STRIDES, UNIT
 
 # Sizes of the faces, in strides, that a stride answers for. Neighbours share some, so that no size is between them.
 RANGES = {8: (0.0, 5.5), 16: (2.0, 5.5), 32: (2.0, float("inf"))}
+Side = Any  # an int; a torch.SymInt while the network is exported
 REACH = 0.18  # cells whose centre is this near to a face's centre, in sizes of its box, answer for it
 
 
@@ -56,7 +59,7 @@ def decode(maps: list[Float[Tensor, "batch 4 _ _"]]) -> Float[Tensor, "batch cel
     return torch.cat(found, dim=1)
 
 
-def _centres(rows: int, columns: int, stride: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _centres(rows: Side, columns: Side, stride: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Centres of the cells in pixels: x and y, both (rows, columns)."""
     x = stride * (torch.arange(columns, device=device) + 0.5) - 0.5
     y = stride * (torch.arange(rows, device=device) + 0.5) - 0.5

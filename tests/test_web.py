@@ -1,14 +1,19 @@
-"""`python -m jointface.app`: a web page that reads visitors' photos, whatever they give it, several at once."""
+"""Web pages that read photos: one that Gradio serves, and a static one that runs the network in the browser."""
 
+import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
 from jointface import FaceReader
@@ -17,17 +22,21 @@ from jointface.command_line import CONF_DIR
 from jointface.detection.finders import OwnFinder
 from jointface.errors import ConfigError
 from jointface.geometry import MorphableModel
+from jointface.inference import web_page
 from jointface.inference.backends import TorchNetwork
+from jointface.inference.onnx_files import write_onnx
 from tests.browser import Browser, open_browser
 from tests.networks import make_module
 
 pytest.importorskip("gradio", reason="needs the extra app")
+pytest.importorskip("onnxscript", reason="needs the extra onnx")
 
 
 @pytest.fixture(scope="module")
 def reader(tiny_model: MorphableModel) -> FaceReader:
-    """The real finder and a network that knows nothing."""
+    """The real finder, and an untrained network that prefers some attributes."""
     network = make_module(tiny_model).network
+    torch.nn.init.normal_(network.attribute_classifier.layers[-1].bias, generator=torch.Generator().manual_seed(0))
     names = list(network.attributes)
     network.label_sets = {"celeba": {"label_set": "celeba", "attributes": names, "alpha": [1.0] * len(names)}}
     return FaceReader(TorchNetwork(network), OwnFinder())
@@ -46,7 +55,7 @@ def photos(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 @pytest.fixture(scope="module")
 def address(reader: FaceReader) -> Iterator[str]:
-    """Of the served page."""
+    """Of the page that is served."""
     page = build_page(reader, [])
     serve(page, "127.0.0.1", None)
     yield page.local_url
@@ -69,7 +78,7 @@ def browser() -> Iterator[Browser]:
         ("text", "This does not work: not a picture that can be read", 0),
     ],
 )
-def test_every_photo_gets_a_sentence(
+def test_the_served_page_has_a_sentence_for_every_photo(
     name: str, text: str, faces: int, reader: FaceReader, photos: dict[str, Path]
 ) -> None:
     said, overlay, files = read(reader, str(photos[name]))
@@ -84,7 +93,7 @@ def test_every_photo_gets_a_sentence(
         assert not files.folder.exists()
 
 
-def test_visitors_at_once_get_their_own_answers(address: str, photos: dict[str, Path]) -> None:
+def test_visitors_of_the_served_page_at_once_get_their_own_answers(address: str, photos: dict[str, Path]) -> None:
     from gradio_client import Client, handle_file
 
     def visit(name: str) -> str:
@@ -95,7 +104,7 @@ def test_visitors_at_once_get_their_own_answers(address: str, photos: dict[str, 
     assert [answer.split(":")[0] for answer in answers] == ["One face.", *["This does not work"] * 2]
 
 
-def test_a_browser_shows_what_python_says(
+def test_the_served_page_shows_what_python_says(
     address: str, browser: Browser, reader: FaceReader, photos: dict[str, Path]
 ) -> None:
     browser.open(address)
@@ -115,7 +124,7 @@ def test_a_browser_shows_what_python_says(
         (["checkpoint=best.ckpt"], "gradio", r"needs Gradio: pip install 'jointface\[app\]'"),
     ],
 )
-def test_mistakes_are_refused_in_one_line(
+def test_mistakes_in_the_served_page_are_refused_in_one_line(
     overrides: list[str], missing: str | None, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if missing:
@@ -124,3 +133,72 @@ def test_mistakes_are_refused_in_one_line(
         config = compose("app", overrides=overrides)
     with pytest.raises(ConfigError, match=message):
         app(config)
+
+
+@pytest.fixture(scope="module")
+def site(reader: FaceReader, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the page."""
+    if shutil.which("npm") is None:
+        pytest.skip("needs npm: apt-get install npm")
+    folder = tmp_path_factory.mktemp("site")
+    network: FaceNetwork = reader.network.network
+    write_onnx(network, folder / "network.onnx")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(web_page, "example_photos", lambda: [np.full((8, 8, 3), 99, np.uint8)] * 4)
+        web_page.write_page(folder, folder / "network.onnx", reader.facts)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def static_page(site: Path, browser: Browser) -> Browser:
+    """The browser with the page, which is loaded; its server is gone."""
+    quiet = type("Handler", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(quiet, directory=site)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        browser.open(f"http://127.0.0.1:{server.server_port}")
+        browser.wait_for_text("#message", "Ready.")
+        server.shutdown()
+    return browser
+
+
+def test_the_static_page_shows_what_python_says_without_a_server(
+    static_page: Browser, reader: FaceReader, photos: dict[str, Path]
+) -> None:
+    static_page.give("#file", photos["one"])
+    static_page.wait_for_text("#message", "One face.")
+    (face,) = reader(photos["one"])
+    first = max(face.attributes, key=lambda name: face.attributes[name])
+    static_page.wait_for_text("meter", first.replace("_", " "))
+    assert static_page.driver.execute_script("return document.querySelector('meter').value") == pytest.approx(
+        face.attributes[first], abs=0.02
+    )
+    static_page.wait_until_painted("#overlay")
+    static_page.wait_until_painted("#shape")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("two", "2 faces, the surest first."),
+        ("none", "No face was found. Choose a photo in which a face is larger or easier to see."),
+        ("text", "text.jpg is not a picture that this browser can read. Choose a JPEG, PNG or WebP file."),
+    ],
+)
+def test_the_static_page_has_a_sentence_for_every_photo(
+    name: str, text: str, static_page: Browser, photos: dict[str, Path]
+) -> None:
+    static_page.give("#file", photos[name])
+    static_page.wait_for_text("#message", text)
+    shown = static_page.texts("#results:not([hidden]) #faces button")
+    assert shown == (["Face 1", "Face 2"] if name == "two" else [])
+
+
+def test_the_static_page_asks_no_other_host(static_page: Browser) -> None:
+    assert {host.split(":")[0] for host in static_page.hosts()} == {"127.0.0.1"}
+
+
+def test_missing_npm_is_named(reader: FaceReader, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(web_page.shutil, "which", lambda name: None)
+    with pytest.raises(ConfigError, match="format=web needs npm: apt-get install npm"):
+        web_page.write_page(tmp_path / "site", tmp_path / "network.onnx", reader.facts)
+    assert not (tmp_path / "site").exists()
