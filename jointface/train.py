@@ -229,6 +229,8 @@ def build_module(config: DictConfig, datamodule: JointDataModule) -> LightningMo
         label_sets=label_sets,
         alpha={name: datamodule.datasets["train"][name].alpha() for name in label_sets},
         morphable_model=instantiate(config.morphable_model) if model.shape_decoder else None,
+        contour=model.contour,
+        landmark_weight=model.landmark_weight,
         log_gradients_every_n_steps=model.log_gradients_every_n_steps or 0,
         compile_mode="default" if model.compile is True else model.compile or None,
     )

@@ -457,7 +457,8 @@ def test_a_run_may_draw_on_the_device_and_drawing_ahead_changes_nothing(
         torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("plain", "ahead")
     )
     assert all(torch.equal(value, ahead["state_dict"][name]) for name, value in plain["state_dict"].items())
-    steps, faces = plain["global_step"], sum(config(tmp_path, *overrides).batch_size.values())
+    sizes = config(tmp_path, *overrides).batch_size
+    steps, faces = plain["global_step"], sizes.shape + sizes.attributes
     assert AheadOfTheCPU.drawn == steps * faces  # of steps 2, 3, ... and the one after the last
     assert AheadOfTheCPU.waited >= steps - 1
 

@@ -15,17 +15,21 @@ from jointface.geometry.framing import CROP_MARGIN, FaceBox
 
 
 class CropTransform:
-    """Crops the framed face from a photo to `size` x `size` pixels. Training crops vary by the `augmentation`."""
+    """Crops the framed face from a photo to `size` x `size` pixels. Training crops vary by the `augmentation`.
 
-    def __init__(self, size: int, augmentation: Augmentation | None = None) -> None:
-        self.size, self.augmentation = size, augmentation
+    A crop with a `border` shows so many pixels more on each side.
+    """
+
+    def __init__(self, size: int, augmentation: Augmentation | None = None, border: int = 0) -> None:
+        self.size, self.augmentation, self.border = size, augmentation, border
+        self.side = size + 2 * border
 
     def __call__(
         self, image: UInt8[np.ndarray, "height width 3"], box: FaceBox
-    ) -> tuple[UInt8[Tensor, "3 size size"], Float[Tensor, "2 3"]]:
+    ) -> tuple[UInt8[Tensor, "3 side side"], Float[Tensor, "2 3"]]:
         """The crop, and the similarity from image space to crop space, which camera and landmarks need."""
         transform = self.to_crop(box, self.sample_similarities(1)[0].numpy())
-        crops = np.empty((1, self.size, self.size, 3), np.uint8)
+        crops = np.empty((1, self.side, self.side, 3), np.uint8)
         warp(image, transform, crops[0])
         return self.change_colours(crops)[0], torch.from_numpy(transform)
 
@@ -33,11 +37,11 @@ class CropTransform:
         """Similarities that modify `count` plain crops: random ones if crops are augmented, else identities."""
         if self.augmentation is None:
             return torch.eye(2, 3).repeat(count, 1, 1)
-        return self.augmentation.sample_similarities(count, self.size)
+        return self.augmentation.sample_similarities(count, self.side)
 
     def to_crop(self, box: FaceBox, similarity: Float[np.ndarray, "2 3"]) -> Float[np.ndarray, "2 3"]:
         """`crop_transform` of the face box, followed by a similarity. NumPy is faster than torch for a single crop."""
-        scale, centre = self.size / (CROP_MARGIN * box.size), (self.size - 1) / 2
+        scale, centre = self.size / (CROP_MARGIN * box.size), (self.side - 1) / 2
         transform = similarity * np.array((scale, scale, 1), similarity.dtype)
         transform[:, 2] += similarity[:, :2] @ np.array(
             (centre - scale * box.x, centre - scale * box.y), similarity.dtype

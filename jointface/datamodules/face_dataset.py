@@ -53,7 +53,8 @@ class FaceDataset(Dataset[Item], ABC):
 
     An item holds `image` (3, S, S) uint8 RGB, `index` (), and those of the following that the data set labels:
     `attributes` (M,) and `attribute_mask` (M,); `shape_coefficients` (Ks,), `expression_coefficients` (Ke,) and
-    `camera` (3, 4) from model to crop space; `landmarks68` (68, 3) in crop space; `identity` ().
+    `camera` (3, 4) from model to crop space; `landmarks68` (68, 3) or (68, 2) in crop space, and without a camera also
+    `landmark_mask` (68,); `identity` ().
 
     Every subclass takes `root`, its folder, `split`, one of `splits`, and `transform`, which crops a face. It raises a
     ConfigError if an argument is out of range, and a DataError if files are missing or malformed or the split is empty.
@@ -61,6 +62,7 @@ class FaceDataset(Dataset[Item], ABC):
 
     label_set: ClassVar[LabelSet | None] = None  # the labelled attributes
     has_shape: ClassVar[bool] = False  # whether coefficients and camera are labelled
+    has_landmarks: ClassVar[bool] = False  # whether landmarks are labelled, without coefficients and camera
     splits: ClassVar[tuple[str, ...]]
     attributes: Tensor  # (samples, M), 0 or 1, labels of the whole split; for `alpha`
     mask: Tensor  # (samples, M) or (M,), bool: which of them are labelled
@@ -154,7 +156,7 @@ class FaceDataset(Dataset[Item], ABC):
 
         The augmentation is sampled for the whole batch at once, which is faster than stacking items.
         """
-        crops = np.empty((len(indices), self.transform.size, self.transform.size, 3), np.uint8)
+        crops = np.empty((len(indices), self.transform.side, self.transform.side, 3), np.uint8)
         similarities = self.transform.sample_similarities(len(indices)).numpy()
         whole: list[int] = []
         labels, transforms, broken = [], [], []
@@ -185,7 +187,7 @@ class _Subset(FaceDataset):
         self.dataset, self.indices = dataset, indices.tolist()
         self.split, self.transform = dataset.split, dataset.transform
         self.label_set = dataset.label_set  # type: ignore[misc]
-        self.has_shape = dataset.has_shape  # type: ignore[misc]
+        self.has_shape, self.has_landmarks = dataset.has_shape, dataset.has_landmarks  # type: ignore[misc]
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning import LightningDataModule
@@ -17,6 +17,7 @@ from jointface.datamodules.broken_samples import BrokenSamples
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.drawing import AheadRenderer, draw
 from jointface.datamodules.face_dataset import FaceDataset, require_choice
+from jointface.datamodules.in_memory import InMemoryFaces, border_of
 from jointface.datamodules.loading import Batches, TimedLoader, identity_collate, start_worker
 from jointface.datamodules.packed import PackedFaces, settings_of
 from jointface.datamodules.sampling import BatchSample, EvaluationBatches, Share, TrainingStream, seed_of
@@ -65,6 +66,7 @@ class JointDataModule(LightningDataModule):
         max_broken_fraction: fraction of a data set's samples that may be broken before the run stops.
         packed_dir: folder of packed copies to read instead of the published files; None: read the published files.
         max_train_samples: train only on the first samples of each source, at most this many; None: on all.
+        in_memory: whether training crops are decoded once, kept in memory, and augmented on the device.
     """
 
     def __init__(
@@ -80,12 +82,16 @@ class JointDataModule(LightningDataModule):
         max_broken_fraction: float = 0.01,
         packed_dir: str | None = None,
         max_train_samples: int | None = None,
+        in_memory: bool = False,
     ) -> None:
         super().__init__()
         self.sources = {name: self._source(name, source) for name, source in sources.items()}
         self.transforms = {
             stage: CropTransform(image_size, augmentation if stage == "train" else None) for stage in STAGES
         }
+        self.in_memory, self.augmentation = in_memory, augmentation
+        if in_memory:
+            self.transforms["train"] = CropTransform(image_size, border=border_of(image_size, augmentation))
         self.turning, self.seed, self.packed_dir = turning, seed, packed_dir
         self.eval_batch_size, self.max_train_samples = eval_batch_size, max_train_samples
         self.num_workers, self.pin_memory = num_workers, pin_memory
@@ -114,10 +120,14 @@ class JointDataModule(LightningDataModule):
         for part in STAGES_OF.get(stage, ()):
             if part not in self.datasets:
                 self.datasets[part] = {
-                    name: self._open(name, source, part)
+                    name: self._opened(name, source, part)
                     for name, source in self.sources.items()
                     if part in source.splits
                 }
+
+    def _opened(self, name: str, source: Source, stage: Stage) -> FaceDataset:
+        dataset = self._open(name, source, stage)
+        return InMemoryFaces(dataset, self.augmentation) if self.in_memory and stage == "train" else dataset
 
     def _open(self, name: str, source: Source, stage: Stage) -> FaceDataset:
         split, transform, dataset = source.splits[stage], self.transforms[stage], source.dataset
@@ -138,6 +148,10 @@ class JointDataModule(LightningDataModule):
         """The sources in this stage that label the 3D face."""
         return {name for name, data in self.datasets[stage].items() if data.has_shape}
 
+    def landmark_sources(self, stage: Stage = "train") -> set[str]:
+        """The sources in this stage that label landmarks without the 3D face."""
+        return {name for name, data in self.datasets[stage].items() if data.has_landmarks}
+
     def compiles_drawing(self) -> bool:
         """Whether faces are drawn on the device by compiled code."""
         return any(
@@ -152,6 +166,8 @@ class JointDataModule(LightningDataModule):
     def train_dataloader(self) -> CombinedLoader:
         loaders = {}
         for name, dataset in self.datasets["train"].items():
+            if isinstance(dataset, InMemoryFaces):
+                dataset.load(name, self.num_samples("train", name), self.num_workers)
             count, batch_size = self.num_samples("train", name), self.sources[name].batch_size
             stream = TrainingStream(name, count, batch_size, self.seed, self._share(), self._batches_done())
             loaders[name] = self._loader(dataset, stream)
@@ -176,7 +192,7 @@ class JointDataModule(LightningDataModule):
         return DataLoader(
             Batches(dataset),
             batch_sampler=batches,  # type: ignore[arg-type]  # a BatchSample instead of a list
-            num_workers=self.num_workers,
+            num_workers=0 if isinstance(dataset, InMemoryFaces) else self.num_workers,
             pin_memory=self._feeds_a_gpu() if self.pin_memory is None else self.pin_memory,
             collate_fn=identity_collate,
             worker_init_fn=start_worker,
@@ -206,6 +222,9 @@ class JointDataModule(LightningDataModule):
         if self._ahead is not None:
             self._ahead.wait()
         draw(batch, self.datasets[stage])
+        if stage == "train" and self.in_memory:
+            kept = cast(dict[str, InMemoryFaces], self.datasets["train"])
+            batch = {name: kept[name].vary(part) for name, part in batch.items()}
         if self.turning is None or stage != "train":
             return batch
         return {name: self.turning(part) if "camera" in part else part for name, part in batch.items()}

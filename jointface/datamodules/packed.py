@@ -72,6 +72,7 @@ class PackedFaces(FaceDataset):
         name, attributes = meta["label_set"] or ("", ())
         self.label_set = LabelSet(name, tuple(attributes)) if name else None  # type: ignore[misc]
         self.has_shape = bool(meta["has_shape"])  # type: ignore[misc]
+        self.has_landmarks = bool(meta.get("has_landmarks"))  # type: ignore[misc]
         self.labels = self.reader.columns
         if "attributes" in self.labels:
             self.attributes, self.mask = self.labels["attributes"], self.labels["attribute_mask"]
@@ -132,6 +133,7 @@ def _describe(data: FaceDataset, dataset: partial[Any], packing: Packing) -> dic
         "format": FORMAT, "root": str(Path(dataset.keywords["root"]).absolute()), "length": len(data),
         "settings": settings_of(dataset), "image_size": packing.image_size, "picture_size": packing.picture_size,
         "quality": packing.quality, "has_shape": data.has_shape,
+        **({"has_landmarks": True} if data.has_landmarks else {}),
         "label_set": [label_set.name, label_set.attributes] if label_set is not None else None,
         "morphable_model": fingerprint(model) if model is not None else None,
     })  # fmt: skip

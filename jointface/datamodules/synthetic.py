@@ -101,7 +101,7 @@ class SyntheticFaces(FaceDataset):
         self.label_set = SYNTHETIC if labels != "shape" else None  # type: ignore[misc]
         self.has_shape = labels != "attributes"  # type: ignore[misc]
         # Augmented crops reach beyond the upright one.
-        self.margin = 0 if transform.augmentation is None else round(transform.size * MARGIN)
+        self.margin = transform.border if transform.augmentation is None else round(transform.size * MARGIN)
         self._kept = self._shared_memory() if self.drawing.keep_in_memory else None
 
     def _shared_memory(self) -> Item:
@@ -195,6 +195,8 @@ class SyntheticFaces(FaceDataset):
         """A batch of faces that are drawn directly in their augmented crops."""
         faces, size = [self.face(index) for index in indices], self.transform.size
         upright = torch.stack([self.factory.crop_camera(face, size) for face in faces])
+        upright[:, :2, 3] += self.transform.border
+        size = self.transform.side
         transforms = self.transform.sample_similarities(len(faces))
         labels = move_labels(self._labels(faces, upright), transforms)
         batch: Batch = {**labels, "index": torch.tensor(indices)}

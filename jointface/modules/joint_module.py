@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -17,13 +17,15 @@ from jointface.attributes import LabelSet, Vocabulary
 from jointface.errors import CheckpointError, ConfigError, DataError
 from jointface.geometry.camera import pose_from_camera
 from jointface.geometry.morphable_model import MorphableModel
+from jointface.geometry.outline import nearest_on_outline
+from jointface.geometry.regions import FACE
 from jointface.metrics.attribute_scores import AttributeMetrics
-from jointface.metrics.nme import FaceNME
+from jointface.metrics.nme import FaceNME, InnerNME
 from jointface.modules import checkpoint as checkpoints
 from jointface.modules import optimizer_state
 from jointface.modules.compilation import MODES, compile_layers, require_compiler
 from jointface.modules.distributed import is_distributed, mean_over_processes, samples_per_process
-from jointface.modules.losses import attribute_loss, shape_loss
+from jointface.modules.losses import attribute_loss, landmark_loss, shape_loss
 from jointface.modules.network import AttributeClassifier, build_network
 from jointface.modules.schedule import optimizer_and_schedule
 from jointface.modules.shape_decoders import ShapeDecoder, frontal_face
@@ -34,6 +36,10 @@ from jointface.settings import require_whole_number
 log = logging.getLogger(__name__)
 
 UNDEFINED = {"shape": "no 3D face", "attributes": "one class only of each attribute"}  # why a task has no error
+
+Contour = Literal["slide", "leave_out", "fixed"]
+
+CONTOUR = 17  # the first landmarks are those of the contour
 Part = dict[str, Tensor]  # the samples of one source, under the keys of the data contract
 Batch = dict[str, Part]  # by source
 
@@ -48,6 +54,10 @@ class JointFaceModule(LightningModule):
         scheduler: builds a step-wise schedule from the optimiser and the number of steps; None: a constant rate.
         label_sets, alpha: label set and negatives per positive of each training source that labels attributes.
         morphable_model: the model of shape labels and predictions; None without a shape decoder.
+        contour: what the contour of landmarks in 2D teaches, which marks the visible outline of the face. "slide": each
+            point pulls the nearest vertex on the outline; "leave_out": nothing; "fixed": it pulls the landmark's own
+            vertex.
+        landmark_weight: factor of L_shape for samples that label landmarks alone.
         log_gradients_every_n_steps: interval at which the tasks' gradients on the backbone are measured; 0: never.
         compile_mode: mode of torch.compile, see `compile_layers`; None: no compilation.
 
@@ -64,6 +74,8 @@ class JointFaceModule(LightningModule):
         label_sets: Mapping[str, LabelSet],
         alpha: Mapping[str, Float[Tensor, "attributes"]],
         morphable_model: MorphableModel | None = None,
+        contour: Contour = "slide",
+        landmark_weight: float = 1.0,
         log_gradients_every_n_steps: int = 0,
         compile_mode: str | None = None,
     ) -> None:
@@ -71,6 +83,11 @@ class JointFaceModule(LightningModule):
         require_whole_number("model.log_gradients_every_n_steps", log_gradients_every_n_steps, 0)
         if compile_mode not in (None, *MODES):
             raise ConfigError(f"model.compile={compile_mode} is unknown; choose from false, true, {', '.join(MODES)}")
+        if contour not in get_args(Contour):
+            raise ConfigError(f"model.contour={contour} is unknown; choose from {', '.join(get_args(Contour))}")
+        if not landmark_weight >= 0:
+            raise ConfigError(f"model.landmark_weight={landmark_weight}: must be at least 0")
+        self.contour, self.landmark_weight = contour, landmark_weight
         self.weighting, self.make_optimizer, self.make_scheduler = loss, optimizer, scheduler
         self.log_gradients_every_n_steps, self.compile_mode = log_gradients_every_n_steps, compile_mode
         self.label_sets = dict(label_sets)
@@ -132,6 +149,8 @@ class JointFaceModule(LightningModule):
             for prefix in [f"{split}/{name}"] + [f"{split}/{name}/trivial"] * (split == "test"):
                 if self.network.shape_decoder is not None and name in data.shape_sources(split):
                     self.metrics[f"{prefix}/shape"] = FaceNME()
+                elif self.network.shape_decoder is not None and name in data.landmark_sources(split):
+                    self.metrics[f"{prefix}/shape"] = InnerNME()
                 if self.network.attribute_classifier is not None and name in self.alpha_sources:
                     alpha_source = self.alpha_sources[name]
                     alpha, attributes = getattr(self, f"alpha_{alpha_source}"), self.label_sets[alpha_source].attributes
@@ -150,11 +169,14 @@ class JointFaceModule(LightningModule):
 
         In distributed training, the mean of each loss over the processes is the loss over all their samples.
         """
-        tasks: list[tuple[str, Any, str, Callable[..., Tensor]]] = [
-            ("shape", self.network.shape_decoder, "camera", self._shape_loss),
-            ("attributes", self.network.attribute_classifier, "attributes", self._attribute_loss),
+        tasks: list[tuple[str, Any, tuple[str, ...], Callable[..., Tensor]]] = [
+            ("shape", self.network.shape_decoder, ("camera", "landmark_mask"), self._shape_loss),
+            ("attributes", self.network.attribute_classifier, ("attributes",), self._attribute_loss),
         ]
-        labelled = [{name: part for name, part in batch.items() if label in part} for _, _, label, _ in tasks]
+        labelled = [
+            {name: part for name, part in batch.items() if any(label in part for label in labels)}
+            for _, _, labels, _ in tasks
+        ]
         counts = [sum(len(part["image"]) for part in parts.values()) for parts in labelled]
         samples = samples_per_process(counts, self.device)
         features, of_source = self._features(batch)
@@ -175,9 +197,37 @@ class JointFaceModule(LightningModule):
         return features, dict(zip(batch, features.split(counts), strict=True)) if counts else {}
 
     def _shape_loss(self, decoder: ShapeDecoder, features: Tensor, batch: Batch, samples: Tensor | int) -> Tensor:
-        keys = ("shape_coefficients", "expression_coefficients", "camera")
-        target = decoder.target(*(torch.cat([part[key] for part in batch.values()]) for key in keys))
-        return shape_loss(decoder(features), target, decoder.weights, samples)
+        points = decoder(features)
+        of_source = dict(zip(batch, points.split([len(part["image"]) for part in batch.values()]), strict=True))
+        fitted = {name: part for name, part in batch.items() if "camera" in part}
+        losses = [
+            self.landmark_weight * self._landmark_loss(decoder, of_source[name], part, samples)
+            for name, part in batch.items()
+            if name not in fitted
+        ]
+        if fitted:
+            keys = ("shape_coefficients", "expression_coefficients", "camera")
+            target = decoder.target(*(torch.cat([part[key] for part in fitted.values()]) for key in keys))
+            predicted = torch.cat([of_source[name] for name in fitted])
+            losses.append(shape_loss(predicted, target, decoder.weights, samples))
+        return torch.stack(losses).sum()
+
+    def _landmark_loss(self, decoder: ShapeDecoder, points: Tensor, part: Part, samples: Tensor | int) -> Tensor:
+        """L_shape over the labelled landmarks of a source."""
+        model, size = decoder.morphable_model, self.network.image_size
+        truth, mask = part["landmarks68"] / size, part["landmark_mask"]
+        dimensions = truth.shape[-1]
+        vertices = decoder.vertices(points) / size
+        landmarks = vertices.index_select(1, model.landmarks68)
+        if dimensions == 2 and self.contour == "leave_out":
+            mask = torch.cat([torch.zeros_like(mask[:, :CONTOUR]), mask[:, CONTOUR:]], dim=1)
+        elif dimensions == 2 and self.contour == "slide":
+            region = (model.regions == FACE).index_fill(0, model.landmarks68[:CONTOUR], True)
+            nearest = nearest_on_outline(truth[:, :CONTOUR], vertices, model.triangles, region)
+            contour = vertices.take_along_dim(nearest[:, :, None], 1)
+            landmarks = torch.cat([contour, landmarks[:, CONTOUR:]], dim=1)
+        weight = torch.full_like(decoder.weights[:1], decoder.region_weights["landmarks"]).expand(68)
+        return landmark_loss(landmarks[..., :dimensions], truth, weight, mask, samples)
 
     def _attribute_loss(
         self, classifier: AttributeClassifier, features: Tensor, batch: Batch, samples: Tensor | int
@@ -248,7 +298,7 @@ class JointFaceModule(LightningModule):
         for name, part in batch.items():
             prefix, features = f"{split}/{name}", of_source[name]
             if f"{prefix}/shape" in self.metrics:
-                self._measure_shape(prefix, features, part)
+                (self._measure_shape if "camera" in part else self._measure_landmarks)(prefix, features, part)
             if f"{prefix}/attributes" in self.metrics:
                 self._measure_attributes(prefix, features, part, self.alpha_sources[name])
 
@@ -265,6 +315,17 @@ class JointFaceModule(LightningModule):
             dense, true_dense = predicted[:, model.face_region], vertices[:, model.face_region]
             self.metrics[f"{prefix}/{key}"].update(predicted[:, model.landmarks68], landmarks, dense, true_dense, yaw)
 
+    def _measure_landmarks(self, prefix: str, features: Tensor, part: Part) -> None:
+        decoder = self.network.shape_decoder
+        assert decoder is not None
+        model, truth, mask = decoder.morphable_model, part["landmarks68"], part["landmark_mask"]
+        predictions = {"shape": decoder.vertices(decoder(features))}
+        if f"{prefix}/trivial/shape" in self.metrics:
+            predictions["trivial/shape"] = frontal_face(model, self.network.image_size).expand_as(predictions["shape"])
+        for key, predicted in predictions.items():
+            landmarks = predicted[:, model.landmarks68, : truth.shape[-1]]
+            self.metrics[f"{prefix}/{key}"].update(landmarks, truth, mask)
+
     def _measure_attributes(self, prefix: str, features: Tensor, part: Part, alpha_source: str) -> None:
         assert self.network.attribute_classifier is not None
         logits = self.network.attribute_classifier(features).float()[:, getattr(self, f"positions_{alpha_source}")]
@@ -274,15 +335,15 @@ class JointFaceModule(LightningModule):
                 self.metrics[name].update(predicted, part["attributes"], part["attribute_mask"])
 
     def on_validation_epoch_end(self) -> None:
-        """Also logs `val/error`, which selects the best checkpoint. It is the mean NME of the 68 landmarks in 2D plus
-        the mean of 1 - balanced accuracy, each averaged over the sources that have it; NaN if no source has one of the
-        two that are measured, for example because every attribute shows one class."""
+        """Also logs `val/error`, which selects the best checkpoint. It is the mean NME of the landmarks in 2D (the
+        inner ones of hand-marked sources) plus the mean of 1 - balanced accuracy, each averaged over the sources that
+        have it; NaN if no source has one of the two that are measured, for example because every attribute shows one
+        class."""
         errors: dict[str, list[Tensor]] = {}
         for key, values in self._log_metrics("val").items():
             task = key.rsplit("/", 1)[1]
             of_task = errors.setdefault(task, [])
-            if "nme_2d_68" in values:
-                of_task.append(values["nme_2d_68"])
+            of_task += [values[key] for key in ("nme_2d_68", "nme_inner_51") if key in values]
             if "balanced_accuracy" in values:
                 of_task.append(1 - values["balanced_accuracy"])
         undefined = torch.full((), torch.nan, device=self.device)

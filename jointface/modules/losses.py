@@ -3,6 +3,7 @@
 `samples` is the number of samples by which the sum is divided, see `samples_per_process`.
 """
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -16,6 +17,25 @@ def shape_loss(predicted: Points, target: Points, weights: Float[Tensor, "points
     """L_shape = (1/N) sum_l W_l ||S_l - S^_l||^2 over the N points of the face, in crop space divided by crop size."""
     squared_distance = (predicted - target).square().sum(-1)
     return (squared_distance * weights).sum() / (samples * len(weights))
+
+
+def landmark_loss(
+    predicted: Float[Tensor, "samples 68 dims"],
+    target: Float[Tensor, "samples 68 dims"],
+    weights: Float[Tensor, "68"],
+    mask: Bool[Tensor, "samples 68"],
+    samples: Loss | int,
+) -> Loss:
+    """L_shape where l runs over the labelled landmarks of each sample and N is their number.
+
+    With three dimensions, z is relative to the mean over the labelled landmarks.
+    """
+    share = mask / mask.sum(1, keepdim=True).clamp(min=1)
+    offset = predicted - target
+    if offset.shape[-1] == 3:
+        offset = offset - F.pad((share[..., None] * offset[..., 2:]).sum(1, keepdim=True), (2, 0))
+    squared_distance = torch.where(mask, offset.square().sum(-1), 0.0)
+    return (squared_distance * weights * share).sum() / samples
 
 
 def attribute_loss(

@@ -1,5 +1,6 @@
 """Checks a training's config and data before the first step."""
 
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from jointface.datamodules import JointDataModule
+from jointface.datamodules.joint import Stage
 from jointface.errors import ConfigError, DataError
 from jointface.modules.network import FaceNetwork
 from jointface.settings import LARGEST_SEED, require_whole_number
@@ -78,8 +80,11 @@ def validate_labels(config: DictConfig, datamodule: JointDataModule) -> None:
     Raises:
         ConfigError: a head has no labels, or a source trains no head.
     """
-    heads = {
-        "shape_decoder": ("the 3D face", datamodule.shape_sources),
+    heads: dict[str, tuple[str, Callable[[Stage], Collection[str]]]] = {
+        "shape_decoder": (
+            "the 3D face or landmarks",
+            lambda stage: datamodule.shape_sources(stage) | datamodule.landmark_sources(stage),
+        ),
         "attribute_classifier": ("attributes", datamodule.label_sets),
     }
     present = {head: parts for head, parts in heads.items() if config.model[head]}
@@ -88,7 +93,8 @@ def validate_labels(config: DictConfig, datamodule: JointDataModule) -> None:
             "the model has no head: leave out model.shape_decoder=null or model.attribute_classifier=null"
         )
     for head, (labels, sources) in present.items():
-        for stage in ("train", "val"):
+        stages: tuple[Stage, ...] = ("train", "val")
+        for stage in stages:
             if not sources(stage):
                 raise ConfigError(
                     f"model.{head} needs a {stage} source that labels {labels}; the sources are "

@@ -90,7 +90,7 @@ def data_table(datamodule: JointDataModule, world_size: int = 1) -> Table:
         passes = f"{-(-counts[0] // batch_size):,}" if batch_size else ""
         dataset = next(of[name] for of in datamodule.datasets.values() if name in of)
         labels = [f"{len(dataset.label_set.attributes)} attributes"] if dataset.label_set is not None else []
-        labels += ["3D face"] if dataset.has_shape else []
+        labels += ["3D face"] if dataset.has_shape else ["landmarks"] if dataset.has_landmarks else []
         table.add_row(name, ", ".join(labels), *(f"{count:,}" if count else "" for count in rows[-1]), passes)
     table.add_section()
     table.add_row("all", "", *(f"{sum(column):,}" for column in zip(*rows, strict=True)), "")
