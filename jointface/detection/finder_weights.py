@@ -13,7 +13,7 @@ from jointface.files import write_atomically
 from jointface.modules.checkpoint import read_checkpoint
 
 SHIPPED = Path(__file__).parents[1] / "weights" / "finder.safetensors"
-SHA256 = "f93e16edcc11aef8e4d6efe8fecd4b631ecda931150d497b891e6cf099701748"
+SHA256 = "5b52e3255be62c1285b8b54eaa0ebb10a83af5290e612fdefd596146d22f7297"
 
 
 @lru_cache(maxsize=4)

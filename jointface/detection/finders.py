@@ -25,6 +25,7 @@ MEMORY = 24 * 2**20  # bytes, above what a look at AREA occupies
 LARGEST = 160.0  # pixels of a picture; larger faces are left to the coarser looks
 GREY = 127  # beyond the photo's border
 THRESHOLD = 0.5  # score of a face, chosen in docs/detection.md
+SMALL, SMALL_MARGIN = 24.0, 0.15  # faces below so many pixels of a picture need so much more, see docs/detection.md
 
 Image = UInt8[np.ndarray, "_ _ 3"]
 
@@ -54,7 +55,7 @@ class OwnFinder:
 
     Args:
         weights: of another finder: best.ckpt of a training, or a file that `save_weights` wrote.
-        threshold: lowest score of a face.
+        threshold: lowest score of a face; small ones need more, see SMALL_MARGIN.
         finer: how many further looks large photos get, each at twice the scale and four times the cost of the one
             before; every one halves the size of the smallest face that is found.
     """
@@ -77,7 +78,8 @@ class OwnFinder:
         padded[:height, :width] = picture
         images = torch.from_numpy(padded)[None].permute(0, 3, 1, 2)
         found = decode(self.network(to_input(images)))[0]
-        return _to_photo(found[(found[:, 3] >= self.threshold) & (found[:, 2] <= largest)], picture, photo)
+        needed = self.threshold + SMALL_MARGIN * (found[:, 2] < SMALL)
+        return _to_photo(found[(found[:, 3] >= needed) & (found[:, 2] <= largest)], picture, photo)
 
 
 class YuNet:

@@ -98,6 +98,8 @@ def page_facts(facts: NetworkFacts) -> dict[str, Any]:
         "maxChange": MAX_CHANGE,
         "finder": {
             "threshold": finders.THRESHOLD,
+            "small": finders.SMALL,
+            "smallMargin": finders.SMALL_MARGIN,
             "area": finders.AREA,
             "finer": finders.FINER,
             "largest": finders.LARGEST,

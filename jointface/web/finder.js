@@ -23,7 +23,7 @@ function pyramid({ width, height }, { area, finer, largeFaces, smallPhoto }) {
   );
 }
 
-async function look(session, picture, [width, height], largest, { grey, threshold }) {
+async function look(session, picture, [width, height], largest, { grey, threshold, small, smallMargin }) {
   const [columns, rows] = [width, height].map((side) => 32 * Math.ceil(side / 32));
   const canvas = new OffscreenCanvas(columns, rows).getContext("2d", { willReadFrequently: true });
   canvas.fillStyle = `rgb(${grey} ${grey} ${grey})`;
@@ -38,7 +38,8 @@ async function look(session, picture, [width, height], largest, { grey, threshol
     const [x, y, size, score] = faces.data.subarray(i, i + 4);
     const face = inPicture(x, y, size, picture.width / width, picture.height / height);
     const inside = face.x > -0.5 && face.y > -0.5 && face.x < picture.width - 0.5 && face.y < picture.height - 0.5;
-    if (score >= threshold && size <= largest && inside) found.push({ ...face, score });
+    const needed = threshold + (size < small ? smallMargin : 0);
+    if (score >= needed && size <= largest && inside) found.push({ ...face, score });
   }
   return found;
 }
