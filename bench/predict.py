@@ -4,9 +4,9 @@
 
 Without a checkpoint the network is small and untrained, which costs the same time: `model/backbone=hgnetv2_small` on
 crops of 112 pixels, anny's mesh, 40 attributes. All of it is timed: preprocessing, mesh, landmarks, pose,
-probabilities. A peer is another network in an ONNX file, run by onnxruntime in turn with ours on one picture; ratios are to it. The
-predictor decodes a photo, finds its faces, crops, runs twice and maps the mesh. `photos` predicts as many and prints
-how the memory grows.
+probabilities. A peer is another network in an ONNX file, run by onnxruntime in turn with ours on one picture; ratios
+are to it. The predictor decodes a photo, finds its faces, crops, runs twice and maps the mesh. `photos` predicts as
+many and prints how the memory grows.
 """
 
 import copy
