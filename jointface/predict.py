@@ -15,14 +15,17 @@ from jointface.command_line import entry_point
 from jointface.errors import ConfigError, InputError
 from jointface.inference.face_tables import require_parquet
 from jointface.inference.input_files import InputFile, find_files
+from jointface.inference.ray_engine import read_shards, require_ray
 from jointface.inference.reader import FaceReader, Reading, require_checkpoint
 from jointface.inference.results import Outputs, Results, printable, state_of
+from jointface.inference.shards import ShardResults, count_photos, make_shards
 from jointface.inference.tracking import FaceTracker
 from jointface.inference.video_files import CAMERA, Video, is_video, require_video
 from jointface.inference.video_results import VideoOutputs, VideoRecorder
 
 log = logging.getLogger("jointface.predict")
 
+ENGINES = ("local", "ray")
 SECONDS_BETWEEN_LINES = 60.0  # where the output is no terminal
 READER_KEYS = ("finder", "two_passes", "device", "batch_size", "backend", "max_faces", "min_score")
 CHANGES_RESULTS = ("two_passes", "backend", "max_faces", "min_score")  # and the files or names of these:
@@ -43,6 +46,8 @@ def predict(config: DictConfig) -> int:
         InputError: there is no input, or no face in any of it. DataError: results cannot be written.
     """
     outputs = validate_config(config)
+    if config.engine == "ray":
+        return predict_on_ray(config)
     folder = Path(config.output_dir)
     inputs = _as_list(config.input)
     found = [given for given in inputs if not given.startswith(CAMERA)]
@@ -76,11 +81,42 @@ def predict(config: DictConfig) -> int:
     return faces
 
 
+def predict_on_ray(config: DictConfig) -> int:
+    """`predict` for collections that outgrow a machine: tables in shards, no pictures and meshes."""
+    require_ray()
+    folder = Path(config.output_dir).absolute()
+    files = find_files(_as_list(config.input), leave_out=ShardResults.own_paths(folder))
+    shards = make_shards(files, config.ray.shard_size)
+    made_with = {key: config[key] for key in CHANGES_RESULTS} | {key: state_of(Path(config[key])) for key in READ_WITH}
+    results = ShardResults(folder, made_with)
+    waiting = [shard for shard in shards if not results.is_done(shard)]
+    if done := len(shards) - len(waiting):
+        log.info("%d of %d shards are done already", done, len(shards))
+    if waiting:
+        settings = {key: config[key] for key in READER_KEYS} | {"checkpoint": str(Path(config.checkpoint).absolute())}
+        FaceReader.load(**settings)  # what is wrong with it is said here, before anything starts
+        counts = {shard.number: count_photos(shard) for shard in waiting}
+        with _Progress("photo", sum(counts.values())) as progress:
+            for number in read_shards(waiting, results, settings, config.ray.address, config.ray.workers):
+                progress.advance(counts[number])
+    faces, skipped = results.finish(shards)
+    reasons = f"{_count(skipped, 'photo')} skipped, {folder / 'skipped.csv'} says why"
+    if not faces:
+        raise InputError(f"no face in any photo; {reasons}")
+    log.info("In %s: %s%s", folder, _count(faces, "face"), f"; {reasons}" if skipped else "")
+    return faces
+
+
 def validate_config(config: DictConfig) -> Outputs:
     """Raises a ConfigError that names the setting that makes no sense."""
     if config.input in (None, "", []):
         raise ConfigError("nothing to read: set input=photo.jpg, a folder, a pattern such as 'photos/*.jpg', or a list")
     require_checkpoint(config.checkpoint)
+    if config.engine not in ENGINES:
+        raise ConfigError(f"engine={config.engine}: choose from {', '.join(ENGINES)}")
+    for key, value in {"workers": config.ray.workers, "shard_size": config.ray.shard_size}.items():
+        if (type(value) is not int or value < 1) and not (key == "workers" and value is None):
+            raise ConfigError(f"ray.{key}={value}: expected a whole number above 0")
     for key in ("overlay", "parquet", "two_passes", "smooth", "moving_mesh"):
         if not isinstance(config[key], bool):
             raise ConfigError(f"{key}={config[key]}: expected true or false")
@@ -173,10 +209,10 @@ class _Progress:
         """Prints a line above the bar."""
         self._bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
-    def advance(self) -> None:
-        """One more is read."""
-        self._done, now = self._done + 1, time.monotonic()
-        self._bar.update(self._task, advance=1, rate=self._rate())
+    def advance(self, count: int = 1) -> None:
+        """So many more are read."""
+        self._done, now = self._done + count, time.monotonic()
+        self._bar.update(self._task, advance=count, rate=self._rate())
         if not self._bar.console.is_terminal and now - self._line >= SECONDS_BETWEEN_LINES:
             self._line = now
             of_all = "" if self._total is None else f" of {self._total}"
