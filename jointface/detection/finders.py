@@ -145,7 +145,9 @@ def build_finder(name: str, min_score: float | None = None) -> FaceFinder:
         return YuNet(None if name == "yunet" else name, **threshold)
     if name == "none":
         return WholePicture()
-    raise ConfigError(f"finder={name}: choose from finder, yunet, none, or the path of weights, FILE.ckpt or FILE.onnx")
+    raise ConfigError(
+        f"finder={name}: choose from finder, yunet, none, or a path: FILE.ckpt, FILE.safetensors, YuNet's FILE.onnx"
+    )
 
 
 def largest_face(name: str = "finder") -> Callable[[Image], FaceBox | None]:

@@ -126,8 +126,10 @@ class FaceReader(HubMixin):
             boxes: where the faces are, instead of the finder's answer: centre and size of their 68 landmarks in pixels.
 
         Raises:
-            InputError: a photo cannot be read. `read` goes on with the others instead.
+            InputError: a photo cannot be read (`read` goes on with the others instead), or boxes are given for a list.
         """
+        if boxes is not None and isinstance(source, list):
+            raise InputError("boxes belong to one photo: call the reader once for each photo and its boxes")
         finder = None if boxes is None else GivenBoxes(boxes)
         faces = []
         for number, reading in enumerate(self.read(source if isinstance(source, list) else [source], finder), 1):
