@@ -15,9 +15,9 @@ from jointface.command_line import entry_point
 from jointface.errors import ConfigError
 from jointface.files import write_atomically
 from jointface.inference.face_tables import face_entry, face_table, to_csv
+from jointface.inference.output_folder import why_skipped
 from jointface.inference.photo_overlay import photo_overlay
 from jointface.inference.reader import FaceReader, require_checkpoint
-from jointface.inference.results import why_skipped
 from jointface.synthesis.portraits import example_photos
 
 log = logging.getLogger("jointface.app")

@@ -15,9 +15,9 @@ from jointface.command_line import entry_point
 from jointface.errors import ConfigError, InputError
 from jointface.inference.face_tables import require_parquet
 from jointface.inference.input_files import InputFile, find_files
+from jointface.inference.output_folder import Outputs, Results, printable, state_of
 from jointface.inference.ray_engine import read_shards, require_ray
 from jointface.inference.reader import FaceReader, Reading, require_checkpoint
-from jointface.inference.results import Outputs, Results, printable, state_of
 from jointface.inference.shards import ShardResults, count_photos, make_shards
 from jointface.inference.tracking import FaceTracker
 from jointface.inference.video_files import CAMERA, Video, is_video, require_video
@@ -34,7 +34,7 @@ CHANGES_VIDEOS = ("look_every", "smooth", "moving_mesh", "parquet")
 
 
 def predict(config: DictConfig) -> int:
-    """Reads all photos and videos that are not done yet, and writes what `jointface.inference.results` lists.
+    """Reads all photos and videos that are not done yet, and writes what `jointface.inference.output_folder` lists.
 
     A file that is neither or has no face is skipped.
 

@@ -26,9 +26,9 @@ from jointface.errors import CheckpointError, ConfigError, InputError
 from jointface.geometry import FaceBox, MorphableModel
 from jointface.inference.face import Face, Pose
 from jointface.inference.input_files import find_files
+from jointface.inference.output_folder import Results
 from jointface.inference.photo_overlay import likeliest, photo_overlay
 from jointface.inference.photos import Photo
-from jointface.inference.results import Results
 from jointface.modules.checkpoint import KEY, describe
 from jointface.predict import predict
 from jointface.viz.overlay import AXIS_COLOURS, overlay_axes, overlay_text

@@ -22,7 +22,7 @@ from jointface.inference import Face, Photo, Pose
 from jointface.inference import video_files as files
 from jointface.inference.input_files import InputFile
 from jointface.inference.moving_mesh import MovingMesh
-from jointface.inference.results import Outputs, Results
+from jointface.inference.output_folder import Outputs, Results
 from jointface.inference.tracking import FaceTracker, TrackedFace
 from jointface.inference.video_files import Video, is_video, require_video
 from jointface.inference.video_results import VideoOutputs

@@ -20,8 +20,8 @@ from jointface.errors import DataError
 from jointface.files import write_atomically
 from jointface.inference.face_tables import face_entry, face_table, to_csv, to_parquet
 from jointface.inference.input_files import InputFile
+from jointface.inference.output_folder import printable, state_of, why_skipped
 from jointface.inference.reader import FaceReader
-from jointface.inference.results import printable, state_of, why_skipped
 
 BYTES, PATH = "bytes", "path"  # columns of Parquet files with photos inside; that of paths may be missing
 

@@ -17,9 +17,9 @@ import pandas as pd
 from jointface.files import write_atomically
 from jointface.inference.face_tables import face_entry, face_table, to_parquet
 from jointface.inference.moving_mesh import MovingMesh
+from jointface.inference.output_folder import Outputs
 from jointface.inference.photo_overlay import photo_overlay
 from jointface.inference.photos import Photo
-from jointface.inference.results import Outputs
 from jointface.inference.tracking import TrackedFace
 from jointface.inference.video_files import Frame, Picture, Video, VideoWriter
 
