@@ -15,6 +15,7 @@ from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.crop_store import stack_labels
 from jointface.datamodules.description import SHEET_SIZE, ReadSplit, inventory_table, summary_table, write_description
 from jointface.datamodules.face_dataset import FaceDataset
+from jointface.datamodules.loading import explained_loader_failures
 from jointface.datamodules.on_disk import require_room_for
 from jointface.datamodules.packed import pack_split
 from jointface.datamodules.sample_check import Packing, check_samples
@@ -47,6 +48,7 @@ def require_options(pack: bool, **numbers: float) -> None:
             raise ConfigError(f"{key}={value}: expected a {'' if fraction else 'whole '}number from {low} to {high}")
 
 
+@explained_loader_failures()
 def prepare(
     name: str,
     dataset: Callable[..., FaceDataset],

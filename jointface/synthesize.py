@@ -7,12 +7,14 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from jointface.command_line import entry_point
+from jointface.datamodules.loading import explained_loader_failures
 from jointface.settings import as_list
 from jointface.synthesis.face_files import Plan, export
 from jointface.synthesis.faces import FaceFactory
 
 
 @entry_point("synthesize")
+@explained_loader_failures()
 def main(config: DictConfig) -> None:
     """Writes the faces described by the config."""
     values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))

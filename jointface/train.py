@@ -27,7 +27,8 @@ from rich.table import Table
 from jointface.callbacks import WeightAverage, raise_if_pruned
 from jointface.command_line import entry_point, remove_unused_folder
 from jointface.datamodules import JointDataModule
-from jointface.errors import ConfigError, DataError, RunStopped
+from jointface.datamodules.loading import explained_loader_failures
+from jointface.errors import ConfigError, RunStopped
 from jointface.modules import JointFaceModule
 from jointface.modules.checkpoint import read_checkpoint
 from jointface.modules.compilation import require_compiler
@@ -72,6 +73,7 @@ def main(config: DictConfig) -> dict[str, float]:
     return metrics
 
 
+@explained_loader_failures()
 def train(config: DictConfig) -> dict[str, float]:
     """Trains the config's model and tests its best checkpoint; writes config, metrics, checkpoints and figures to
     `paths.run_dir`. With `dry_run`, it only prints what it would do.
@@ -108,12 +110,9 @@ def train(config: DictConfig) -> dict[str, float]:
             fit(config, trainer, module, datamodule, start, requeues=given == AUTO)
             return test(config, trainer, module, datamodule)
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            if not str(error).startswith("Early stopping conditioned on metric"):
                 raise
-            raise DataError(
-                f"a loader process died ({shorten(str(error), 150)}): lower num_workers or batch_size, or give the "
-                "container more shared memory (docker run --shm-size=2g); num_workers=0 needs none"
-            ) from error
+            raise ConfigError(f"callbacks.early_stopping.monitor: {shorten(str(error), 300)}") from error
         except MisconfigurationException as error:
             raise ConfigError(shorten(str(error), 300)) from error
 

@@ -30,6 +30,24 @@ def test_a_program_that_stops_while_loaders_work_ends() -> None:
     assert ended.returncode == 130
 
 
+CANNOT_HAND_OVER = """
+from torch.utils.data import DataLoader
+from jointface.datamodules.loading import explained_loader_failures, start_worker
+loader = DataLoader(range(9), num_workers=1, worker_init_fn=start_worker, collate_fn=lambda batch: lambda: batch)
+with explained_loader_failures():
+    list(loader)
+"""
+
+
+def test_a_worker_that_cannot_hand_over_a_batch_ends_the_run() -> None:
+    """As when shared memory is full; here because a function cannot be pickled."""
+    ended = subprocess.run(
+        [sys.executable, "-c", CANNOT_HAND_OVER], timeout=120, check=False, capture_output=True, text=True
+    )
+    assert "DataError: a loader process died or shared memory is full" in ended.stderr
+    assert "a loader process cannot hand over a batch: " in ended.stderr
+
+
 @pytest.mark.parametrize("method", [pytest.param("forkserver", marks=pytest.mark.slow), "spawn"])
 def test_processes_that_are_not_forked_load_the_same(method: str, tiny_data: Path) -> None:
     """Windows and macOS spawn, and from Python 3.14 on Linux uses a fork server."""

@@ -242,6 +242,10 @@ def test_zero_means_never(tiny_data: Path, tmp_path: Path) -> None:
     [
         (["+trainer.limit_train_batches=0"], "ended after step 0, before its first validation, .* to resume, add"),
         (["callbacks.checkpoint.monitor=val/nothing"], "monitor='val/nothing'.* could not find"),
+        (
+            ["callbacks/early_stopping=default", "callbacks.early_stopping.monitor=val/nothing"],
+            "callbacks.early_stopping.monitor: .* `val/nothing` which is not available",
+        ),
     ],
 )
 def test_a_training_without_a_best_checkpoint_says_why(
@@ -257,7 +261,7 @@ def test_a_loader_process_that_the_system_killed_is_explained(
     killed = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error.")
     monkeypatch.setattr("jointface.train.fit", Mock(side_effect=killed))
     with pytest.raises(
-        DataError, match=r"loader process died \(.*Bus error.*--shm-size=2g\); num_workers=0 needs none"
+        DataError, match=r"loader process died .*\(.*Bus error.*--shm-size=2g\); num_workers=0 needs none"
     ):
         train(tiny_config(tiny_data, tmp_path))
 

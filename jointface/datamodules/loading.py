@@ -2,10 +2,16 @@
 
 import atexit
 import multiprocessing
+import multiprocessing.queues
 import multiprocessing.util  # registers its own exit function first, so that it runs after `end_workers`
+import os
 import random
 import signal
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from textwrap import shorten
 from typing import Any
 
 import cv2
@@ -17,6 +23,7 @@ from torch.utils.data import Dataset
 
 from jointface.datamodules.face_dataset import Batch, FaceDataset
 from jointface.datamodules.sampling import BatchSample
+from jointface.errors import DataError
 
 
 class Batches(Dataset[Any]):
@@ -52,12 +59,35 @@ def start_worker(worker: int) -> None:
     Terminals and SLURM send Ctrl-C, SIGTERM and SLURM's warnings to every process of a run. A worker that ended at such
     a signal would break the last step before the run saves. The main process ends hanging workers by sending SIGTERM
     twice, so only the first one is ignored.
+
+    A worker that cannot hand over a batch, for instance because shared memory is full, ends. Python would drop the
+    batch, and the main process would wait for it forever.
     """
     cv2.setNumThreads(0)
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
     for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):
         if hasattr(signal, name):  # Windows has only the first
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+
+
+def _end_worker(error: Exception, batch: object) -> None:
+    print(f"a loader process cannot hand over a batch: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+@contextmanager
+def explained_loader_failures() -> Iterator[None]:
+    """Raises a DataError that says what to do where a loader process died or shared memory is full."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker (pid" not in str(error) and "shared memory(shm)" not in str(error):
+            raise
+        raise DataError(
+            f"a loader process died or shared memory is full ({shorten(str(error), 150)}): lower num_workers or "
+            "batch_size, or give the container more shared memory (docker run --shm-size=2g); num_workers=0 needs none"
+        ) from error
 
 
 @atexit.register

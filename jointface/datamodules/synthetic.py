@@ -16,7 +16,7 @@ from jointface.attributes import positive_weight
 from jointface.datamodules.augmentation import change_colours
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import BROKEN, Batch, FaceDataset, FaceSample, Item, move_labels, require_choice
-from jointface.errors import ConfigError
+from jointface.errors import ConfigError, DataError
 from jointface.geometry.camera import crop_camera
 from jointface.geometry.framing import CROP_MARGIN, FaceBox
 from jointface.synthesis.faces import SPLITS, FaceFactory, SyntheticFace, shared_factory
@@ -111,7 +111,13 @@ class SyntheticFaces(FaceDataset):
         like = {key: value[0] for key, value in labels.items()} | {
             "image": torch.zeros(3, size, size, dtype=torch.uint8), "known": torch.zeros((), dtype=torch.bool),
         }  # fmt: skip
-        return {key: value.new_zeros(self.num_faces, *value.shape).share_memory_() for key, value in like.items()}
+        try:
+            return {key: value.new_zeros(self.num_faces, *value.shape).share_memory_() for key, value in like.items()}
+        except RuntimeError as error:
+            raise DataError(
+                f"synthetic faces: no shared memory to keep {self.num_faces} of them: give the container more (docker "
+                "run --shm-size=2g), or set drawing.keep_in_memory=false"
+            ) from error
 
     def __len__(self) -> int:
         return self.num_faces

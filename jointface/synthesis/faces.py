@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -91,6 +92,9 @@ class FaceFactory:
             raise ConfigError(f"synthesis.max_yaw={max_yaw}: expected degrees from 0 to 90")
         if backgrounds_dir is not None:
             background_photos(backgrounds_dir)
+        self._settings = (
+            seed, images_per_person, max_yaw, assets_dir, backgrounds_dir, supersampling, device, compiled, cache_dir,
+        )  # fmt: skip
         self.seed, self.images_per_person, self.max_yaw = seed, images_per_person, max_yaw
         self.backgrounds_dir = backgrounds_dir
         self.head = load_head(cache_dir)
@@ -102,6 +106,11 @@ class FaceFactory:
         self.renderer = Renderer(self.head, self.wardrobe, self.assets, supersampling, device, compiled)
         model = self.head.model
         self._landmarks68 = model.mean[model.landmarks68], model.basis[:, model.landmarks68].contiguous()
+
+    def __reduce__(self) -> tuple[type["FaceFactory"], tuple[Any, ...]]:
+        """Pickles the settings alone: a process that is spawned builds the factory again. Its tensors would each take a
+        file descriptor, and a fork server passes on at most 256 of them."""
+        return FaceFactory, self._settings
 
     def face(self, split: str, index: int) -> SyntheticFace:
         """Samples face number `index` of a split ("train", "val" or "test"). No person is in two splits."""
