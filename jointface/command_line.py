@@ -7,14 +7,14 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from jointface.command_help import command_help
 from jointface.errors import DivergedError, RunStopped, TrialPruned
@@ -53,6 +53,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
         def job(config: DictConfig) -> Any:
             # `main` sets it only for Hydra, not for the processes that a distributed run starts.
             full_error = os.environ.pop("HYDRA_FULL_ERROR", None) if expected else None
+            expand_home(config)
             try:
                 return task(config)
             except RunStopped as stop:  # also ends a sweep, before its other jobs
@@ -80,6 +81,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
             if isinstance(sys.stdout, io.TextIOWrapper):  # names may have letters that the terminal lacks
                 sys.stdout.reconfigure(errors="backslashreplace")
             os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors over several lines
+            require_letters(sys.argv[1:])
             sys.argv[1:] = [with_home(without_group(word)) for word in sys.argv[1:]]
             try:
                 hydra.main(config_path=str(CONF_DIR), config_name=config_name, version_base="1.3")(job)()
@@ -94,6 +96,12 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
     return decorate
 
 
+def require_letters(words: Sequence[str]) -> None:
+    """Exits if Python reads names as ASCII, and the command or its folder has other letters."""
+    if sys.getfilesystemencoding() == "ascii" and not "".join([os.getcwd(), *words]).isascii():
+        sys.exit("error: this locale knows only ASCII letters: set LC_ALL=C.UTF-8 and leave PYTHONUTF8=0 out")
+
+
 def without_group(word: str) -> str:
     """Translates `GROUP=null`, which Hydra accepts only in files, to `~GROUP` for the command line."""
     group, _, value = word.partition("=")
@@ -103,6 +111,19 @@ def without_group(word: str) -> str:
 def with_home(word: str) -> str:
     """Replaces `~` at the start of a path in KEY=VALUE, which the shell leaves and Hydra does not know."""
     return re.sub(r"(?<=[=,:\[\"'])~(?=/|$)", lambda _: os.path.expanduser("~"), word)
+
+
+def expand_home(config: DictConfig | ListConfig) -> None:
+    """Replaces `~` at the start of paths that a file of the config gives."""
+    keys = config if isinstance(config, DictConfig) else range(len(config))
+    for key in [*keys]:
+        if OmegaConf.is_missing(config, key) or OmegaConf.is_interpolation(config, key):
+            continue
+        value = config[key]
+        if isinstance(value, DictConfig | ListConfig):
+            expand_home(value)
+        elif isinstance(value, str) and value.startswith("~/"):
+            config[key] = os.path.expanduser(value)
 
 
 def leave_message_to_first_process() -> None:

@@ -93,9 +93,7 @@ class Recording:
 def sweep(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A sweep of one job with logger=wandb: its folder, its output, and what W&B recorded."""
     folder = tmp_path_factory.mktemp("sweep")
-    result = command(
-        folder, tiny_data, "--multirun", "seed=0", "logger.wandb.tags=[mine]", "logger.wandb.log_model=true"
-    )
+    result = command(folder, tiny_data, "--multirun", "seed=0", "logger.wandb.tags=mine", "logger.wandb.log_model=true")
     assert result.returncode == 0, result.stderr
     (run_dir,) = folder.glob("runs/tiny/multirun_*/0")
     return SimpleNamespace(folder=run_dir, output=result.stdout + result.stderr, recorded=Recording(run_dir))

@@ -11,7 +11,7 @@ from hydra.errors import OverrideParseException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from jointface.command_line import with_home
+from jointface.command_line import expand_home, require_letters, with_home
 from jointface.datamodules import W300LP, CropTransform
 from jointface.errors import ConfigError
 from jointface.geometry import MorphableModel
@@ -118,3 +118,19 @@ def test_the_command_that_resumes_a_run_holds_any_path(name: str, monkeypatch: p
 def test_a_tilde_is_the_home_folder(word: str, taken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert with_home(word) == taken
+
+
+def test_a_tilde_in_a_file_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    config = OmegaConf.create({"data": "~/data", "of": ["~/a", "a~/b"], "root": "${data}/celeba", "none": "???"})
+    OmegaConf.set_struct(config, True)
+    expand_home(config)
+    assert config.root == "/home/me/data/celeba"
+    assert config.of == ["/home/me/a", "a~/b"]
+
+
+def test_letters_that_the_locale_lacks_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_letters(["paths.data_dir=/Größe"])
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ascii")
+    with pytest.raises(SystemExit, match=r"error: this locale knows only ASCII letters: set LC_ALL=C\.UTF-8"):
+        require_letters(["paths.data_dir=/Größe"])

@@ -79,7 +79,9 @@ def require_room_for(folder: Path) -> None:
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
     if not os.path.isdir(place) or not os.access(place, os.W_OK | os.X_OK):
         why = "no permission to write there" if os.path.isdir(place) else f"{place} is a file"
-        raise DataError(f"{folder.absolute()}: cannot write to the folder, {why}; choose another")
+        raise DataError(
+            f"{folder.absolute()}: cannot write to the folder, {why}; choose another with output_dir=FOLDER"
+        )
 
 
 def missing(path: Path, what: str, how: str) -> DataError:

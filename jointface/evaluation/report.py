@@ -77,7 +77,7 @@ def write_report(
     pages = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     pages.filters["slug"] = slug
     page = pages.get_template("report.html.jinja").render(title=title, facts=facts, notes=notes, sections=sections)
-    files["report.html"] = page.encode()
+    files["report.html"] = page.encode(errors="backslashreplace")
     _remove_report(output_dir)
     for path, data in files.items():
         write_atomically(output_dir / path, data)

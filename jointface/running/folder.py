@@ -1,6 +1,7 @@
 """The folder of a run: no two runs share a folder, and a resumed run keeps its folder."""
 
 import atexit
+import os
 import shutil
 import sys
 import tempfile
@@ -57,7 +58,7 @@ def _folder(config: DictConfig, kind: str) -> tuple[Path, bool]:
     pattern: Any = OmegaConf.to_container(config.hydra[kind], resolve=False)
     hydra, before = HydraConfig.instance(), HydraConfig.instance().cfg
     hydra.set_config(config)  # the folder's name may refer to the config
-    folder = Path(config.hydra[kind].dir)
+    folder = Path(os.path.expanduser(config.hydra[kind].dir))
     hydra.cfg = before
     return folder, "${now:" in pattern["dir"]
 

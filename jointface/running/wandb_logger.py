@@ -17,6 +17,7 @@ from lightning_utilities.core.imports import lazy_import
 from jointface.errors import ConfigError, TrialPruned
 from jointface.metrics.direction import HIGHER_IS_BETTER, better
 from jointface.running.sweep_jobs import name_job
+from jointface.settings import as_list
 
 wandb = lazy_import("wandb")  # an optional dependency
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class DashboardLogger(WandbLogger):
         recording = last_recording(Path(save_dir))
         id = id or (recording.stem.removeprefix("run-") if recording else None)
         name, group = name_job(name, group)
+        more["tags"] = as_list(more.get("tags"))
         try:
             super().__init__(name, save_dir, id=id, log_model=log_model, group=group, **more)
         except ImportError as error:
