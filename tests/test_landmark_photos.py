@@ -110,6 +110,9 @@ def test_fairface_labels_what_its_groups_say(root: Path) -> None:
         {"Male": 0, "Asian": 0, "Black": 0, "Indian": 0},  # in the forties, Middle Eastern
         {"Male": 1, "Young": 0, "Asian": 0, "Black": 0, "White": 1, "Indian": 0},
     ]
+    groups = data.subset(40).groups
+    assert groups is not None
+    assert groups.loc[1].to_dict() == {"age": "40-49", "gender": "Female", "race": "Middle Eastern"}
 
 
 @pytest.mark.parametrize("text", [pts_text(), pts_text(header="", end=""), "\ufeff" + pts_text().replace("\n", "\r\n")])

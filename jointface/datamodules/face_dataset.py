@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import cv2
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
@@ -66,6 +67,7 @@ class FaceDataset(Dataset[Item], ABC):
     splits: ClassVar[tuple[str, ...]]
     attributes: Tensor  # (samples, M), 0 or 1, labels of the whole split; for `alpha`
     mask: Tensor  # (samples, M) or (M,), bool: which of them are labelled
+    groups: pd.DataFrame | None = None  # a row a sample: groups of people that are known beside the attributes
     rendered: ClassVar[bool] = False  # whether images are rendered on request, so that there are no photo files
 
     def __init__(self, split: str, transform: CropTransform) -> None:
@@ -188,6 +190,8 @@ class _Subset(FaceDataset):
         self.split, self.transform = dataset.split, dataset.transform
         self.label_set = dataset.label_set  # type: ignore[misc]
         self.has_shape, self.has_landmarks = dataset.has_shape, dataset.has_landmarks  # type: ignore[misc]
+        if dataset.groups is not None:
+            self.groups = dataset.groups.iloc[self.indices].reset_index(drop=True)
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -69,7 +69,7 @@ class FairFace(FaceDataset):
         if not chosen.any():
             raise DataError(f"FairFace's {split} split in {self.root.absolute()} is empty: no file is in both tables")
         self.files, self.landmarks = files[chosen], torch.from_numpy(landmarks[chosen])
-        self.groups = labels[chosen]
+        self.groups = labels[chosen].reset_index(drop=True)
         self.attributes, self.mask = attributes_of(self.groups)
 
     def __len__(self) -> int:

@@ -156,9 +156,9 @@ class Benchmark:
         return protocol(self.participants.networks, test, **self.participants.placement)
 
     def _groups(self, test: FaceDataset) -> pd.DataFrame | None:
-        """The groups of the test samples in the given table, None without one."""
+        """The groups of the test samples in the given table, or those that the data set itself has, if any."""
         if self.groups is None:
-            return None
+            return test.groups
         if (groups := groups_of_files(test, self.groups)) is None:
             self.notes.append(f"groups: no row is of a photo of this benchmark, such as {test.name(0)}.")
             log.warning("%s: %s", self.name, self.notes[-1])

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 # The data sets' names as papers spell them, by the name of their benchmark or label set.
 DATA_SETS = {
     "aflw2000": "AFLW2000-3D", "florence": "MICC Florence", "celeba": "CelebA", "lfwa": "LFWA",
-    "synthetic": "Synthetic faces", "now": "NoW", "realy": "REALY",
+    "synthetic": "Synthetic faces", "fairface": "FairFace", "now": "NoW", "realy": "REALY",
 }  # fmt: skip
 MISSING_FILE = "missing.csv"  # the report's list of `BenchmarkResult.missing`
 
