@@ -130,7 +130,8 @@ def test_predictions_do_not_depend_on_the_batch_size(photos: Photos, tiny_model:
         torch.testing.assert_close(a.vertices, b.vertices, rtol=0, atol=1e-5 * size)
         torch.testing.assert_close(a.pose, b.pose, rtol=0, atol=1e-3)
         if decoder == "morphable":
-            torch.testing.assert_close(a.shape_coefficients, b.shape_coefficients, rtol=1e-4, atol=1e-4)
+            scale = a.shape_coefficients.abs().max().item()  # components differ in scale, rounding errors less
+            torch.testing.assert_close(a.shape_coefficients, b.shape_coefficients, rtol=1e-4, atol=1e-5 * scale)
     assert not torch.equal(one[0].vertices - one[0].vertices[0], one[1].vertices - one[1].vertices[0])
 
 
