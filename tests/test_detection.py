@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 
 from jointface.command_line import CONF_DIR
 from jointface.datamodules import CropTransform
+from jointface.datamodules.landmark_table import CONTOUR_STRETCH
 from jointface.detection.boxes import REACH, decode, overlaps, suppress, target_maps
-from jointface.detection.cutouts import CONTOUR_STRETCH, Cutout, free_photos
+from jointface.detection.cutouts import Cutout, free_photos
 from jointface.detection.finder_network import STRIDES, FinderNetwork, fold_batch_norm
 from jointface.detection.finder_training import count_found
 from jointface.detection.finder_weights import SHA256, SHIPPED, load_finder, save_weights

@@ -1,6 +1,8 @@
 """Training crops in memory, and the augmentation of whole batches: the same crops and labels as photo by photo."""
 
+from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import albumentations
 import cv2
@@ -56,7 +58,7 @@ def test_warping_a_batch_equals_warping_each_picture() -> None:
 
 @pytest.mark.parametrize("name", ["celeba", "300wlp", "synthetic"])
 def test_labels_follow_the_crop(datasets: dict[str, FaceDataset], name: str) -> None:
-    """Each landmark shows the same place of the face in the plain and in the augmented crop."""
+    """Pixels and cameras of an augmented crop are those of the same similarity applied to the photo itself."""
     dataset = datasets[name]
     dataset.transform = CropTransform(SIZE, border=border_of(SIZE, MOVES))
     kept = InMemoryFaces(dataset, MOVES)
@@ -147,5 +149,15 @@ def test_a_training_in_memory_reads_each_photo_once(
         assert images.shape[1:] == (3, SIZE, SIZE)
     assert sorted(i for i in reads if i != 1) == [i for i in range(len(dataset)) if i != 1]
     assert set(data.broken.reasons["train/celeba"]) == {1}
+
+
+def test_what_cannot_be_kept_is_refused(datasets: dict[str, FaceDataset], monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"data\.in_memory=true augments in torch"):
-        InMemoryFaces(dataset, Augmentation(extra=[albumentations.HorizontalFlip()]))
+        InMemoryFaces(datasets["celeba"], Augmentation(extra=[albumentations.HorizontalFlip()]))
+    drawn = {"dataset": partial(SyntheticFaces, num_faces=2, drawing={"draw_on": "device"}), "batch_size": 1}
+    data = JointDataModule({"drawn": drawn}, SIZE, in_memory=True, num_workers=0)
+    with pytest.raises(ConfigError, match=r"data\.sources\.drawn is drawn anew in each step"):
+        data.setup("fit")
+    monkeypatch.setattr(CelebA, "read", Mock(side_effect=DataError("gone")))
+    with pytest.raises(DataError, match="celeba: no sample can be read; the first one: gone"):
+        InMemoryFaces(datasets["celeba"], None).load("celeba", 4, num_workers=0)

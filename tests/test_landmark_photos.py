@@ -10,13 +10,14 @@ import torch
 
 from jointface.datamodules import WFLW, CropTransform, FaceDataset, FairFace, LandmarkPhotos, LandmarkTable
 from jointface.datamodules.fairface import FAIRFACE
-from jointface.datamodules.landmark_photos import photo_of, read_pts
+from jointface.datamodules.landmark_photos import POINTS, photo_of, read_pts
+from jointface.datamodules.on_disk import paired_photos
 from jointface.datamodules.wflw import LISTS, TO_68
 from jointface.errors import DataError
 from jointface.geometry.morphable_model import MIRROR68
 
 CROP = CropTransform(32)
-POINTS = np.random.default_rng(0).uniform(20, 80, (68, 2)).round(3)
+MARKS = np.random.default_rng(0).uniform(20, 80, (68, 2)).round(3)
 
 
 def write_photo(path: Path) -> None:
@@ -24,7 +25,7 @@ def write_photo(path: Path) -> None:
     cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8))
 
 
-def pts_text(points: np.ndarray = POINTS, header: str = "version: 1\nn_points: 68\n{\n", end: str = "}\n") -> str:
+def pts_text(points: np.ndarray = MARKS, header: str = "version: 1\nn_points: 68\n{\n", end: str = "}\n") -> str:
     return header + "".join(f"{x} {y}\n" for x, y in points) + end
 
 
@@ -48,7 +49,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(rows))
     names = [f"{axis}{i}" for i in range(68) for axis in "xyz"]
-    table = pd.DataFrame([np.c_[POINTS, POINTS[:, :1]].ravel()] * 40, columns=names)
+    table = pd.DataFrame([np.c_[MARKS, MARKS[:, :1]].ravel()] * 40, columns=names)
     table.assign(file=[f"photos/{n:03d}.jpg" for n in range(40)]).to_csv(root / "portraits/landmarks68.csv")
     ages, races = ["0-2", "40-49", "more than 70"], ["East Asian", "Middle Eastern", "White"]
     for part in ("train", "val"):
@@ -80,12 +81,13 @@ def test_splits_share_no_photo_and_leave_none_out(root: Path) -> None:
 def test_landmarks_are_read_0_based_in_the_order_of_ibug(root: Path) -> None:
     data = open_all(root, "train")
     sample = data["300w"].read(0)
-    np.testing.assert_allclose(sample.labels["landmarks68"], POINTS - 1, rtol=1e-6)
+    np.testing.assert_allclose(sample.labels["landmarks68"], MARKS - 1, rtol=1e-6)
     assert sample.labels["landmark_mask"].all()
     wide = np.random.default_rng(1).uniform(20, 80, (98, 2)).round(3)
     np.testing.assert_allclose(data["wflw"].read(0).labels["landmarks68"], wide[list(TO_68)], rtol=1e-6)
     for name in ("fairface", "portraits"):
-        item = data[name][0]
+        labels, item = data[name].read(0).labels, data[name][0]
+        np.testing.assert_allclose(labels["landmarks68"][:, 2], -MARKS[:, 0], rtol=1e-6)  # towards the viewer
         assert item["landmarks68"].shape == (68, 3)
         assert item["landmark_mask"].tolist() == [False] * 17 + [True] * 51  # MediaPipe's contour is another one
     assert {name for name, dataset in data.items() if dataset.has_landmarks} == set(data)
@@ -118,15 +120,15 @@ def test_fairface_labels_what_its_groups_say(root: Path) -> None:
 @pytest.mark.parametrize("text", [pts_text(), pts_text(header="", end=""), "\ufeff" + pts_text().replace("\n", "\r\n")])
 def test_a_pts_file_has_a_header_or_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "face.pts").write_text(text, encoding="utf-8")
-    np.testing.assert_allclose(read_pts(tmp_path / "face.pts"), POINTS - 1, rtol=1e-6)
+    np.testing.assert_allclose(read_pts(tmp_path / "face.pts"), MARKS - 1, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (pts_text(POINTS[:29]), r"expected 68 points with finite x and y, found numbers of shape \(29, 2\)"),
-        (pts_text(np.where(POINTS > 79, np.nan, POINTS)), "expected 68 points with finite x and y"),
-        (pts_text(POINTS + 900), r"the face \(centre .*\) is not in the photo of 100 x 100 pixels"),
+        (pts_text(MARKS[:29]), r"expected 68 points with finite x and y, found numbers of shape \(29, 2\)"),
+        (pts_text(np.where(MARKS > 79, np.nan, MARKS)), "expected 68 points with finite x and y"),
+        (pts_text(MARKS + 900), r"the face \(centre .*\) is not in the photo of 100 x 100 pixels"),
         ("<!DOCTYPE html><p>Sign in", "not a readable .pts file"),
         ("", "expected 68 points"),
     ],
@@ -141,21 +143,22 @@ def test_a_damaged_pts_file_is_named(tmp_path: Path, text: str, reason: str) -> 
     assert data.batch([0])["broken"].tolist() == [0]
 
 
-def test_pairs_alone_count_and_a_folder_without_one_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for number in range(9):
-        write_photo(tmp_path / f"afw/{number}.jpg")
-        (tmp_path / f"afw/{number}.pts").write_text(pts_text())
-    (tmp_path / "afw/alone.pts").write_text(pts_text())
-    write_photo(tmp_path / "afw/unmarked.jpg")
-    names = {
-        str(d.path(i).stem) for s in ("train",) for d in [LandmarkPhotos(tmp_path, s, CROP)] for i in range(len(d))
-    }
-    assert names <= set(map(str, range(9)))
+def test_only_pairs_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.jpg", "b.jpg", "unmarked.jpg"):
+        write_photo(tmp_path / name)
+    for name in ("a.pts", "b.PTS", "alone.pts"):
+        (tmp_path / name).write_text(pts_text())
+    assert paired_photos(tmp_path, POINTS, "300-W") == ["a.jpg", "b.jpg"]
     assert "1 photos have no .pts" in caplog.text
     assert "1 .pts files have no photo" in caplog.text
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"no photo with a \.pts file in .*empty: unpack 300-W there"):
-        LandmarkPhotos(tmp_path / "empty", "train", CROP)
+
+
+def test_a_subset_may_be_a_word_and_photos_may_lie_in_the_root(root: Path, tmp_path: Path) -> None:
+    by_word = LandmarkPhotos(root / "300W", "train", CROP, subsets="helen/trainset")
+    assert len(by_word) == len(LandmarkPhotos(root / "300W", "train", CROP))
+    assert len(LandmarkPhotos(root / "300W/helen/trainset", "train", CROP)) == len(by_word)
+    with pytest.raises(DataError, match=r"no photo with a \.pts file in .*: unpack 300-W there"):
+        LandmarkPhotos(tmp_path, "train", CROP)
 
 
 def test_faces_of_one_photo_stay_together() -> None:

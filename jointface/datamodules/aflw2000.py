@@ -11,8 +11,8 @@ from torch import Tensor
 
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample, evenly_spaced, require_choice
-from jointface.datamodules.fitted_face import FittedFaceReader, fit_of, fitted_photos, no_pairs_error
-from jointface.datamodules.on_disk import Count, require_folder
+from jointface.datamodules.fitted_face import FITS, FittedFaceReader, no_pairs_error
+from jointface.datamodules.on_disk import Count, labels_beside, paired_photos, require_folder
 from jointface.errors import DataError
 from jointface.geometry.array_files import read_npy
 from jointface.geometry.morphable_model import MorphableModel
@@ -66,7 +66,7 @@ class AFLW2000(FaceDataset):
         where = f"set paths.data_dir to the folder that holds {Path(root).name}/"
         self.root = require_folder(Path(root), "AFLW2000-3D", where)
         self.reader = FittedFaceReader(morphable_model)
-        self.names = np.array(fitted_photos(self.root, "AFLW2000-3D"), dtype=np.str_)
+        self.names = np.array(paired_photos(self.root, FITS, "AFLW2000-3D"), dtype=np.str_)
         if not len(self.names):
             raise no_pairs_error(self.root, "AFLW2000-3D")
         self.reannotation = Reannotation(self.root) if annotation == "reannotated" else None
@@ -91,7 +91,7 @@ class AFLW2000(FaceDataset):
         return subset
 
     def inventory(self) -> list[Count]:
-        counts = [Count("photos", len(fitted_photos(self.root)), PHOTOS)]
+        counts = [Count("photos", len(paired_photos(self.root, FITS)), PHOTOS)]
         if self.reannotation is not None:
             counts.append(Count("re-annotated photos", len(self.reannotation.points), PHOTOS))
         return counts
@@ -116,7 +116,7 @@ class Reannotation:
         distance = (self.original - original[:, :2]).abs().amax(dim=(1, 2))
         row = int(distance.argmin())
         if distance[row] > 0.1:
-            raise DataError(f"{fit_of(photo)}: no row of {ORIGINAL} matches its pt3d_68; {FROM_3DDFA}")
+            raise DataError(f"{labels_beside(photo, FITS)}: no row of {ORIGINAL} matches its pt3d_68; {FROM_3DDFA}")
         return self.points[row]
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from jointface.attributes import LabelSet
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample
+from jointface.datamodules.held_out import held_out_fraction
 from jointface.datamodules.landmark_table import marked_sample, read_landmark_table
 from jointface.datamodules.on_disk import Count, require_file, require_folder
-from jointface.datamodules.w300lp import held_out_fraction
 from jointface.errors import DataError
 
 FAIRFACE = LabelSet("fairface", ("Male", "Young", "Asian", "Black", "White", "Indian"))
@@ -68,7 +68,7 @@ class FairFace(FaceDataset):
             chosen = chosen & (held_out if split == "val" else ~held_out)
         if not chosen.any():
             raise DataError(f"FairFace's {split} split in {self.root.absolute()} is empty: no file is in both tables")
-        self.files, self.landmarks = files[chosen], torch.from_numpy(landmarks[chosen])
+        self.files, self.landmarks = files[chosen], landmarks[chosen]
         self.groups = labels[chosen].reset_index(drop=True)
         self.attributes, self.mask = attributes_of(self.groups)
 

@@ -12,8 +12,8 @@ from jointface.datamodules.celeba import SPLITS
 from jointface.datamodules.celeba_files import ATTRIBUTES, IDENTITY, PARTITION, locate, read_label_file
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample, Item
-from jointface.datamodules.fitted_face import FittedFaceReader, fitted_photos, no_pairs_error
-from jointface.datamodules.on_disk import log_left_out, require_folder
+from jointface.datamodules.fitted_face import FITS, FittedFaceReader, no_pairs_error
+from jointface.datamodules.on_disk import log_left_out, paired_photos, require_folder
 from jointface.errors import DataError
 from jointface.geometry.morphable_model import MorphableModel
 
@@ -43,7 +43,7 @@ class FittedCelebA(FaceDataset):
         self.root = require_folder(Path(root), "CelebA photos with fits", "set paths.data_dir to the folder above")
         self.folder = require_folder(self.root / "photos", "photos with their fits", "move them there")
         self.reader = FittedFaceReader(morphable_model)
-        photos = np.array(fitted_photos(self.folder, "fitted CelebA"), dtype=np.str_)
+        photos = np.array(paired_photos(self.folder, FITS, "fitted CelebA"), dtype=np.str_)
         if not len(photos):
             raise no_pairs_error(self.folder, "fitted CelebA")
         attributes, partition, identities = (

@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from jointface.datamodules.face_dataset import FaceSample, Item, read_image
-from jointface.datamodules.on_disk import ARCHIVES, file_names, log_left_out, photo_names
+from jointface.datamodules.on_disk import ARCHIVES, file_names, labels_beside
 from jointface.errors import ConfigError, DataError
 from jointface.files import disguise_of
 from jointface.geometry.array_files import checked_numbers
@@ -49,7 +49,7 @@ class FittedFaceReader:
     def read(self, photo: Path, with_landmarks: bool = False) -> FaceSample:
         """The photo and its fit. `with_landmarks` adds the file's `pt3d_68` as `landmarks68`, with z in the camera
         frame, and frames the face by these landmarks."""
-        path = fit_of(photo)
+        path = labels_beside(photo, FITS)
         lengths = {"Pose_Para": 7, "Shape_Para": self.num_shape, "Exp_Para": self.num_expression}
         fit = read_fit(path, [*lengths, "pt3d_68"] if with_landmarks else [*lengths])
         values = []
@@ -113,26 +113,6 @@ def no_pairs_error(root: Path, what: str, below: str = "") -> DataError:
     else:
         hint = "unpack it there"
     return DataError(f"no .jpg + .mat pair of {what} in {root.absolute()}: {hint}")
-
-
-def fitted_photos(folder: Path, data_set: str | None = None) -> list[str]:
-    """The photos in a folder that come with a .mat file, sorted by their names without ending.
-
-    If `data_set` is given, the log counts unpaired photos and fits.
-    """
-    names = file_names(folder)
-    photos = photo_names(names)
-    fits = {name[:-4] for name in names if name.endswith(FITS)}
-    if data_set is not None:
-        log_left_out(data_set, f"photos have no .mat in {folder}", photos.keys() - fits)
-        log_left_out(data_set, f".mat files have no photo in {folder}", fits - photos.keys())
-    return [photos[name] for name in sorted(photos.keys() & fits)]
-
-
-def fit_of(photo: Path) -> Path:
-    """The .mat of a photo; .MAT if there is only that."""
-    small, capital = (photo.with_suffix(ending) for ending in FITS)
-    return capital if not small.exists() and capital.exists() else small
 
 
 def read_fit(path: Path, fields: list[str]) -> dict[str, np.ndarray]:

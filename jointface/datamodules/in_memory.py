@@ -14,7 +14,7 @@ from jointface.datamodules.augmentation import Augmentation
 from jointface.datamodules.batch_augmentation import change_batch, warp_batch
 from jointface.datamodules.face_dataset import BROKEN, Batch, FaceDataset, FaceSample, Item, move_labels
 from jointface.datamodules.loading import Batches, identity_collate, start_worker
-from jointface.errors import ConfigError
+from jointface.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,11 @@ class InMemoryFaces(FaceDataset):
         return self.dataset.alpha()
 
     def load(self, what: str, count: int, num_workers: int) -> None:
-        """Reads the first `count` samples, once; `what` names them in the log."""
+        """Reads the first `count` samples, once; `what` names them in messages.
+
+        Raises:
+            DataError: none of them can be read.
+        """
         if len(self.rows) == count:
             return
         chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
@@ -90,6 +94,8 @@ class InMemoryFaces(FaceDataset):
             num_workers=num_workers, worker_init_fn=start_worker,
         )  # fmt: skip
         parts = [{key: value.clone() for key, value in part.items() if key != BROKEN} for part in loader]
+        if not any(parts):
+            raise DataError(f"{what}: no sample can be read; the first one: {self.why_broken(0)}")
         parts = [part for part in parts if part]
         self.samples = {key: torch.cat([part[key] for part in parts]).share_memory_() for key in parts[0]}
         self.rows = torch.full((count,), -1)

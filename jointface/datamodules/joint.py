@@ -120,14 +120,22 @@ class JointDataModule(LightningDataModule):
         for part in STAGES_OF.get(stage, ()):
             if part not in self.datasets:
                 self.datasets[part] = {
-                    name: self._opened(name, source, part)
+                    name: self._open_kept(name, source, part)
                     for name, source in self.sources.items()
                     if part in source.splits
                 }
 
-    def _opened(self, name: str, source: Source, stage: Stage) -> FaceDataset:
+    def _open_kept(self, name: str, source: Source, stage: Stage) -> FaceDataset:
+        """The data set of a stage, in memory if it is trained on and the config says so."""
         dataset = self._open(name, source, stage)
-        return InMemoryFaces(dataset, self.augmentation) if self.in_memory and stage == "train" else dataset
+        if not self.in_memory or stage != "train":
+            return dataset
+        if isinstance(dataset, SyntheticFaces) and dataset.drawing.draw_on == "device":
+            raise ConfigError(
+                f"data.in_memory=true keeps training crops, but data.sources.{name} is drawn anew in each step: leave "
+                "out data.in_memory=true or drawing=device"
+            )
+        return InMemoryFaces(dataset, self.augmentation)
 
     def _open(self, name: str, source: Source, stage: Stage) -> FaceDataset:
         split, transform, dataset = source.splits[stage], self.transforms[stage], source.dataset

@@ -10,17 +10,17 @@ from torch import Tensor
 
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample, Item, read_image
-from jointface.datamodules.on_disk import Count, file_names, log_left_out, photo_names, require_folder
-from jointface.datamodules.w300lp import held_out_fraction
+from jointface.datamodules.held_out import RANGES, is_in_split
+from jointface.datamodules.on_disk import Count, labels_beside, paired_photos, require_folder
 from jointface.errors import DataError
 from jointface.files import disguise_of
 from jointface.geometry.framing import FaceBox, face_box
+from jointface.settings import as_list
 
 PUBLISHED = {
     "afw": 337, "helen/trainset": 2_000, "helen/testset": 330, "ibug": 135, "lfpw/trainset": 811, "lfpw/testset": 224,
 }  # fmt: skip
 POINTS = (".pts", ".PTS")
-SPLITS = {"train": (0.2, 1.0), "val": (0.1, 0.2), "test": (0.0, 0.1)}  # ranges of the hash of a photo's name
 
 
 class LandmarkPhotos(FaceDataset):
@@ -41,27 +41,25 @@ class LandmarkPhotos(FaceDataset):
     Args:
         split: "train", "val" or "test": 80, 10 and 10 % of the photos by a hash of their name, the same on any machine.
             Several faces of one photo, and its mirror image, are in one split.
-        subsets: names of the folders, such as "helen/trainset"; None takes all that hold pairs.
+        subsets: names of the folders, such as "helen/trainset"; None takes all that hold pairs, and the root.
     """
 
     has_landmarks = True
-    splits = tuple(SPLITS)
+    splits = tuple(RANGES)
 
     def __init__(
-        self, root: str | Path, split: str, transform: CropTransform, subsets: list[str] | None = None
+        self, root: str | Path, split: str, transform: CropTransform, subsets: list[str] | str | None = None
     ) -> None:
         super().__init__(split, transform)
-        self.root = require_folder(
-            Path(root), "300-W", f"set paths.data_dir to the folder that holds {Path(root).name}/"
-        )
-        for name in subsets or ():
+        where = f"set paths.data_dir to the folder that holds {Path(root).name}/"
+        self.root = require_folder(Path(root), "300-W", where)
+        for name in as_list(subsets):
             require_folder(self.root / name, f"300-W's subset {name}", "unpack it there or leave it out of subsets")
-        folders = subset_names(self.root) if subsets is None else subsets
-        photos = [f"{folder}/{name}" for folder in folders for name in marked_photos(self.root / folder, "300-W")]
+        folders = as_list(subsets) or subset_names(self.root)
+        photos = [f"{name}/{photo}" for name in folders for photo in paired_photos(self.root / name, POINTS, "300-W")]
         if not photos:
             raise DataError(f"no photo with a .pts file in {self.root.absolute()}: unpack 300-W there")
-        low, high = SPLITS[split]
-        chosen = [photo for photo in photos if low <= held_out_fraction(photo_of(PurePosixPath(photo).stem)) < high]
+        chosen = [photo for photo in photos if is_in_split(photo_of(PurePosixPath(photo).stem), split)]
         if not chosen:
             raise DataError(f"300-W's {split} split is empty: {len(photos)} photos in {self.root.absolute()}")
         self.photos = np.array(chosen)
@@ -74,15 +72,15 @@ class LandmarkPhotos(FaceDataset):
 
     def read(self, index: int) -> FaceSample:
         photo = self.path(index)
-        landmarks = read_pts(pts_of(photo))
-        image = read_image(photo)
-        box = checked_face(landmarks, image, str(pts_of(photo)))
-        return FaceSample(image, box, landmark_labels(landmarks))
+        marks = labels_beside(photo, POINTS)
+        image, landmarks = read_image(photo), read_pts(marks)
+        return FaceSample(image, checked_face(landmarks, image, marks), landmark_labels(landmarks))
 
     def inventory(self) -> list[Count]:
         names = [*PUBLISHED, *(name for name in subset_names(self.root) if name not in PUBLISHED)]
-        found = {name: len(marked_photos(self.root / name)) if (self.root / name).is_dir() else 0 for name in names}
-        return [Count(f"{name} photos", found[name], PUBLISHED.get(name)) for name in names]
+        there = {name for name in names if (self.root / name).is_dir()}
+        found = {name: len(paired_photos(self.root / name, POINTS)) for name in there}
+        return [Count(f"{name} photos", found.get(name, 0), PUBLISHED.get(name)) for name in names]
 
 
 def landmark_labels(landmarks: Float[Tensor, "68 dims"], contour: bool = True) -> Item:
@@ -92,7 +90,7 @@ def landmark_labels(landmarks: Float[Tensor, "68 dims"], contour: bool = True) -
     return {"landmarks68": landmarks, "landmark_mask": mask}
 
 
-def checked_face(landmarks: Float[Tensor, "68 dims"], image: np.ndarray, what: str) -> FaceBox:
+def checked_face(landmarks: Float[Tensor, "68 dims"], image: np.ndarray, what: Path) -> FaceBox:
     """The face box of landmarks. Raises a DataError if it is not a face in this image."""
     box, (height, width) = face_box(landmarks), image.shape[:2]
     if not (0 <= box.x < width and 0 <= box.y < height and 1 < box.size < 2 * max(height, width)):
@@ -122,25 +120,9 @@ def read_pts(path: Path) -> Float[Tensor, "68 2"]:
 
 
 def subset_names(root: Path) -> list[str]:
-    """The folders below the root that hold .pts files, relative to it, sorted."""
+    """The root and the folders below it that hold .pts files, relative to the root, sorted."""
     folders = {path.parent for ending in POINTS for path in root.rglob(f"*{ending}")}
-    return sorted(folder.relative_to(root).as_posix() for folder in folders if folder != root)
-
-
-def marked_photos(folder: Path, data_set: str | None = None) -> list[str]:
-    """The photos in a folder that come with a .pts file, sorted. If `data_set` is given, the log counts all others."""
-    names = file_names(folder)
-    photos, marked = photo_names(names), {name[:-4] for name in names if name.endswith(POINTS)}
-    if data_set is not None:
-        log_left_out(data_set, f"photos have no .pts in {folder}", photos.keys() - marked)
-        log_left_out(data_set, f".pts files have no photo in {folder}", marked - photos.keys())
-    return [photos[name] for name in sorted(photos.keys() & marked)]
-
-
-def pts_of(photo: Path) -> Path:
-    """The .pts of a photo; .PTS if there is only that."""
-    small, capital = (photo.with_suffix(ending) for ending in POINTS)
-    return capital if not small.exists() and capital.exists() else small
+    return sorted(folder.relative_to(root).as_posix() for folder in folders)
 
 
 def photo_of(stem: str) -> str:

@@ -9,9 +9,9 @@ from jaxtyping import Float
 
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample, read_image
-from jointface.datamodules.landmark_photos import SPLITS, checked_face, landmark_labels
+from jointface.datamodules.held_out import RANGES, is_in_split
+from jointface.datamodules.landmark_photos import checked_face, landmark_labels
 from jointface.datamodules.on_disk import require_file, require_folder
-from jointface.datamodules.w300lp import held_out_fraction
 from jointface.errors import DataError
 from jointface.geometry.framing import face_box
 
@@ -25,7 +25,7 @@ class LandmarkTable(FaceDataset):
 
     On disk:
 
-        root/landmarks68.csv      file, x0, y0, z0, x1, ... z67: pixels, 0-based, z towards the viewer
+        root/landmarks68.csv      file, x0, y0, z0, x1, ... z67: pixels, 0-based, z away from the viewer
         root/photos/092.jpg ...   the files that it names, relative to the root
 
     Items hold `landmarks68` (68, 3) and `landmark_mask` (68,).
@@ -36,16 +36,15 @@ class LandmarkTable(FaceDataset):
     """
 
     has_landmarks = True
-    splits = tuple(SPLITS)
+    splits = tuple(RANGES)
 
     def __init__(self, root: str | Path, split: str, transform: CropTransform, contour: bool = False) -> None:
         super().__init__(split, transform)
         self.root = require_folder(Path(root), "photos with landmarks68.csv", "set paths.data_dir to the folder above")
         self.contour = contour
         files, landmarks = read_landmark_table(self.root / "landmarks68.csv")
-        low, high = SPLITS[split]
-        chosen = [low <= held_out_fraction(Path(name).stem) < high for name in files]
-        self.files, self.landmarks = files[chosen], torch.from_numpy(landmarks[chosen])
+        chosen = [is_in_split(Path(name).stem, split) for name in files]
+        self.files, self.landmarks = files[chosen], landmarks[chosen]
         if not len(self.files):
             raise DataError(f"the {split} split of {self.root.absolute()} is empty: landmarks68.csv has {len(files)}")
 
@@ -59,17 +58,22 @@ class LandmarkTable(FaceDataset):
         return marked_sample(self.path(index), self.landmarks[index], self.contour)
 
 
-def marked_sample(photo: Path, landmarks: Float[torch.Tensor, "68 3"], contour: bool) -> FaceSample:
+def marked_sample(photo: Path, landmarks: Float[np.ndarray, "68 3"], contour: bool) -> FaceSample:
     """A photo with landmarks of MediaPipe, framed by them with their contour stretched."""
-    image = read_image(photo)
-    checked_face(landmarks, image, str(photo))
-    stretched = landmarks.clone()
-    stretched[:17] = landmarks[27] + CONTOUR_STRETCH * (landmarks[:17] - landmarks[27])
-    return FaceSample(image, face_box(stretched), landmark_labels(landmarks, contour))
+    image, points = read_image(photo), torch.from_numpy(landmarks)
+    checked_face(points, image, photo)
+    return FaceSample(image, face_box(torch.from_numpy(stretched(landmarks))), landmark_labels(points, contour))
+
+
+def stretched(landmarks: Float[np.ndarray, "*photos 68 dims"]) -> Float[np.ndarray, "*photos 68 dims"]:
+    """MediaPipe's landmarks with the contour where other data sets mark it, for framing."""
+    contour, root = landmarks[..., :17, :], landmarks[..., 27:28, :]
+    return np.concatenate([root + CONTOUR_STRETCH * (contour - root), landmarks[..., 17:, :]], axis=-2)
 
 
 def read_landmark_table(path: Path) -> tuple[np.ndarray, Float[np.ndarray, "photos 68 3"]]:
-    """Names (N,) and landmarks of a table of file, x0, y0, z0, ... z67.
+    """Names (N,) and landmarks of a table of file, x0, y0, z0, ... z67, in which z points away from the viewer, as in
+    MediaPipe; here it points towards the viewer.
 
     Raises:
         DataError: it is missing or damaged.
@@ -83,4 +87,4 @@ def read_landmark_table(path: Path) -> tuple[np.ndarray, Float[np.ndarray, "phot
     if not np.isfinite(points).all():
         row = int((~np.isfinite(points).all(1)).argmax())
         raise DataError(f"{path}, line {row + 2}: a coordinate is missing or not finite")
-    return rows.index.to_numpy(dtype=np.str_), points.reshape(-1, 68, 3)
+    return rows.index.to_numpy(dtype=np.str_), points.reshape(-1, 68, 3) * np.array([1, 1, -1], np.float32)

@@ -14,6 +14,7 @@ from jointface.attributes import LFWA as LFWA_ATTRIBUTES
 from jointface.attributes import attribute_name
 from jointface.datamodules.crop import CropTransform, box_in_copy
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample, read_image
+from jointface.datamodules.held_out import held_out_fraction
 from jointface.datamodules.on_disk import (
     Count,
     file_names,
@@ -24,7 +25,6 @@ from jointface.datamodules.on_disk import (
     require_file,
     require_folder,
 )
-from jointface.datamodules.w300lp import held_out_fraction
 from jointface.errors import ConfigError, DataError
 from jointface.files import is_clutter
 from jointface.geometry.framing import FaceBox

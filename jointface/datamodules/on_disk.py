@@ -148,6 +148,28 @@ def photo_names(names: Collection[str]) -> dict[str, str]:
     return {stem: name for _, _, stem, name in sorted(ranked)}
 
 
+def paired_photos(folder: Path, endings: tuple[str, ...], data_set: str | None = None) -> list[str]:
+    """The photos in a folder that come with a file of labels beside them, sorted by their names without ending.
+
+    Args:
+        endings: of the labels, in order of preference, e.g. (".mat", ".MAT").
+        data_set: if it is given, the log counts photos and labels that lack the other.
+    """
+    names = file_names(folder)
+    photos = photo_names(names)
+    labels = {name.rpartition(".")[0] for name in names if name.endswith(endings)}
+    if data_set is not None:
+        log_left_out(data_set, f"photos have no {endings[0]} in {folder}", photos.keys() - labels)
+        log_left_out(data_set, f"{endings[0]} files have no photo in {folder}", labels - photos.keys())
+    return [photos[name] for name in sorted(photos.keys() & labels)]
+
+
+def labels_beside(photo: Path, endings: tuple[str, ...]) -> Path:
+    """The file of labels of a photo, with the first of these endings that there is."""
+    files = [photo.with_suffix(ending) for ending in endings]
+    return next((file for file in files if file.exists()), files[0])
+
+
 def find_photos(listed: np.ndarray, on_disk: Collection[str]) -> tuple[np.ndarray, np.ndarray]:
     """The photo on disk of each listed name (N,), whatever its ending, and whether there is one (N,)."""
     there = _are_in(listed, on_disk)

@@ -1,6 +1,5 @@
 """300W-LP: 61,225 photos of 300W turned to large poses, and their mirrored copies, with fitted 3D faces."""
 
-import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -13,8 +12,17 @@ from torch import Tensor
 
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample, Item, require_choice
-from jointface.datamodules.fitted_face import FITS, FittedFaceReader, fit_of, fitted_photos, no_pairs_error, read_fit
-from jointface.datamodules.on_disk import Count, file_names, innermost, log_left_out, require_folder
+from jointface.datamodules.fitted_face import FITS, FittedFaceReader, no_pairs_error, read_fit
+from jointface.datamodules.held_out import held_out_fraction
+from jointface.datamodules.on_disk import (
+    Count,
+    file_names,
+    innermost,
+    labels_beside,
+    log_left_out,
+    paired_photos,
+    require_folder,
+)
 from jointface.errors import ConfigError, DataError
 from jointface.geometry.array_files import checked_numbers
 from jointface.geometry.morphable_model import MIRROR68, MorphableModel
@@ -86,7 +94,7 @@ class W300LP(FaceDataset):
         photos = [photo for subset in chosen for photo in self._photos(subset)]
         if not photos:
             raise no_pairs_error(self.root, "300W-LP", below="*/")
-        fractions = np.array([held_out_fraction(PurePosixPath(photo).stem) for photo in photos])
+        fractions = np.array([held_out_fraction(original_name(PurePosixPath(photo).stem)) for photo in photos])
         held_out = fractions < val_fraction
         self.photos = np.array(photos)[held_out if split == "val" else ~held_out]
         if split == "train" and num_photos is not None:
@@ -102,7 +110,7 @@ class W300LP(FaceDataset):
     def _photos(self, subset: str) -> list[str]:
         """The labelled photos in a subset, relative to the root."""
         folder = innermost(self.root / subset)
-        photos = [(folder / name).relative_to(self.root).as_posix() for name in fitted_photos(folder, "300W-LP")]
+        photos = [(folder / name).relative_to(self.root).as_posix() for name in paired_photos(folder, FITS, "300W-LP")]
         if not self.with_landmarks:
             return photos
         marked = self._marked(subset) | self._marked(subset.removesuffix(FLIP))
@@ -140,10 +148,10 @@ class W300LP(FaceDataset):
     def _landmarks(self, photo: Path, width: int) -> Float[Tensor, "68 2"]:
         """Reads x, y of a photo's landmarks in image space."""
         subset, name = photo.parent.name, f"{photo.stem}_pts.mat"
-        own = fit_of(innermost(self.root / LANDMARKS / subset) / name)
+        own = labels_beside(innermost(self.root / LANDMARKS / subset) / name, FITS)
         if own.is_file() or not subset.endswith(FLIP):
             return read_landmarks(own)
-        twin = read_landmarks(fit_of(innermost(self.root / LANDMARKS / subset.removesuffix(FLIP)) / name))
+        twin = read_landmarks(labels_beside(innermost(self.root / LANDMARKS / subset.removesuffix(FLIP)) / name, FITS))
         return (twin * torch.tensor([-1.0, 1.0]) + torch.tensor([width - 1.0, 0.0]))[list(MIRROR68)]
 
     def inventory(self) -> list[Count]:
@@ -151,7 +159,7 @@ class W300LP(FaceDataset):
         subsets = [*published, *(name for name in subset_names(self.root) if name not in published)]
         folders = {subset: self.root / subset for subset in subsets}
         photos = {
-            subset: len(fitted_photos(innermost(folder))) if folder.is_dir() else 0
+            subset: len(paired_photos(innermost(folder), FITS)) if folder.is_dir() else 0
             for subset, folder in folders.items()
         }
         counts = [Count(f"{subset} photos", photos[subset], published.get(subset)) for subset in subsets]
@@ -170,11 +178,6 @@ def read_landmarks(path: Path) -> Float[Tensor, "68 2"]:
     """Reads `pts_3d` (68, 2), 1-based with y down, from a file in landmarks/, and returns it in image space."""
     points = checked_numbers(f"{path}: pts_3d", read_fit(path, ["pts_3d"])["pts_3d"], (68, 2))
     return torch.from_numpy((points - 1).astype(np.float32))
-
-
-def held_out_fraction(stem: str) -> float:
-    """A hash of a photo's name in [0, 1), the same for all its turned copies `NAME_1_0`, `NAME_1_1`, ..."""
-    return int.from_bytes(hashlib.sha256(original_name(stem).encode()).digest()[:8]) / 2**64
 
 
 def original_name(stem: str) -> str:

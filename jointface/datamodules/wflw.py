@@ -7,9 +7,9 @@ import torch
 
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample, read_image
+from jointface.datamodules.held_out import held_out_fraction
 from jointface.datamodules.landmark_photos import checked_face, landmark_labels
 from jointface.datamodules.on_disk import Count, require_file, require_folder
-from jointface.datamodules.w300lp import held_out_fraction
 from jointface.errors import DataError
 
 PUBLISHED = {"train": 7_500, "test": 2_500}
@@ -66,7 +66,7 @@ class WFLW(FaceDataset):
 
     def read(self, index: int) -> FaceSample:
         image, landmarks = read_image(self.path(index)), self.landmarks[index]
-        return FaceSample(image, checked_face(landmarks, image, str(self.path(index))), landmark_labels(landmarks))
+        return FaceSample(image, checked_face(landmarks, image, self.path(index)), landmark_labels(landmarks))
 
     def inventory(self) -> list[Count]:
         return [

@@ -8,12 +8,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float, UInt8
 
 from jointface.datamodules.face_dataset import read_image
-from jointface.errors import DataError
+from jointface.datamodules.landmark_table import read_landmark_table, stretched
 from jointface.geometry.framing import CROP_MARGIN
 from jointface.synthesis.faces import shared_factory
 
@@ -21,9 +20,6 @@ HEAD_SIZE = 160  # side of a head's picture in pixels
 HEAD_VIEW = 2.4  # the same in sizes of its face box: hair and shoulders are in it
 CHUNK = 8  # heads that are rendered together
 HELD_OUT = 8  # every so many portraits is for testing
-# MediaPipe's contour runs inside the jaw's outline that the other data sets mark. Stretched by this about the root of
-# the nose (point 27), its boxes agree with theirs, see docs/detection.md.
-CONTOUR_STRETCH = 1.05
 
 
 @dataclass(frozen=True)
@@ -129,16 +125,12 @@ def free_photos(folder: Path, split: str) -> Photos | None:
 
 
 def _table(path: Path) -> list[tuple[Path, Float[np.ndarray, "68 2"]]]:
-    """Photos and landmarks of a table: file, x0, y0, z0, ... z67 in pixels, 0-based; [] if it is not there."""
+    """Photos and landmarks of a table; [] if it is not there."""
     if not path.is_file():
         return []
-    try:
-        rows = pd.read_csv(path).set_index("file")
-        points = rows[[f"{axis}{i}" for i in range(68) for axis in "xy"]].to_numpy(np.float32).reshape(-1, 68, 2)
-    except (KeyError, ValueError) as error:
-        raise DataError(f"{path}: not a table of file, x0, y0, z0, ... z67 ({' '.join(str(error).split())})") from error
-    points[:, :17] = points[:, 27:28] + CONTOUR_STRETCH * (points[:, :17] - points[:, 27:28])
-    return [(path.parent / name, landmarks) for name, landmarks in zip(rows.index, points, strict=True)]
+    names, landmarks = read_landmark_table(path)
+    points = stretched(landmarks[..., :2])
+    return [(path.parent / name, of_photo) for name, of_photo in zip(names.tolist(), points, strict=True)]
 
 
 def shuffled_tiles(rng: np.random.Generator, image: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "_ _ 3"]:

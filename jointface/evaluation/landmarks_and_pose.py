@@ -15,7 +15,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from jointface.datamodules.aflw2000 import AFLW2000, ORIGINAL, REANNOTATED, Reannotation
-from jointface.datamodules.fitted_face import fit_of, read_fit
+from jointface.datamodules.fitted_face import FITS, read_fit
+from jointface.datamodules.on_disk import labels_beside
 from jointface.evaluation import shape_errors
 from jointface.evaluation.benchmark_result import BenchmarkResult, Table
 from jointface.evaluation.methods import LabelMethod, MeanFaceMethod, PredictedFace, ShapeMethod
@@ -108,7 +109,7 @@ def _known_faces(dataset: AFLW2000, model: MorphableModel, reannotation: Reannot
         sample = dataset.reader.read(path, with_landmarks=True)  # always the original landmarks
         truth = labels.truth(sample)
         reannotated = None if reannotation is None else reannotation.find(sample.labels["landmarks68"], path)
-        angles = read_fit(fit_of(path), ["Pose_Para"])["Pose_Para"].ravel()[:3]
+        angles = read_fit(labels_beside(path, FITS), ["Pose_Para"])["Pose_Para"].ravel()[:3]
         pose = torch.from_numpy(np.rad2deg(angles)).double()
         counts_for_pose = bool(pose.abs().max() <= MAX_ANGLE)
         truth = replace(truth, pose=pose if counts_for_pose else None)

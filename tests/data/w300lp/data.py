@@ -7,7 +7,8 @@ import numpy as np
 import scipy.io
 import torch
 
-from jointface.datamodules.w300lp import held_out_fraction
+from jointface.datamodules.held_out import held_out_fraction
+from jointface.datamodules.w300lp import original_name
 from jointface.geometry import MorphableModel, camera_from_pose
 
 SIDE = 450
@@ -93,7 +94,8 @@ def write(folder: Path, model: MorphableModel, photos: int = 6, copies: int = 3,
     The first photo is one that the validation split holds out, whatever its fraction.
     """
     random = np.random.default_rng(seed)
-    held_out = next(number for number in range(1000, 2000) if held_out_fraction(f"AFW_{number}_1_0") < 0.02)
+    shares = {number: held_out_fraction(original_name(f"AFW_{number}_1_0")) for number in range(1000, 2000)}
+    held_out = next(number for number, share in shares.items() if share < 0.02)
     for photo in range(photos):
         for copy in range(copies):
             write_twins(folder, f"AFW_{held_out + photo}_1_{copy}", model, random)
