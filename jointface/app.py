@@ -99,9 +99,9 @@ def build_page(reader: FaceReader, examples: list[np.ndarray]) -> Any:
         gradio.Markdown(ABOUT)
         with gradio.Row():
             with gradio.Column():
-                photo = gradio.Image(label="Photo", type="filepath", height=360)
+                photo: Any = gradio.Image(label="Photo", type="filepath", height=360)
                 # `read` opens it, and says what is amiss.
-                photo.preprocess = lambda payload: payload and payload.path  # type: ignore
+                photo.preprocess = lambda payload: payload and payload.path
                 if examples:
                     gradio.Examples([[example] for example in examples], photo, label="Drawn people")
             with gradio.Column():

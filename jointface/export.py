@@ -18,6 +18,7 @@ from jointface.inference.onnx_files import compare, quiet, require_equal, write_
 from jointface.inference.web_page import write_page
 from jointface.modules.checkpoint import load_model
 from jointface.modules.network import FaceNetwork
+from jointface.settings import require_whole_number
 
 log = logging.getLogger("jointface.export")
 
@@ -68,8 +69,7 @@ def validate_config(config: DictConfig) -> None:
     ending = ENDINGS[config.format]
     if config.output is not None and not str(config.output).endswith(ending):
         raise ConfigError(f"output={config.output}: expected a name that ends with {ending}")
-    if not isinstance(config.num_crops, int) or config.num_crops < 1:
-        raise ConfigError(f"num_crops={config.num_crops}: expected a whole number above 0")
+    require_whole_number("num_crops", config.num_crops, 1)
 
 
 def output_path(config: DictConfig) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from jointface.command_line import entry_point
@@ -22,6 +22,7 @@ from jointface.inference.shards import ShardResults, count_photos, make_shards
 from jointface.inference.tracking import FaceTracker
 from jointface.inference.video_files import CAMERA, Video, is_video, require_video
 from jointface.inference.video_results import VideoOutputs, VideoRecorder
+from jointface.settings import as_list, require_whole_number
 
 log = logging.getLogger("jointface.predict")
 
@@ -30,6 +31,8 @@ SECONDS_BETWEEN_LINES = 60.0  # where the output is no terminal
 READER_KEYS = ("finder", "two_passes", "device", "batch_size", "backend", "max_faces", "min_score")
 CHANGES_RESULTS = ("two_passes", "backend", "max_faces", "min_score")  # and the files or names of these:
 READ_WITH = ("checkpoint", "finder")
+WHOLE_NUMBERS = ("batch_size", "max_faces", "overlay_side", "look_every", "ray.workers", "ray.shard_size")
+MAY_BE_NULL = ("max_faces", "ray.workers")
 CHANGES_VIDEOS = ("look_every", "smooth", "moving_mesh", "parquet")
 
 
@@ -49,7 +52,7 @@ def predict(config: DictConfig) -> int:
     if config.engine == "ray":
         return predict_on_ray(config)
     folder = Path(config.output_dir)
-    inputs = _as_list(config.input)
+    inputs = [str(given) for given in as_list(config.input)]
     found = [given for given in inputs if not given.startswith(CAMERA)]
     files = find_files(found, leave_out=Results.own_paths(folder)) if found else []
     files += [_recording(given) for given in inputs if given.startswith(CAMERA)]
@@ -85,7 +88,7 @@ def predict_on_ray(config: DictConfig) -> int:
     """`predict` for collections that outgrow a machine: tables in shards, no pictures and meshes."""
     require_ray()
     folder = Path(config.output_dir).absolute()
-    files = find_files(_as_list(config.input), leave_out=ShardResults.own_paths(folder))
+    files = find_files([str(given) for given in as_list(config.input)], leave_out=ShardResults.own_paths(folder))
     shards = make_shards(files, config.ray.shard_size)
     made_with = {key: config[key] for key in CHANGES_RESULTS} | {key: state_of(Path(config[key])) for key in READ_WITH}
     results = ShardResults(folder, made_with)
@@ -114,23 +117,19 @@ def validate_config(config: DictConfig) -> Outputs:
     require_checkpoint(config.checkpoint)
     if config.engine not in ENGINES:
         raise ConfigError(f"engine={config.engine}: choose from {', '.join(ENGINES)}")
-    for key, value in {"workers": config.ray.workers, "shard_size": config.ray.shard_size}.items():
-        if (type(value) is not int or value < 1) and not (key == "workers" and value is None):
-            raise ConfigError(f"ray.{key}={value}: expected a whole number above 0")
     for key in ("overlay", "parquet", "two_passes", "smooth", "moving_mesh"):
         if not isinstance(config[key], bool):
             raise ConfigError(f"{key}={config[key]}: expected true or false")
-    for key in ("batch_size", "max_faces", "overlay_side", "look_every"):
-        value = config[key]
-        if (type(value) is not int or value < 1) and not (key == "max_faces" and value is None):
-            raise ConfigError(f"{key}={value}: expected a whole number above 0")
+    for key in WHOLE_NUMBERS:
+        if (value := OmegaConf.select(config, key)) is not None or key not in MAY_BE_NULL:
+            require_whole_number(key, value, 1)
     for key in ("mesh_scale", "min_score"):
         value = config[key]
         if type(value) not in (int, float) and not (key == "min_score" and value is None):
             raise ConfigError(f"{key}={value}: expected a number")
     if config.parquet:
         require_parquet()
-    return Outputs(tuple(_as_list(config.meshes)), config.mesh_scale, config.overlay, config.overlay_side)
+    return Outputs(tuple(as_list(config.meshes)), config.mesh_scale, config.overlay, config.overlay_side)
 
 
 def read_photos(reader: FaceReader, files: Sequence[InputFile], results: Results) -> None:
@@ -231,10 +230,6 @@ def messages(file: InputFile, reading: Reading, skipped: str | None) -> list[str
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _as_list(setting: Any) -> list[str]:
-    return [str(value) for value in setting] if isinstance(setting, ListConfig | list) else [str(setting)]
 
 
 @entry_point("predict")

@@ -160,7 +160,7 @@ def test_a_missing_package_is_named_with_its_command(monkeypatch: pytest.MonkeyP
         ({"precision": "int8", "format": "hub"}, "precision=int8 is for format=onnx only"),
         ({"push": "a/b"}, "push uploads the folder of format=hub"),
         ({"output": "best.ckpt"}, "output=best.ckpt: expected a name that ends with .onnx"),
-        ({"num_crops": 0}, "num_crops=0: expected a whole number above 0"),
+        ({"num_crops": 0}, "num_crops=0: expected a whole number of at least 1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(setting: dict[str, object], message: str) -> None:

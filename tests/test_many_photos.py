@@ -127,7 +127,7 @@ def test_a_table_without_photos_is_refused(checkpoint: Path, tmp_path: Path) -> 
     ("overrides", "message"),
     [
         (["engine=spark"], "engine=spark: choose from local, ray"),
-        (["ray.shard_size=0"], "ray.shard_size=0: expected a whole number above 0"),
+        (["ray.shard_size=0"], "ray.shard_size=0: expected a whole number of at least 1"),
         (["ray.address=localhost:1"], "ray.address=localhost:1: no cluster answers there"),
     ],
 )

@@ -255,7 +255,7 @@ def test_no_face_in_any_photo_is_an_error_that_names_the_reasons(
         (["meshes=[stl]"], ConfigError, "meshes=stl: choose from glb, obj, ply"),
         (["mesh_scale=0"], ConfigError, "mesh_scale=0: expected a number above 0"),
         (["overlay_side=9"], ConfigError, "overlay_side=9: expected at least 64"),
-        (["max_faces=0"], ConfigError, "max_faces=0: expected a whole number above 0"),
+        (["max_faces=0"], ConfigError, "max_faces=0: expected a whole number of at least 1"),
         (["overlay=maybe"], ConfigError, "overlay=maybe: expected true or false"),
         (["finder=haar"], ConfigError, "finder=haar: choose from"),
     ],

@@ -127,5 +127,5 @@ def test_landmarks_at_rest_rest_and_those_on_the_way_are_there() -> None:
 
 
 def test_a_look_out_of_turn_is_refused() -> None:
-    with pytest.raises(ConfigError, match="look_every=0: expected a whole number above 0"):
+    with pytest.raises(ConfigError, match="look_every=0: expected a whole number of at least 1"):
         FaceTracker(square_reader(), look_every=0)

@@ -1,7 +1,7 @@
 """Large collections of photos in shards, which workers read independently, in any order and more than once.
 
     FOLDER/
-        faces/000000.parquet    the faces in the first photos, as in faces.csv of `results`; no file without a face
+        faces/000000.parquet    the faces in the first photos, as in `output_folder`'s faces.csv; none without a face
         shards/000000.json      what was read, written last: the shard is done
         skipped.csv             photos without a result, and why
 

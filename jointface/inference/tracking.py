@@ -1,4 +1,4 @@
-"""Follows faces from picture to picture: every person keeps a number, and rests where the head rests."""
+"""Follows faces through a video: every person keeps a number, and what is read of a still head is still."""
 
 import math
 from collections.abc import Sequence
@@ -8,16 +8,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from roma import special_procrustes
 from scipy.optimize import linear_sum_assignment
 
 from jointface.detection.boxes import distinct, overlaps
 from jointface.detection.finders import FoundFace
-from jointface.errors import ConfigError
 from jointface.geometry.framing import FaceBox, face_box
 from jointface.inference.crops import cut_crop
 from jointface.inference.face import Face, Pose
 from jointface.inference.one_euro import OneEuroFilter
 from jointface.inference.reader import FaceReader
+from jointface.settings import require_whole_number
 
 PATIENCE = 2.0  # seconds for which a face that is not seen is waited for
 REACH, SPREAD = 1.0, 2.0  # sizes that a face may be from where it is expected, and more for each second unseen
@@ -55,8 +56,7 @@ class FaceTracker:
     """
 
     def __init__(self, reader: FaceReader, look_every: int = 10, smooth: bool = True) -> None:
-        if look_every < 1:
-            raise ConfigError(f"look_every={look_every}: expected a whole number above 0")
+        require_whole_number("look_every", look_every, 1)
         self.smooth = smooth
         self._finder, self._max_faces = reader.finder, reader.max_faces
         self._has_shape = reader.facts.mesh is not None  # otherwise only the finder knows where a face is
@@ -216,11 +216,12 @@ class _Track:
             return face
         size = face.box.size
         landmarks = self._filter("landmarks", face.landmarks, time, size)
+        rotation = self._filter("rotation", face.pose.matrix, time)
         return replace(
             face,
             vertices=self._filter("vertices", face.vertices, time, size),
             landmarks=landmarks,
-            pose=Pose.from_matrix(_nearest_rotation(self._filter("rotation", face.pose.matrix, time))),
+            pose=Pose.from_matrix(special_procrustes(torch.from_numpy(rotation)).numpy()),
             box=face_box(torch.from_numpy(landmarks)),
         )
 
@@ -242,8 +243,3 @@ def _is_near(expected: FaceBox, box: FaceBox) -> bool:
 def _touches(box: FaceBox, boxes: Sequence[FaceBox]) -> bool:
     """Whether a box overlaps another one of `boxes`, which it is one of."""
     return int((overlaps(torch.tensor([box]), torch.tensor(boxes)) > 0).sum()) > 1
-
-
-def _nearest_rotation(matrix: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 3"]:
-    left, _, right = np.linalg.svd(matrix)
-    return left @ np.diag([1.0, 1.0, np.linalg.det(left @ right)]).astype(matrix.dtype) @ right

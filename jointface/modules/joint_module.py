@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,14 +17,13 @@ from jointface.attributes import LabelSet, Vocabulary
 from jointface.errors import CheckpointError, ConfigError, DataError
 from jointface.geometry.camera import pose_from_camera
 from jointface.geometry.morphable_model import MorphableModel
-from jointface.geometry.outline import nearest_on_outline
-from jointface.geometry.regions import FACE
 from jointface.metrics.attribute_scores import AttributeMetrics
 from jointface.metrics.nme import FaceNME, InnerNME
 from jointface.modules import checkpoint as checkpoints
 from jointface.modules import optimizer_state
 from jointface.modules.compilation import MODES, compile_layers, require_compiler
 from jointface.modules.distributed import is_distributed, mean_over_processes, samples_per_process
+from jointface.modules.landmark_supervision import Contour, labelled_landmarks, require_contour
 from jointface.modules.losses import attribute_loss, landmark_loss, shape_loss
 from jointface.modules.network import AttributeClassifier, build_network
 from jointface.modules.schedule import optimizer_and_schedule
@@ -37,9 +36,6 @@ log = logging.getLogger(__name__)
 
 UNDEFINED = {"shape": "no 3D face", "attributes": "one class only of each attribute"}  # why a task has no error
 
-Contour = Literal["slide", "leave_out", "fixed"]
-
-CONTOUR = 17  # the first landmarks are those of the contour
 Part = dict[str, Tensor]  # the samples of one source, under the keys of the data contract
 Batch = dict[str, Part]  # by source
 
@@ -54,9 +50,7 @@ class JointFaceModule(LightningModule):
         scheduler: builds a step-wise schedule from the optimiser and the number of steps; None: a constant rate.
         label_sets, alpha: label set and negatives per positive of each training source that labels attributes.
         morphable_model: the model of shape labels and predictions; None without a shape decoder.
-        contour: what the contour of landmarks in 2D teaches, which marks the visible outline of the face. "slide": each
-            point pulls the nearest vertex on the outline; "leave_out": nothing; "fixed": it pulls the landmark's own
-            vertex.
+        contour: where the contour of landmarks in 2D belongs, see `labelled_landmarks`.
         landmark_weight: factor of L_shape for samples that label landmarks alone.
         log_gradients_every_n_steps: interval at which the tasks' gradients on the backbone are measured; 0: never.
         compile_mode: mode of torch.compile, see `compile_layers`; None: no compilation.
@@ -83,8 +77,7 @@ class JointFaceModule(LightningModule):
         require_whole_number("model.log_gradients_every_n_steps", log_gradients_every_n_steps, 0)
         if compile_mode not in (None, *MODES):
             raise ConfigError(f"model.compile={compile_mode} is unknown; choose from false, true, {', '.join(MODES)}")
-        if contour not in get_args(Contour):
-            raise ConfigError(f"model.contour={contour} is unknown; choose from {', '.join(get_args(Contour))}")
+        require_contour(contour)
         if not landmark_weight >= 0:
             raise ConfigError(f"model.landmark_weight={landmark_weight}: must be at least 0")
         self.contour, self.landmark_weight = contour, landmark_weight
@@ -214,20 +207,10 @@ class JointFaceModule(LightningModule):
 
     def _landmark_loss(self, decoder: ShapeDecoder, points: Tensor, part: Part, samples: Tensor | int) -> Tensor:
         """L_shape over the labelled landmarks of a source."""
-        model, size = decoder.morphable_model, self.network.image_size
-        truth, mask = part["landmarks68"] / size, part["landmark_mask"]
-        dimensions = truth.shape[-1]
-        vertices = decoder.vertices(points) / size
-        landmarks = vertices.index_select(1, model.landmarks68)
-        if dimensions == 2 and self.contour == "leave_out":
-            mask = torch.cat([torch.zeros_like(mask[:, :CONTOUR]), mask[:, CONTOUR:]], dim=1)
-        elif dimensions == 2 and self.contour == "slide":
-            region = (model.regions == FACE).index_fill(0, model.landmarks68[:CONTOUR], True)
-            nearest = nearest_on_outline(truth[:, :CONTOUR], vertices, model.triangles, region)
-            contour = vertices.take_along_dim(nearest[:, :, None], 1)
-            landmarks = torch.cat([contour, landmarks[:, CONTOUR:]], dim=1)
-        weight = torch.full_like(decoder.weights[:1], decoder.region_weights["landmarks"]).expand(68)
-        return landmark_loss(landmarks[..., :dimensions], truth, weight, mask, samples)
+        size, mask = self.network.image_size, part["landmark_mask"]
+        vertices, truth = decoder.vertices(points) / size, part["landmarks68"] / size
+        landmarks, mask = labelled_landmarks(decoder.morphable_model, vertices, truth, mask, self.contour)
+        return landmark_loss(landmarks, truth, decoder.region_weights["landmarks"], mask, samples)
 
     def _attribute_loss(
         self, classifier: AttributeClassifier, features: Tensor, batch: Batch, samples: Tensor | int
@@ -298,7 +281,7 @@ class JointFaceModule(LightningModule):
         for name, part in batch.items():
             prefix, features = f"{split}/{name}", of_source[name]
             if f"{prefix}/shape" in self.metrics:
-                (self._measure_shape if "camera" in part else self._measure_landmarks)(prefix, features, part)
+                self._measure_shape(prefix, features, part)
             if f"{prefix}/attributes" in self.metrics:
                 self._measure_attributes(prefix, features, part, self.alpha_sources[name])
 
@@ -306,25 +289,18 @@ class JointFaceModule(LightningModule):
         decoder, size = self.network.shape_decoder, self.network.image_size
         assert decoder is not None
         model = decoder.morphable_model
-        landmarks, vertices = true_face(model, part)
-        yaw = pose_from_camera(part["camera"], size)[:, 1].rad2deg()
         predictions = {"shape": decoder.vertices(decoder(features))}
         if f"{prefix}/trivial/shape" in self.metrics:
-            predictions["trivial/shape"] = frontal_face(model, size).expand_as(vertices)
+            predictions["trivial/shape"] = frontal_face(model, size).expand_as(predictions["shape"])
         for key, predicted in predictions.items():
-            dense, true_dense = predicted[:, model.face_region], vertices[:, model.face_region]
-            self.metrics[f"{prefix}/{key}"].update(predicted[:, model.landmarks68], landmarks, dense, true_dense, yaw)
-
-    def _measure_landmarks(self, prefix: str, features: Tensor, part: Part) -> None:
-        decoder = self.network.shape_decoder
-        assert decoder is not None
-        model, truth, mask = decoder.morphable_model, part["landmarks68"], part["landmark_mask"]
-        predictions = {"shape": decoder.vertices(decoder(features))}
-        if f"{prefix}/trivial/shape" in self.metrics:
-            predictions["trivial/shape"] = frontal_face(model, self.network.image_size).expand_as(predictions["shape"])
-        for key, predicted in predictions.items():
-            landmarks = predicted[:, model.landmarks68, : truth.shape[-1]]
-            self.metrics[f"{prefix}/{key}"].update(landmarks, truth, mask)
+            metric, marks = self.metrics[f"{prefix}/{key}"], predicted[:, model.landmarks68]
+            if "camera" not in part:
+                truth = part["landmarks68"]
+                metric.update(marks[..., : truth.shape[-1]], truth, part["landmark_mask"])
+                continue
+            landmarks, vertices = true_face(model, part)
+            yaw = pose_from_camera(part["camera"], size)[:, 1].rad2deg()
+            metric.update(marks, landmarks, predicted[:, model.face_region], vertices[:, model.face_region], yaw)
 
     def _measure_attributes(self, prefix: str, features: Tensor, part: Part, alpha_source: str) -> None:
         assert self.network.attribute_classifier is not None

@@ -22,11 +22,12 @@ def shape_loss(predicted: Points, target: Points, weights: Float[Tensor, "points
 def landmark_loss(
     predicted: Float[Tensor, "samples 68 dims"],
     target: Float[Tensor, "samples 68 dims"],
-    weights: Float[Tensor, "68"],
+    weight: float,
     mask: Bool[Tensor, "samples 68"],
     samples: Loss | int,
 ) -> Loss:
-    """L_shape where l runs over the labelled landmarks of each sample and N is their number.
+    """L_shape where l runs over the labelled landmarks of each sample and N is their number; W_l is the landmarks'
+    `weight`.
 
     With three dimensions, z is relative to the mean over the labelled landmarks.
     """
@@ -35,7 +36,7 @@ def landmark_loss(
     if offset.shape[-1] == 3:
         offset = offset - F.pad((share[..., None] * offset[..., 2:]).sum(1, keepdim=True), (2, 0))
     squared_distance = torch.where(mask, offset.square().sum(-1), 0.0)
-    return (squared_distance * weights * share).sum() / samples
+    return weight * (squared_distance * share).sum() / samples
 
 
 def attribute_loss(
