@@ -434,11 +434,13 @@ def test_every_data_set_can_be_prepared(tiny_data: Path, tiny_model: MorphableMo
 
 
 def test_names_on_the_command_line(tiny_data: Path) -> None:
-    for source in ("celeba", "lfwa", "300wlp", "aflw2000", "florence"):
+    published = [path.stem for path in (CONF_DIR / "source").glob("*.yaml") if not path.stem.startswith("synthetic")]
+    for source in sorted(published):
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             config = compose("prepare", overrides=[f"source={source}", f"paths.data_dir={tiny_data}"])
         assert config.output_dir == f"{tiny_data}/prepared/{source}"
-    assert instantiate(config.source.dataset, morphable_model=None).func is Florence
+        if source == "florence":
+            assert instantiate(config.source.dataset, morphable_model=None).func is Florence
 
 
 @pytest.mark.parametrize("options", [{"image_size": 8}, {"margin": -1}, {"quality": 0}, {"num_workers": -1}])
