@@ -1,6 +1,6 @@
 """Evaluates facial attribute estimation on CelebA, LFWA and synthetic faces."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -125,23 +125,34 @@ def attribute_accuracy(
     _add_correlations(result, measured)
     _add_figures(result, scores, measured)
     add_group_tables(result, [*groups], {"attribute_error": ("share of attributes that are wrong, %", 100)})
-    result.notes += [
+    result.notes += _notes(label_set, shared, scores, trivial.both_classes)
+    result.notes.append(f"The trivial predictor predicts the majority class of the {majority_of} split.")
+    if val is None:
+        result.notes.append("No validation split was given, so there are no scores at its thresholds.")
+    return result
+
+
+def _notes(
+    label_set: LabelSet,
+    shared: Mapping[str, pd.DataFrame],
+    scores: Mapping[str, pd.DataFrame],
+    both_classes: Collection[str],
+) -> list[str]:
+    """What each network was evaluated on, and what could not be measured."""
+    notes = [
         f"{key} is evaluated on the {len(its)} of {len(label_set)} attributes of {label_set.name} that it knows, "
         f"calibrated by the prevalence in {', '.join(its['teacher'].unique())}, from which it learned them."
         for key, its in shared.items()
     ]
-    result.notes.append(f"The trivial predictor predicts the majority class of the {majority_of} split.")
-    if one_class := [name for name in label_set.attributes if name not in on_test[TRIVIAL].both_classes]:
+    if one_class := [name for name in label_set.attributes if name not in both_classes]:
         which = ", ".join(one_class) if len(one_class) < len(label_set) else "all attributes, so nothing is measured"
-        result.notes.append(f"Left out because of only one class in the test split: {which}.")
-    result.notes += [
+        notes.append(f"Left out because of only one class in the test split: {which}.")
+    notes += [
         f"{key} has no score: each attribute that it knows shows only one class in the test split."
-        for key in measured
+        for key in shared
         if scores[key].empty and not scores[TRIVIAL].empty
     ]
-    if val is None:
-        result.notes.append("No validation split was given, so there are no scores at its thresholds.")
-    return result
+    return notes
 
 
 def _predict(
