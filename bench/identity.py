@@ -46,7 +46,7 @@ def read(network: FaceNetwork, dataset: SyntheticFaces) -> Faces:
     for batch in DataLoader(dataset, batch_size=64):
         features = network.features(batch["image"])
         true = (batch[key] for key in ("shape_coefficients", "expression_coefficients", "camera"))
-        for column, part in zip(columns, (features.mean((2, 3)), *decoder.coefficients(features), *true), strict=True):
+        for column, part in zip(columns, (features.mean((2, 3)), *decoder.outputs(features), *true), strict=True):
             column.append(part)
     features, *parts = (torch.cat(column) for column in columns)
     return Faces(features, tuple(parts[:3]), tuple(parts[3:]))  # type: ignore[arg-type]

@@ -43,7 +43,7 @@ def landmarks_and_pose(network: FaceNetwork, dataset: FaceDataset) -> dict[str, 
             truth = faces @ batch["camera"][..., :3].mT + batch["camera"][:, None, :, 3]
         features = network.features(batch["image"])
         predicted = decoder.vertices(decoder(features))[:, model.landmarks68, :2]
-        angles = pose_from_camera(decoder.coefficients(features)[2], size)[:, :3].rad2deg()
+        angles = pose_from_camera(decoder.outputs(features)[2], size)[:, :3].rad2deg()
         true_angles = pose_from_camera(batch["camera"], size)[:, :3].rad2deg()
         columns["nme"].append(normalised_mean_error(predicted, truth[..., :2], truth))
         columns["nme of mean face"].append(normalised_mean_error(mean_face.expand_as(predicted), truth[..., :2], truth))

@@ -230,6 +230,7 @@ def build_module(config: DictConfig, datamodule: JointDataModule) -> LightningMo
         morphable_model=instantiate(config.morphable_model) if model.shape_decoder else None,
         contour=model.contour,
         landmark_weight=model.landmark_weight,
+        part_weights=model.part_weights,
         log_gradients_every_n_steps=model.log_gradients_every_n_steps or 0,
         compile_mode="default" if model.compile is True else model.compile or None,
     )

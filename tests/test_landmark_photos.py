@@ -1,5 +1,6 @@
 """Photos that label landmarks alone: 300-W's .pts files, WFLW, FairFace, folders with a table."""
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -8,13 +9,13 @@ import pandas as pd
 import pytest
 import torch
 
-from jointface.datamodules import WFLW, CropTransform, FaceDataset, FairFace, LandmarkPhotos, LandmarkTable
+from jointface.datamodules import W300LP, WFLW, CropTransform, FaceDataset, FairFace, LandmarkPhotos, LandmarkTable
 from jointface.datamodules.fairface import FAIRFACE
 from jointface.datamodules.landmark_photos import POINTS, photo_of, read_pts
 from jointface.datamodules.on_disk import paired_photos
 from jointface.datamodules.wflw import LISTS, TO_68
 from jointface.errors import DataError
-from jointface.geometry.morphable_model import MIRROR68
+from jointface.geometry.morphable_model import MIRROR68, MorphableModel
 
 CROP = CropTransform(32)
 MARKS = np.random.default_rng(0).uniform(20, 80, (68, 2)).round(3)
@@ -184,3 +185,19 @@ def test_a_damaged_table_is_named(root: Path, folder: str, replace: tuple[str, s
         path.write_text(whole)
     assert len(open_all(root, "test")["fairface"]) == 40
     assert torch.equal(open_all(root, "test")["fairface"][0]["attributes"], torch.tensor([1.0, 1, 1, 0, 0, 0]))
+
+
+def test_fits_beside_hand_marked_photos_are_read_as_shape_labels(
+    tiny_data: Path, tiny_model: MorphableModel, tmp_path: Path
+) -> None:
+    for folder in (path for path in (tiny_data / "300W_LP").iterdir() if path.is_dir() and path.name != "landmarks"):
+        shutil.copytree(folder, tmp_path / folder.name)
+    photos = list(tmp_path.glob("*/*.jpg"))
+    for photo in photos:
+        photo.with_suffix(".pts").write_text(pts_text())
+    data = LandmarkPhotos(tmp_path, "train", CROP, morphable_model=tiny_model)
+    assert data.has_shape
+    assert not data.has_landmarks
+    assert data[0].keys() == W300LP(tiny_data / "300W_LP", "train", CROP, tiny_model)[0].keys()
+    data.path(0).with_suffix(".mat").unlink()
+    assert len(LandmarkPhotos(tmp_path, "train", CROP, morphable_model=tiny_model)) == len(data) - 1

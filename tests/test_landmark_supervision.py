@@ -3,13 +3,16 @@
 import pytest
 import torch
 import trimesh
-from torch import Tensor
+from torch import Tensor, nn
 
+from jointface.errors import ConfigError
 from jointface.geometry import MorphableModel
 from jointface.geometry.outline import nearest_on_outline, on_border, on_outline
+from jointface.geometry.regions import contour_region
 from jointface.metrics.nme import InnerNME
-from jointface.modules import JointFaceModule
+from jointface.modules import JointFaceModule, shape_loss
 from jointface.modules.losses import landmark_loss
+from jointface.modules.shape_supervision import LABELS, PARTS
 from tests.networks import Batch, make_module
 
 
@@ -90,7 +93,8 @@ def test_marks_on_the_outline_of_the_predicted_face_have_no_loss(tiny_model: Mor
     for contour in ("slide", "fixed"):
         module = make_module(tiny_model, contour=contour, label_sets={}).eval()
         vertices = module.network(part["image"]).vertices
-        region = on_outline(vertices, tiny_model.triangles)[0] & (tiny_model.regions == 1)
+        region = on_outline(vertices, tiny_model.triangles)[0]
+        region &= contour_region(tiny_model.mean, tiny_model.landmarks68)
         marks = vertices[0, region, :2]
         part["landmarks68"][:, :17] = marks[torch.arange(17) % len(marks)]
         losses[contour] = module.losses({"marked": part})["shape"].item()
@@ -112,3 +116,31 @@ def test_inner_nme_is_in_outer_eye_distances() -> None:
     metric.reset()
     metric.update(predicted, truth, mask)
     assert metric.compute()["nme_inner_51"] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_weight_adds_the_error_of_that_part_alone(
+    part: str, tiny_model: MorphableModel, mixed_batch: Batch
+) -> None:
+    """The face with one part of the prediction and the others of the labels; none of a mirrored face."""
+    batch = {"w300lp": {key: value.clone() for key, value in mixed_batch["w300lp"].items()}}
+    camera = batch["w300lp"]["camera"]
+    camera[:4, 0] = torch.tensor([0.0, 0, 0, 63]) - camera[:4, 0]
+    plain, weighed = (
+        make_module(tiny_model, label_sets={}, part_weights={part: weight}).eval() for weight in (0.0, 2.5)
+    )
+    decoder = plain.network.shape_decoder
+    nn.init.normal_(decoder.regressor.weight, std=0.1)
+    weighed.load_state_dict(plain.state_dict())
+    true = [batch["w300lp"][key] for key in LABELS]
+    predicted = decoder.outputs(plain.network.features(batch["w300lp"]["image"]))
+    mixed = [ours if name == part else theirs for name, ours, theirs in zip(PARTS, predicted, true, strict=True)]
+    target = decoder.target(*true)
+    expected = shape_loss(decoder.points(*mixed)[4:], target[4:], decoder.weights, 8)
+    added = weighed.losses(batch)["shape"] - plain.losses(batch)["shape"]
+    torch.testing.assert_close(added, 2.5 * expected, rtol=1e-3, atol=1e-9)
+
+
+def test_part_weights_need_a_decoder_of_parts(tiny_model: MorphableModel) -> None:
+    with pytest.raises(ConfigError, match=r"model\.part_weights needs model/shape_decoder=morphable"):
+        make_module(tiny_model, "position_map", part_weights={"identity": 1.0})

@@ -1,8 +1,14 @@
 """L_shape and L_attr against the formulas, written out in float64."""
 
+import pytest
 import torch
+from torch import nn
 
+from jointface.geometry import MorphableModel
+from jointface.geometry.camera import is_mirrored
 from jointface.modules import attribute_loss, shape_loss
+from jointface.modules.linear_shape_loss import LinearShapeLoss
+from jointface.modules.shape_decoders import MorphableDecoder
 
 
 def test_shape_loss_is_the_formula() -> None:
@@ -45,3 +51,19 @@ def test_attribute_loss_and_its_gradient_are_finite_at_any_logit() -> None:
     (gradient,) = torch.autograd.grad(loss, logits)
     assert torch.isfinite(loss)
     assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_the_closed_form_of_l_shape_is_the_formula_over_all_vertices(tiny_model: MorphableModel, flipped: bool) -> None:
+    decoder = MorphableDecoder((8, 4, 4), tiny_model, image_size=64, hidden=32).eval()
+    nn.init.normal_(decoder.regressor.weight, std=0.3)
+    predicted, true = decoder.outputs(torch.randn(5, 8, 4, 4)), decoder.outputs(torch.randn(5, 8, 4, 4))
+    if flipped:  # x becomes 63 - x
+        flip = torch.diag(torch.tensor([-1.0, 1, 1]))
+        true = (*true[:2], flip @ true[2] + torch.tensor([63.0, 0, 0])[:, None] * torch.tensor([0.0, 0, 0, 1]))
+    assert is_mirrored(true[2]).all() == flipped
+    weights = torch.rand(len(tiny_model.mean))
+    expected = shape_loss(decoder.points(*predicted).double(), decoder.target(*true).double(), weights.double(), 1)
+    loss = LinearShapeLoss(tiny_model, weights, image_size=64)
+    torch.testing.assert_close(loss(predicted, true).sum().double(), expected, rtol=1e-5, atol=0)
+    assert loss(true, true).max() == 0

@@ -135,7 +135,7 @@ def test_what_the_network_says_of_a_crop_is_returned_in_pixels_of_the_photo(
     crop, _ = CropTransform(SIZE)(photo, box)
     with torch.no_grad():
         prediction = network(crop[None])
-        camera = network.shape_decoder.coefficients(network.features(crop[None]))[2]
+        camera = network.shape_decoder.outputs(network.features(crop[None]))[2]
     side = 1.58 * box.size  # of the crop, which the box's centre is in the middle of
     expected = prediction.vertices[0].double().numpy() * side / SIZE
     expected[:, :2] += np.array([box.x, box.y]) - (SIZE - 1) / 2 * side / SIZE

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import FaceDataset, FaceSample, Item, read_image
+from jointface.datamodules.fitted_face import FITS, FittedFaceReader, no_pairs_error
 from jointface.datamodules.held_out import RANGES, is_in_split
-from jointface.datamodules.on_disk import Count, labels_beside, paired_photos, require_folder
+from jointface.datamodules.on_disk import Count, labels_beside, log_left_out, paired_photos, require_folder
 from jointface.errors import DataError
 from jointface.files import disguise_of
 from jointface.geometry.framing import FaceBox, face_box
+from jointface.geometry.morphable_model import MorphableModel
 from jointface.settings import as_list
 
 PUBLISHED = {
@@ -36,19 +38,26 @@ class LandmarkPhotos(FaceDataset):
     skin. Get it from the 300-W challenge's page. Licence: research. Cite: Sagonas et al., "300 Faces In-The-Wild
     Challenge: Database and Results", Image and Vision Computing 2016.
 
-    Items hold `landmarks68` (68, 2) and `landmark_mask` (68,).
+    Items hold `landmarks68` (68, 2) and `landmark_mask` (68,). With a morphable model they hold `camera`,
+    `shape_coefficients` and `expression_coefficients` instead, of a fit to the marks that lies beside the photo in
+    300W-LP's format (NAME.mat). Photos without a fit are then left out, and the log counts them.
 
     Args:
         split: "train", "val" or "test": 80, 10 and 10 % of the photos by a hash of their name, the same on any machine.
             Several faces of one photo, and its mirror image, are in one split.
         subsets: names of the folders, such as "helen/trainset"; None takes all that hold pairs, and the root.
+        morphable_model: the model that the fits refer to; None reads no fits.
     """
 
-    has_landmarks = True
     splits = tuple(RANGES)
 
     def __init__(
-        self, root: str | Path, split: str, transform: CropTransform, subsets: list[str] | str | None = None
+        self,
+        root: str | Path,
+        split: str,
+        transform: CropTransform,
+        subsets: list[str] | str | None = None,
+        morphable_model: MorphableModel | None = None,
     ) -> None:
         super().__init__(split, transform)
         where = f"set paths.data_dir to the folder that holds {Path(root).name}/"
@@ -62,6 +71,14 @@ class LandmarkPhotos(FaceDataset):
         chosen = [photo for photo in photos if is_in_split(photo_of(PurePosixPath(photo).stem), split)]
         if not chosen:
             raise DataError(f"300-W's {split} split is empty: {len(photos)} photos in {self.root.absolute()}")
+        self.fits = None if morphable_model is None else FittedFaceReader(morphable_model)
+        self.has_shape, self.has_landmarks = self.fits is not None, self.fits is None  # type: ignore[misc]
+        if self.fits is not None:
+            fitted = [photo for photo in chosen if labels_beside(self.root / photo, FITS).is_file()]
+            if not fitted:
+                raise no_pairs_error(self.root, "300-W with fits", below="*/")
+            log_left_out("300-W", "photos have no fit", set(chosen) - set(fitted))
+            chosen = fitted
         self.photos = np.array(chosen)
 
     def __len__(self) -> int:
@@ -72,9 +89,14 @@ class LandmarkPhotos(FaceDataset):
 
     def read(self, index: int) -> FaceSample:
         photo = self.path(index)
+        if self.fits is not None:
+            return self.fits.read(photo)
         marks = labels_beside(photo, POINTS)
         image, landmarks = read_image(photo), read_pts(marks)
         return FaceSample(image, checked_face(landmarks, image, marks), landmark_labels(landmarks))
+
+    def image_landmarks(self, index: int, labels: Item) -> Float[Tensor, "68 dims"]:
+        return labels["landmarks68"] if self.fits is None else self.fits.landmarks(labels)
 
     def inventory(self) -> list[Count]:
         names = [*PUBLISHED, *(name for name in subset_names(self.root) if name not in PUBLISHED)]

@@ -111,7 +111,7 @@ class NetworkMethod(_ModelMethod):
         vertices = self.decoder.vertices(self.decoder(features)).cpu()
         coefficients: Sequence[Tensor | None] = [None] * len(samples)
         if isinstance(self.decoder, MorphableDecoder):
-            shape, _, camera = self.decoder.coefficients(features)
+            shape, _, camera = self.decoder.outputs(features)
             pose, coefficients = pose_from_camera(camera.cpu(), 0)[:, :3].rad2deg().float(), [*shape.cpu().float()]
         else:
             pose = self.pose_of(vertices)

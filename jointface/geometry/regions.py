@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from scipy.spatial import Delaunay, QhullError
 from torch import Tensor
 
@@ -38,6 +38,20 @@ def face_regions(vertices: Float[Tensor, "vertices 3"], landmarks68: Int[Tensor,
         regions[inside & (regions == FACE)] = ORGANS
     regions[landmarks68.cpu().numpy()] = LANDMARKS
     return torch.from_numpy(regions)
+
+
+def contour_region(vertices: Float[Tensor, "vertices 3"], landmarks68: Int[Tensor, "68"]) -> Bool[Tensor, "vertices"]:
+    """Where the visible outline of the face can carry the landmarks of the contour (0-16) in some view.
+
+    It is the skin below the brows and above the jaw line, around the frontal hull of the other landmarks.
+
+    vertices: of a frontal mean face in model space.
+    """
+    points = vertices.double().cpu().numpy()
+    marks = points[landmarks68.cpu().numpy()]
+    inside = Delaunay(marks[17:, :2]).find_simplex(points[:, :2]) >= 0
+    region = ~inside & ~_below_jaw(points, marks) & (points[:, 1] < marks[17:27, 1].max())
+    return torch.from_numpy(region).index_fill(0, landmarks68[:17].cpu(), True)
 
 
 def _below_jaw(points: np.ndarray, marks: np.ndarray) -> np.ndarray:

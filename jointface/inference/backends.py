@@ -100,7 +100,7 @@ class TorchNetwork:
         features = network.features(images)
         decoder, classifier = network.shape_decoder, network.attribute_classifier
         if isinstance(decoder, MorphableDecoder):
-            coefficients = decoder.coefficients(features)
+            coefficients = decoder.outputs(features)
             vertices = decoder.vertices(decoder.target(*coefficients))
             rotation = camera_rotation(coefficients[2])
         elif decoder is not None:

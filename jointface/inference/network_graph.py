@@ -77,7 +77,7 @@ class NetworkGraph(nn.Module):
         decoder = self.network.shape_decoder
         assert decoder is not None
         if isinstance(decoder, MorphableDecoder):
-            shape, expression, camera = decoder.coefficients(features)
+            shape, expression, camera = decoder.outputs(features)
             vertices = self._project(torch.cat([shape, expression], dim=1), camera)
             rotation = camera[:, :, :3] * self.y_down[:, None]
             rotation = rotation / rotation[:, :1].norm(dim=-1, keepdim=True)

@@ -23,11 +23,12 @@ from jointface.modules import checkpoint as checkpoints
 from jointface.modules import optimizer_state
 from jointface.modules.compilation import MODES, compile_layers, require_compiler
 from jointface.modules.distributed import is_distributed, mean_over_processes, samples_per_process
-from jointface.modules.landmark_supervision import Contour, labelled_landmarks, require_contour
-from jointface.modules.losses import attribute_loss, landmark_loss, shape_loss
+from jointface.modules.landmark_supervision import Contour
+from jointface.modules.losses import attribute_loss
 from jointface.modules.network import AttributeClassifier, build_network
 from jointface.modules.schedule import optimizer_and_schedule
-from jointface.modules.shape_decoders import ShapeDecoder, frontal_face
+from jointface.modules.shape_decoders import frontal_face
+from jointface.modules.shape_supervision import Part, ShapeSupervision
 from jointface.modules.task_gradients import gradient_statistics, require_separable_gradients
 from jointface.modules.weighting import FixedWeights, PCGrad
 from jointface.settings import require_whole_number
@@ -36,7 +37,6 @@ log = logging.getLogger(__name__)
 
 UNDEFINED = {"shape": "no 3D face", "attributes": "one class only of each attribute"}  # why a task has no error
 
-Part = dict[str, Tensor]  # the samples of one source, under the keys of the data contract
 Batch = dict[str, Part]  # by source
 
 
@@ -50,8 +50,7 @@ class JointFaceModule(LightningModule):
         scheduler: builds a step-wise schedule from the optimiser and the number of steps; None: a constant rate.
         label_sets, alpha: label set and negatives per positive of each training source that labels attributes.
         morphable_model: the model of shape labels and predictions; None without a shape decoder.
-        contour: where the contour of landmarks in 2D belongs, see `labelled_landmarks`.
-        landmark_weight: factor of L_shape for samples that label landmarks alone.
+        contour, landmark_weight, part_weights: see `ShapeSupervision`.
         log_gradients_every_n_steps: interval at which the tasks' gradients on the backbone are measured; 0: never.
         compile_mode: mode of torch.compile, see `compile_layers`; None: no compilation.
 
@@ -70,6 +69,7 @@ class JointFaceModule(LightningModule):
         morphable_model: MorphableModel | None = None,
         contour: Contour = "slide",
         landmark_weight: float = 1.0,
+        part_weights: Mapping[str, float] | None = None,
         log_gradients_every_n_steps: int = 0,
         compile_mode: str | None = None,
     ) -> None:
@@ -77,10 +77,6 @@ class JointFaceModule(LightningModule):
         require_whole_number("model.log_gradients_every_n_steps", log_gradients_every_n_steps, 0)
         if compile_mode not in (None, *MODES):
             raise ConfigError(f"model.compile={compile_mode} is unknown; choose from false, true, {', '.join(MODES)}")
-        require_contour(contour)
-        if not landmark_weight >= 0:
-            raise ConfigError(f"model.landmark_weight={landmark_weight}: must be at least 0")
-        self.contour, self.landmark_weight = contour, landmark_weight
         self.weighting, self.make_optimizer, self.make_scheduler = loss, optimizer, scheduler
         self.log_gradients_every_n_steps, self.compile_mode = log_gradients_every_n_steps, compile_mode
         self.label_sets = dict(label_sets)
@@ -88,6 +84,10 @@ class JointFaceModule(LightningModule):
         attributes = self.vocabulary.attributes if network["attribute_classifier"] is not None else ()
         self.network_config = dict(network)
         self.network = build_network(network, attributes, morphable_model)
+        decoder = self.network.shape_decoder
+        self.shape_supervision = (
+            None if decoder is None else ShapeSupervision(decoder, contour, landmark_weight, part_weights)
+        )
         self.network.label_sets = {
             name: {"label_set": labels.name, "attributes": list(labels.attributes), "alpha": alpha[name].tolist()}
             for name, labels in label_sets.items()
@@ -162,8 +162,8 @@ class JointFaceModule(LightningModule):
 
         In distributed training, the mean of each loss over the processes is the loss over all their samples.
         """
-        tasks: list[tuple[str, Any, tuple[str, ...], Callable[..., Tensor]]] = [
-            ("shape", self.network.shape_decoder, ("camera", "landmark_mask"), self._shape_loss),
+        tasks: list[tuple[str, Any, tuple[str, ...], Any]] = [
+            ("shape", self.network.shape_decoder, ("camera", "landmark_mask"), self.shape_supervision),
             ("attributes", self.network.attribute_classifier, ("attributes",), self._attribute_loss),
         ]
         labelled = [
@@ -188,29 +188,6 @@ class JointFaceModule(LightningModule):
         features = self.network.features(torch.cat([none, *(part["image"] for part in batch.values())]))
         counts = [len(part["image"]) for part in batch.values()]
         return features, dict(zip(batch, features.split(counts), strict=True)) if counts else {}
-
-    def _shape_loss(self, decoder: ShapeDecoder, features: Tensor, batch: Batch, samples: Tensor | int) -> Tensor:
-        points = decoder(features)
-        of_source = dict(zip(batch, points.split([len(part["image"]) for part in batch.values()]), strict=True))
-        fitted = {name: part for name, part in batch.items() if "camera" in part}
-        losses = [
-            self.landmark_weight * self._landmark_loss(decoder, of_source[name], part, samples)
-            for name, part in batch.items()
-            if name not in fitted
-        ]
-        if fitted:
-            keys = ("shape_coefficients", "expression_coefficients", "camera")
-            target = decoder.target(*(torch.cat([part[key] for part in fitted.values()]) for key in keys))
-            predicted = torch.cat([of_source[name] for name in fitted])
-            losses.append(shape_loss(predicted, target, decoder.weights, samples))
-        return torch.stack(losses).sum()
-
-    def _landmark_loss(self, decoder: ShapeDecoder, points: Tensor, part: Part, samples: Tensor | int) -> Tensor:
-        """L_shape over the labelled landmarks of a source."""
-        size, mask = self.network.image_size, part["landmark_mask"]
-        vertices, truth = decoder.vertices(points) / size, part["landmarks68"] / size
-        landmarks, mask = labelled_landmarks(decoder.morphable_model, vertices, truth, mask, self.contour)
-        return landmark_loss(landmarks, truth, decoder.region_weights["landmarks"], mask, samples)
 
     def _attribute_loss(
         self, classifier: AttributeClassifier, features: Tensor, batch: Batch, samples: Tensor | int

@@ -4,14 +4,14 @@ from abc import ABC, abstractmethod
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from jointface.errors import ConfigError
 from jointface.geometry.camera import apply_camera, center_depth, rotation_6d_to_matrix
 from jointface.geometry.framing import CROP_MARGIN
 from jointface.geometry.full_precision import full_precision
-from jointface.geometry.morphable_model import Expression, MorphableModel, Shape
+from jointface.geometry.morphable_model import Expression, MorphableModel, Shape, linear_faces
 from jointface.geometry.position_map import PositionMap, uv_to_pixels
 from jointface.geometry.regions import PRNET_WEIGHTS
 
@@ -41,9 +41,21 @@ class ShapeDecoder(nn.Module, ABC):
         self.image_size = image_size
         self.region_weights = {**PRNET_WEIGHTS, **(region_weights or {})}
 
-    @abstractmethod
     def forward(self, features: Features) -> Points:
         """The predicted points."""
+        return self.points(*self.outputs(features))
+
+    @abstractmethod
+    def outputs(self, features: Features) -> tuple[Tensor, ...]:
+        """What describes the predicted faces, each with the batch first: their points, or coefficients and a camera."""
+
+    @abstractmethod
+    def points(self, *outputs: Tensor) -> Points:
+        """The points of faces that `outputs` describes."""
+
+    @abstractmethod
+    def vertices_at(self, indices: Int[Tensor, "some"], *outputs: Tensor) -> Float[Tensor, "batch some 3"]:
+        """Some vertices of faces that `outputs` describes, in crop space in pixels; z is relative to any depth."""
 
     @abstractmethod
     def target(self, shape_coefficients: Shape, expression_coefficients: Expression, camera: Camera) -> Points:
@@ -115,8 +127,14 @@ class PositionMapDecoder(ShapeDecoder):
         at_landmark = torch.isin(self.position_map.pixels, row * size + column)
         return torch.where(at_landmark, self.region_weights["landmarks"], weights)
 
-    def forward(self, features: Features) -> Points:
-        return self._points(self.layers(features))
+    def outputs(self, features: Features) -> tuple[Points]:
+        return (self._points(self.layers(features)),)
+
+    def points(self, *outputs: Tensor) -> Points:
+        return outputs[0]
+
+    def vertices_at(self, indices: Int[Tensor, "some"], *outputs: Tensor) -> Float[Tensor, "batch some 3"]:
+        return self.vertices(outputs[0]).index_select(1, indices)
 
     @full_precision
     def _points(self, hidden: Float[Tensor, "batch channels size size"]) -> Points:
@@ -185,15 +203,12 @@ class MorphableDecoder(ShapeDecoder):
         self.frontal_camera = nn.Buffer(frontal_camera(model, image_size), persistent=False)
         self.weights = nn.Buffer(model.region_weights(**self.region_weights), persistent=False)
 
-    def forward(self, features: Features) -> Points:
-        return self.target(*self.coefficients(features))
-
-    def coefficients(self, features: Features) -> tuple[Tensor, Tensor, Tensor]:
-        """Identity (B, Ks), expression (B, Ke) and camera (B, 3, 4) to crop space."""
+    def outputs(self, features: Features) -> tuple[Shape, Expression, Camera]:
+        """Identity and expression coefficients, and the camera to crop space."""
         return self._coefficients(self.layers(features))
 
     @full_precision
-    def _coefficients(self, hidden: Float[Tensor, "batch hidden"]) -> tuple[Tensor, Tensor, Tensor]:
+    def _coefficients(self, hidden: Float[Tensor, "batch hidden"]) -> tuple[Shape, Expression, Camera]:
         output = self.regressor(hidden)
         rotation = rotation_6d_to_matrix(output[:, :6] + self.upright)
         linear = output[:, 6].exp()[:, None, None] * (self.frontal_camera[:, :3] @ rotation)
@@ -202,9 +217,18 @@ class MorphableDecoder(ShapeDecoder):
         shape, expression = (output[:, 9:] * self.unit).tensor_split([self.morphable_model.num_shape], dim=-1)
         return shape, expression, camera
 
+    def points(self, *outputs: Tensor) -> Points:
+        return self.target(*outputs)
+
     def target(self, shape_coefficients: Shape, expression_coefficients: Expression, camera: Camera) -> Points:
         vertices = self.morphable_model.project(shape_coefficients, expression_coefficients, camera)
         return center_depth(vertices) / self.image_size
+
+    @full_precision
+    def vertices_at(self, indices: Int[Tensor, "some"], *outputs: Tensor) -> Float[Tensor, "batch some 3"]:
+        shape, expression, camera = outputs
+        mean, basis = self.morphable_model.mean[indices], self.morphable_model.basis[:, indices]
+        return apply_camera(camera, linear_faces(mean, basis, torch.cat([shape, expression], dim=1)))
 
     def vertices(self, points: Points) -> Float[Tensor, "batch vertices 3"]:
         return points * self.image_size

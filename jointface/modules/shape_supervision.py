@@ -1,0 +1,105 @@
+"""L_shape of a mixed batch: each sample teaches the points that it labels."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from jointface.errors import ConfigError
+from jointface.geometry.camera import is_mirrored
+from jointface.modules.landmark_supervision import Contour, LabelledLandmarks
+from jointface.modules.linear_shape_loss import LinearShapeLoss
+from jointface.modules.losses import landmark_loss, shape_loss
+from jointface.modules.shape_decoders import MorphableDecoder, ShapeDecoder
+
+PARTS = ("identity", "expression", "pose")  # what the outputs of a morphable decoder describe, in this order
+LABELS = ("shape_coefficients", "expression_coefficients", "camera")
+
+Part = dict[str, Tensor]  # the samples of one source, under the keys of the data contract
+
+
+class ShapeSupervision(nn.Module):
+    """Computes L_shape over all points of fitted faces, and over the labelled landmarks of other photos.
+
+    Args:
+        contour: where the contour of landmarks in 2D belongs, see `LabelledLandmarks`.
+        landmark_weight: factor of L_shape for samples that label landmarks alone.
+        part_weights: factors of further terms, by the names in `PARTS`: L_shape of a face that has this part from the
+            prediction and the others from the labels. So a part counts that hardly moves the points of the whole face.
+            Mirrored faces have no such terms, because their coefficients describe the face before the mirroring.
+
+    Raises:
+        ConfigError: a setting is out of range, or the decoder predicts no such parts.
+    """
+
+    def __init__(
+        self,
+        decoder: ShapeDecoder,
+        contour: Contour = "slide",
+        landmark_weight: float = 1.0,
+        part_weights: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.landmark_weight = landmark_weight
+        self.part_weights = {part: float((part_weights or {}).get(part, 0)) for part in PARTS}
+        for key, weight in {"landmark_weight": landmark_weight, **self.part_weights}.items():
+            if not weight >= 0:
+                raise ConfigError(f"model.{'part_weights.' * (key in PARTS)}{key}={weight}: must be at least 0")
+        self.labelled_landmarks = LabelledLandmarks(decoder.morphable_model, contour)
+        self.linear_loss = None
+        if isinstance(decoder, MorphableDecoder):
+            self.linear_loss = LinearShapeLoss(decoder.morphable_model, decoder.weights, decoder.image_size)
+        elif any(self.part_weights.values()):
+            raise ConfigError("model.part_weights needs model/shape_decoder=morphable, which predicts these parts")
+
+    def forward(
+        self, decoder: ShapeDecoder, features: Tensor, batch: Mapping[str, Part], samples: Tensor | int
+    ) -> Float[Tensor, ""]:
+        """L_shape.
+
+        Args:
+            features: of the samples of all sources, one source after another.
+            batch: by source; each labels a camera and coefficients, or landmarks.
+            samples: the number by which the sum over the samples is divided.
+        """
+        outputs = [
+            output.split([len(part["image"]) for part in batch.values()]) for output in decoder.outputs(features)
+        ]
+        of_source = dict(zip(batch, zip(*outputs, strict=True), strict=True))
+        fitted = {name: part for name, part in batch.items() if "camera" in part}
+        losses = [
+            self.landmark_weight * self._landmark_loss(decoder, of_source[name], part, samples)
+            for name, part in batch.items()
+            if name not in fitted
+        ]
+        if fitted:
+            predicted = [torch.cat(tensors) for tensors in zip(*(of_source[name] for name in fitted), strict=True)]
+            true = [torch.cat([part[key] for part in fitted.values()]) for key in LABELS]
+            losses.append(self._fitted_loss(decoder, predicted, true, samples))
+        return torch.stack(losses).sum()
+
+    def _fitted_loss(
+        self, decoder: ShapeDecoder, predicted: Sequence[Tensor], true: Sequence[Tensor], samples: Tensor | int
+    ) -> Tensor:
+        """Over all points of faces whose coefficients and cameras are labelled."""
+        if self.linear_loss is None:
+            return shape_loss(decoder.points(*predicted), decoder.target(*true), decoder.weights, samples)
+        loss = self.linear_loss(predicted, true)
+        for part, weight in self.part_weights.items():
+            if weight:
+                mixed = [
+                    ours if name == part else theirs for name, ours, theirs in zip(PARTS, predicted, true, strict=True)
+                ]
+                loss = loss + weight * self.linear_loss(mixed, true).where(~is_mirrored(true[2]), 0)
+        return loss.sum() / samples
+
+    def _landmark_loss(
+        self, decoder: ShapeDecoder, outputs: Sequence[Tensor], part: Part, samples: Tensor | int
+    ) -> Tensor:
+        """Over the labelled landmarks of a source."""
+        size = decoder.image_size
+        vertices = decoder.vertices_at(self.labelled_landmarks.vertices, *outputs) / size
+        truth = part["landmarks68"] / size
+        landmarks, mask = self.labelled_landmarks(vertices, truth, part["landmark_mask"])
+        return landmark_loss(landmarks, truth, decoder.region_weights["landmarks"], mask, samples)
