@@ -28,6 +28,7 @@ from jointface.train import train
 
 TINY = [
     "scale=small",
+    "model/backbone=resnet18_half",
     "image_size=64",
     "batch_size={shape: 4, attributes: 4}",
     "num_workers=0",
