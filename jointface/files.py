@@ -35,6 +35,18 @@ def disguise_of(path: Path) -> str:
         return ""
 
 
+def cache_folder() -> Path:
+    """Folder for what is built once: $XDG_CACHE_HOME/jointface, or ~/.cache/jointface.
+
+    Raises:
+        DataError: the user has no home, as in a container that runs under a number without a name.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jointface"
+    except RuntimeError as error:
+        raise DataError("this user has no home: set HOME or XDG_CACHE_HOME to a folder to keep files in") from error
+
+
 def write_atomically(path: Path, data: bytes | memoryview, durable: bool = False) -> None:
     """Writes a file under a temporary name in the same folder, then moves it to `path`.
 

@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from jointface.errors import DataError
+from jointface.files import cache_folder
 from jointface.geometry.mesh import triangle_normals
 from jointface.geometry.morphable_model import MIRROR68
 from jointface.geometry.position_map import PositionMap
@@ -18,7 +19,7 @@ from jointface.geometry.regions import LANDMARKS
 from jointface.synthesis import head_builder
 from jointface.synthesis.head import BODY, CAVITY, EYE, LASHES, SKIN, TEETH, Head, read_head, write_head
 from jointface.synthesis.head_builder import PEOPLE
-from jointface.synthesis.head_cache import cache_folder, load_anny, load_head
+from jointface.synthesis.head_cache import load_anny, load_head
 from jointface.synthesis.people import blend_weights, identity_coefficients, sample_expression, sample_person
 
 ACROSS = torch.tensor([-1.0, 1.0, 1.0])  # to the other side

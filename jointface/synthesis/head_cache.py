@@ -4,13 +4,13 @@ import contextlib
 import copy
 import importlib.metadata
 import logging
-import os
 from functools import lru_cache
 from pathlib import Path
 
 from filelock import FileLock
 
 from jointface.errors import DataError
+from jointface.files import cache_folder
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.synthesis.head import Head, read_head, write_head
 
@@ -42,18 +42,6 @@ def load_head(cache_dir: str | None = None) -> Head:
     if not path.exists():
         _build(path)
     return read_head(path)
-
-
-def cache_folder() -> Path:
-    """Default folder of the built head: $XDG_CACHE_HOME/jointface, or ~/.cache/jointface.
-
-    Raises:
-        DataError: the user has no home, as in a container that runs under a number without a name.
-    """
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jointface"
-    except RuntimeError as error:
-        raise DataError("this user has no home: set HOME or XDG_CACHE_HOME to a folder to keep files in") from error
 
 
 def _build(path: Path) -> None:
