@@ -2,10 +2,7 @@
 
 import io
 import json
-import os
 import re
-import subprocess
-import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -27,6 +24,7 @@ from jointface.evaluation.prediction_files import write_prediction
 from jointface.evaluation.shape_figures import errors_by_method
 from jointface.geometry import MorphableModel
 from jointface.train import train
+from tests.commands import run_command
 from tests.data.florence import data as florence_data
 from tests.data.prnet.data import write_3ddfa
 from tests.test_training import tiny_config
@@ -425,18 +423,9 @@ def test_all_with_nothing_to_run_says_why(checkpoint: Path, tmp_path: Path) -> N
         evaluate(config)
 
 
-def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "jointface.evaluate", *arguments],
-        cwd=folder, capture_output=True, text=True, timeout=300, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-
-
 def test_the_command_prints_tables_and_where_the_report_is(checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
-    result = command(
-        f"checkpoint={checkpoint}", "benchmark=aflw2000", f"paths.data_dir={tiny_data}", "device=cpu", folder=tmp_path
-    )
+    arguments = [f"checkpoint={checkpoint}", "benchmark=aflw2000", f"paths.data_dir={tiny_data}", "device=cpu"]
+    result = run_command("evaluate", *arguments, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     assert "mean face" in result.stdout
@@ -447,7 +436,7 @@ def test_the_command_prints_tables_and_where_the_report_is(checkpoint: Path, tin
 
 
 def test_the_command_line_answers_mistakes_in_one_line(tmp_path: Path) -> None:
-    result = command("benchmark=aflw2001", folder=tmp_path)
+    result = run_command("evaluate", "benchmark=aflw2001", folder=tmp_path)
     assert result.returncode == 1
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("error: ")

@@ -1,5 +1,6 @@
 """Loaders' processes: they survive signals, but not their run; and the time that a training waits for them."""
 
+import pickle
 import subprocess
 import sys
 import time
@@ -17,49 +18,73 @@ from jointface.datamodules.loading import Batches, TimedLoader, identity_collate
 from jointface.datamodules.sampling import TrainingStream
 
 STOPPED_IN_AN_EPOCH = """
+import multiprocessing, time
 from torch.utils.data import DataLoader
-from jointface.datamodules.loading import start_worker
-batches = iter(DataLoader(range(1000), num_workers=2, worker_init_fn=start_worker))
+from jointface.datamodules.loading import explained_loader_failures, start_worker
+from jointface.errors import DataError
+
+def loader(**options):
+    return DataLoader(range(1000), num_workers=1, worker_init_fn=start_worker, **options)
+
+try:
+    with explained_loader_failures():
+        list(loader(collate_fn=lambda batch: lambda: batch))
+except DataError as error:
+    print(error)
+batches = iter(loader())
+next(batches)
+for _ in range(2):
+    for worker in multiprocessing.active_children():
+        worker.terminate()
+    time.sleep(0.1)
 next(batches)
 raise SystemExit(130)
 """
 
 
-def test_a_program_that_stops_while_loaders_work_ends() -> None:
-    ended = subprocess.run([sys.executable, "-c", STOPPED_IN_AN_EPOCH], timeout=120, check=False)
-    assert ended.returncode == 130
+@pytest.fixture(scope="module")
+def stopped() -> subprocess.CompletedProcess[str]:
+    """A program that stops while loaders work, after much that they met."""
+    command = [sys.executable, "-c", STOPPED_IN_AN_EPOCH]
+    return subprocess.run(command, timeout=120, check=False, capture_output=True, text=True)
 
 
-CANNOT_HAND_OVER = """
-from torch.utils.data import DataLoader
-from jointface.datamodules.loading import explained_loader_failures, start_worker
-loader = DataLoader(range(9), num_workers=1, worker_init_fn=start_worker, collate_fn=lambda batch: lambda: batch)
-with explained_loader_failures():
-    list(loader)
-"""
-
-
-def test_a_worker_that_cannot_hand_over_a_batch_ends_the_run() -> None:
+def test_a_worker_that_cannot_hand_over_a_batch_ends_the_run(stopped: subprocess.CompletedProcess[str]) -> None:
     """As when shared memory is full; here because a function cannot be pickled."""
-    ended = subprocess.run(
-        [sys.executable, "-c", CANNOT_HAND_OVER], timeout=120, check=False, capture_output=True, text=True
-    )
-    assert "DataError: a loader process died or shared memory is full" in ended.stderr
-    assert "a loader process cannot hand over a batch: " in ended.stderr
+    assert "a loader process died or shared memory is full" in stopped.stdout
+    assert "a loader process cannot hand over a batch: " in stopped.stderr
 
 
-@pytest.mark.parametrize("method", [pytest.param("forkserver", marks=pytest.mark.slow), "spawn"])
-def test_processes_that_are_not_forked_load_the_same(method: str, tiny_data: Path) -> None:
-    """Windows and macOS spawn, and from Python 3.14 on Linux uses a fork server."""
-    data = CelebA(tiny_data / "celeba", "train", CropTransform(32, Augmentation()))
+def test_workers_survive_any_number_of_signals_but_not_their_program(stopped: subprocess.CompletedProcess[str]) -> None:
+    assert stopped.returncode == 130, stopped.stderr
 
-    def first(**workers: Any) -> dict[str, Tensor]:
-        stream = TrainingStream("celeba", len(data), 4, seed=0)
-        return next(iter(DataLoader(Batches(data), batch_sampler=stream, collate_fn=identity_collate, **workers)))
 
-    here, there = first(), first(num_workers=1, multiprocessing_context=method, worker_init_fn=start_worker)
+@pytest.fixture(scope="module")
+def augmented(tiny_data: Path) -> Batches:
+    return Batches(CelebA(tiny_data / "celeba", "train", CropTransform(32, Augmentation())))
+
+
+def first_batch(batches: Batches, **workers: Any) -> dict[str, Tensor]:
+    stream = TrainingStream("celeba", len(batches), 4, seed=0)
+    return next(iter(DataLoader(batches, batch_sampler=stream, collate_fn=identity_collate, **workers)))
+
+
+def assert_same_batch(here: dict[str, Tensor], there: dict[str, Tensor]) -> None:
     assert here.keys() == there.keys()
     assert all(torch.equal(here[key], there[key]) for key in here)
+
+
+def test_batches_can_be_handed_to_another_process(augmented: Batches) -> None:
+    """Windows and macOS spawn loaders, and from Python 3.14 on Linux uses a fork server."""
+    assert pickle.loads(pickle.dumps((start_worker, identity_collate))) == (start_worker, identity_collate)
+    assert_same_batch(first_batch(pickle.loads(pickle.dumps(augmented))), first_batch(augmented))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_processes_that_are_not_forked_load_the_same(method: str, augmented: Batches) -> None:
+    workers = {"num_workers": 1, "multiprocessing_context": method, "worker_init_fn": start_worker}
+    assert_same_batch(first_batch(augmented, **workers), first_batch(augmented))
 
 
 class SlowBatches:

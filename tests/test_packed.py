@@ -3,11 +3,8 @@
 import csv
 import json
 import logging
-import os
 import runpy
 import shutil
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,6 +41,7 @@ from jointface.errors import ConfigError, DataError
 from jointface.geometry import MorphableModel
 from jointface.modules.joint_module import true_face
 from jointface.prepare import prepare
+from tests.commands import run_command
 from tests.data.celeba import data as celeba_data
 
 SIZE = 48
@@ -373,9 +371,7 @@ def test_a_refused_command_leaves_the_users_files_alone(tiny_data: Path, tmp_pat
     (tmp_path / ".hydra").mkdir()
     for name in ("mine.log", ".hydra/config.yaml"):
         (tmp_path / name).write_text("mine")
-    command = [sys.executable, "-m", "jointface.prepare", "source=celeba", "paths.data_dir=nowhere"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = run_command("prepare", "source=celeba", "paths.data_dir=nowhere", folder=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("error: no folder")
     assert len(done.stderr.splitlines()) == 1

@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,7 @@ from jointface.inference.photos import Photo
 from jointface.modules.checkpoint import KEY, describe
 from jointface.predict import predict
 from jointface.viz.overlay import AXIS_COLOURS, overlay_axes, overlay_text
+from tests.commands import run_command
 from tests.networks import make_module, network_config
 
 SKIPPED = {
@@ -272,13 +271,7 @@ def test_mistakes_are_refused_in_one_line(
 def test_the_command_ends_with_0_where_there_is_a_face(photos: Path, checkpoint: Path, tmp_path: Path) -> None:
     source = f"input=[{photos}/same.jpg,{photos}/cut.jpg]"
     arguments = [source, f"checkpoint={checkpoint}", "finder=none", "device=cpu", "meshes=[]", "overlay=false"]
-    result = subprocess.run(
-        [sys.executable, "-m", "jointface.predict", *arguments],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = run_command("predict", *arguments, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     assert f"skipped {photos}/cut.jpg: the picture is damaged" in result.stdout

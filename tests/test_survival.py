@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback, Trainer
+from omegaconf import DictConfig
 
 from jointface.errors import CheckpointError, RunStopped
 from jointface.modules import load_model
@@ -222,36 +223,29 @@ def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_before(tiny_data: P
     load_model(tmp_path / "checkpoints" / "best.ckpt")
 
 
-KILLED_WHILE_SAVING = """
-import os, signal, sys
-from pathlib import Path
-import jointface.files
-from jointface.train import train
-from tests.test_training import tiny_config
+def train_until_killed(config: DictConfig, saves: int) -> None:
+    """A training that is killed in the middle of so many writes of checkpoints."""
+    write, written = Path.write_bytes, []
 
-write, saved = Path.write_bytes, []
+    def killed(path: Path, data: bytes) -> int:
+        written.extend([path] if ".ckpt" in path.name else [])
+        if ".ckpt" not in path.name or len(written) < saves:
+            return write(path, data)
+        write(path, data[: len(data) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
 
-def killed(self, data):
-    if ".ckpt" in self.name:
-        saved.append(self)
-    if ".ckpt" not in self.name or len(saved) < int(sys.argv[1]):
-        return write(self, data)
-    write(self, data[: len(data) // 2])
-    os.kill(os.getpid(), signal.SIGKILL)
-
-Path.write_bytes = killed
-train(tiny_config(Path(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:]))
-"""
+    Path.write_bytes = killed  # type: ignore[method-assign]
+    train(config)
 
 
 def test_a_kill_while_saving_leaves_the_checkpoint_before(straight: Path, tiny_data: Path, tmp_path: Path) -> None:
     overrides = [*SIX, "callbacks/ema=default"]
     # In turn: last before the validation of step 2, best, last; last of step 3; last before the validation of step 4.
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED_WHILE_SAVING, "5", str(tiny_data), str(tmp_path), *overrides],
-        cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    config = tiny_config(tiny_data, tmp_path, *overrides)
+    killed = multiprocessing.get_context("fork").Process(target=train_until_killed, args=(config, 5))
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     (leftover,) = (tmp_path / "checkpoints").glob(".*")
     assert not leftover.name.endswith(".ckpt")  # nobody takes it for one
     assert saved(tmp_path)["global_step"] == 3

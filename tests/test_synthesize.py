@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from jointface.synthesis.face_files import Plan, export
 from jointface.synthesis.faces import FaceFactory
 from jointface.synthesis.measures import SYNTHETIC
 from jointface.synthesize import main
+from tests.commands import run_command
 
 FACES, SIZE = 20, 96
 QUICK: dict[str, Any] = {"layouts": ["celeba"], "num_workers": 0}
@@ -221,8 +220,7 @@ def test_the_command_needs_a_folder(tmp_path: Path, command: Callable[..., None]
 
 
 def test_bad_input_ends_the_program_with_one_line(tmp_path: Path) -> None:
-    line = [sys.executable, "-m", "jointface.synthesize", "num_faces=abc", "output_dir=out"]
-    finished = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, check=False)
+    finished = run_command("synthesize", "num_faces=0", "output_dir=out", folder=tmp_path)
     assert finished.returncode == 1
-    assert finished.stderr == "error: num_faces=abc: expected a whole number of at least 1\n"
+    assert finished.stderr == "error: num_faces=0: expected a whole number of at least 1\n"
     assert not list(tmp_path.iterdir())

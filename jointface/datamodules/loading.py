@@ -56,19 +56,18 @@ def identity_collate(batch: Any) -> Any:
 def start_worker(worker: int) -> None:
     """Sets up a worker process: it uses one thread, and leaves signals to the main process.
 
-    Terminals and SLURM send Ctrl-C, SIGTERM and SLURM's warnings to every process of a run. A worker that ended at such
-    a signal would break the last step before the run saves. The main process ends hanging workers by sending SIGTERM
-    twice, so only the first one is ignored.
+    Terminals and SLURM send Ctrl-C, SIGTERM and SLURM's warnings to every process of a run, some of them twice. A
+    worker that ended at one would break the last step before the run saves: as soon as a worker is killed, PyTorch
+    raises an error in the main process, wherever that is.
 
     A worker that cannot hand over a batch, for instance because shared memory is full, ends. Python would drop the
     batch, and the main process would wait for it forever.
     """
     cv2.setNumThreads(0)
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
-    for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):
-        if hasattr(signal, name):  # Windows has only the first
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):  # Windows has only the first two
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
 def _end_worker(error: Exception, batch: object) -> None:
@@ -92,8 +91,8 @@ def explained_loader_failures() -> Iterator[None]:
 
 @atexit.register
 def end_workers() -> None:
-    """Kills workers left by a stopped run. At exit Python sends them a single SIGTERM, which they ignore, and would
-    wait for them forever."""
+    """Kills workers left by a stopped run. At exit Python sends them SIGTERM, which they ignore, and would wait for
+    them forever."""
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()
