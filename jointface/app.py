@@ -154,7 +154,7 @@ def read(reader: FaceReader, path: str) -> tuple[str, np.ndarray | None, PhotoFi
     of_photo = {"photo": photo.name, "width": width, "height": height}
     entries = [of_photo | face_entry(face, number) for number, face in enumerate(faces, 1)]
     write_atomically(folder / TABLE, to_csv(face_table(entries)))
-    text = "One face." if len(faces) == 1 else f"{len(faces)} faces, the surest first."
+    text = "One face." if len(faces) == 1 else f"{len(faces)} faces, the largest first."
     return text, photo_overlay(photo, faces, LONGEST), PhotoFiles(folder, [face.attributes for face in faces])
 
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import cv2
@@ -24,7 +25,7 @@ from jointface.detection.cutouts import Cutout, free_photos
 from jointface.detection.finder_network import STRIDES, FinderNetwork, fold_batch_norm
 from jointface.detection.finder_training import count_found
 from jointface.detection.finder_weights import SHA256, SHIPPED, load_finder, save_weights
-from jointface.detection.finders import FoundFace, GivenBoxes, OwnFinder, WholePicture, YuNet, build_finder
+from jointface.detection.finders import FoundFace, GivenBoxes, OwnFinder, WholePicture, YuNet, build_finder, search
 from jointface.detection.mosaics import MOST, Mosaics
 from jointface.errors import CheckpointError, ConfigError, DataError, JointFaceError
 from jointface.geometry.framing import CROP_MARGIN, FaceBox, crop_transform, face_box
@@ -314,10 +315,56 @@ def test_the_finder_finds_the_faces_that_are_there_and_no_others(
     photo.flags.writeable = False
     found = finder(photo)
     assert len(found) == len(boxes)
-    assert [face.score for face in found] == sorted((face.score for face in found), reverse=True)
+    assert [face.box.size for face in found] == sorted((face.box.size for face in found), reverse=True)
     if boxes:
         common = overlaps(torch.tensor([face.box for face in found]), torch.tensor(boxes, dtype=torch.float32))
         assert common.max(dim=0).values.min() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected", "best_score"),
+    [
+        # 12 pixels are half of SMALL, and 0.88 less than the largest face: doubts grow by 1.25 and by 1.352
+        ([[300, 200, 100, 0.6], [90, 90, 12, 0.6], [500, 300, 12, 0.9]], {100: 0.6, 12: 1 - 0.1 * 1.25 * 1.352}, 0.875),
+        ([[300, 200, 100, 0.44], [90, 90, 12, 0.5]], {}, 0.44),
+        ([], {}, 0.0),
+    ],
+)
+def test_the_smaller_a_face_the_surer_the_network_has_to_be(
+    cells: list[list[float]], expected: dict[int, float], best_score: float, finder: OwnFinder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    looks = iter([torch.tensor(cells, dtype=torch.float32).view(1, -1, 4), torch.zeros(1, 0, 4)])
+    monkeypatch.setattr("jointface.detection.finders.decode", lambda maps: next(looks))
+    found = finder.search(np.zeros((480, 640, 3), np.uint8))
+    assert {face.box.size: face.score for face in found.faces} == pytest.approx(expected)
+    assert found.best_score == pytest.approx(best_score)
+
+
+BOXES = [FaceBox(20, 30, 10), FaceBox(60, 30, 16)]
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        [FoundFace(box, 1.0) for box in BOXES],
+        BOXES,
+        [tuple(box) for box in BOXES],
+        [[*box, 1.0] for box in BOXES],
+        np.array(BOXES),
+        torch.tensor(BOXES),
+    ],
+)
+def test_a_finder_may_be_a_function_to_boxes_of_any_kind(found: Any) -> None:
+    faces, best_score = search(lambda photo: found, np.zeros((50, 90, 3), np.uint8))
+    assert faces == [FoundFace(box, 1.0) for box in BOXES[::-1]]  # the largest first
+    assert best_score == 1.0
+
+
+@pytest.mark.parametrize("found", [None, [3.0], [(1, 2)], [(10, 20, 30, 40)], [(1, 2, -3)], [(1, 2, 3, 0.5, 6)], "box"])
+def test_what_is_no_face_of_a_function_is_shown_with_what_is_expected(found: Any) -> None:
+    with pytest.raises(ConfigError, match=r"the finder returned .*: expected a list of FoundFace\(box, score\)"):
+        search(lambda photo: found, np.zeros((50, 90, 3), np.uint8))
 
 
 def test_threads_share_a_finder(finder: OwnFinder, head: Cutout) -> None:

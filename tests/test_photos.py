@@ -4,7 +4,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ def png(width: int, height: int, rows: bytes = b"") -> bytes:
         content(PICTURE.convert("CMYK"), "JPEG", quality=95), content(PICTURE.convert("CMYK"), "TIFF"),
         content(PICTURE.quantize(8), "PNG"), content(PICTURE.quantize(8), "GIF"),
         cv2.imencode(".png", QUARTERS[..., ::-1].astype(np.uint16) * 257)[1].tobytes(),
+        BytesIO(content(PICTURE, "PNG")),
     ],
 )  # fmt: skip
 def test_every_source_and_format_gives_the_same_picture(source: Source) -> None:
@@ -150,6 +151,8 @@ def test_of_several_frames_the_first_is_read(form: str) -> None:
 def test_a_photo_knows_its_file(tmp_path: Path) -> None:
     PICTURE.save(tmp_path / "me.png")
     assert open_photo(tmp_path / "me.png").name == open_photo(str(tmp_path / "me.png")).name == "me.png"
+    with (tmp_path / "me.png").open("rb") as file:
+        assert open_photo(file).name == "me.png"
     assert open_photo(PICTURE).name == ""
 
 
@@ -197,6 +200,7 @@ def test_what_is_no_photo_is_refused_in_one_line(data: bytes, message: str, tmp_
         (lambda folder: "", "no such file"),
         (lambda folder: "a\0b", "no such file"),
         (lambda folder: "x" * 5000, "no such file"),
+        (lambda folder: StringIO("photo"), "opened as text; open it with mode 'rb'"),
         (lambda folder: np.zeros((3, 40, 60), np.uint8), r"\(height, width, 3\)"),
         (lambda folder: np.zeros((0, 4, 3), np.uint8), "empty"),
         (lambda folder: np.zeros((1, 70_000, 3), np.uint8), "too many"),

@@ -250,6 +250,22 @@ def same(faces: Sequence[Face], others: Sequence[Face]) -> None:
         np.testing.assert_allclose([*face.attributes.values()], [*other.attributes.values()], atol=1e-5)
 
 
+def test_lists_tuples_and_tensors_of_photos_are_read_photo_by_photo(networks: dict[str, FaceNetwork]) -> None:
+    reader = FaceReader(TorchNetwork(networks["attributes"]), WholePicture())
+    batch = torch.randint(0, 256, (2, 3, 40, 50), dtype=torch.uint8)
+    expected = [reader(photo) for photo in batch]
+    for photos in (batch, [*batch], tuple(batch), batch.permute(0, 2, 3, 1).numpy()):
+        for faces, others in zip(reader(photos), expected, strict=True):
+            assert [face.attributes for face in faces] == [pytest.approx(face.attributes, abs=1e-5) for face in others]
+
+
+def test_a_face_is_shown_in_one_short_line(networks: dict[str, FaceNetwork], photo: np.ndarray) -> None:
+    (face,) = FaceReader(TorchNetwork(networks["morphable"]), GivenBoxes(BOXES[:1]))(photo)
+    best = max(face.attributes, key=lambda name: face.attributes[name])
+    assert f"score=1.00, yaw={face.pose.yaw:.0f}, {best}={face.attributes[best]:.2f}" in repr(face)
+    assert len(repr(face)) < 160
+
+
 @pytest.mark.parametrize("batch_size", [1, 6])
 def test_faces_of_many_photos_share_batches_and_come_back_photo_by_photo(
     batch_size: int, networks: dict[str, FaceNetwork], photo: np.ndarray

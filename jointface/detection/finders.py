@@ -1,6 +1,7 @@
 """Finders of faces, all with one interface: a photo in, boxes in this package's framing out."""
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -22,10 +23,12 @@ LARGE_FACES = 1 / 4  # scale of the second look, for faces that fill the picture
 FINER = 2.0  # scale of each further look, for small faces in large photos
 SMALL_PHOTO = 160  # pixels; photos whose longer side is less are enlarged to it
 MEMORY = 24 * 2**20  # bytes, above what a look at AREA occupies
-LARGEST = 160.0  # pixels of a picture; larger faces are left to the coarser looks
+LARGEST = 160.0  # pixels of a picture; larger faces are left to the coarsest look
 GREY = 127  # beyond the photo's border
-THRESHOLD = 0.5  # score of a face, chosen in docs/detection.md
-SMALL, SMALL_MARGIN = 24.0, 0.15  # faces below so many pixels of a picture need so much more, see docs/detection.md
+# Chosen in docs/detection.md: the lowest score of a face; the doubt of a face, 1 - score, grows by up to SMALL_DOUBT if
+# it has less than SMALL pixels in a picture, and by up to LESSER_DOUBT if it is smaller than the photo's largest face.
+THRESHOLD, SMALL, SMALL_DOUBT, LESSER_DOUBT = 0.45, 24.0, 0.5, 0.4
+LOWEST = 0.1  # score of what may be a face
 
 Image = UInt8[np.ndarray, "_ _ 3"]
 
@@ -43,53 +46,95 @@ class FoundFace(NamedTuple):
 
 @runtime_checkable
 class FaceFinder(Protocol):
-    """Finds the faces in a photo (RGB, upright), the surest first. Threads may share a finder."""
+    """Finds the faces in a photo (RGB, upright), in any order. Threads may share a finder."""
 
-    def __call__(self, photo: Image) -> list[FoundFace]: ...
+    def __call__(self, photo: Image) -> Iterable[Any]: ...
 
 
-class OwnFinder:
-    """The package's own finder, which looks at a photo at several scales.
+class Search(NamedTuple):
+    """What a finder says of a photo. faces: the largest first. best_score: of the likeliest place for a face, also if
+    it is below the finder's threshold; 0 without such a place."""
 
-    It finds faces from about 1/100 of the photo's side, the square root of its area, to those that fill it.
+    faces: list[FoundFace]
+    best_score: float
+
+
+class PyramidFinder(ABC):
+    """A finder that looks at a photo at several scales.
 
     Args:
-        weights: of another finder: best.ckpt of a training, or a file that `save_weights` wrote.
-        threshold: lowest score of a face; small ones need more, see SMALL_MARGIN.
+        threshold: lowest score of a face.
         finer: how many further looks large photos get, each at twice the scale and four times the cost of the one
             before; every one halves the size of the smallest face that is found.
     """
 
+    def __init__(self, threshold: float, finer: int) -> None:
+        if not 0 < threshold <= 1:
+            raise ConfigError(f"lowest score of a face: {threshold}, expected one above 0 and up to 1")
+        self.threshold, self.finer = threshold, finer
+
+    def __call__(self, photo: Image) -> list[FoundFace]:
+        return self.search(photo).faces
+
+    def search(self, photo: Image) -> Search:
+        """The faces, and the score of the likeliest place for one."""
+        *finer, coarsest = pyramid(photo, self.finer)
+        looks = [(picture, LARGEST) for picture in finer] + [(coarsest, float("inf"))]
+        found = torch.cat([_to_photo(self._look(picture, largest), picture, photo) for picture, largest in looks])
+        height, width = photo.shape[:2]
+        found = found[(found[:, :2] > -0.5).all(1) & (found[:, 0] < width - 0.5) & (found[:, 1] < height - 0.5)]
+        best = suppress(found, self.threshold).tolist()
+        faces = largest_first(FoundFace(FaceBox(x, y, size), score) for x, y, size, score in best)
+        return Search(faces, found[:, 3].max().item() if len(found) else 0.0)
+
+    @abstractmethod
+    def _look(self, picture: Image, largest: float) -> Float[Tensor, "faces 4"]:
+        """x, y, size and score of what may be a face, in pixels of the picture. Faces above `largest` may be left out,
+        as another look finds them."""
+
+
+class OwnFinder(PyramidFinder):
+    """The package's own finder. It finds faces from about 1/100 of the photo's side, the square root of its area, to
+    those that fill it. Small faces are doubted more, see SMALL_DOUBT; their scores are lowered accordingly.
+
+    Args:
+        weights: of another finder: best.ckpt of a training, or a file that `save_weights` wrote.
+        threshold, finer: see `PyramidFinder`.
+    """
+
     def __init__(self, weights: str | Path | None = None, threshold: float = THRESHOLD, finer: int = 1) -> None:
-        _require_score(threshold)
-        self.threshold, self.finer, self.network = threshold, finer, load_finder(weights)
+        super().__init__(threshold, finer)
+        self.network = load_finder(weights)
         # The C library keeps freed memory once as much was freed at once; without that looks take a third longer.
         torch.empty(MEMORY // 4)
 
-    def __call__(self, photo: Image) -> list[FoundFace]:
-        *finer, coarsest = pyramid(photo, self.finer)
-        found = [self._look(photo, picture, LARGEST) for picture in finer] + [self._look(photo, coarsest)]
-        return _faces(torch.cat(found), photo, self.threshold)
+    def search(self, photo: Image) -> Search:
+        """See `PyramidFinder`."""
+        faces, best_score = super().search(photo)
+        doubted = [
+            face._replace(score=_doubted(face.score, LESSER_DOUBT * (1 - face.box.size / faces[0].box.size)))
+            for face in faces
+        ]
+        return Search([face for face in doubted if face.score >= self.threshold], best_score)
 
     @torch.inference_mode()
-    def _look(self, photo: Image, picture: Image, largest: float = float("inf")) -> Float[Tensor, "faces 4"]:
+    def _look(self, picture: Image, largest: float) -> Float[Tensor, "faces 4"]:
         height, width = picture.shape[:2]
         padded = np.full((-(-height // 32) * 32, -(-width // 32) * 32, 3), GREY, np.uint8)
         padded[:height, :width] = picture
         images = torch.from_numpy(padded)[None].permute(0, 3, 1, 2)
         found = decode(self.network(to_input(images)))[0]
-        needed = self.threshold + SMALL_MARGIN * (found[:, 2] < SMALL)
-        return _to_photo(found[(found[:, 3] >= needed) & (found[:, 2] <= largest)], picture, photo)
+        found[:, 3] = _doubted(found[:, 3], SMALL_DOUBT * (1 - found[:, 2] / SMALL).clamp(min=0))
+        return found[(found[:, 3] >= min(LOWEST, self.threshold)) & (found[:, 2] <= largest)]
 
 
-class YuNet:
+class YuNet(PyramidFinder):
     """OpenCV's YuNet (Wu, Peng and Yu, Machine Intelligence Research 2023), with its boxes brought to this package's
     framing.
 
     Args:
         file: face_detection_yunet_2023mar.onnx. None downloads it once from OpenCV's model zoo.
-        threshold: lowest score of a face.
-        finer: as of `OwnFinder`.
+        threshold, finer: see `PyramidFinder`.
 
     Raises:
         ConfigError: there is no such file, it is another one, or it cannot be downloaded.
@@ -98,12 +143,11 @@ class YuNet:
     def __init__(self, file: str | Path | None = None, threshold: float = 0.6, finer: int = 1) -> None:
         from jointface.detection.yunet import YuNetModel
 
-        _require_score(threshold)
-        self.threshold, self.finer, self.model = threshold, finer, YuNetModel(file, threshold)
+        super().__init__(threshold, finer)
+        self.model = YuNetModel(file, min(LOWEST, threshold))
 
-    def __call__(self, photo: Image) -> list[FoundFace]:
-        found = [_to_photo(self.model(picture), picture, photo) for picture in pyramid(photo, self.finer)]
-        return _faces(torch.cat(found), photo, self.threshold)
+    def _look(self, picture: Image, largest: float) -> Float[Tensor, "faces 4"]:
+        return self.model(picture)
 
 
 class GivenBoxes:
@@ -150,12 +194,32 @@ def build_finder(name: str, min_score: float | None = None) -> FaceFinder:
     )
 
 
+def search(finder: FaceFinder, photo: Image) -> Search:
+    """The faces that any finder finds in a photo: the largest first, those of `GivenBoxes` in their order.
+
+    Raises:
+        ConfigError: the finder, a function of the user, returns something else than faces or boxes.
+    """
+    if isinstance(finder, PyramidFinder):
+        return finder.search(photo)
+    found = finder(photo)
+    try:
+        faces = [_found_face(one) for one in found]
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"the finder returned {' '.join(repr(found).split())[:200]}: expected a list of FoundFace(box, score), or "
+            "of x, y, size (of the 68 landmarks, in pixels) and, where it is known, a score from 0 to 1"
+        ) from None
+    faces = faces if isinstance(finder, GivenBoxes) else largest_first(faces)
+    return Search(faces, max((face.score for face in faces), default=0.0))
+
+
 def largest_face(name: str = "finder") -> Callable[[Image], FaceBox | None]:
     """A function that gives the box of the largest face in a photo, None without a face; by a finder of this name."""
     finder = build_finder(name)
 
     def find(photo: Image) -> FaceBox | None:
-        return max((face.box for face in finder(photo)), key=lambda box: box.size, default=None)
+        return next((face.box for face in search(finder, photo).faces), None)
 
     return find
 
@@ -185,14 +249,20 @@ def _to_photo(found: Float[Tensor, "faces 4"], picture: Image, photo: Image) -> 
     return (found + shift) * scale - shift
 
 
-def _faces(found: Float[Tensor, "faces 4"], photo: Image, threshold: float) -> list[FoundFace]:
-    """The best of each group of boxes, if its centre is in the photo."""
-    height, width = photo.shape[:2]
-    inside = (found[:, :2] > -0.5).all(1) & (found[:, 0] < width - 0.5) & (found[:, 1] < height - 0.5)
-    best = suppress(found[inside], threshold).tolist()
-    return [FoundFace(FaceBox(x, y, size), score) for x, y, size, score in best]
+def _found_face(found: Any) -> FoundFace:
+    """A face that a user's function found. Raises a TypeError or a ValueError if it is none."""
+    *box, score = (*found[0], found[1]) if isinstance(found, FoundFace) else (*found, *[1.0] * (len(found) == 3))
+    face = FoundFace(FaceBox(*(float(value) for value in box)), float(score))
+    if not (np.isfinite(face.box).all() and face.box.size > 0 and 0 <= face.score <= 1):
+        raise ValueError(face)
+    return face
 
 
-def _require_score(threshold: float) -> None:
-    if not 0 < threshold <= 1:
-        raise ConfigError(f"lowest score of a face: {threshold}, expected one above 0 and up to 1")
+def _doubted(score: Any, doubt: Any) -> Any:
+    """A score whose distance from 1 grows by a share."""
+    return 1 - (1 - score) * (1 + doubt)
+
+
+def largest_first(faces: Iterable[FoundFace]) -> list[FoundFace]:
+    """The faces in the order of their size."""
+    return sorted(faces, key=lambda face: -face.box.size)

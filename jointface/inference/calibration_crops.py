@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.synthetic import SyntheticFaces
-from jointface.detection.finders import FaceFinder
+from jointface.detection.finders import FaceFinder, search
 from jointface.errors import DataError, InputError
 from jointface.inference.crops import cut_crop
 from jointface.inference.photos import open_photo
@@ -24,7 +24,7 @@ def rendered_crops(count: int, size: int, seed: int = 0) -> Crops:
 
 
 def photo_crops(folder: Path, finder: FaceFinder, count: int, size: int) -> Crops:
-    """Crops of the surest face of each photo in a folder and below, of `count` photos at most.
+    """Crops of the largest face of each photo in a folder and below, of `count` photos at most.
 
     Raises:
         DataError: the folder is missing, or there is no face in it.
@@ -37,7 +37,7 @@ def photo_crops(folder: Path, finder: FaceFinder, count: int, size: int) -> Crop
             photo = open_photo(path)
         except InputError:
             continue  # another file
-        if found := finder(photo.image):
+        if found := search(finder, photo.image).faces:
             crops.append(cut_crop(photo.image, found[0].box, size)[0].transpose(2, 0, 1))
         if len(crops) == count:
             break

@@ -42,7 +42,7 @@ class Pose(NamedTuple):
         return cls(matrix, *angles)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Face:
     """A face in a photo. x is right, y down, pixel centres are at integers; arrays are to be treated as read-only.
 
@@ -52,15 +52,22 @@ class Face:
     each, at the prevalence of the training data. What the network does not predict is None, or empty.
     """
 
-    photo: Photo = field(repr=False)
+    photo: Photo
     box: FaceBox
     score: float
-    vertices: Float32[np.ndarray, "vertices 3"] | None = field(default=None, repr=False)
-    triangles: Int[np.ndarray, "triangles 3"] | None = field(default=None, repr=False)
-    uv: Float[np.ndarray, "vertices 2"] | None = field(default=None, repr=False)
-    landmarks: Float32[np.ndarray, "68 3"] | None = field(default=None, repr=False)
+    vertices: Float32[np.ndarray, "vertices 3"] | None = None
+    triangles: Int[np.ndarray, "triangles 3"] | None = None
+    uv: Float[np.ndarray, "vertices 2"] | None = None
+    landmarks: Float32[np.ndarray, "68 3"] | None = None
     pose: Pose | None = None
     attributes: dict[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        parts = [f"box=({', '.join(f'{value:.1f}' for value in self.box)})", f"score={self.score:.2f}"]
+        if self.pose is not None:
+            parts.append(f"yaw={self.pose.yaw:.0f}")
+        likeliest = sorted(self.attributes, key=lambda name: -self.attributes[name])[:3]
+        return f"Face({', '.join([*parts, *(f'{name}={self.attributes[name]:.2f}' for name in likeliest)])})"
 
     def mesh(self, scale: float = 1.0) -> trimesh.Trimesh:
         """The face with the photo as texture: x right, y up, z towards the viewer, so that a vertex at (x, y) of the

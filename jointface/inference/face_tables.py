@@ -27,7 +27,7 @@ COLUMNS = ["photo", "width_px", "height_px", "face", "score"]  # of a table with
 
 
 def face_entry(face: Face, number: int) -> dict[str, Any]:
-    """What is known of a face as JSON values, but its mesh. number: from 1, the surest face of a photo first."""
+    """What is known of a face as JSON values, but its mesh. number: from 1, the largest face of a photo first."""
     return {
         "face": number,
         "score": round(face.score, 5),

@@ -9,6 +9,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from io import BufferedReader, BytesIO
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,7 +19,15 @@ from torch import Tensor
 
 from jointface.errors import InputError
 
-Source = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
+
+@runtime_checkable
+class BinaryFile(Protocol):
+    """An open file, as `open(path, "rb")` gives it, or io.BytesIO."""
+
+    def read(self) -> bytes: ...
+
+
+Source = str | os.PathLike[str] | bytes | BinaryFile | Image.Image | np.ndarray | Tensor
 
 # What Pillow may read here: pictures, by decoders that run no other program.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "TGA", "PCX")
@@ -58,8 +67,8 @@ def open_photo(source: Source) -> Photo:
     several frames the first is read. Colour profiles are not applied.
 
     Args:
-        source: a file; its content; a PIL image; an array or tensor in RGB, see `_from_array`. An array that is uint8
-            RGB already is not copied.
+        source: a file; its content; a binary file that is open; a PIL image; an array or tensor in RGB, see
+            `_from_array`. An array that is uint8 RGB already is not copied.
 
     Raises:
         InputError: there is no such file, it is no picture, it is damaged, or it has more than 65,535 pixels a side or
@@ -73,9 +82,12 @@ def open_photo(source: Source) -> Photo:
         return _read("PIL image", "", lambda: source)
     if isinstance(source, bytes):
         return _read("bytes", "", lambda: _identify(BytesIO(source)))
+    if isinstance(source, BinaryFile):
+        return _from_open_file(source)
     if not isinstance(source, str | os.PathLike):
         raise InputError(
-            f"cannot read a photo from a {type(source).__name__}: give a path, bytes, a PIL image, an array or a tensor"
+            f"cannot read a photo from a {type(source).__name__}: give a path, the bytes of a file, an open binary "
+            "file, a PIL image, or an array or tensor in RGB; several as a list, a tuple, or a tensor (B, 3, H, W)"
         )
     path = Path(source)
     if not os.path.isfile(path):
@@ -85,6 +97,13 @@ def open_photo(source: Source) -> Photo:
             return _read(str(path), path.name, lambda: _identify(file))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _from_open_file(file: BinaryFile) -> Photo:
+    content, name = file.read(), str(getattr(file, "name", ""))
+    if not isinstance(content, bytes):
+        raise InputError(f"{name or 'an open file'}: it was opened as text; open it with mode 'rb'")
+    return _read(name or "an open file", Path(name).name, lambda: _identify(BytesIO(content)))
 
 
 def _no_file(path: str) -> str:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from jaxtyping import Float64
 
 from jointface.attributes import calibrated_probability
 from jointface.detection.boxes import distinct
-from jointface.detection.finders import FaceFinder, FoundFace, GivenBoxes, build_finder
+from jointface.detection.finders import FaceFinder, GivenBoxes, build_finder, search
 from jointface.errors import CheckpointError, ConfigError, InputError
 from jointface.geometry.framing import FaceBox, face_box
 from jointface.inference.backends import MeshFacts, Network, NetworkOutput, TorchNetwork
@@ -28,12 +28,17 @@ MAX_CHANGE = 4.0  # how many times the face may grow or shrink, and how many siz
 
 
 class Reading(NamedTuple):
-    """A photo that was read, or the error that says why it was not; then it has no faces."""
+    """A photo that was read, or the error that says why it was not; then it has no faces.
+
+    best_score: of the finder's likeliest place for a face, also if it is below the lowest score of a face; 0 if there
+    is none, or the finder does not say.
+    """
 
     source: Source
     photo: Photo | None
     faces: list[Face]
     error: InputError | None = None
+    best_score: float = 0.0
 
 
 class _Framed(NamedTuple):
@@ -61,7 +66,7 @@ class FaceReader(HubMixin):
         two_passes: whether each face is read twice, the second time in a crop framed by the landmarks of the first,
             which makes up for an inexact box.
         batch_size: crops that the network reads together.
-        max_faces: of a photo, those with the highest score; None takes all.
+        max_faces: of a photo, the largest ones; None takes all.
     """
 
     def __init__(
@@ -94,9 +99,9 @@ class FaceReader(HubMixin):
         Args:
             checkpoint: a file that jointface.train wrote, or an .onnx file or a folder that jointface.export wrote.
             finder: "finder", the package's own; "yunet", or the path of its file; "none" for pictures that are crops
-                already; or any function from a photo to its faces.
+                already; or any function from a photo to its faces or boxes.
             device: of torch; "auto" is a GPU where there is one.
-            backend: what runs the network: "torch" or, in any case for an .onnx file, "onnx".
+            backend: what runs the network: "torch" or, in any case for FILE.onnx, "onnx".
             min_score: of the faces that a named finder finds; None is the finder's own.
             two_passes, batch_size, max_faces: see the class.
 
@@ -114,30 +119,33 @@ class FaceReader(HubMixin):
     @overload
     def __call__(self, source: Source, boxes: Sequence[FaceBox] | None = None) -> list[Face]: ...
     @overload
-    def __call__(self, source: list[Source]) -> list[list[Face]]: ...
+    def __call__(self, source: list[Source] | tuple[Source, ...]) -> list[list[Face]]: ...
 
     def __call__(
-        self, source: Source | list[Source], boxes: Sequence[FaceBox] | None = None
+        self, source: Source | list[Source] | tuple[Source, ...], boxes: Sequence[FaceBox] | None = None
     ) -> list[Face] | list[list[Face]]:
-        """The faces of a photo, the surest first; of a list of photos a list of lists.
+        """The faces of a photo, the largest first; of a list of photos a list of lists.
 
         Args:
-            source: a path, the bytes of a file, a PIL image, an array or tensor in RGB, or a list of these.
+            source: a path, the bytes of a file, an open binary file, a PIL image, an array or tensor in RGB; or a list
+                or tuple of these, or a tensor (B, 3, H, W).
             boxes: where the faces are, instead of the finder's answer: centre and size of their 68 landmarks in pixels.
+                The faces have their order.
 
         Raises:
             InputError: a photo cannot be read (`read` goes on with the others instead), or boxes are given for a list.
         """
-        if boxes is not None and isinstance(source, list):
+        photos, several = _photos(source)
+        if boxes is not None and several:
             raise InputError("boxes belong to one photo: call the reader once for each photo and its boxes")
         finder = None if boxes is None else GivenBoxes(boxes)
         faces = []
-        for number, reading in enumerate(self.read(source if isinstance(source, list) else [source], finder), 1):
+        for number, reading in enumerate(self.read(photos, finder), 1):
             if reading.error is not None:
-                where = f"photo {number}: " if isinstance(source, list) else ""
+                where = f"photo {number}: " if several else ""
                 raise InputError(f"{where}{reading.error}") from reading.error
             faces.append(reading.faces)
-        return faces if isinstance(source, list) else faces[0]
+        return faces if several else faces[0]
 
     def read(self, sources: Iterable[Source], finder: FaceFinder | None = None) -> Iterator[Reading]:
         """Reads many photos, in their order, as the results are asked for.
@@ -165,8 +173,9 @@ class FaceReader(HubMixin):
             photo = open_photo(source)
         except InputError as error:
             return Reading(source, None, [], error), []
-        found: list[FoundFace] = finder(photo.image)[: self.max_faces]
-        return Reading(source, photo, []), [_Framed(photo, face.box, face.score) for face in found]
+        found, best_score = search(finder, photo.image)
+        framed = [_Framed(photo, face.box, face.score) for face in found[: self.max_faces]]
+        return Reading(source, photo, [], best_score=best_score), framed
 
     def _finish(self, waiting: list[tuple[Reading, list[_Framed]]], finder: FaceFinder) -> Iterator[Reading]:
         read = self._read([framed for _, of_photo in waiting for framed in of_photo])
@@ -175,9 +184,7 @@ class FaceReader(HubMixin):
         faces = iter([self._face(one) for one in read])
         for reading, of_photo in waiting:
             own = [next(faces) for _ in of_photo]
-            if own and not isinstance(finder, GivenBoxes):  # two boxes of a finder may lead to one face
-                own = [own[row] for row in distinct(torch.tensor([face.box for face in own]))]
-            yield reading._replace(faces=own)
+            yield reading._replace(faces=own if isinstance(finder, GivenBoxes) else _distinct_faces(own))
 
     def _read(self, faces: list[_Framed]) -> list[_Read]:
         """One pass of the network."""
@@ -215,6 +222,19 @@ class FaceReader(HubMixin):
             return {}
         logits, alpha = torch.from_numpy(output.logits[0]), torch.from_numpy(self.facts.alpha)
         return dict(zip(self.facts.attributes, calibrated_probability(logits, alpha).tolist(), strict=True))
+
+
+def _photos(source: Any) -> tuple[Iterable[Source], bool]:
+    """The photos of what `FaceReader` is called with, and whether it may hold several."""
+    is_batch = isinstance(source, np.ndarray | torch.Tensor) and source.ndim == 4
+    return (source, True) if is_batch or isinstance(source, list | tuple) else ([source], False)
+
+
+def _distinct_faces(faces: list[Face]) -> list[Face]:
+    """The largest first; of several boxes of a finder that led to one face, the surest."""
+    surest = sorted(faces, key=lambda face: -face.score)
+    kept = [surest[row] for row in distinct(torch.tensor([face.box for face in surest]).view(-1, 3))]
+    return sorted(kept, key=lambda face: -face.box.size)
 
 
 def require_checkpoint(checkpoint: str | None) -> None:

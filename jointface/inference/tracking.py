@@ -12,7 +12,7 @@ from roma import special_procrustes
 from scipy.optimize import linear_sum_assignment
 
 from jointface.detection.boxes import distinct, overlaps
-from jointface.detection.finders import FoundFace
+from jointface.detection.finders import FoundFace, search
 from jointface.geometry.framing import FaceBox, face_box
 from jointface.inference.crops import cut_crop
 from jointface.inference.face import Face, Pose
@@ -103,7 +103,7 @@ class FaceTracker:
     def _look(self, image: Image, time: float, read: "dict[_Track, Face]") -> "dict[_Track, Face]":
         """The faces that the finder confirms or adds; one that was read elsewhere is read anew where it was found."""
         self._since_look = 0
-        found = self._finder(image)[: self._max_faces]
+        found = search(self._finder, image).faces[: self._max_faces]
         looks = [_look_of(image, one.box) for one in found]
         owners = self._assign(found, looks, time)
         kept: dict[_Track, Face] = {}

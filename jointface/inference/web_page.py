@@ -99,7 +99,8 @@ def page_facts(facts: NetworkFacts) -> dict[str, Any]:
         "finder": {
             "threshold": finders.THRESHOLD,
             "small": finders.SMALL,
-            "smallMargin": finders.SMALL_MARGIN,
+            "smallDoubt": finders.SMALL_DOUBT,
+            "lesserDoubt": finders.LESSER_DOUBT,
             "area": finders.AREA,
             "finer": finders.FINER,
             "largest": finders.LARGEST,

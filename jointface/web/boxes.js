@@ -1,5 +1,8 @@
 // Square face boxes {x, y, size} in pixels whose centres are at integers, as in jointface/detection/boxes.py.
 
+export const largestFirst = (boxes) => [...boxes].sort((a, b) => b.size - a.size);
+export const surestFirst = (boxes) => [...boxes].sort((a, b) => b.score - a.score);
+
 /** Of several boxes of one face the first. */
 export function distinct(boxes) {
   const kept = [];

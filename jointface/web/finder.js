@@ -1,8 +1,8 @@
 // Finds faces as OwnFinder of jointface/detection/finders.py does.
 import * as ort from "./vendor/ort.wasm.min.mjs";
-import { distinct } from "./boxes.js";
+import { distinct, largestFirst, surestFirst } from "./boxes.js";
 
-/** The faces in a picture (ImageBitmap), the surest first: {x, y, size, score} in its pixels. */
+/** The faces in a picture (ImageBitmap), the largest first: {x, y, size, score} in its pixels. */
 export async function findFaces(session, picture, constants) {
   const found = [];
   const sizes = pyramid(picture, constants);
@@ -10,7 +10,15 @@ export async function findFaces(session, picture, constants) {
     const largest = level < sizes.length - 1 ? constants.largest : Infinity; // larger faces are left to coarser looks
     found.push(...(await look(session, picture, size, largest, constants)));
   }
-  return distinct(found.sort((a, b) => b.score - a.score));
+  const faces = largestFirst(distinct(surestFirst(found)));
+  return faces
+    .map((face) => ({ ...face, score: doubted(face.score, constants.lesserDoubt * (1 - face.size / faces[0].size)) }))
+    .filter((face) => face.score >= constants.threshold);
+}
+
+/** A score whose distance from 1 grows by a share. */
+function doubted(score, doubt) {
+  return 1 - (1 - score) * (1 + doubt);
 }
 
 /** The sizes [width, height] at which faces are sought, from the finest to the coarsest. */
@@ -23,7 +31,7 @@ function pyramid({ width, height }, { area, finer, largeFaces, smallPhoto }) {
   );
 }
 
-async function look(session, picture, [width, height], largest, { grey, threshold, small, smallMargin }) {
+async function look(session, picture, [width, height], largest, { grey, threshold, small, smallDoubt }) {
   const [columns, rows] = [width, height].map((side) => 32 * Math.ceil(side / 32));
   const canvas = new OffscreenCanvas(columns, rows).getContext("2d", { willReadFrequently: true });
   canvas.fillStyle = `rgb(${grey} ${grey} ${grey})`;
@@ -35,11 +43,11 @@ async function look(session, picture, [width, height], largest, { grey, threshol
   const { faces } = await session.run({ pixels });
   const found = [];
   for (let i = 0; i < faces.data.length; i += 4) {
-    const [x, y, size, score] = faces.data.subarray(i, i + 4);
+    const [x, y, size, cell] = faces.data.subarray(i, i + 4);
+    const score = doubted(cell, smallDoubt * Math.max(0, 1 - size / small));
     const face = inPicture(x, y, size, picture.width / width, picture.height / height);
     const inside = face.x > -0.5 && face.y > -0.5 && face.x < picture.width - 0.5 && face.y < picture.height - 0.5;
-    const needed = threshold + (size < small ? smallMargin : 0);
-    if (score >= needed && size <= largest && inside) found.push({ ...face, score });
+    if (score >= threshold && size <= largest && inside) found.push({ ...face, score });
   }
   return found;
 }

@@ -54,7 +54,7 @@ async function readFile(source) {
     const faces = await reader.read(picture);
     drawOverlay(element("overlay"), picture, faces, reader.facts.triangles);
     if (faces.length) showFaces(faces, picture);
-    const count = faces.length === 1 ? "One face." : `${faces.length} faces, the surest first.`;
+    const count = faces.length === 1 ? "One face." : `${faces.length} faces, the largest first.`;
     say(faces.length ? count : "No face was found. Choose a photo in which a face is larger or easier to see.");
   } catch (error) {
     say(error instanceof UserError ? error.message : `This photo cannot be read (${error.message}). Try a smaller one.`);

@@ -1,6 +1,6 @@
 // Reads the faces in a picture as FaceReader of jointface/inference/reader.py does, in two passes.
 import * as ort from "./vendor/ort.wasm.min.mjs";
-import { boxOf, distinct } from "./boxes.js";
+import { boxOf, distinct, largestFirst, surestFirst } from "./boxes.js";
 import { findFaces } from "./finder.js";
 
 ort.env.wasm.wasmPaths = new URL("./vendor/", import.meta.url).href;
@@ -18,16 +18,16 @@ export class FaceReader {
   }
 
   /**
-   * The faces, the surest first: {x, y, size} of the landmarks, vertices and landmarks68 in pixels of the picture
+   * The faces, the largest first: {x, y, size} of the landmarks, vertices and landmarks68 in pixels of the picture
    * (x right, y down, z towards the viewer), and the probabilities of facts.attributes.
    */
   async read(picture) {
     const faces = [];
     for (const box of await findFaces(this.finder, picture, this.facts.finder)) {
       const first = await this.#pass(picture, box);
-      faces.push(await this.#pass(picture, this.#reframed(box, first)));
+      faces.push({ ...(await this.#pass(picture, this.#reframed(box, first))), score: box.score });
     }
-    return distinct(faces);
+    return largestFirst(distinct(surestFirst(faces)));
   }
 
   async #pass(picture, box) {
