@@ -325,6 +325,15 @@ def test_text_stays_inside_the_picture() -> None:
         assert (rows.max() - rows.min(), columns.max() - columns.min()) >= (15, 50)
 
 
+def test_labels_of_neighbours_cover_no_face_and_no_other_label() -> None:
+    photo = Photo(np.full((480, 640, 3), 100, np.uint8))
+    faces = [Face(photo, FaceBox(x, 200, 120), 0.9, attributes={"Smiling": 0.9}) for x in (150, 290, 500)]
+    labelled = (photo_overlay(photo, faces, longest=640) != 100).any(2)
+    assert not any(labelled[140:260, round(face.box.x) - 60 : round(face.box.x) + 60].any() for face in faces)
+    alone = [(photo_overlay(photo, [face], longest=640, numbers=[2]) != 100).any(2).sum() for face in faces]
+    assert labelled.sum() == pytest.approx(sum(alone), rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("size", "expected"), [((40, 30), (640, 480)), ((900, 600), (900, 600)), ((4000, 100), (1600, 40))]
 )

@@ -73,8 +73,8 @@ def browser() -> Iterator[Browser]:
     ("name", "text", "faces"),
     [
         ("one", "One face.", 1),
-        ("two", "2 faces, the surest first.", 2),
-        ("none", "This does not work: no face was found.", 0),
+        ("two", "2 faces, the largest first.", 2),
+        ("none", "This does not work: no face was found", 0),
         ("text", "This does not work: not a picture that can be read", 0),
     ],
 )
@@ -179,7 +179,7 @@ def test_the_static_page_shows_what_python_says_without_a_server(
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("two", "2 faces, the surest first."),
+        ("two", "2 faces, the largest first."),
         ("none", "No face was found. Choose a photo in which a face is larger or easier to see."),
         ("text", "text.jpg is not a picture that this browser can read. Choose a JPEG, PNG or WebP file."),
     ],

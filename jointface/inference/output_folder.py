@@ -14,7 +14,9 @@ Every file is written whole or not at all. A photo whose record is of the same f
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,18 +27,19 @@ import pandas as pd
 from jaxtyping import UInt8
 
 from jointface.datamodules.face_dataset import evenly_spaced
-from jointface.errors import ConfigError, DataError
+from jointface.errors import ConfigError, DataError, InputError
 from jointface.files import write_atomically
 from jointface.geometry.framing import FaceBox
-from jointface.inference.crops import cut_crop
+from jointface.inference.crops import cut_crop, to_crop
 from jointface.inference.face import VIEW_MARGIN, Face
 from jointface.inference.face_tables import face_entry, face_table, to_csv, to_json, to_parquet
 from jointface.inference.input_files import InputFile
 from jointface.inference.mesh_files import WRITERS, save_mesh
-from jointface.inference.photo_overlay import likeliest, overlay_scale, photo_overlay
-from jointface.inference.photos import Photo
+from jointface.inference.photo_overlay import likeliest, photo_overlay
+from jointface.inference.photos import Photo, open_photo
 from jointface.inference.reader import Reading
 from jointface.viz.contact_sheet import contact_sheet
+from jointface.viz.overlay import overlay_axes, overlay_landmarks
 
 SMALLEST_PHOTO = 16  # pixels of the shorter side
 SHEET_FACES = 96
@@ -161,7 +164,7 @@ class Results:
                 write_atomically(self.folder / "faces.parquet", to_parquet(table))
         write_atomically(self.folder / "skipped.csv", to_csv(pd.DataFrame(skipped, columns=["photo", "reason"])))
         if self.outputs.overlay and entries:
-            self._write_contact_sheet(records)
+            self._write_contact_sheet(files)
         return len(entries) + people, len(skipped)
 
     def _write_meshes(self, file: InputFile, faces: Sequence[Face]) -> Iterator[Path]:
@@ -179,25 +182,16 @@ class Results:
             write_atomically(path, _to_jpeg(picture))
             yield path
 
-    def _write_contact_sheet(self, records: Sequence[Mapping[str, Any]]) -> None:
-        places = [(record, place) for record in records for place in range(len(record["faces"]))]
+    def _write_contact_sheet(self, files: Sequence[InputFile]) -> None:
+        found = [(file, entry) for file in files for entry in (self._record(file) or {"faces": []})["faces"]]
         tiles, captions = [], []
-        for chosen in evenly_spaced(len(places), SHEET_FACES).tolist():
-            record, place = places[chosen]
-            overlay = next(name for name in record["files"] if name.startswith("overlays/"))
-            entry = record["faces"][place]
-            tiles.append(self._tile(self.folder / overlay, record, FaceBox(**entry["box"])))
-            captions.append([f"{Path(record['photo']).stem} {entry['face']}", *likeliest(entry["attributes"])])
-        write_atomically(self.folder / "contact_sheet.png", contact_sheet(tiles, captions))
-
-    def _tile(self, overlay: Path, record: Mapping[str, Any], box: FaceBox) -> UInt8[np.ndarray, "size size 3"]:
-        """The part of an overlay that shows a face."""
-        scale = overlay_scale(record["height"], record["width"], self.outputs.overlay_side)
-        picture = cv2.imread(str(overlay), cv2.IMREAD_COLOR_RGB)
-        if picture is None:
-            raise DataError(f"{overlay}: cannot be read; delete it, then run the same command again")
-        frame = FaceBox((box.x + 0.5) * scale - 0.5, (box.y + 0.5) * scale - 0.5, VIEW_MARGIN * box.size * scale)
-        return cut_crop(np.asarray(picture, np.uint8), frame, TILE)[0]
+        for chosen in evenly_spaced(len(found), SHEET_FACES).tolist():
+            file, entry = found[chosen]
+            with suppress(InputError):  # the photo is gone meanwhile
+                tiles.append(_tile(open_photo(file.path), entry))
+                captions.append([f"{file.path.stem} {entry['face']}", *likeliest(entry["attributes"])])
+        if tiles:
+            write_atomically(self.folder / "contact_sheet.png", contact_sheet(tiles, captions))
 
     def _record_path(self, file: InputFile) -> Path:
         return self.folder / "records" / f"{file.name}.json"
@@ -234,6 +228,17 @@ def state_of(path: Path) -> list[Any]:
     return [str(path.absolute()), state.st_size, state.st_mtime_ns]
 
 
+def _tile(photo: Photo, entry: Mapping[str, Any]) -> UInt8[np.ndarray, "size size 3"]:
+    """A face with its landmarks and axes, from what was written of it."""
+    x, y, size = entry["box"].values()
+    picture, transform = cut_crop(photo.image, FaceBox(x, y, VIEW_MARGIN * size), TILE)
+    if entry["landmarks"] is None or entry["pose"] is None:
+        return picture
+    landmarks = to_crop(np.array(entry["landmarks"]), transform)
+    picture = overlay_landmarks(picture, landmarks, dots=False)
+    return overlay_axes(picture, landmarks[30, :2], np.array(entry["pose"]["matrix"]), TILE / 4)
+
+
 def why_skipped(reading: Reading) -> str | None:
     """Why a photo has no result, if it has none."""
     if reading.photo is None:
@@ -242,7 +247,15 @@ def why_skipped(reading: Reading) -> str | None:
     height, width = reading.photo.image.shape[:2]
     if min(height, width) < SMALLEST_PHOTO:
         return f"{width} x {height} pixels are too small; a side needs at least {SMALLEST_PHOTO}"
-    return None if reading.faces else "no face was found"
+    return None if reading.faces else no_face(reading.best_score)
+
+
+def no_face(best_score: float) -> str:
+    """Why a photo without a face is skipped, and the setting with which the likeliest place would have been one."""
+    if not best_score:
+        return "no face was found"
+    lower = math.floor(100 * best_score) / 100
+    return f"no face was found; the best candidate has a score of {best_score:.2f}, min_score={lower} would take it"
 
 
 def printable(text: str) -> str:

@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 
 from jointface.inference.face import Face
 from jointface.inference.photos import Photo
-from jointface.viz.overlay import overlay_axes, overlay_landmarks, overlay_mesh, overlay_text
+from jointface.viz.overlay import overlay_axes, overlay_landmarks, overlay_mesh, overlay_text, text_box
 
 SMALLEST = 640  # pixels of the longer side of an overlay; smaller photos are enlarged
 SHOWN = 4  # attributes of a face
@@ -16,6 +16,7 @@ OPACITY = 0.5  # of the mesh
 LEGIBLE = 90  # pixels of a face in the overlay from which on it has dots and its attributes beside it
 
 Picture = UInt8[np.ndarray, "height width 3"]
+Rectangle = tuple[float, float, float, float]  # left, top, right and bottom
 
 
 def photo_overlay(
@@ -32,10 +33,11 @@ def photo_overlay(
     scale = overlay_scale(height, width, longest)
     size = [max(1, round(scale * side)) for side in (width, height)]
     picture = cv2.resize(photo.image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    for face in reversed(faces):  # the surest on top
+    for face in reversed(faces):  # the first on top
         picture = _add_shape(picture, face, scale)
+    taken = [_features(face, scale) for face in faces]
     for number, face in zip(numbers or range(1, len(faces) + 1), faces if text else [], strict=False):
-        picture = _add_text(picture, face, scale, str(number))
+        picture = _add_text(picture, face, scale, str(number), taken)
     return picture
 
 
@@ -83,10 +85,30 @@ def _add_mesh(
     return picture
 
 
-def _add_text(picture: Picture, face: Face, scale: float, number: str) -> Picture:
+def _add_text(picture: Picture, face: Face, scale: float, number: str, taken: list[Rectangle]) -> Picture:
+    """Writes beside, above or below the face, where the least of what is taken is covered, and takes that place."""
     x, y, size = ((value + 0.5) * scale for value in face.box)
     lines = [number]
     if size >= LEGIBLE and face.attributes:
         shown = likeliest(face.attributes)
         lines += [f"{name.replace('_', ' ')} {100 * face.attributes[name]:.0f} %" for name in shown]
-    return overlay_text(picture, lines, (x + 0.75 * size, y - 0.6 * size), float(np.clip(size / 600, 0.4, 1)))
+    font = float(np.clip(size / 600, 0.4, 1))
+    left, top, right, bottom = text_box(picture, lines, (0, 0), font)
+    width, height = right - left, bottom - top
+    places = [(x + 0.75 * size, y - 0.6 * size), (x - 0.75 * size - width, y - 0.6 * size),
+              (x - width / 2, y + 0.65 * size), (x - width / 2, y - size - height)]  # fmt: skip
+    boxes = [text_box(picture, lines, place, font) for place in places]
+    best = min(boxes, key=lambda box: sum(_common_area(box, other) for other in taken))
+    taken.append(best)
+    return overlay_text(picture, lines, best[:2], font)
+
+
+def _features(face: Face, scale: float) -> Rectangle:
+    """The part of the overlay that the landmarks fill."""
+    x, y, size = ((value + 0.5) * scale for value in face.box)
+    return x - size / 2, y - size / 2, x + size / 2, y + size / 2
+
+
+def _common_area(one: Rectangle, other: Rectangle) -> float:
+    width, height = (min(one[i + 2], other[i + 2]) - max(one[i], other[i]) for i in (0, 1))
+    return max(0.0, width) * max(0.0, height)

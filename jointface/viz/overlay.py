@@ -17,6 +17,7 @@ OUTLINES = (
 )  # fmt: skip
 
 
+FONT = cv2.FONT_HERSHEY_SIMPLEX
 # RGB of a head's axes: x towards its left ear (on the viewer's right), y towards the crown, z forwards.
 AXIS_COLOURS = ((230, 50, 50), (40, 190, 60), (60, 110, 255))
 
@@ -57,19 +58,32 @@ def overlay_text(image: Image, lines: Sequence[str], place: tuple[float, float],
         place: upper left corner in pixels; moved if necessary to keep the box inside the image.
         scale: font scale; at 1, capitals are about 22 pixels high.
     """
-    font, weight, step, gap = cv2.FONT_HERSHEY_SIMPLEX, max(1, round(1.5 * scale)), round(34 * scale), round(8 * scale)
-    width = max(cv2.getTextSize(line, font, scale, weight)[0][0] for line in lines) + 2 * gap
-    size = (width, step * len(lines) + gap)
-    corner = [
-        max(0, min(round(at), room - need)) for at, need, room in zip(place, size, image.shape[1::-1], strict=True)
-    ]
-    canvas, (left, top) = image.copy(), corner
-    box = canvas[top : top + size[1], left : left + size[0]]
+    weight, step, gap = _text_style(scale)
+    canvas, (left, top, right, bottom) = image.copy(), text_box(image, lines, place, scale)
+    box = canvas[top:bottom, left:right]
     box[:] = (0.35 * box).astype(np.uint8)
     for number, line in enumerate(lines, start=1):
-        bottom = (left + gap, top + step * number - gap // 2)
-        cv2.putText(canvas, line, bottom, font, scale, (255, 255, 255), weight, cv2.LINE_AA)
+        start = (left + gap, top + step * number - gap // 2)
+        cv2.putText(canvas, line, start, FONT, scale, (255, 255, 255), weight, cv2.LINE_AA)
     return canvas
+
+
+def text_box(
+    image: Image, lines: Sequence[str], place: tuple[float, float], scale: float = 0.5
+) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the box that `overlay_text` draws."""
+    weight, step, gap = _text_style(scale)
+    width = max(cv2.getTextSize(line, FONT, scale, weight)[0][0] for line in lines) + 2 * gap
+    size = (width, step * len(lines) + gap)
+    left, top = (
+        max(0, min(round(at), room - need)) for at, need, room in zip(place, size, image.shape[1::-1], strict=True)
+    )
+    return left, top, left + size[0], top + size[1]
+
+
+def _text_style(scale: float) -> tuple[int, int, int]:
+    """Weight of the font, distance of lines, and gap to the border, in pixels."""
+    return max(1, round(1.5 * scale)), round(34 * scale), round(8 * scale)
 
 
 def add_caption(image: Image, lines: Sequence[str]) -> UInt8[np.ndarray, "taller width 3"]:
