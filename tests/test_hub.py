@@ -136,6 +136,17 @@ def test_damaged_and_hostile_folders_are_refused_in_one_line(checkpoint: Path, t
         TorchNetwork.load(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["mistyped/folder", "a/b/c", ""])
+def test_a_name_that_is_neither_a_folder_nor_in_the_hub_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors and config\.json") as caught:
+        FaceReader.from_pretrained(name)
+    assert "\n" not in str(caught.value)
+
+
 def test_only_a_network_with_a_source_can_be_saved(checkpoint: Path, tmp_path: Path) -> None:
     reader = FaceReader(TorchNetwork.load(checkpoint), WholePicture())
     with pytest.raises(ConfigError, match="save_pretrained needs a reader of a checkpoint"):

@@ -35,6 +35,25 @@ class HubMixin(ModelHubMixin):
             write_folder(self.source, save_directory)
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Any:
+        """The reader of a folder that `save_pretrained` wrote, or of a repository of the hub.
+
+        Args:
+            options: of huggingface_hub's `from_pretrained`, such as revision or local_files_only, and of `load`.
+
+        Raises:
+            CheckpointError: there is neither, the hub cannot be reached, or the files are damaged.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **options)
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"{pretrained_model_name_or_path}: neither a folder with {WEIGHTS} and {CONFIG} nor a repository of "
+                f"the Hugging Face Hub, USER/NAME, that can be reached ({reason})"
+            ) from error
+
+    @classmethod
     def _from_pretrained(
         cls,
         *,
@@ -51,6 +70,8 @@ class HubMixin(ModelHubMixin):
         options |= {"local_files_only": local_files_only, "token": token, "allow_patterns": [*FILES]}
         if not folder.is_dir():
             folder = Path(snapshot_download(model_id, **options))
+        elif not is_folder(folder):
+            raise CheckpointError(f"{folder.absolute()}: looked there for {WEIGHTS} and {CONFIG}, not found")
         return cls.load(folder, **settings)  # type: ignore[attr-defined]
 
 
