@@ -13,7 +13,7 @@ from jointface.inference.backends import network_facts
 from jointface.inference.calibration_crops import Crops, photo_crops, rendered_crops
 from jointface.inference.hub import push_folder, write_folder
 from jointface.inference.network_graph import save_program, trace
-from jointface.inference.network_metadata import facts_to_metadata
+from jointface.inference.network_metadata import facts_to_metadata, output_names
 from jointface.inference.onnx_files import compare, quiet, require_equal, write_int8, write_onnx
 from jointface.inference.web_page import write_page
 from jointface.modules.checkpoint import load_model
@@ -22,6 +22,10 @@ from jointface.settings import require_whole_number
 
 log = logging.getLogger("jointface.export")
 
+RECIPE = """To use it, with RGB crops:
+    facts = {"attributes": ""}  # and image_size, alpha, mesh: JSON texts that the file holds
+    program = torch.export.load("%s", extra_files=facts).module()
+    outputs = program(torch.zeros(1, 3, %d, %d, dtype=torch.uint8))"""
 ENDINGS = {"onnx": ".onnx", "torch_export": ".pt2", "hub": "", "web": ""}
 
 
@@ -86,8 +90,18 @@ def output_path(config: DictConfig) -> Path:
 def write_program(network: FaceNetwork, path: Path) -> None:
     """Writes a program of torch.export with the network's facts as `extra_files`."""
     with quiet():
-        save_program(trace(network), path, facts_to_metadata(network_facts(network)))
-    log.info("The program is %s: torch.export.load opens it", path.absolute())
+        program = trace(network)
+        save_program(program, path, facts_to_metadata(network_facts(network)))
+    log.info("%s, %.1f MB, float32 outputs: %s", path.absolute(), megabytes(path), describe_outputs(network))
+    log.info(RECIPE, path.name, network.image_size, network.image_size)
+
+
+def describe_outputs(network: FaceNetwork) -> str:
+    """Names and shapes of what the network's graph returns, in its order."""
+    facts = network_facts(network)
+    vertices = 0 if facts.mesh is None else len(facts.mesh.mean)
+    shapes = {"vertices": f"(B, {vertices}, 3)", "landmarks68": "(B, 68, 3)", "pose": "(B, 3, 3)"}
+    return ", ".join(f"{name} {shapes.get(name, f'(B, {len(facts.attributes)})')}" for name in output_names(facts))
 
 
 def write_onnx_files(network: FaceNetwork, path: Path, config: DictConfig) -> None:
