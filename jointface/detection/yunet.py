@@ -44,7 +44,12 @@ class YuNetModel:
             raise ConfigError(f"no file {path.absolute()}: looked there for YuNet, {NAME}")
         if hashlib.sha256(path.read_bytes()).hexdigest() != SHA256:
             raise ConfigError(f"{path}: not {NAME} of OpenCV's model zoo (its SHA-256 differs); get it from {URL}")
-        self.detector = cv2.FaceDetectorYN.create(str(path), "", (320, 320), threshold, SUPPRESSION)
+        level = cv2.utils.logging.getLogLevel()
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # OpenCV 5 warns of what it does by default
+        try:
+            self.detector = cv2.FaceDetectorYN.create(str(path), "", (320, 320), threshold, SUPPRESSION)
+        finally:
+            cv2.utils.logging.setLogLevel(level)
         self.lock = threading.Lock()  # the detector keeps the size of its picture
 
     def __call__(self, picture: UInt8[np.ndarray, "height width 3"]) -> Float[Tensor, "faces 4"]:
