@@ -1,7 +1,6 @@
-"""Shared fixtures: tiny faithful copies of the data sets, and the real files where a machine has them."""
+"""What holds in every process that runs tests."""
 
 import os
-from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
@@ -12,78 +11,8 @@ import tests.typecheck  # noqa: F401  (the hook below names it)
 install_import_hook("jointface", "tests.typecheck.check")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run side by side, as do the commands they start
 
-import torch  # noqa: E402
 
-from jointface.datamodules import W300LP, CelebA, CropTransform, SyntheticFaces  # noqa: E402
-from jointface.geometry import MorphableModel, load_bfm_3ddfa  # noqa: E402
-from jointface.synthesis.faces import FaceFactory  # noqa: E402
-from jointface.synthesis.head import Head  # noqa: E402
-from jointface.synthesis.head_cache import load_head  # noqa: E402
-from tests.data.aflw2000 import data as aflw2000_data  # noqa: E402
-from tests.data.bfm_3ddfa import data as bfm_data  # noqa: E402
-from tests.data.celeba import data as celeba_data  # noqa: E402
-from tests.data.lfwa import data as lfwa_data  # noqa: E402
-from tests.data.w300lp import data as w300lp_data  # noqa: E402
-
-REAL_DATA = Path(os.environ.get("JOINTFACE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    """The folder of real data."""
-    if not REAL_DATA.is_dir():
-        pytest.skip(f"no real data in {REAL_DATA}; set JOINTFACE_TEST_DATA")
-    return REAL_DATA
-
-
-@pytest.fixture(scope="session")
-def bfm(real_data: Path) -> MorphableModel:
-    """The real BFM basis."""
-    return load_bfm_3ddfa(str(real_data / "bfm_3ddfa"))
-
-
-@pytest.fixture(scope="session")
-def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with tiny copies of every data set, to read only."""
-    folder = tmp_path_factory.mktemp("data")
-    model = load_bfm_3ddfa(str(bfm_data.write(folder / "bfm_3ddfa")))
-    celeba_data.write(folder / "celeba")
-    lfwa_data.write(folder / "LFWA")
-    w300lp_data.write(folder / "300W_LP", model)
-    aflw2000_data.write(folder / "AFLW2000", model)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tiny_data: Path) -> MorphableModel:
-    """The tiny morphable model that the tiny data sets are made with."""
-    return load_bfm_3ddfa(str(tiny_data / "bfm_3ddfa"))
-
-
-@pytest.fixture(scope="session")
-def mixed_batch(tiny_data: Path, tiny_model: MorphableModel) -> dict[str, dict[str, torch.Tensor]]:
-    """Eight faces with attributes and eight others with shape."""
-    crop = CropTransform(64)
-    celeba = CelebA(tiny_data / "celeba", "train", crop)
-    fitted = W300LP(tiny_data / "300W_LP", "train", crop, tiny_model, val_fraction=0)
-    collate = torch.utils.data.default_collate
-    return {"celeba": collate([celeba[i] for i in range(8)]), "w300lp": collate([fitted[4 * i] for i in range(8)])}
-
-
-@pytest.fixture(scope="session")
-def head() -> Head:
-    """The synthetic head, of the user's cache or built now."""
-    return load_head()
-
-
-@pytest.fixture(scope="session")
-def factory() -> FaceFactory:
-    """The factory of all synthetic data sets with the default settings; made once, as it takes seconds."""
-    return SyntheticFaces("train", CropTransform(32), num_faces=1).factory
-
-
-@pytest.fixture
-def quick_factories(factory: FaceFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Factories with other settings take wardrobe and fields of the head from the default one, which are the same."""
-    monkeypatch.setattr("jointface.synthesis.faces.load_wardrobe", lambda head: factory.wardrobe)
-    monkeypatch.setattr("jointface.synthesis.renderer.make_fields", lambda head: factory.renderer.fields)
+def pytest_configure(config: pytest.Config) -> None:
+    """Loads the fixtures, but not where `pytest -n` only hands out tests: their imports take long."""
+    if not config.getoption("numprocesses", None):
+        config.pluginmanager.import_plugin("tests.fixtures")

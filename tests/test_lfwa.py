@@ -324,7 +324,7 @@ def test_a_step_on_lfwa_teaches_the_logits_that_celeba_shares(
 
 
 def test_the_experiment_trains_and_tests_on_both_label_sets(tiny_data: Path, tmp_path: Path) -> None:
-    config = tiny_config(tiny_data, tmp_path, "experiment=joint_celeba_lfwa_300wlp")
+    config = tiny_config(tiny_data, tmp_path, "experiment=joint_celeba_lfwa_300wlp", "~callbacks.figures")
     assert config.data.sources.lfwa.splits == {"train": "train", "val": "val", "test": "test"}
     metrics = train(config)
     assert {name.split("/")[1] for name in metrics if name.startswith("test/")} == {"aflw2000", "celeba", "lfwa"}

@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -22,6 +24,8 @@ from jointface.command_line import CONF_DIR
 from jointface.errors import ConfigError, DataError
 from jointface.geometry import MorphableModel
 from jointface.inference.face_tables import face_entry, face_table
+from jointface.inference.ray_engine import ShardReader
+from jointface.inference.shards import Shard, ShardResults
 from jointface.modules.checkpoint import KEY, describe
 from jointface.predict import predict
 from tests.networks import make_module, network_config
@@ -83,25 +87,48 @@ def descendants(parent: int) -> Iterator[tuple[int, str]]:
             yield from descendants(pid)
 
 
+def assert_everything_is_there_once(folder: Path, photos: Path, checkpoint: Path) -> None:
+    skipped = pd.read_csv(folder / "skipped.csv")
+    assert [Path(name).name for name in skipped["photo"]] == ["05.jpg", "row 3.jpg"]
+    assert [reason.split(" (")[0] for reason in skipped["reason"]] == ["the picture is damaged", "the file is empty"]
+    found = pd.read_parquet(folder / "faces")
+    assert len(found) == found["photo"].nunique() == FILES + ROWS - 2
+    pd.testing.assert_frame_equal(found, rows_of_one_process(photos, checkpoint), rtol=0, atol=5e-3)
+
+
+def test_a_shard_that_is_read_again_loses_no_photo_and_writes_none_twice(
+    photos: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers that die between a shard's faces and its record, and are made again, all in this process."""
+
+    def read_in_turn(
+        shards: list[Shard], results: ShardResults, settings: dict[str, Any], *cluster: object
+    ) -> Iterator[int]:
+        for shard in shards:
+            with monkeypatch.context() as patch:
+                patch.setattr("jointface.inference.shards.json.dumps", Mock(side_effect=KeyboardInterrupt))
+                with pytest.raises(KeyboardInterrupt):
+                    ShardReader(settings, results)({"shard": shard})
+            yield ShardReader(settings, results)({"shard": shard})["number"]
+
+    monkeypatch.setattr("jointface.predict.read_shards", read_in_turn)
+    config = ray_config(photos, checkpoint, tmp_path, "ray.shard_size=12")
+    assert predict(config) == FILES + ROWS - 2
+    assert_everything_is_there_once(tmp_path, photos, checkpoint)
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*")}
+    assert predict(config) == FILES + ROWS - 2
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*")} == written
+
+
+@pytest.mark.slow
 def test_a_killed_worker_loses_no_photo_and_writes_none_twice(photos: Path, checkpoint: Path, tmp_path: Path) -> None:
-    config = ray_config(photos, checkpoint, tmp_path, "ray.workers=2", "ray.shard_size=1")
     killed: list[int] = []
     started = lambda: len([*(tmp_path / "shards").glob("*.json")]) > 1  # noqa: E731
     killer = threading.Thread(target=kill_a_worker, args=(started, killed), daemon=True)
     killer.start()
-    assert predict(config) == FILES + ROWS - 2
+    assert predict(ray_config(photos, checkpoint, tmp_path, "ray.workers=2", "ray.shard_size=1")) == FILES + ROWS - 2
     assert killed
-
-    skipped = pd.read_csv(tmp_path / "skipped.csv")
-    assert [Path(name).name for name in skipped["photo"]] == ["05.jpg", "row 3.jpg"]
-    assert [reason.split(" (")[0] for reason in skipped["reason"]] == ["the picture is damaged", "the file is empty"]
-    found = pd.read_parquet(tmp_path / "faces")
-    assert len(found) == found["photo"].nunique() == FILES + ROWS - 2
-    pd.testing.assert_frame_equal(found, rows_of_one_process(photos, checkpoint), rtol=0, atol=5e-3)
-
-    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*")}
-    assert predict(config) == FILES + ROWS - 2
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*")} == written
+    assert_everything_is_there_once(tmp_path, photos, checkpoint)
 
 
 def rows_of_one_process(photos: Path, checkpoint: Path) -> pd.DataFrame:

@@ -90,8 +90,8 @@ def test_every_attribute_is_known_and_measured(factory: FaceFactory) -> None:
 
 
 def test_coefficients_and_camera_give_the_landmarks(head: Head) -> None:
-    data = dataset(20)
-    for index in range(20):
+    data = dataset(8)
+    for index in range(8):
         item = data[index]
         torch.testing.assert_close(landmarks_of(head, item), item["landmarks68"], atol=0.01, rtol=0)
         assert not is_mirrored(item["camera"])
@@ -167,15 +167,15 @@ def test_what_is_done_to_an_item_does_not_change_what_is_kept() -> None:
 
 @pytest.mark.parametrize("drawing", [{}, KEPT])
 def test_augmented_labels_stay_on_the_face(head: Head, drawing: dict[str, bool]) -> None:
-    data = dataset(20, STRONG, drawing=drawing)
+    data = dataset(8, STRONG, drawing=drawing)
     torch.manual_seed(0)
-    items = [data[index] for index in (*range(20), *range(20))]
+    items = [data[index] for index in (*range(8), *range(8))]
     mirrored = [bool(is_mirrored(item["camera"])) for item in items]
-    assert 5 < sum(mirrored) < 35
+    assert 0 < sum(mirrored) < 16
     for item in items:
         torch.testing.assert_close(landmarks_of(head, item), item["landmarks68"], atol=0.02, rtol=0)
     moved = torch.stack([(one["landmarks68"] - other["landmarks68"]).norm(dim=1).mean()
-                         for one, other in zip(items[:20], items[20:], strict=True)])  # fmt: skip
+                         for one, other in zip(items[:8], items[8:], strict=True)])  # fmt: skip
     assert (moved > 1).all()
 
 
@@ -266,8 +266,8 @@ def test_impossible_settings_are_refused_in_one_line(settings: dict[str, Any], m
 
 
 def test_alpha_balances_the_labels() -> None:
-    data = dataset(20)
-    attributes = torch.stack([data[index]["attributes"] for index in range(20)])
+    data = dataset(8)
+    attributes = torch.stack([data[index]["attributes"] for index in range(8)])
     expected = positive_weight(attributes, torch.ones_like(attributes, dtype=torch.bool))
     torch.testing.assert_close(data.alpha(), expected)
     with pytest.raises(DataError, match="labels no attributes"):
@@ -376,7 +376,7 @@ def test_the_settings_of_the_synthesis_reach_every_source(tmp_path: Path, quick_
 
 
 def test_a_run_on_synthetic_faces_needs_no_data_and_leaves_metrics(tmp_path: Path) -> None:
-    metrics = train(config(tmp_path, f"paths.data_dir={tmp_path / 'nowhere'}"))
+    metrics = train(config(tmp_path, f"paths.data_dir={tmp_path / 'nowhere'}", "~callbacks.figures"))
     left = json.loads((tmp_path / "metrics.json").read_text())
     for name in (
         "train/loss_shape",
@@ -452,7 +452,7 @@ def test_a_run_may_draw_on_the_device_and_drawing_ahead_changes_nothing(
     assert (tmp_path / "plain" / "figures" / "test" / "synthetic" / "shape.png").is_file()
     monkeypatch.setattr("jointface.datamodules.joint.AheadRenderer", AheadOfTheCPU)
     monkeypatch.setattr(JointDataModule, "_feeds_a_gpu", lambda self: True)
-    train(config(tmp_path / "ahead", *overrides))
+    train(config(tmp_path / "ahead", *overrides, "~callbacks.figures"))
     plain, ahead = (
         torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("plain", "ahead")
     )

@@ -3,11 +3,8 @@
 import csv
 import json
 import math
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -25,6 +22,7 @@ from jointface.geometry import MorphableModel
 from jointface.modules import load_model
 from jointface.running.finished_runs import find_runs
 from jointface.train import train
+from tests.commands import run_command
 
 TINY = [
     "scale=small",
@@ -109,6 +107,7 @@ def test_config_yaml_repeats_the_run(run: Path, tmp_path: Path) -> None:
     assert "${" not in (run / "config.yaml").read_text()
     config = OmegaConf.load(run / "config.yaml")
     OmegaConf.update(config, "paths.run_dir", str(tmp_path))
+    del config.callbacks.figures
     metrics = train(config)
     first = json.loads((run / "metrics.json").read_text())
     assert metrics["test/aflw2000/nme_2d_68"] == pytest.approx(first["test/aflw2000/nme_2d_68"], rel=1e-4)
@@ -120,7 +119,7 @@ def test_broken_samples_are_counted_in_metrics_json(tiny_data: Path, tmp_path: P
     shutil.copytree(tiny_data, data)
     (data / "celeba" / "img_align_celeba" / "000005.jpg").write_bytes(b"")
     (data / "AFLW2000" / "image00004.mat").write_bytes(b"")
-    train(tiny_config(data, tmp_path / "run", "num_workers=1", "trainer.max_steps=6"))
+    train(tiny_config(data, tmp_path / "run", "num_workers=1", "~callbacks.figures"))
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["train/celeba/broken_samples"] == 1
     assert metrics["test/aflw2000/broken_samples"] == 1
@@ -229,7 +228,7 @@ def test_a_damaged_or_foreign_checkpoint_is_refused_in_one_line(
 
 def test_zero_means_never(tiny_data: Path, tmp_path: Path) -> None:
     """No test, no values between validations, no saving between them; the run still ends well."""
-    zero = ["trainer.log_every_n_steps=0", "callbacks.last_checkpoint.every_n_train_steps=0"]
+    zero = ["~callbacks.figures", "trainer.log_every_n_steps=0", "callbacks.last_checkpoint.every_n_train_steps=0"]
     zero += ["model.log_gradients_every_n_steps=0", "+trainer.limit_test_batches=0"]
     assert set(train(tiny_config(tiny_data, tmp_path, *zero))) == {"val/error"}
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open(encoding="utf-8")))
@@ -253,7 +252,7 @@ def test_a_training_without_a_best_checkpoint_says_why(
     overrides: list[str], message: str, tiny_data: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        train(tiny_config(tiny_data, tmp_path, *overrides))
+        train(tiny_config(tiny_data, tmp_path, "~callbacks.figures", *overrides))
 
 
 def test_a_loader_process_that_the_system_killed_is_explained(
@@ -280,14 +279,14 @@ def test_a_single_readable_face_stops_batch_norm_in_words(tiny_data: Path, tmp_p
 
 @pytest.mark.parametrize("experiment", ["shape_300wlp", "attributes_celeba"])
 def test_one_task_alone_trains_with_one_word(experiment: str, tiny_data: Path, tmp_path: Path) -> None:
-    metrics = train(tiny_config(tiny_data, tmp_path, f"experiment={experiment}"))
+    metrics = train(tiny_config(tiny_data, tmp_path, f"experiment={experiment}", "~callbacks.figures"))
     tasks = {name.split("/")[1] for name in metrics if name.startswith("test/")}
     assert tasks == ({"aflw2000"} if experiment == "shape_300wlp" else {"celeba"})
 
 
 def test_training_goes_on_from_a_checkpoint_of_the_same_model_only(run: Path, tiny_data: Path, tmp_path: Path) -> None:
     checkpoint = f"checkpoint={run / 'checkpoints' / 'last.ckpt'}"
-    train(tiny_config(tiny_data, tmp_path / "longer", checkpoint, "trainer.max_steps=6"))
+    train(tiny_config(tiny_data, tmp_path / "longer", checkpoint, "trainer.max_steps=6", "~callbacks.figures"))
     steps = [row["step"] for row in csv.DictReader((tmp_path / "longer" / "metrics.csv").open()) if row["train/loss"]]
     assert steps == ["4", "5"]
     with pytest.raises(CheckpointError, match="model differs from the config"):
@@ -340,14 +339,6 @@ def test_impossible_combinations_are_refused_before_training(
     assert not run_dir.exists()
 
 
-def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "jointface.train", *arguments],
-        cwd=folder, capture_output=True, text=True, timeout=300, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -359,7 +350,7 @@ def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 )
 def test_the_command_line_answers_mistakes_in_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
     experiment = [] if "experiment=joint_celeba_300wl" in arguments else ["experiment=joint_celeba_300wlp"]
-    result = command("scale=small", *experiment, *arguments, folder=tmp_path)
+    result = run_command("train", "scale=small", *experiment, *arguments, folder=tmp_path)
     assert result.returncode == 1
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("error: ")
@@ -380,7 +371,8 @@ def test_a_group_is_left_out_by_null(word: str, taken: str) -> None:
 def test_the_command_runs_in_any_folder(tiny_data: Path, tmp_path: Path) -> None:
     quiet = {"name=tiny", "~callbacks.progress_bar", "+trainer.enable_progress_bar=false"}
     arguments = [argument for argument in TINY if argument not in quiet]
-    result = command(*arguments, "experiment=joint_celeba_300wlp", f"paths.data_dir={tiny_data}", folder=tmp_path)
+    arguments += ["experiment=joint_celeba_300wlp", f"paths.data_dir={tiny_data}"]
+    result = run_command("train", *arguments, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     (metrics,) = (tmp_path / "runs" / "joint_celeba_300wlp").glob("*/metrics.json")
     assert "test/aflw2000/nme_2d_68" in json.loads(metrics.read_text())

@@ -1,0 +1,81 @@
+"""Shared fixtures: tiny faithful copies of the data sets, and the real files where a machine has them."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from jointface.datamodules import W300LP, CelebA, CropTransform, SyntheticFaces
+from jointface.geometry import MorphableModel, load_bfm_3ddfa
+from jointface.synthesis.faces import FaceFactory
+from jointface.synthesis.head import Head
+from jointface.synthesis.head_cache import load_head
+from tests.data.aflw2000 import data as aflw2000_data
+from tests.data.bfm_3ddfa import data as bfm_data
+from tests.data.celeba import data as celeba_data
+from tests.data.lfwa import data as lfwa_data
+from tests.data.w300lp import data as w300lp_data
+
+REAL_DATA = Path(os.environ.get("JOINTFACE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data."""
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"no real data in {REAL_DATA}; set JOINTFACE_TEST_DATA")
+    return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def bfm(real_data: Path) -> MorphableModel:
+    """The real BFM basis."""
+    return load_bfm_3ddfa(str(real_data / "bfm_3ddfa"))
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tiny copies of every data set, to read only."""
+    folder = tmp_path_factory.mktemp("data")
+    model = load_bfm_3ddfa(str(bfm_data.write(folder / "bfm_3ddfa")))
+    celeba_data.write(folder / "celeba")
+    lfwa_data.write(folder / "LFWA")
+    w300lp_data.write(folder / "300W_LP", model)
+    aflw2000_data.write(folder / "AFLW2000", model)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_data: Path) -> MorphableModel:
+    """The tiny morphable model that the tiny data sets are made with."""
+    return load_bfm_3ddfa(str(tiny_data / "bfm_3ddfa"))
+
+
+@pytest.fixture(scope="session")
+def mixed_batch(tiny_data: Path, tiny_model: MorphableModel) -> dict[str, dict[str, torch.Tensor]]:
+    """Eight faces with attributes and eight others with shape."""
+    crop = CropTransform(64)
+    celeba = CelebA(tiny_data / "celeba", "train", crop)
+    fitted = W300LP(tiny_data / "300W_LP", "train", crop, tiny_model, val_fraction=0)
+    collate = torch.utils.data.default_collate
+    return {"celeba": collate([celeba[i] for i in range(8)]), "w300lp": collate([fitted[4 * i] for i in range(8)])}
+
+
+@pytest.fixture(scope="session")
+def head() -> Head:
+    """The synthetic head, of the user's cache or built now."""
+    return load_head()
+
+
+@pytest.fixture(scope="session")
+def factory() -> FaceFactory:
+    """The factory of all synthetic data sets with the default settings; made once, as it takes seconds."""
+    return SyntheticFaces("train", CropTransform(32), num_faces=1).factory
+
+
+@pytest.fixture
+def quick_factories(factory: FaceFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Factories with other settings take wardrobe and fields of the head from the default one, which are the same."""
+    monkeypatch.setattr("jointface.synthesis.faces.load_wardrobe", lambda head: factory.wardrobe)
+    monkeypatch.setattr("jointface.synthesis.renderer.make_fields", lambda head: factory.renderer.fields)
