@@ -220,6 +220,9 @@ def build_module(config: DictConfig, datamodule: JointDataModule) -> LightningMo
         module: LightningModule = instantiate(model)
         return module
     label_sets = datamodule.label_sets() if model.attribute_classifier else {}
+    morphable_model: Any = instantiate(config.morphable_model) if model.shape_decoder else None
+    label_models = datamodule.label_models() if morphable_model else {}
+    own = morphable_model.content_hash() if label_models else ""
     return JointFaceModule(
         network=network_config(config),
         loss=instantiate(model.loss),
@@ -227,10 +230,12 @@ def build_module(config: DictConfig, datamodule: JointDataModule) -> LightningMo
         scheduler=instantiate(model.scheduler) if model.scheduler else None,
         label_sets=label_sets,
         alpha={name: datamodule.datasets["train"][name].alpha() for name in label_sets},
-        morphable_model=instantiate(config.morphable_model) if model.shape_decoder else None,
+        morphable_model=morphable_model,
         contour=model.contour,
         landmark_weight=model.landmark_weight,
         part_weights=model.part_weights,
+        label_models={name: other for name, other in label_models.items() if other.content_hash() != own},
+        foreign_labels=model.foreign_labels,
         log_gradients_every_n_steps=model.log_gradients_every_n_steps or 0,
         compile_mode="default" if model.compile is True else model.compile or None,
     )

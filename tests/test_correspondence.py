@@ -82,7 +82,7 @@ def test_a_carried_model_gives_the_same_faces_on_the_other_topology(
     coefficients = torch.randn(4, 3), torch.randn(4, 2)
     expected = found["part"].carry(whole(*coefficients))
     torch.testing.assert_close(carried(*coefficients)[:, mask], expected[:, mask])
-    assert torch.equal(carried.triangles, part.triangles)
+    assert torch.equal(carried.triangles, part.triangles[mask[part.triangles].all(1)])
     assert (carried.regions[~mask] == NECK).all()
     assert torch.equal(carried.regions[mask], part.regions[mask])
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from jointface.attributes import calibrated_probability
 from jointface.datamodules.drawing import draw
 from jointface.datamodules.face_dataset import BROKEN, FaceDataset, evenly_spaced
+from jointface.geometry.morphable_model import MorphableModel
 from jointface.modules.joint_module import JointFaceModule, true_face
 from jointface.viz.image_grid import captioned_row, image_grid
 from jointface.viz.overlay import enlarge, overlay_landmarks, overlay_mesh
@@ -51,7 +52,7 @@ class ValidationFigures(Callback):
             folder.mkdir(parents=True, exist_ok=True)
             prediction = predict(module, batch["image"])
             if prediction.vertices is not None and "camera" in batch:
-                shape_figure(module, batch, prediction.vertices).savefig(folder / "shape.png")
+                shape_figure(module, name, batch, prediction.vertices).savefig(folder / "shape.png")
             if prediction.logits is not None and name in module.alpha_sources and "attributes" in batch:
                 attributes_figure(module, name, batch, prediction.logits).savefig(folder / "attributes.png")
 
@@ -76,24 +77,24 @@ def predict(module: JointFaceModule, images: Tensor) -> Any:
     return prediction
 
 
-def shape_figure(module: JointFaceModule, batch: dict[str, Tensor], vertices: Tensor) -> Figure:
+def shape_figure(module: JointFaceModule, source: str, batch: dict[str, Tensor], vertices: Tensor) -> Figure:
     """A figure with a column for each face: the crop, the predicted face over it, the true face over it."""
     assert module.network.shape_decoder is not None
-    model = module.network.shape_decoder.morphable_model
-    triangles, crops = model.triangles.cpu().numpy(), _pictures(batch)
+    model, label_model = module.network.shape_decoder.morphable_model, module.label_model(source)
+    crops = _pictures(batch)
 
-    def over(faces: Tensor, landmarks: Tensor) -> list[np.ndarray]:
+    def over(faces: Tensor, landmarks: Tensor, of: MorphableModel) -> list[np.ndarray]:
+        triangles = of.triangles.cpu().numpy()
         points = zip(crops, faces.float().cpu().numpy(), landmarks.float().cpu().numpy(), strict=True)
         return [
             overlay_landmarks(overlay_mesh(crop, face, triangles, ENLARGEMENT), enlarge(of_face, ENLARGEMENT))
             for crop, face, of_face in points
         ]
 
-    true_landmarks, true_vertices = true_face(model, batch)
-    predicted = over(vertices, vertices[:, model.landmarks68])
-    return image_grid(
-        [("crop", crops), ("predicted", predicted), ("truth", over(true_vertices, true_landmarks))], horizontal=True
-    )
+    true_landmarks, true_vertices = true_face(label_model, batch)
+    predicted = over(vertices, vertices[:, model.landmarks68], model)
+    truth = over(true_vertices, true_landmarks, label_model)
+    return image_grid([("crop", crops), ("predicted", predicted), ("truth", truth)], horizontal=True)
 
 
 def attributes_figure(

@@ -24,6 +24,7 @@ from jointface.datamodules.sampling import BatchSample, EvaluationBatches, Share
 from jointface.datamodules.synthetic import SyntheticFaces
 from jointface.datamodules.turning import FaceTurning
 from jointface.errors import ConfigError
+from jointface.geometry.morphable_model import MorphableModel
 from jointface.settings import require_whole_number
 
 Stage = Literal["train", "val", "test"]
@@ -156,6 +157,12 @@ class JointDataModule(LightningDataModule):
         """The sources in this stage that label the 3D face."""
         return {name for name, data in self.datasets[stage].items() if data.has_shape}
 
+    def label_models(self) -> dict[str, MorphableModel]:
+        """The morphable model of each source that labels the 3D face and names a model of its own."""
+        sources = {name for stage in self.datasets for name in self.shape_sources(stage)}
+        settings = {name: getattr(self.sources[name].dataset, "keywords", {}) for name in sorted(sources)}
+        return {name: keys["morphable_model"] for name, keys in settings.items() if "morphable_model" in keys}
+
     def landmark_sources(self, stage: Stage = "train") -> set[str]:
         """The sources in this stage that label landmarks without the 3D face."""
         return {name for name, data in self.datasets[stage].items() if data.has_landmarks}
@@ -235,7 +242,10 @@ class JointDataModule(LightningDataModule):
             batch = {name: kept[name].vary(part) for name, part in batch.items()}
         if self.turning is None or stage != "train":
             return batch
-        return {name: self.turning(part) if "camera" in part else part for name, part in batch.items()}
+        models = self.label_models()
+        return {
+            name: self.turning(part, models.get(name)) if "camera" in part else part for name, part in batch.items()
+        }
 
     def draw_ahead(self) -> None:
         """Starts drawing the faces of the next training mini-batch, if they are drawn on a GPU."""

@@ -28,13 +28,16 @@ class FaceTurning(nn.Module):
         self.probability = probability
 
     @torch.no_grad()
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The batch with some images and cameras turned; drops `landmarks68`, which would no longer match."""
+    def forward(self, batch: dict[str, Tensor], morphable_model: MorphableModel | None = None) -> dict[str, Tensor]:
+        """The batch with some images and cameras turned; drops `landmarks68`, which would no longer match.
+
+        morphable_model: of these fits, if it is another one.
+        """
         camera = batch["camera"]
         chosen = (torch.rand(len(camera), device=camera.device) < self.probability).nonzero().flatten()
         if not len(chosen):
             return batch
-        model = self.morphable_model.to(camera.device)
+        model = (morphable_model or self.morphable_model).to(camera.device)
         vertices = model.project(
             batch["shape_coefficients"][chosen], batch["expression_coefficients"][chosen], camera[chosen]
         )

@@ -83,7 +83,8 @@ def correspondence(model: MorphableModel, other: MorphableModel, cache_dir: Path
 def carry_model(model: MorphableModel, onto: MorphableModel, found: Correspondence | None = None) -> MorphableModel:
     """`model` on the vertices of `onto`: coefficients and space are those of the one, the topology is the other's.
 
-    Vertices without a counterpart stay at the origin and belong to the region NECK, which no error counts.
+    Vertices without a counterpart stay at the origin, belong to no triangle, and to the region NECK, which no error
+    counts.
 
     Args:
         found: where the vertices of `onto` lie on `model`; None takes `correspondence`.
@@ -96,7 +97,7 @@ def carry_model(model: MorphableModel, onto: MorphableModel, found: Corresponden
         mean=mean,
         shape_basis=basis[..., : model.num_shape],
         expression_basis=basis[..., model.num_shape :],
-        triangles=onto.triangles.cpu(),
+        triangles=onto.triangles.cpu()[found.mask[onto.triangles.cpu()].all(1)],
         uv=onto.uv.cpu(),
         landmarks68=onto.landmarks68.cpu(),
         mirror=onto.mirror.cpu(),

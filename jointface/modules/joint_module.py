@@ -23,6 +23,7 @@ from jointface.modules import checkpoint as checkpoints
 from jointface.modules import optimizer_state
 from jointface.modules.compilation import MODES, compile_layers, require_compiler
 from jointface.modules.distributed import is_distributed, mean_over_processes, samples_per_process
+from jointface.modules.foreign_labels import Extent
 from jointface.modules.landmark_supervision import Contour
 from jointface.modules.losses import attribute_loss
 from jointface.modules.network import AttributeClassifier, build_network
@@ -50,7 +51,7 @@ class JointFaceModule(LightningModule):
         scheduler: builds a step-wise schedule from the optimiser and the number of steps; None: a constant rate.
         label_sets, alpha: label set and negatives per positive of each training source that labels attributes.
         morphable_model: the model of shape labels and predictions; None without a shape decoder.
-        contour, landmark_weight, part_weights: see `ShapeSupervision`.
+        contour, landmark_weight, part_weights, label_models, foreign_labels: see `ShapeSupervision`.
         log_gradients_every_n_steps: interval at which the tasks' gradients on the backbone are measured; 0: never.
         compile_mode: mode of torch.compile, see `compile_layers`; None: no compilation.
 
@@ -70,6 +71,8 @@ class JointFaceModule(LightningModule):
         contour: Contour = "slide",
         landmark_weight: float = 1.0,
         part_weights: Mapping[str, float] | None = None,
+        label_models: Mapping[str, MorphableModel] | None = None,
+        foreign_labels: Extent = "dense",
         log_gradients_every_n_steps: int = 0,
         compile_mode: str | None = None,
     ) -> None:
@@ -86,7 +89,9 @@ class JointFaceModule(LightningModule):
         self.network = build_network(network, attributes, morphable_model)
         decoder = self.network.shape_decoder
         self.shape_supervision = (
-            None if decoder is None else ShapeSupervision(decoder, contour, landmark_weight, part_weights)
+            None
+            if decoder is None
+            else ShapeSupervision(decoder, contour, landmark_weight, part_weights, label_models, foreign_labels)
         )
         self.network.label_sets = {
             name: {"label_set": labels.name, "attributes": list(labels.attributes), "alpha": alpha[name].tolist()}
@@ -258,17 +263,25 @@ class JointFaceModule(LightningModule):
         for name, part in batch.items():
             prefix, features = f"{split}/{name}", of_source[name]
             if f"{prefix}/shape" in self.metrics:
-                self._measure_shape(prefix, features, part)
+                self._measure_shape(prefix, features, part, self.label_model(name))
             if f"{prefix}/attributes" in self.metrics:
                 self._measure_attributes(prefix, features, part, self.alpha_sources[name])
 
-    def _measure_shape(self, prefix: str, features: Tensor, part: Part) -> None:
+    def label_model(self, source: str) -> MorphableModel:
+        """The model of a source's coefficients, on the vertices of the decoder's model."""
+        assert self.network.shape_decoder is not None
+        assert self.shape_supervision is not None
+        foreign = self.shape_supervision.foreign_labels
+        model: Any = foreign[source].model if source in foreign else self.network.shape_decoder.morphable_model
+        return model
+
+    def _measure_shape(self, prefix: str, features: Tensor, part: Part, model: MorphableModel) -> None:
         decoder, size = self.network.shape_decoder, self.network.image_size
         assert decoder is not None
-        model = decoder.morphable_model
         predictions = {"shape": decoder.vertices(decoder(features))}
         if f"{prefix}/trivial/shape" in self.metrics:
-            predictions["trivial/shape"] = frontal_face(model, size).expand_as(predictions["shape"])
+            mean_face = frontal_face(decoder.morphable_model, size)
+            predictions["trivial/shape"] = mean_face.expand_as(predictions["shape"])
         for key, predicted in predictions.items():
             metric, marks = self.metrics[f"{prefix}/{key}"], predicted[:, model.landmarks68]
             if "camera" not in part:

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from jointface.errors import ConfigError
 from jointface.geometry.camera import is_mirrored
+from jointface.geometry.morphable_model import MorphableModel
+from jointface.modules.foreign_labels import Extent, ForeignLabels
 from jointface.modules.landmark_supervision import Contour, LabelledLandmarks
 from jointface.modules.linear_shape_loss import LinearShapeLoss
 from jointface.modules.losses import landmark_loss, shape_loss
@@ -23,6 +25,8 @@ class ShapeSupervision(nn.Module):
     """Computes L_shape over all points of fitted faces, and over the labelled landmarks of other photos.
 
     Args:
+        label_models: morphable model of each source whose coefficients do not refer to the decoder's.
+        foreign_labels: what these sources teach, see `ForeignLabels`.
         contour: where the contour of landmarks in 2D belongs, see `LabelledLandmarks`.
         landmark_weight: factor of L_shape for samples that label landmarks alone.
         part_weights: factors of further terms, by the names in `PARTS`: L_shape of a face that has this part from the
@@ -39,8 +43,12 @@ class ShapeSupervision(nn.Module):
         contour: Contour = "slide",
         landmark_weight: float = 1.0,
         part_weights: Mapping[str, float] | None = None,
+        label_models: Mapping[str, MorphableModel] | None = None,
+        foreign_labels: Extent = "dense",
     ) -> None:
         super().__init__()
+        foreign = {name: ForeignLabels(model, decoder, foreign_labels) for name, model in (label_models or {}).items()}
+        self.foreign_labels = nn.ModuleDict(foreign)
         self.landmark_weight = landmark_weight
         self.part_weights = {part: float((part_weights or {}).get(part, 0)) for part in PARTS}
         for key, weight in {"landmark_weight": landmark_weight, **self.part_weights}.items():
@@ -67,12 +75,18 @@ class ShapeSupervision(nn.Module):
             output.split([len(part["image"]) for part in batch.values()]) for output in decoder.outputs(features)
         ]
         of_source = dict(zip(batch, zip(*outputs, strict=True), strict=True))
-        fitted = {name: part for name, part in batch.items() if "camera" in part}
+        labelled = {name: part for name, part in batch.items() if "camera" in part}
         losses = [
             self.landmark_weight * self._landmark_loss(decoder, of_source[name], part, samples)
             for name, part in batch.items()
-            if name not in fitted
+            if name not in labelled
         ]
+        losses += [
+            self.foreign_labels[name](decoder, of_source[name], tuple(part[key] for key in LABELS), samples)
+            for name, part in labelled.items()
+            if name in self.foreign_labels
+        ]
+        fitted = {name: part for name, part in labelled.items() if name not in self.foreign_labels}
         if fitted:
             predicted = [torch.cat(tensors) for tensors in zip(*(of_source[name] for name in fitted), strict=True)]
             true = [torch.cat([part[key] for part in fitted.values()]) for key in LABELS]
