@@ -24,6 +24,7 @@ from jointface.synthesis.head_cache import load_head
 from jointface.synthesis.measures import AttributeMeter
 from jointface.synthesis.people import Person, identity_coefficients, sample_expression, sample_person
 from jointface.synthesis.renderer import Renderer
+from jointface.synthesis.scanned_shapes import ScannedShapes
 from jointface.synthesis.scenes import Scene
 from jointface.synthesis.wardrobe import load_wardrobe
 
@@ -65,6 +66,7 @@ class FaceFactory:
         assets_dir: folder of MakeHuman's system assets for skin, hair, brows, lashes and teeth; None makes all of these
             procedurally.
         backgrounds_dir: folder of photos to use as backgrounds; None paints scenery.
+        ict_dir: folder of ICT-FaceKit's model, for shapes of scanned faces; None takes MakeHuman's.
         supersampling: samples per pixel along each axis.
         device: where to render. compiled: see `Renderer`.
         cache_dir: folder for the built head; None takes the user's cache.
@@ -80,6 +82,7 @@ class FaceFactory:
         max_yaw: float = 90.0,
         assets_dir: str | None = None,
         backgrounds_dir: str | None = None,
+        ict_dir: str | None = None,
         supersampling: int = 1,
         device: torch.device | str = "cpu",
         compiled: bool = False,
@@ -93,7 +96,8 @@ class FaceFactory:
         if backgrounds_dir is not None:
             background_photos(backgrounds_dir)
         self._settings = (
-            seed, images_per_person, max_yaw, assets_dir, backgrounds_dir, supersampling, device, compiled, cache_dir,
+            seed, images_per_person, max_yaw, assets_dir, backgrounds_dir, ict_dir, supersampling, device, compiled,
+            cache_dir,
         )  # fmt: skip
         self.seed, self.images_per_person, self.max_yaw = seed, images_per_person, max_yaw
         self.backgrounds_dir = backgrounds_dir
@@ -103,6 +107,10 @@ class FaceFactory:
         if assets_dir is not None:
             self.wardrobe, self.assets = load_assets(self.head, self.wardrobe, Path(assets_dir))
         self.meter = AttributeMeter(self.head)
+        self.scans: ScannedShapes | None = None
+        if ict_dir is not None:
+            axes = [direction for direction, _ in self.meter.axes.values()]
+            self.scans = ScannedShapes(self.head, ict_dir, axes, cache_dir)
         self.renderer = Renderer(self.head, self.wardrobe, self.assets, supersampling, device, compiled)
         model = self.head.model
         self._landmarks68 = model.mean[model.landmarks68], model.basis[:, model.landmarks68].contiguous()
@@ -134,6 +142,8 @@ class FaceFactory:
             other = sample_appearance(rng, person, self.wardrobe)
             appearance = replace(appearance, **{name: getattr(other, name) for name in worn})
         shape = identity_coefficients(self.head, [person])[0]
+        if self.scans is not None:
+            shape = self.scans.sample(np.random.default_rng((*stream, 0, 2)), shape)
         expression = sample_expression(rng, self.head.expression_labels)
         camera = self.framed_camera(shape, expression, sample_view(rng, self.max_yaw))
         lights, background = sample_lights(rng), int(rng.integers(2**31))
