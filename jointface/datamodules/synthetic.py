@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from jointface.attributes import positive_weight
+from jointface.attributes import LabelSet, positive_weight
 from jointface.datamodules.augmentation import change_colours
 from jointface.datamodules.crop import CropTransform
 from jointface.datamodules.face_dataset import BROKEN, Batch, FaceDataset, FaceSample, Item, move_labels, require_choice
@@ -64,13 +64,14 @@ class SyntheticFaces(FaceDataset):
     MakeHuman's CC0 system assets, so weights trained on them are free to use.
 
     Items hold `identity` and, depending on `labels`, `attributes` and `attribute_mask` in the order of
-    `synthesis.measures.SYNTHETIC`; `shape_coefficients`, `expression_coefficients` and `camera` of the morphable model
-    "anny", and `landmarks68`.
+    `synthesis.measures.SYNTHETIC`, without those in `leave_out`; `shape_coefficients`, `expression_coefficients` and
+    `camera` of the morphable model "anny", and `landmarks68`.
 
     Args:
         split: "train", "val" or "test"; no person appears in two of them.
         num_faces: length of the split, or a mapping from each split to its length.
         labels: "both", or only "shape" or "attributes", to imitate a data set that labels one of the two.
+        leave_out: names of attributes that are not labelled.
         drawing: arguments of `Drawing`.
         first: index of the first face; two sources of one split share no face if `first` differs by `num_faces`.
         synthesis: arguments of `synthesis.faces.FaceFactory`.
@@ -88,6 +89,7 @@ class SyntheticFaces(FaceDataset):
         drawing: Mapping[str, Any] | None = None,
         first: int = 0,
         synthesis: Mapping[str, Any] | None = None,
+        leave_out: Sequence[str] = (),
     ) -> None:
         super().__init__(split, transform)
         num_faces = num_faces if isinstance(num_faces, int) else num_faces[split]
@@ -98,7 +100,11 @@ class SyntheticFaces(FaceDataset):
         self.split, self.num_faces, self.first, self.labels = split, num_faces, first, labels
         self.settings = {**FACTORY_DEFAULTS, **(synthesis or {})}
         self.factory = shared_factory(**self.settings)
-        self.label_set = SYNTHETIC if labels != "shape" else None  # type: ignore[misc]
+        for name in leave_out:
+            require_choice("synthetic faces: leave_out", name, SYNTHETIC.attributes)
+        kept = LabelSet(SYNTHETIC.name, tuple(name for name in SYNTHETIC.attributes if name not in leave_out))
+        self.columns = [SYNTHETIC.attributes.index(name) for name in kept.attributes]
+        self.label_set = kept if labels != "shape" else None  # type: ignore[misc]
         self.has_shape = labels != "attributes"  # type: ignore[misc]
         # Augmented crops reach beyond the upright one.
         self.margin = transform.border if transform.augmentation is None else round(transform.size * MARGIN)
@@ -166,8 +172,8 @@ class SyntheticFaces(FaceDataset):
     def _labels(self, faces: Sequence[SyntheticFace], cameras: Float[Tensor, "batch 3 4"]) -> Batch:
         labels: Batch = {"identity": torch.tensor([face.identity for face in faces])}
         if self.label_set is not None:
-            labels["attributes"] = self.factory.attributes(faces).float()
-            labels["attribute_mask"] = torch.ones(len(faces), len(SYNTHETIC), dtype=torch.bool)
+            labels["attributes"] = self.factory.attributes(faces)[:, self.columns].float()
+            labels["attribute_mask"] = torch.ones(len(faces), len(self.columns), dtype=torch.bool)
         if self.has_shape:
             labels["shape_coefficients"] = torch.stack([face.shape for face in faces])
             labels["expression_coefficients"] = torch.stack([face.expression for face in faces])
@@ -238,5 +244,6 @@ class SyntheticFaces(FaceDataset):
         """The number of negatives per positive of each attribute, estimated from the first SAMPLE faces."""
         if self.label_set is None:
             return super().alpha()
-        attributes = self.factory.attributes([self.face(index) for index in range(min(SAMPLE, self.num_faces))]).float()
+        faces = [self.face(index) for index in range(min(SAMPLE, self.num_faces))]
+        attributes = self.factory.attributes(faces)[:, self.columns].float()
         return positive_weight(attributes, torch.ones_like(attributes, dtype=torch.bool))
