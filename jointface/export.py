@@ -27,6 +27,7 @@ RECIPE = """To use it, with RGB crops:
     program = torch.export.load("%s", extra_files=facts).module()
     outputs = program(torch.zeros(1, 3, %d, %d, dtype=torch.uint8))"""
 ENDINGS = {"onnx": ".onnx", "torch_export": ".pt2", "hub": "", "web": ""}
+PRECISIONS = {"int8": "onnx", "float16": "hub"}  # the format of each but float32
 
 
 def export(config: DictConfig) -> Path:
@@ -42,7 +43,7 @@ def export(config: DictConfig) -> Path:
     validate_config(config)
     output = output_path(config)
     if config.format == "hub":
-        write_folder(config.checkpoint, output, config.push)
+        write_folder(config.checkpoint, output, config.push, half=config.precision == "float16")
         if config.push is not None:
             push_folder(output, config.push)
         log.info("The folder is %s: FaceReader.from_pretrained opens it", output.absolute())
@@ -61,11 +62,11 @@ def validate_config(config: DictConfig) -> None:
     """Raises a ConfigError that names the setting that makes no sense."""
     if config.checkpoint is None:
         raise ConfigError("nothing to export: set checkpoint=RUN/checkpoints/best.ckpt")
-    for key, known in {"format": (*ENDINGS,), "precision": ("float32", "int8")}.items():
+    for key, known in {"format": (*ENDINGS,), "precision": ("float32", *PRECISIONS)}.items():
         if config[key] not in known:
             raise ConfigError(f"{key}={config[key]}: choose from {', '.join(known)}")
-    if config.precision != "float32" and config.format != "onnx":
-        raise ConfigError(f"precision={config.precision} is for format=onnx only")
+    if config.format != PRECISIONS.get(config.precision, config.format):
+        raise ConfigError(f"precision={config.precision} is for format={PRECISIONS[config.precision]} only")
     if config.output is not None and config.format == "web":
         raise ConfigError("format=web writes a folder: set output_dir=FOLDER instead of output")
     if config.push is not None and config.format != "hub":

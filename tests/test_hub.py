@@ -17,7 +17,7 @@ from jointface.geometry import MorphableModel
 from jointface.inference.backends import TorchNetwork
 from jointface.inference.hub import write_folder
 from jointface.inference.model_card import RunFacts, model_card, read_run
-from jointface.modules.checkpoint import KEY, describe
+from jointface.modules.checkpoint import KEY, describe, load_model
 from tests.networks import make_module, network_config
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)
@@ -151,3 +151,15 @@ def test_only_a_network_with_a_source_can_be_saved(checkpoint: Path, tmp_path: P
     reader = FaceReader(TorchNetwork.load(checkpoint), WholePicture())
     with pytest.raises(ConfigError, match="save_pretrained needs a reader of a checkpoint"):
         reader.save_pretrained(tmp_path / "hub")
+
+
+def test_half_precision_takes_half_the_space_and_hardly_moves_the_face(checkpoint: Path, tmp_path: Path) -> None:
+    write_folder(checkpoint, tmp_path / "whole")
+    write_folder(checkpoint, tmp_path / "half", half=True)
+    stored = load_file(tmp_path / "half" / "model.safetensors")
+    assert stored["shape_decoder.regressor.weight"].dtype == stored["shape_decoder.morphable_model.basis"].dtype
+    assert stored["shape_decoder.regressor.weight"].dtype == torch.float16
+    assert stored["shape_decoder.morphable_model.mean"].dtype == torch.float32  # up to 10^5, too large
+    image = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    whole, half = (load_model(tmp_path / name)(image).vertices for name in ("whole", "half"))
+    assert (whole - half).abs().max() < 0.05  # pixels

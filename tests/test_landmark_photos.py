@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from jointface.datamodules import W300LP, WFLW, CropTransform, FaceDataset, FairFace, LandmarkPhotos, LandmarkTable
-from jointface.datamodules.fairface import FAIRFACE
+from jointface.datamodules.fairface import EXPRESSIONS, FAIRFACE, NEGATIVE, POSITIVE, expressions_of
 from jointface.datamodules.landmark_photos import POINTS, photo_of, read_pts
 from jointface.datamodules.on_disk import paired_photos
 from jointface.datamodules.wflw import LISTS, TO_68
@@ -201,3 +201,17 @@ def test_fits_beside_hand_marked_photos_are_read_as_shape_labels(
     assert data[0].keys() == W300LP(tiny_data / "300W_LP", "train", CROP, tiny_model)[0].keys()
     data.path(0).with_suffix(".mat").unlink()
     assert len(LandmarkPhotos(tmp_path, "train", CROP, morphable_model=tiny_model)) == len(data) - 1
+
+
+def test_expressions_of_fairface_are_the_widest_mouths_and_the_widest_gaps(root: Path) -> None:
+    landmarks = np.random.default_rng(0).uniform(20, 80, (200, 68, 3))
+    landmarks[:, [36, 45]] = [[0, 0, 0], [60, 0, 0]]
+    width = np.linalg.norm(landmarks[:, 48] - landmarks[:, 54], axis=1)
+    values, known = expressions_of(landmarks)
+    assert known.float().mean(0).tolist() == pytest.approx([NEGATIVE + POSITIVE] * 2, abs=0.02)
+    assert values[:, 0].sum() == pytest.approx(POSITIVE * 200, abs=2)
+    smiles = values[:, 0].bool().numpy()
+    assert width[smiles].min() > width[~smiles & known[:, 0].numpy()].max()
+    data = FairFace(root / "fairface", "val", CROP, expressions=True)
+    assert data.label_set == EXPRESSIONS
+    assert data.attributes.shape == data.mask.shape == (len(data), len(EXPRESSIONS))

@@ -87,6 +87,12 @@ def test_every_attribute_is_known_and_measured(factory: FaceFactory) -> None:
     attributes = torch.stack([item["attributes"] for item in items])
     assert torch.equal(attributes, factory.attributes([data.face(index) for index in range(6)]).float())
     assert all(item["attribute_mask"].all() for item in items)
+    fewer = dataset(leave_out=["Young", "Bald"])
+    columns = [i for i, name in enumerate(SYNTHETIC.attributes) if name not in ("Young", "Bald")]
+    assert torch.equal(fewer[3]["attributes"], items[3]["attributes"][columns])
+    assert len(fewer.label_set) == len(fewer.alpha()) == len(columns) == len(fewer[3]["attribute_mask"])
+    with pytest.raises(ConfigError, match="leave_out=Beautiful is unknown"):
+        dataset(leave_out=["Beautiful"])
 
 
 def test_coefficients_and_camera_give_the_landmarks(head: Head) -> None:

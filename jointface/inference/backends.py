@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 
-from jointface.inference.hub import is_folder, load_folder
 from jointface.modules.checkpoint import load_model
 from jointface.modules.devices import open_device
 from jointface.modules.network import FaceNetwork
@@ -83,8 +82,7 @@ class TorchNetwork:
     @classmethod
     def load(cls, checkpoint: str | Path, device: str = "auto") -> "TorchNetwork":
         """Raises a CheckpointError or a ConfigError where the file or the device is not usable."""
-        load = load_folder if is_folder(checkpoint) else load_model
-        return cls(load(checkpoint, open_device(device)))
+        return cls(load_model(checkpoint, open_device(device)))
 
     def __call__(self, crops: UInt8[np.ndarray, "batch 3 size size"]) -> NetworkOutput:
         images = torch.from_numpy(crops).to(self.device)

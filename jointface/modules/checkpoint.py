@@ -1,11 +1,13 @@
 """Self-contained checkpoints: they hold the weights and a description from which `load_model` rebuilds the network."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import get_class
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from jointface.errors import CheckpointError, JointFaceError
@@ -13,7 +15,9 @@ from jointface.geometry.morphable_model import MorphableModel
 from jointface.modules.backbones import TransformersBackbone
 from jointface.modules.network import FaceNetwork, build_network
 
-KEY = "jointface"  # where a Lightning checkpoint holds the description
+KEY = "jointface"  # where a Lightning checkpoint and the config of a folder hold the description
+WEIGHTS, CONFIG = "model.safetensors", "config.json"  # the files of a folder, as the Hugging Face Hub names them
+FREE = Path(__file__).parents[1] / "weights" / "free"  # the weights that ship with the package
 FORMAT = 1  # version of the description; increase it when older code can no longer read new checkpoints
 
 
@@ -37,16 +41,46 @@ def describe(network: FaceNetwork, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> FaceNetwork:
-    """Rebuilds the network in a checkpoint from this file alone, in evaluation mode.
+    """Rebuilds a network from a checkpoint or a folder alone, in evaluation mode.
 
     Nothing is unpickled, and only classes from jointface are built. For each label set that the network was trained on,
     `network.label_sets` holds the `attributes` and the `alpha` that calibrates their logits.
 
+    Args:
+        path: a checkpoint that jointface.train wrote, a folder that jointface.export wrote with format=hub, or "free",
+            the weights that ship with the package.
+
     Raises:
-        CheckpointError: the file is missing, damaged, not a jointface checkpoint, or from a newer version.
+        CheckpointError: a file is missing, damaged, not jointface's, or from a newer version.
     """
-    checkpoint = read_checkpoint(path)
-    return rebuild_network(checkpoint[KEY], network_weights(checkpoint), path).to(device)
+    folder = FREE if str(path) == "free" else Path(path)
+    if is_folder(folder):
+        description, weights = _read_folder(folder)
+    else:
+        checkpoint = read_checkpoint(path)
+        description, weights = checkpoint[KEY], network_weights(checkpoint)
+    return rebuild_network(description, weights, path).to(device)
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether there is a folder as jointface.export writes it for the hub."""
+    return (Path(path) / CONFIG).is_file()
+
+
+def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The description and the weights in a folder."""
+    try:
+        description = json.loads((folder / CONFIG).read_text(encoding="utf-8"))[KEY]
+        newer = description.get("format", 0) > FORMAT
+        weights = load_file(folder / WEIGHTS)
+    except Exception as error:  # safetensors raises types of its own
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise CheckpointError(
+            f"{folder.absolute()}: not a model of jointface, looked for {WEIGHTS} and {CONFIG} ({reason})"
+        ) from error
+    if newer:
+        raise CheckpointError(f"{folder}: written by a newer jointface; update jointface")
+    return description, weights
 
 
 def network_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
