@@ -1,4 +1,4 @@
-"""Serves a web page that reads the faces in visitors' photos: `python -m jointface.app checkpoint=PATH`."""
+"""Serves a web page that reads the faces in visitors' photos: `python -m jointface.app`."""
 
 import logging
 import shutil
@@ -17,7 +17,7 @@ from jointface.files import write_atomically
 from jointface.inference.face_tables import face_entry, face_table, to_csv
 from jointface.inference.output_folder import why_skipped
 from jointface.inference.photo_overlay import photo_overlay
-from jointface.inference.reader import FaceReader, require_checkpoint
+from jointface.inference.reader import FaceReader
 from jointface.synthesis.portraits import example_photos
 
 log = logging.getLogger("jointface.app")
@@ -66,7 +66,6 @@ def app(config: DictConfig) -> None:
         ConfigError: a setting makes no sense, Gradio is missing, or the port is taken. CheckpointError: the checkpoint
             is missing or broken.
     """
-    require_checkpoint(config.checkpoint)
     if find_spec("gradio") is None:
         raise ConfigError("the web page needs Gradio: pip install 'jointface[app]'")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio asks itself whether it is there

@@ -1,4 +1,4 @@
-"""Reads the faces in photos and videos: `python -m jointface.predict input=photo.jpg checkpoint=PATH`."""
+"""Reads the faces in photos and videos: `python -m jointface.predict input=photo.jpg`."""
 
 import logging
 import time
@@ -17,11 +17,12 @@ from jointface.inference.face_tables import require_parquet
 from jointface.inference.input_files import InputFile, find_files
 from jointface.inference.output_folder import Outputs, Results, printable, state_of
 from jointface.inference.ray_engine import read_shards, require_ray
-from jointface.inference.reader import FaceReader, Reading, require_checkpoint
+from jointface.inference.reader import FaceReader, Reading
 from jointface.inference.shards import ShardResults, count_photos, make_shards
 from jointface.inference.tracking import FaceTracker
 from jointface.inference.video_files import CAMERA, Video, is_video, require_video
 from jointface.inference.video_results import VideoOutputs, VideoRecorder
+from jointface.modules.checkpoint import model_path
 from jointface.settings import as_list, require_whole_number
 
 log = logging.getLogger("jointface.predict")
@@ -30,7 +31,6 @@ ENGINES = ("local", "ray")
 SECONDS_BETWEEN_LINES = 60.0  # where the output is no terminal
 READER_KEYS = ("finder", "two_passes", "device", "batch_size", "backend", "max_faces", "min_score")
 CHANGES_RESULTS = ("two_passes", "backend", "max_faces", "min_score")  # and the files or names of these:
-READ_WITH = ("checkpoint", "finder")
 WHOLE_NUMBERS = ("batch_size", "max_faces", "overlay_side", "look_every", "ray.workers", "ray.shard_size")
 MAY_BE_NULL = ("max_faces", "ray.workers")
 CHANGES_VIDEOS = ("look_every", "smooth", "moving_mesh", "parquet")
@@ -56,7 +56,7 @@ def predict(config: DictConfig) -> int:
     found = [given for given in inputs if not given.startswith(CAMERA)]
     files = find_files(found, leave_out=Results.own_paths(folder)) if found else []
     files += [_recording(given) for given in inputs if given.startswith(CAMERA)]
-    made_with = {key: config[key] for key in CHANGES_RESULTS} | {key: state_of(Path(config[key])) for key in READ_WITH}
+    made_with = _made_with(config)
     results = Results(folder, outputs, made_with)
     of_videos = Results(folder, outputs, made_with | {key: config[key] for key in CHANGES_VIDEOS})
     photos = [file for file in files if not is_video(file.path)]
@@ -90,13 +90,15 @@ def predict_on_ray(config: DictConfig) -> int:
     folder = Path(config.output_dir).absolute()
     files = find_files([str(given) for given in as_list(config.input)], leave_out=ShardResults.own_paths(folder))
     shards = make_shards(files, config.ray.shard_size)
-    made_with = {key: config[key] for key in CHANGES_RESULTS} | {key: state_of(Path(config[key])) for key in READ_WITH}
+    made_with = _made_with(config)
     results = ShardResults(folder, made_with)
     waiting = [shard for shard in shards if not results.is_done(shard)]
     if done := len(shards) - len(waiting):
         log.info("%d of %d shards are done already", done, len(shards))
     if waiting:
-        settings = {key: config[key] for key in READER_KEYS} | {"checkpoint": str(Path(config.checkpoint).absolute())}
+        settings = {key: config[key] for key in READER_KEYS} | {
+            "checkpoint": str(model_path(config.checkpoint).absolute())
+        }
         FaceReader.load(**settings)  # what is wrong with it is said here, before anything starts
         counts = {shard.number: count_photos(shard) for shard in waiting}
         with _Progress("photo", sum(counts.values())) as progress:
@@ -110,11 +112,16 @@ def predict_on_ray(config: DictConfig) -> int:
     return faces
 
 
+def _made_with(config: DictConfig) -> dict[str, Any]:
+    """The settings and the files on which the results depend."""
+    files = {"checkpoint": model_path(config.checkpoint), "finder": Path(config.finder)}
+    return {key: config[key] for key in CHANGES_RESULTS} | {key: state_of(path) for key, path in files.items()}
+
+
 def validate_config(config: DictConfig) -> Outputs:
     """Raises a ConfigError that names the setting that makes no sense."""
     if config.input in (None, "", []):
         raise ConfigError("nothing to read: set input=photo.jpg, a folder, a pattern such as 'photos/*.jpg', or a list")
-    require_checkpoint(config.checkpoint)
     if config.engine not in ENGINES:
         raise ConfigError(f"engine={config.engine}: choose from {', '.join(ENGINES)}")
     for key in ("overlay", "parquet", "two_passes", "smooth", "moving_mesh"):

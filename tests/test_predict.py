@@ -245,11 +245,6 @@ def test_no_face_in_any_photo_is_an_error_that_names_the_reasons(
         (["input=null"], ConfigError, "nothing to read: set input=photo.jpg"),
         (["input=nowhere.jpg"], InputError, "input=nowhere.jpg: no such file or folder"),
         (["input=nowhere/*.jpg"], InputError, "input=nowhere/.*: no file matches this pattern"),
-        (
-            ["checkpoint=null"],
-            ConfigError,
-            "no checkpoint, and the package has no weights .* jointface.train makes one",
-        ),
         (["checkpoint=nowhere.ckpt"], CheckpointError, "nowhere.ckpt"),
         (["meshes=[stl]"], ConfigError, "meshes=stl: choose from glb, obj, ply"),
         (["mesh_scale=0"], ConfigError, "mesh_scale=0: expected a number above 0"),

@@ -21,6 +21,7 @@ from jointface.inference.hub import HubMixin
 from jointface.inference.onnx_network import OnnxNetwork
 from jointface.inference.photos import Photo, Source, open_photo
 from jointface.metrics.pose import rotation_from_vertices
+from jointface.modules.checkpoint import model_path
 
 BACKENDS: dict[str, Callable[[str | Path, str], Network]] = {"torch": TorchNetwork.load, "onnx": OnnxNetwork}
 MAX_PIXELS = 50_000_000  # of photos that are in memory together, unless one alone has more
@@ -85,7 +86,7 @@ class FaceReader(HubMixin):
     @classmethod
     def load(
         cls,
-        checkpoint: str | Path,
+        checkpoint: str | Path = "free",
         finder: str | FaceFinder = "finder",
         two_passes: bool = True,
         device: str = "auto",
@@ -97,7 +98,8 @@ class FaceReader(HubMixin):
         """A reader with the network of a checkpoint.
 
         Args:
-            checkpoint: a file that jointface.train wrote, or an .onnx file or a folder that jointface.export wrote.
+            checkpoint: "free", the weights that ship with the package; or a file that jointface.train wrote, or an
+                .onnx file or a folder that jointface.export wrote.
             finder: "finder", the package's own; "yunet", or the path of its file; "none" for pictures that are crops
                 already; or any function from a photo to its faces or boxes.
             device: of torch; "auto" is a GPU where there is one.
@@ -110,10 +112,11 @@ class FaceReader(HubMixin):
         """
         if backend not in BACKENDS:
             raise ConfigError(f"backend={backend}: choose from {', '.join(BACKENDS)}")
-        network = BACKENDS["onnx" if Path(checkpoint).suffix == ".onnx" else backend](checkpoint, device)
+        checkpoint = model_path(checkpoint)
+        network = BACKENDS["onnx" if checkpoint.suffix == ".onnx" else backend](checkpoint, device)
         find = build_finder(finder, min_score) if isinstance(finder, str) else finder
         reader = cls(network, find, two_passes, batch_size, max_faces)
-        reader.source = Path(checkpoint)
+        reader.source = checkpoint
         return reader
 
     @overload
@@ -235,15 +238,6 @@ def _distinct_faces(faces: list[Face]) -> list[Face]:
     surest = sorted(faces, key=lambda face: -face.score)
     kept = [surest[row] for row in distinct(torch.tensor([face.box for face in surest]).view(-1, 3))]
     return sorted(kept, key=lambda face: -face.box.size)
-
-
-def require_checkpoint(checkpoint: str | None) -> None:
-    """Raises a ConfigError where a command is given none."""
-    if checkpoint is None:
-        raise ConfigError(
-            "no checkpoint, and the package has no weights of its own yet: set checkpoint=RUN/checkpoints/best.ckpt; "
-            "python -m jointface.train makes one in about ten minutes"
-        )
 
 
 def _reframed(read: _Read, mesh: MeshFacts) -> _Framed:

@@ -53,13 +53,18 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> FaceNetw
     Raises:
         CheckpointError: a file is missing, damaged, not jointface's, or from a newer version.
     """
-    folder = FREE if str(path) == "free" else Path(path)
-    if is_folder(folder):
-        description, weights = _read_folder(folder)
+    path = model_path(path)
+    if is_folder(path):
+        description, weights = _read_folder(path)
     else:
         checkpoint = read_checkpoint(path)
         description, weights = checkpoint[KEY], network_weights(checkpoint)
     return rebuild_network(description, weights, path).to(device)
+
+
+def model_path(checkpoint: str | Path | None) -> Path:
+    """Where a network is: the file or folder of this name; for "free" or None, the folder of the weights that ship."""
+    return FREE if checkpoint in (None, "free") else Path(checkpoint)
 
 
 def is_folder(path: str | Path) -> bool:
