@@ -60,8 +60,6 @@ def export(config: DictConfig) -> Path:
 
 def validate_config(config: DictConfig) -> None:
     """Raises a ConfigError that names the setting that makes no sense."""
-    if config.checkpoint is None:
-        raise ConfigError("nothing to export: set checkpoint=RUN/checkpoints/best.ckpt")
     for key, known in {"format": (*ENDINGS,), "precision": ("float32", *PRECISIONS)}.items():
         if config[key] not in known:
             raise ConfigError(f"{key}={config[key]}: choose from {', '.join(known)}")
@@ -78,12 +76,12 @@ def validate_config(config: DictConfig) -> None:
 
 
 def output_path(config: DictConfig) -> Path:
-    """The user's, or a name beside the checkpoint."""
+    """The user's, or a name beside the checkpoint; of the weights that ship, free in the current folder."""
     if config.format == "web":
         return Path(config.output_dir)
     if config.output is not None:
         return Path(config.output)
-    checkpoint = Path(config.checkpoint)
+    checkpoint = Path(config.checkpoint or "free")
     suffix = {"hub": "_hub"}.get(config.format, "_int8" if config.precision == "int8" else "")
     return checkpoint.with_name(f"{checkpoint.stem}{suffix}{ENDINGS[config.format]}")
 

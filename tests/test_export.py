@@ -155,7 +155,6 @@ def test_a_missing_package_is_named_with_its_command(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"checkpoint": None}, "nothing to export: set checkpoint="),
         ({"format": "tflite"}, "format=tflite: choose from onnx, torch_export, hub"),
         ({"precision": "int8", "format": "hub"}, "precision=int8 is for format=onnx only"),
         ({"push": "a/b"}, "push uploads the folder of format=hub"),

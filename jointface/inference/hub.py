@@ -14,7 +14,16 @@ from torch import Tensor
 from jointface.errors import ConfigError
 from jointface.files import write_atomically
 from jointface.inference.model_card import model_card, read_run
-from jointface.modules.checkpoint import CONFIG, KEY, WEIGHTS, network_weights, read_checkpoint, rebuild_network
+from jointface.modules.checkpoint import (
+    CONFIG,
+    KEY,
+    WEIGHTS,
+    is_folder,
+    model_path,
+    network_weights,
+    read_checkpoint,
+    rebuild_network,
+)
 
 CARD = "README.md"
 FILES = (WEIGHTS, CONFIG, CARD)
@@ -29,11 +38,7 @@ class HubMixin(ModelHubMixin):
         """Raises a ConfigError for a reader whose network is not from a checkpoint or from the hub."""
         if self.source is None or self.source.suffix == ".onnx":
             raise ConfigError("save_pretrained needs a reader of a checkpoint, or of a folder that it saved itself")
-        if self.source.is_dir():
-            for name in FILES:
-                write_atomically(save_directory / name, (self.source / name).read_bytes())
-        else:
-            write_folder(self.source, save_directory)
+        write_folder(self.source, save_directory)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Any:
@@ -77,9 +82,10 @@ class HubMixin(ModelHubMixin):
 
 
 def write_folder(checkpoint: str | Path, folder: Path, name: str | None = None, half: bool = False) -> None:
-    """Writes a checkpoint's network as a folder of the hub, with a model card from its run.
+    """Writes a checkpoint's network as a folder of the hub, with a model card from its run; copies such a folder.
 
     Args:
+        checkpoint: a file or folder, see `load_model`.
         name: of the model in the card, USER/NAME if it is to be there; None takes the run's or the folder's.
         half: store matrices in half precision, which takes half the space, where it can hold their numbers. They are
             read as float32 again.
@@ -87,7 +93,12 @@ def write_folder(checkpoint: str | Path, folder: Path, name: str | None = None, 
     Raises:
         CheckpointError: the checkpoint is missing or broken. DataError: the folder cannot be written to.
     """
-    content = read_checkpoint(checkpoint)
+    source = model_path(checkpoint)
+    if is_folder(source):
+        for file in FILES:
+            write_atomically(folder / file, (source / file).read_bytes())
+        return
+    content = read_checkpoint(source)
     description, weights = dict(content[KEY]), network_weights(content)
     network = rebuild_network(description, weights, checkpoint)
     parameters = sum(parameter.numel() for parameter in network.parameters())
