@@ -32,6 +32,32 @@ class Browser:
         wait_until(lambda: self.driver.find_elements("css selector", selector))
         self.driver.find_element("css selector", selector).send_keys(str(file.absolute()))
 
+    def press(self, *keys: str) -> None:
+        """Types keys, by their names in selenium's Keys or as characters."""
+        known = pytest.importorskip("selenium.webdriver").Keys
+        chain = pytest.importorskip("selenium.webdriver").ActionChains(self.driver)
+        chain.send_keys(*(getattr(known, key, key) for key in keys)).perform()
+
+    def tab_to(self, selector: str) -> None:
+        """Moves the focus with the tabulator until it is on this element."""
+        script = "return document.activeElement.matches(arguments[0])"
+        for _ in range(50):
+            if self.driver.execute_script(script, selector):
+                return
+            self.press("TAB")
+        pytest.fail(f"{selector} cannot be reached by keyboard")
+
+    @contextmanager
+    def as_wide_as(self, width: int) -> Iterator[None]:
+        """A screen of this width, such as that of a phone."""
+        size = {"width": width, "height": 2 * width, "deviceScaleFactor": 1, "mobile": True}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        try:
+            yield
+            assert self.driver.execute_script("return document.documentElement.scrollWidth") <= width
+        finally:
+            self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
     def texts(self, selector: str) -> list[str]:
         """The labels or texts of all elements."""
         script = "return [...document.querySelectorAll(arguments[0])].map(one => one.ariaLabel ?? one.innerText.trim())"

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from omegaconf import DictConfig
 
 from jointface.errors import CheckpointError, ConfigError
-from jointface.export import validate_config
+from jointface.export import output_path, validate_config
 from jointface.geometry import MorphableModel
 from jointface.geometry.camera import euler_to_rotation
 from jointface.inference.backends import NetworkFacts, TorchNetwork, network_facts
@@ -167,6 +167,20 @@ def test_settings_that_make_no_sense_are_refused(setting: dict[str, object], mes
     usual |= {"output": None, "push": None}
     with pytest.raises(ConfigError, match=message):
         validate_config(DictConfig({**usual, **setting}))
+
+
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [
+        ({"checkpoint": "runs/a/best.ckpt"}, "runs/a/best.onnx"),
+        ({"checkpoint": "runs/a/best.ckpt", "precision": "int8"}, "runs/a/best_int8.onnx"),
+        ({"checkpoint": "free", "format": "hub"}, "free_hub"),  # not inside the package
+        ({"output": "face.onnx"}, "face.onnx"),
+    ],
+)
+def test_files_go_beside_the_checkpoint_or_where_the_user_says(setting: dict[str, object], name: str) -> None:
+    usual = {"checkpoint": "free", "format": "onnx", "precision": "float32", "output": None}
+    assert output_path(DictConfig({**usual, **setting})) == Path(name)
 
 
 def assert_same_facts(found: NetworkFacts, expected: NetworkFacts) -> None:

@@ -25,7 +25,7 @@ from jointface.geometry import MorphableModel
 from jointface.inference import web_page
 from jointface.inference.backends import TorchNetwork
 from jointface.inference.onnx_files import write_onnx
-from tests.browser import Browser, open_browser
+from tests.browser import Browser, open_browser, wait_until
 from tests.networks import make_module
 
 pytest.importorskip("gradio", reason="needs the extra app")
@@ -181,6 +181,22 @@ def test_the_static_page_has_a_sentence_for_every_photo(
     static_page.wait_for_text("#message", text)
     shown = static_page.texts("#results:not([hidden]) #faces button")
     assert shown == (["Face 1", "Face 2"] if name == "two" else [])
+
+
+def test_the_static_page_works_by_keyboard_and_on_a_phone(static_page: Browser, photos: dict[str, Path]) -> None:
+    turned = "return document.querySelector('#shape').toDataURL()"
+    with static_page.as_wide_as(360):
+        static_page.give("#file", photos["two"])
+        static_page.wait_for_text("#message", "2 faces, the largest first.")
+        static_page.tab_to("#faces button:nth-child(2)")
+        static_page.press("ENTER")
+        assert static_page.texts("#faces button[aria-pressed=true]") == ["Face 2"]
+        static_page.tab_to("#shape")
+        static_page.press("ARROW_LEFT")  # it no longer sways
+        wait_until(lambda: static_page.driver.execute_script(turned) == static_page.driver.execute_script(turned))
+        before = static_page.driver.execute_script(turned)
+        static_page.press("ARROW_RIGHT", "ARROW_RIGHT")
+        wait_until(lambda: static_page.driver.execute_script(turned) != before, lambda: "the shape to turn")
 
 
 def test_the_static_page_asks_no_other_host(static_page: Browser) -> None:
