@@ -41,5 +41,5 @@ def test_they_read_a_photo_without_a_setting(real_data: Path) -> None:
     """A CC0 portrait: a man who looks ahead."""
     (face,) = FaceReader.load(max_faces=1)(real_data / "portraits" / "photos" / "092.jpg")
     assert abs(face.pose.yaw) < 30
-    assert face.landmarks68.shape == (68, 3)
+    assert face.landmarks.shape == (68, 3)
     assert face.attributes.keys() == set(load_model("free").attributes)

@@ -27,7 +27,8 @@ GENDERS = {"Female": 0, "Male": 1}
 AGES = {
     "0-2": 1, "3-9": 1, "10-19": 1, "20-29": 1, "30-39": 1, "40-49": None, "50-59": 0, "60-69": 0, "more than 70": 0,
 }  # fmt: skip
-# The attribute of each race. Those without one are not Asian, Black or Indian, and may pass for White.
+# The attribute of each race. Latino_Hispanic and Middle Eastern have none: they are negatives of Asian, Black and
+# Indian, and unlabelled for White.
 RACES = {
     "East Asian": "Asian", "Southeast Asian": "Asian", "Black": "Black", "White": "White", "Indian": "Indian",
     "Latino_Hispanic": None, "Middle Eastern": None,
@@ -47,7 +48,7 @@ class FairFace(FaceDataset):
     from github.com/joojs/fairface. Licence: CC BY 4.0. Cite: Karkkainen and Joo, "FairFace: Face Attribute Dataset for
     Balanced Race, Gender, and Age for Bias Measurement and Mitigation", WACV 2021.
 
-    Items hold `attributes` and `attribute_mask` of FAIRFACE, `landmarks68` (68, 3) and `landmark_mask`, in which the
+    Items hold `attributes` and `attribute_mask` of FAIRFACE or EXPRESSIONS, `landmarks68` (68, 3) and `landmark_mask`, in which the
     contour is unlabelled.
 
     Args:
@@ -135,16 +136,22 @@ def expressions_of(
 ) -> tuple[Float[Tensor, "photos 2"], Bool[Tensor, "photos 2"]]:
     """Labels and mask of "Smiling" and "Mouth_Slightly_Open", measured on the landmarks of all photos.
 
-    People who label photos call a wide mouth a smile: the distance of its corners tells CelebA's label with an area
-    under the ROC curve of 0.96, and the gap between the lips tells an open mouth with 0.92 (docs/free.md). Photos in
-    between count neither way, and so the thresholds need no labels.
+    Distances are those of the landmarks, divided by that of the outer eye corners. On CelebA, the width of the mouth
+    predicts the label "Smiling" with an area under the ROC curve of 0.96, and the gap between the lips predicts
+    "Mouth_Slightly_Open" with 0.92 (docs/free.md). The thresholds are quantiles of all photos, so they need no labels;
+    photos between them are unlabelled.
     """
+    measures = expression_measures(landmarks)
+    low, high = measures.quantile(torch.tensor([NEGATIVE, 1 - POSITIVE], dtype=measures.dtype), dim=0)
+    return (measures >= high).float(), (measures <= low) | (measures >= high)
+
+
+def expression_measures(landmarks: Float[np.ndarray, "photos 68 3"]) -> Float[Tensor, "photos 2"]:
+    """The width of the mouth and the mean gap between the lips, relative to the distance of the outer eye corners."""
     eyes = _distance(landmarks, 36, 45)
     width = _distance(landmarks, 48, 54) / eyes
     gap = sum(_distance(landmarks, above, below) for above, below in ((61, 67), (62, 66), (63, 65))) / eyes
-    measures = torch.from_numpy(np.stack([width, gap], axis=1))
-    low, high = measures.quantile(torch.tensor([NEGATIVE, 1 - POSITIVE], dtype=measures.dtype), dim=0)
-    return (measures >= high).float(), (measures <= low) | (measures >= high)
+    return torch.from_numpy(np.stack([width, gap], axis=1))
 
 
 def _distance(landmarks: Float[np.ndarray, "photos 68 3"], a: int, b: int) -> Float[np.ndarray, "photos"]:

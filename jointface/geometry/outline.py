@@ -45,12 +45,12 @@ def nearest_on_outline(
     triangles: Int[Tensor, "triangles 3"],
     region: Bool[Tensor, "vertices"],
 ) -> Int[Tensor, "batch points"]:
-    """The vertex of a region on the outline that is nearest to each point; if the outline does not pass through the
-    region, some vertex of it.
+    """The vertex nearest to each point among those of a region that lie on the outline.
 
-    Contour landmarks that slide along the outline are matched so (cf. Zhu et al., CVPR 2015, "landmark marching").
+    If the outline does not pass through the region, it is an arbitrary vertex of the region. This is how contour
+    landmarks slide along the outline (cf. Zhu et al., CVPR 2015, "landmark marching").
     """
-    # Few vertices are on the outline, so only so many are compared. If none is, others of the region take their place.
+    # Few vertices are on the outline, so CANDIDATES of them are enough. If none is, others of the region stand in.
     rank = region.to(vertices.dtype) * (1.0 + on_outline(vertices, triangles))
     rank, candidates = rank.topk(min(CANDIDATES, len(region)))
     distance = torch.cdist(points, vertices[:, :, :2].take_along_dim(candidates[:, :, None], 1))

@@ -11,7 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors.torch import save
 from torch import Tensor
 
-from jointface.errors import ConfigError
+from jointface.errors import CheckpointError, ConfigError
 from jointface.files import write_atomically
 from jointface.inference.model_card import model_card, read_run
 from jointface.modules.checkpoint import (
@@ -82,13 +82,13 @@ class HubMixin(ModelHubMixin):
 
 
 def write_folder(checkpoint: str | Path, folder: Path, name: str | None = None, half: bool = False) -> None:
-    """Writes a checkpoint's network as a folder of the hub, with a model card from its run; copies such a folder.
+    """Writes a checkpoint's network as a folder for the hub, with a model card from its run. A folder is copied.
 
     Args:
         checkpoint: a file or folder, see `load_model`.
-        name: of the model in the card, USER/NAME if it is to be there; None takes the run's or the folder's.
-        half: store matrices in half precision, which takes half the space, where it can hold their numbers. They are
-            read as float32 again.
+        name: of the model in the card, as USER/NAME if it will be uploaded; None takes the run's or the folder's.
+        half: whether to store matrices as float16, which halves the file; they are loaded as float32. A tensor that
+            float16 cannot hold stays in float32.
 
     Raises:
         CheckpointError: the checkpoint is missing or broken. DataError: the folder cannot be written to.

@@ -1,4 +1,4 @@
-"""What photos that label landmarks alone ask of a predicted face, above all where their contour belongs on it."""
+"""The loss of photos that label only landmarks: which points of the predicted face each landmark is compared with."""
 
 from typing import Literal, get_args
 

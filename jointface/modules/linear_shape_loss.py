@@ -59,7 +59,7 @@ class LinearShapeLoss(nn.Module):
         return (torch.stack([x, y, z], dim=1) @ self.root).square().sum((1, 2))
 
     def _columns(self, shape: Tensor, expression: Tensor, camera: Tensor) -> Float[Tensor, "batch 3 columns"]:
-        """P, of an unmirrored face in the first half of the columns and of a mirrored one in the second."""
+        """P: in the first half of the columns for an unmirrored face, in the second for a mirrored one, 0 elsewhere."""
         camera = camera / self.image_size
         coefficients = torch.cat([torch.ones_like(shape[:, :1]), shape, expression], dim=1) * self.scale
         columns = (coefficients[:, None, :, None] * camera[:, :, None, :3]).flatten(2)
