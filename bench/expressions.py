@@ -20,8 +20,8 @@ def main(data: str) -> None:
     model = load_bfm_3ddfa(f"{data}/bfm_3ddfa")
     photos = FittedCelebA(f"{data}/celeba_wild", "train", CropTransform(32), model)
     chosen = [i for i in range(len(photos)) if held_out_fraction(str(int(photos.identity[i]))) < 0.25]
-    fits = [photos.reader.landmarks(photos.read(i).labels).numpy() for i in chosen]
-    measures = expression_measures(torch.tensor(fits).numpy())
+    fits = torch.stack([photos.reader.landmarks(photos.read(i).labels) for i in chosen])
+    measures = expression_measures(fits.numpy())
     print(f"{len(chosen)} photos")
     for column, name in enumerate(("Smiling", "Mouth_Slightly_Open")):
         labels = photos.attributes[chosen, CELEBA.attributes.index(name)].long()

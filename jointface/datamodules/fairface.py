@@ -48,8 +48,8 @@ class FairFace(FaceDataset):
     from github.com/joojs/fairface. Licence: CC BY 4.0. Cite: Karkkainen and Joo, "FairFace: Face Attribute Dataset for
     Balanced Race, Gender, and Age for Bias Measurement and Mitigation", WACV 2021.
 
-    Items hold `attributes` and `attribute_mask` of FAIRFACE or EXPRESSIONS, `landmarks68` (68, 3) and `landmark_mask`, in which the
-    contour is unlabelled.
+    Items hold `attributes` and `attribute_mask` of FAIRFACE or EXPRESSIONS, `landmarks68` (68, 3) and `landmark_mask`,
+    in which the contour is unlabelled.
 
     Args:
         split: "train", "val" or "test". FairFace's training photos are "train", but for 5 % by a hash of their name,

@@ -29,10 +29,10 @@ class ShapeSupervision(nn.Module):
         foreign_labels: what these sources teach, see `ForeignLabels`.
         contour: where the contour of landmarks in 2D belongs, see `LabelledLandmarks`.
         landmark_weight: factor of L_shape for samples that label landmarks alone.
-        part_weights: factors of further terms, by the names in `PARTS`: L_shape of a face that has this part from the
-            prediction and the others from the labels. This gives weight to a part that hardly moves the points of the whole
-            face.
-            Mirrored faces have no such terms, because their coefficients describe the face before the mirroring.
+        part_weights: factors of further terms, by the names in `PARTS`. Each term is L_shape of a face that takes this
+            part from the prediction and the others from the labels. This gives weight to a part that hardly moves the
+            points of the whole face. Mirrored faces have no such terms, because their coefficients describe the face
+            before it was mirrored.
 
     Raises:
         ConfigError: a setting is out of range, or the decoder predicts no such parts.
