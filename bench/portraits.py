@@ -36,7 +36,7 @@ def column(face: Face) -> np.ndarray:
     scale = overlay_scale(*face.photo.image.shape[:2], longest=1600)
     drawn_frame = FaceBox(*(scale * value for value in frame))
     drawn = cut_crop(photo_overlay(face.photo, [face], 1600, text=False), drawn_frame, SIZE)[0]
-    name = max(LOOKS, key=lambda name: face.attributes[name])
+    name = max(face.attributes.keys() & set(LOOKS), key=lambda name: face.attributes[name])
     lines = [f"{name.replace('_', ' ')} {100 * face.attributes[name]:.0f} %"]
     shown = float(np.copysign(TURN, face.pose.yaw))
     pitch, yaw, roll = (round(angle) for angle in face.pose[1:])
