@@ -16,7 +16,8 @@ from jointface.modules.network import FaceNetwork
 from jointface.running.dry_run import part_sizes
 from jointface.running.operator_profile import OperatorProfiler
 from jointface.train import train
-from tests.test_training import command, tiny_config
+from tests.commands import run_command
+from tests.test_training import tiny_config
 
 EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
 
@@ -59,7 +60,9 @@ def test_sizes_are_those_of_the_layers() -> None:
 
 @pytest.mark.slow
 def test_the_command_of_a_dry_run_leaves_no_folder(tiny_data: Path, tmp_path: Path) -> None:
-    result = command("experiment=joint_celeba_300wlp", "dry_run=true", f"paths.data_dir={tiny_data}", folder=tmp_path)
+    result = run_command(
+        "train", "experiment=joint_celeba_300wlp", "dry_run=true", f"paths.data_dir={tiny_data}", folder=tmp_path
+    )
     assert result.returncode == 0, result.stderr
     assert "nothing was trained" in result.stdout
     assert not list(tmp_path.iterdir())
@@ -123,7 +126,7 @@ def test_a_loss_is_too_high_until_it_is_below_its_share_of_the_first() -> None:
 
 @pytest.mark.slow
 def test_the_default_model_learns_a_handful_by_heart(tmp_path: Path) -> None:
-    result = command("debug=overfit", f"paths.run_dir={tmp_path / 'run'}", folder=tmp_path)
+    result = run_command("train", "debug=overfit", f"paths.run_dir={tmp_path / 'run'}", folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert len(re.findall(": memorised", result.stdout)) == 2
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import os
 import runpy
 import shutil
 from functools import partial

@@ -131,8 +131,7 @@ def site(reader: FaceReader, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("npm") is None:
         pytest.skip("needs npm: apt-get install npm")
     folder = tmp_path_factory.mktemp("site")
-    network: FaceNetwork = reader.network.network
-    write_onnx(network, folder / "network.onnx")
+    write_onnx(reader.network.network, folder / "network.onnx")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(web_page, "example_photos", lambda: [np.full((8, 8, 3), 99, np.uint8)] * 4)
         web_page.write_page(folder, folder / "network.onnx", reader.facts)
