@@ -39,6 +39,7 @@ bench: $(INSTALLED)  ## ratios against simple baselines, measured side by side; 
 	$(BIN)/python -m bench.position_map '$(DATA)'
 	$(BIN)/python -m bench.loader '$(DATA)'
 	$(BIN)/python -m bench.packed '$(DATA)'
+	$(BIN)/python -m bench.in_memory '$(DATA)'
 	$(BIN)/python -m bench.start_up
 	$(BIN)/python -m bench.memory
 	$(BIN)/python -m bench.rasteriser '$(DATA)'

@@ -141,6 +141,16 @@ def test_a_part_weight_adds_the_error_of_that_part_alone(
     torch.testing.assert_close(added, 2.5 * expected, rtol=1e-3, atol=1e-9)
 
 
-def test_part_weights_need_a_decoder_of_parts(tiny_model: MorphableModel) -> None:
-    with pytest.raises(ConfigError, match=r"model\.part_weights needs model/shape_decoder=morphable"):
-        make_module(tiny_model, "position_map", part_weights={"identity": 1.0})
+@pytest.mark.parametrize(
+    ("decoder", "weights", "message"),
+    [
+        ("position_map", {"identity": 1.0}, "part_weights needs model/shape_decoder=morphable"),
+        ("morphable", {"pose": -1.0}, "part_weights.pose=-1.0: must be at least 0"),
+        ("morphable", {"nose": 1.0}, "part_weights.nose is unknown; choose from identity, expression, pose"),
+    ],
+)
+def test_part_weights_that_make_no_sense_are_refused(
+    decoder: str, weights: dict[str, float], message: str, tiny_model: MorphableModel
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_module(tiny_model, decoder, part_weights=weights)

@@ -25,8 +25,8 @@ SMALL_PHOTO = 160  # pixels; photos whose longer side is less are enlarged to it
 MEMORY = 24 * 2**20  # bytes, above what a look at AREA occupies
 LARGEST = 160.0  # pixels of a picture; larger faces are left to the coarsest look
 GREY = 127  # beyond the photo's border
-# Chosen in docs/detection.md: the lowest score of a face; the doubt of a face, 1 - score, grows by up to SMALL_DOUBT if
-# it has less than SMALL pixels in a picture, and by up to LESSER_DOUBT if it is smaller than the photo's largest face.
+# Chosen in docs/detection.md. THRESHOLD: lowest score of a face. The doubt 1 - score grows by up to SMALL_DOUBT for a
+# face smaller than SMALL pixels in the searched picture, and by up to LESSER_DOUBT for one smaller than the largest.
 THRESHOLD, SMALL, SMALL_DOUBT, LESSER_DOUBT = 0.45, 24.0, 0.5, 0.4
 LOWEST = 0.1  # score of what may be a face
 
@@ -105,7 +105,8 @@ class OwnFinder(PyramidFinder):
     def __init__(self, weights: str | Path | None = None, threshold: float = THRESHOLD, finer: int = 1) -> None:
         super().__init__(threshold, finer)
         self.network = load_finder(weights)
-        # The C library keeps freed memory once as much was freed at once; without that looks take a third longer.
+        # glibc returns large freed blocks to the system until one of this size is freed; from then on it keeps them.
+        # Without this, each search takes a third longer.
         torch.empty(MEMORY // 4)
 
     def search(self, photo: Image) -> Search:

@@ -81,9 +81,9 @@ def correspondence(model: MorphableModel, other: MorphableModel, cache_dir: Path
 
 
 def carry_model(model: MorphableModel, onto: MorphableModel, found: Correspondence | None = None) -> MorphableModel:
-    """`model` on the vertices of `onto`: coefficients and space are those of the one, the topology is the other's.
+    """`model` on the vertices of `onto`: coefficients and space are those of `model`, the topology is that of `onto`.
 
-    Vertices without a counterpart stay at the origin, belong to no triangle, and to the region NECK, which no error
+    Vertices without a counterpart stay at the origin and belong to no triangle. Their region is NECK, which no error
     counts.
 
     Args:

@@ -1,7 +1,7 @@
-"""Loads ICT-FaceKit's morphable model: shapes of 100 principal components of scanned faces, and 53 facial actions.
+"""Loads ICT-FaceKit's morphable model: 100 principal components of scanned faces, and 53 facial actions.
 
-Vertices are in millimetres. Licence: MIT. Cite: Li, Bladin, Zhao et al., "Learning Formation of Physically-Based Face
-Attributes", CVPR 2020.
+Vertices are in millimetres here, in centimetres in the files. Licence: MIT. Cite: Li, Bladin, Zhao et al., "Learning
+Formation of Physically-Based Face Attributes", CVPR 2020.
 """
 
 import json

@@ -18,8 +18,9 @@ Extent = Literal["dense", "landmarks"]
 class ForeignLabels(nn.Module):
     """L_shape of coefficients of another morphable model: l runs over the decoder's vertices that have a counterpart.
 
-    W_l are those of the decoder, scaled so that their mean is the one over all its vertices. So a sample counts as much
-    as one with labels of the decoder's own model. z is relative to the mean over the compared vertices.
+    W_l are those of the decoder, scaled so that their mean over the compared vertices equals their mean over all of the
+    decoder's vertices. So such a sample counts as much as one labelled by the decoder's own model. z is relative to the
+    mean over the compared vertices.
 
     Args:
         model: the model of the labels. It does not become part of checkpoints.

@@ -51,6 +51,8 @@ class ShapeSupervision(nn.Module):
         foreign = {name: ForeignLabels(model, decoder, foreign_labels) for name, model in (label_models or {}).items()}
         self.foreign_labels = nn.ModuleDict(foreign)
         self.landmark_weight = landmark_weight
+        if unknown := [part for part in part_weights or {} if part not in PARTS]:
+            raise ConfigError(f"model.part_weights.{unknown[0]} is unknown; choose from {', '.join(PARTS)}")
         self.part_weights = {part: float((part_weights or {}).get(part, 0)) for part in PARTS}
         for key, weight in {"landmark_weight": landmark_weight, **self.part_weights}.items():
             if not weight >= 0:
