@@ -28,20 +28,23 @@ class LandmarkTable(FaceDataset):
         root/landmarks68.csv      file, x0, y0, z0, x1, ... z67: pixels, 0-based, z away from the viewer
         root/photos/092.jpg ...   the files that it names, relative to the root
 
-    Items hold `landmarks68` (68, 3) and `landmark_mask` (68,).
+    Items hold `landmarks68` (68, 3), without depth (68, 2), and `landmark_mask` (68,).
 
     Args:
         split: "train", "val" or "test": 80, 10 and 10 % of the photos by a hash of their name.
         contour: whether points 0 to 16 are labelled. Landmarks of MediaPipe's face mesh follow another contour.
+        depth: whether z is labelled. MediaPipe guesses it; where 3D faces are trained on as well, they know it better.
     """
 
     has_landmarks = True
     splits = tuple(RANGES)
 
-    def __init__(self, root: str | Path, split: str, transform: CropTransform, contour: bool = False) -> None:
+    def __init__(
+        self, root: str | Path, split: str, transform: CropTransform, contour: bool = False, depth: bool = True
+    ) -> None:
         super().__init__(split, transform)
         self.root = require_folder(Path(root), "photos with landmarks68.csv", "set paths.data_dir to the folder above")
-        self.contour = contour
+        self.contour, self.depth = contour, depth
         files, landmarks = read_landmark_table(self.root / "landmarks68.csv")
         chosen = [is_in_split(Path(name).stem, split) for name in files]
         self.files, self.landmarks = files[chosen], landmarks[chosen]
@@ -55,14 +58,17 @@ class LandmarkTable(FaceDataset):
         return self.root / str(self.files[index])
 
     def read(self, index: int) -> FaceSample:
-        return marked_sample(self.path(index), self.landmarks[index], self.contour)
+        return marked_sample(self.path(index), self.landmarks[index], self.contour, self.depth)
 
 
-def marked_sample(photo: Path, landmarks: Float[np.ndarray, "68 3"], contour: bool) -> FaceSample:
-    """A photo with landmarks of MediaPipe, framed by them with their contour stretched."""
+def marked_sample(photo: Path, landmarks: Float[np.ndarray, "68 3"], contour: bool, depth: bool) -> FaceSample:
+    """A photo with landmarks of MediaPipe, framed by them with their contour stretched; `contour` and `depth` say
+    whether the contour and z are labels."""
     image, points = read_image(photo), torch.from_numpy(landmarks)
     checked_face(points, image, photo)
-    return FaceSample(image, face_box(torch.from_numpy(stretched(landmarks))), landmark_labels(points, contour))
+    return FaceSample(
+        image, face_box(torch.from_numpy(stretched(landmarks))), landmark_labels(points[:, : 2 + depth], contour)
+    )
 
 
 def stretched(landmarks: Float[np.ndarray, "*photos 68 dims"]) -> Float[np.ndarray, "*photos 68 dims"]:
