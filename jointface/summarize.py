@@ -5,10 +5,13 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import scipy.stats
+from matplotlib.figure import Figure
 
 from jointface.errors import ConfigError, JointFaceError
 from jointface.files import write_atomically
@@ -127,6 +130,64 @@ def _best_first(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     return ranked.drop(columns="rank")
 
 
+def differences(summary: Summary, baseline: str) -> pd.DataFrame:
+    """How each setting differs from that of the baseline, which shares its other settings and its seeds.
+
+    Args:
+        baseline: a setting and its value, such as "experiment=claim/shape".
+
+    Returns:
+        A row for each other value and each combination of the other settings, with the number of `pairs` and, for each
+        metric, `METRIC` and `METRIC low`, `METRIC high`: the mean difference of runs with the same seed, and its 95 %
+        interval by Student's t. Without a second pair, the interval is unknown.
+
+    Raises:
+        ConfigError: the baseline is no setting of these runs.
+    """
+    key, _, value = baseline.partition("=")
+    if key not in summary.settings or value not in set(summary.runs[key]):
+        known = [f"{name}={found}" for name in summary.settings for found in summary.runs[name].unique()]
+        raise ConfigError(f"no run has {baseline}; choose from {', '.join(known) or 'none'}")
+    others = [name for name in summary.settings if name != key]
+    is_base = summary.runs[key] == value
+    base = summary.runs[is_base].set_index([*others, "seed"])[summary.metrics]
+    rest = summary.runs[~is_base].set_index([*others, "seed"])
+    change = rest[summary.metrics] - base.reindex(rest.index)
+    groups = change.assign(**{key: rest[key]}).reset_index().groupby([*others, key], sort=False)[summary.metrics]
+    mean, count = groups.mean(), groups.count()
+    reach = groups.std() / count**0.5 * scipy.stats.t.ppf(0.975, (count - 1).clip(lower=1)) / (count > 1)
+    table = pd.DataFrame({"pairs": groups.size()})
+    for name in summary.metrics:
+        ends = {f"{name} low": mean[name] - reach[name], f"{name} high": mean[name] + reach[name]}
+        table = table.assign(**{name: mean[name]}, **ends)
+    return table.reset_index()
+
+
+def plot(summary: Summary, key: str) -> Figure:
+    """Each metric against the values of a setting, in numeric order: a point for each run, a line through the means of
+    each combination of the other settings.
+
+    Raises:
+        ConfigError: the key is no setting of these runs.
+    """
+    if key not in summary.settings:
+        raise ConfigError(f"runs do not differ in {key}; choose from {', '.join(summary.settings) or 'none'}")
+    values = sorted(summary.runs[key].unique(), key=lambda value: pd.to_numeric(value, errors="coerce"))
+    others = [name for name in summary.settings if name != key]
+    figure = Figure(figsize=(3.6 * len(summary.metrics), 3.2), layout="constrained", dpi=110)
+    for axis, metric in zip(figure.subplots(1, len(summary.metrics), squeeze=False)[0], summary.metrics, strict=True):
+        for colour, (names, runs) in enumerate(summary.runs.groupby(others or (lambda _: 0), sort=True)):
+            place = runs[key].map(values.index)
+            means = runs[metric].groupby(place).mean()
+            axis.plot(place, runs[metric], "o", color=f"C{colour % 10}", markersize=3)
+            label = ", ".join(map(str, names if isinstance(names, tuple) else (names,)))
+            axis.plot(means.index, means, color=f"C{colour % 10}", label=label)
+        axis.set_xticks(range(len(values)), values)
+        axis.set(title=metric.removeprefix("test/"), xlabel=key)
+    axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
 def _sign(metric: str) -> int:
     """The factor after which low values are the best."""
     return 1 if better(metric) == "min" else -1
@@ -170,19 +231,44 @@ def _table(frame: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
-def write_summary(summary: Summary, folder: Path, best: int = 5) -> str:
+def write_summary(
+    summary: Summary, folder: Path, best: int = 5, against: str | None = None, x: str | None = None
+) -> str:
     """Writes `summary.md`, `summary.csv` (groups) and `summary_runs.csv` (runs) to a folder; returns the Markdown.
 
+    Args:
+        against: the baseline of `differences`, which are added to the Markdown and written to `differences.csv`.
+        x: the key of `plot`, which is written to `summary.png`.
+
     Raises:
+        ConfigError: the baseline or the key is no setting of the runs.
         DataError: the folder cannot be written to.
     """
     text, settings, metrics = markdown(summary, best), summary.settings, summary.metrics
     groups = summary.groups[[*settings, "runs", *(f"{metric}{of}" for metric in metrics for of in ("", " std"))]]
     runs = pd.concat([summary.runs, summary.others])[["run", "state", "seed", *settings, *metrics]]
     csv = {"summary.csv": groups.to_csv(index=False), "summary_runs.csv": runs.to_csv(index=False)}
+    if against is not None:
+        change = differences(summary, against)
+        csv["differences.csv"] = change.to_csv(index=False)
+        text += f"\n{_differences_text(change, metrics, against)}"
+    if x is not None:
+        picture = BytesIO()
+        plot(summary, x).savefig(picture, format="png")
+        write_atomically(folder / "summary.png", picture.getvalue())
     for name, content in {"summary.md": text, **csv}.items():
         write_atomically(folder / name, content.encode())
     return text
+
+
+def _differences_text(change: pd.DataFrame, metrics: Sequence[str], against: str) -> str:
+    cells = change.drop(columns=[name for metric in metrics for name in (f"{metric} low", f"{metric} high")])
+    for metric in metrics:
+        low, high = change[f"{metric} low"], change[f"{metric} high"]
+        interval = " (" + low.map("{:+.4f}".format) + " to " + high.map("{:+.4f}".format) + ")"
+        cells[metric] = change[metric].map("{:+.4f}".format) + interval.where(low.notna(), "")
+    note = "Mean difference of runs with the same seed, and its 95 % interval by Student's t."
+    return f"## Against {against}\n\n{note}\n\n{_table(cells)}\n"
 
 
 def main() -> None:
@@ -192,12 +278,16 @@ def main() -> None:
     metrics_help = "names in metrics.json or patterns like 'test/*/nme_*'; the first ranks; default: val/error, tests"
     parser.add_argument("--metrics", nargs="+", default=[], metavar="NAME", help=metrics_help)
     parser.add_argument("--best", type=int, default=5, metavar="N", help="best runs to list of each kind; default: 5")
+    against_help = "a setting and its value, e.g. experiment=claim/shape: how all others differ from it, paired by seed"
+    parser.add_argument("--against", metavar="KEY=VALUE", help=against_help)
+    parser.add_argument("--x", metavar="KEY", help="a setting: plot every metric against it, in summary.png")
     output_help = "folder for summary.md, summary.csv and summary_runs.csv; default: the folder itself"
     parser.add_argument("--output", type=Path, help=output_help)
     arguments = parser.parse_args()
     try:
         summary = summarize(arguments.folder, arguments.metrics)
-        print(write_summary(summary, arguments.output or arguments.folder, arguments.best))
+        folder = arguments.output or arguments.folder
+        print(write_summary(summary, folder, arguments.best, arguments.against, arguments.x))
     except JointFaceError as error:
         sys.exit(f"error: {error}")
 

@@ -37,7 +37,7 @@ from jointface.running.checks import validate_batch_norm, validate_config, valid
 from jointface.running.dry_run import describe_run
 from jointface.running.folder import require_own_folder, write_config
 from jointface.running.metrics_csv import MetricsCSV
-from jointface.running.resuming import AUTO, LAST, resolve_checkpoint, validate_checkpoint
+from jointface.running.resuming import AUTO, LAST, metrics_if_finished, resolve_checkpoint, validate_checkpoint
 from jointface.running.slurm import requeue
 from jointface.running.stop_signals import AHEAD_OF_LIMIT
 from jointface.running.sweep_jobs import one_job
@@ -95,6 +95,9 @@ def train(config: DictConfig) -> dict[str, float]:
         stack.enter_context(finished_dashboards())
         stack.enter_context(one_job())
         given = begin(config)
+        if given == AUTO and not config.dry_run and (finished := metrics_if_finished(config)) is not None:
+            log.info("The run in %s has finished: nothing is left to do", config.paths.run_dir)
+            return finished
         trainer = build_trainer(config)
         datamodule = open_data(config, trainer)
         module = build_module(config, datamodule)
@@ -236,6 +239,9 @@ def build_module(config: DictConfig, datamodule: JointDataModule) -> LightningMo
         part_weights=model.part_weights,
         label_models={name: other for name, other in label_models.items() if other.content_hash() != own},
         foreign_labels=model.foreign_labels,
+        auxiliary=instantiate(model.auxiliary) if model.auxiliary else None,
+        people=datamodule.people() if model.auxiliary else None,
+        shuffle_attributes=model.shuffle_attributes,
         log_gradients_every_n_steps=model.log_gradients_every_n_steps or 0,
         compile_mode="default" if model.compile is True else model.compile or None,
     )

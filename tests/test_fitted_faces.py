@@ -16,8 +16,9 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from jointface.attributes import CELEBA
 from jointface.command_line import CONF_DIR
-from jointface.datamodules import AFLW2000, W300LP, Augmentation, CropTransform, FaceSample
+from jointface.datamodules import AFLW2000, W300LP, Augmentation, CropTransform, FaceSample, FittedCelebA
 from jointface.datamodules.fitted_face import FittedFaceReader
 from jointface.datamodules.held_out import held_out_fraction
 from jointface.datamodules.on_disk import Count
@@ -43,6 +44,54 @@ def test_an_item_is_the_data_contract(tiny_data: Path, tiny_model: MorphableMode
         "index": (),
     }
     assert all(item[key].dtype == torch.float32 for key in ("shape_coefficients", "expression_coefficients", "camera"))
+
+
+@pytest.fixture(scope="module")
+def wild(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos with fits, attributes and identity: twelve to train on, of which six show person 5, and two others."""
+    root = tmp_path_factory.mktemp("wild")
+    (root / "photos").mkdir()
+    photos = [path for path in (tiny_data / "300W_LP").rglob("*.jpg") if path.with_suffix(".mat").is_file()][:14]
+    names = [f"{number:06d}" for number in range(1, 15)]
+    for photo, name in zip(photos, names, strict=True):
+        for ending in (".jpg", ".mat"):
+            shutil.copy(photo.with_suffix(ending), root / "photos" / f"{name}{ending}")
+    people, parts = [5] * 6 + [2] * 4 + [9] * 2 + [7, 8], [0] * 12 + [1, 2]
+    rows = [" ".join("1" if (row + column) % 3 else "-1" for column in range(40)) for row in range(14)]
+    lists = {"list_eval_partition": parts, "identity_CelebA": people, "list_attr_celeba": rows}
+    for file, values in lists.items():
+        lines = [f"{name}.jpg {value}" for name, value in zip(names, values, strict=True)]
+        heads = ["14", " ".join(CELEBA.attributes)] if file == "list_attr_celeba" else []
+        (root / f"{file}.txt").write_text("\n".join([*heads, *lines]) + "\n")
+    return root
+
+
+def test_fitted_celeba_has_both_labels_and_knows_the_people(wild: Path, tiny_model: MorphableModel) -> None:
+    data = FittedCelebA(wild, "train", CROP, tiny_model)
+    assert data.identity.tolist() == [5] * 6 + [2] * 4 + [9] * 2
+    assert data.has_shape
+    item = data[1]
+    assert {"camera", "shape_coefficients", "expression_coefficients", "identity"} < item.keys()
+    assert item["attributes"].tolist() == [float((1 + column) % 3 > 0) for column in range(40)]
+    assert [len(FittedCelebA(wild, split, CROP, tiny_model)) for split in ("val", "test")] == [1, 1]
+
+
+@pytest.mark.parametrize(("labels", "lacks"), [("shape", "attributes"), ("attributes", "camera")])
+def test_fitted_celeba_may_label_one_task_alone(
+    wild: Path, tiny_model: MorphableModel, labels: Any, lacks: str
+) -> None:
+    data = FittedCelebA(wild, "train", CROP, tiny_model, labels=labels)
+    assert {"identity", "image"} < data[0].keys()
+    assert lacks not in data[0]
+    assert (data.label_set is None, data.has_shape) == ((labels == "shape",) * 2)
+
+
+def test_fewer_photos_are_shared_among_the_people(wild: Path, tiny_model: MorphableModel) -> None:
+    """The first five of each person come first, so that a choice has pairs of photos of many people."""
+    people = [FittedCelebA(wild, "train", CROP, tiny_model, num_photos=n).identity.tolist() for n in (4, 11, 12)]
+    assert people == [[2] * 4, [2] * 4 + [5] * 5 + [9] * 2, [2] * 4 + [5] * 5 + [9] * 2 + [5]]
+    with pytest.raises(ConfigError, match="num_photos=13: there are 12 to choose from"):
+        FittedCelebA(wild, "train", CROP, tiny_model, num_photos=13)
 
 
 def test_aflw2000_brings_its_own_landmarks(tiny_data: Path, tiny_model: MorphableModel) -> None:

@@ -129,7 +129,7 @@ def test_settings_out_of_range_are_refused(
 
 
 def test_a_stage_without_a_split_does_without_the_source(tiny_data: Path) -> None:
-    source = Source(partial(CelebA, tiny_data / "celeba"), {"train": "train"}, 4)
+    source = Source(partial(CelebA, tiny_data / "celeba"), {"train": "train", "val": None}, 4)
     datamodule = JointDataModule({"celeba": source}, 64)
     datamodule.setup("fit")
     assert {stage: list(datasets) for stage, datasets in datamodule.datasets.items()} == {

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from jointface import summarize as command
 from jointface.errors import ConfigError, DataError
 from jointface.running.finished_runs import find_runs
-from jointface.summarize import markdown, summarize
+from jointface.summarize import markdown, summarize, write_summary
 
 
 def write_run(
@@ -73,6 +73,26 @@ def test_runs_that_differ_in_the_seed_alone_are_one_row_with_mean_and_spread(tmp
     assert rows[1]["val/error"] == f"0.2100 ± {spread:.4f}"
     assert rows[0]["test/faces/nme_2d_68"] == f"**0.2200 ± {2 * spread:.4f}**"
     assert set(rows[0]) == {"model.lr", "runs", "val/error", "test/faces/nme_2d_68", "test/faces/accuracy"}
+
+
+def test_settings_are_compared_with_a_baseline_by_pairs_of_equal_seeds(tmp_path: Path) -> None:
+    """The spread over seeds that both share cancels: arm b is better by 0.1, 0.2 and 0.3 at n=5."""
+    errors = {("a", 5): [0.5, 0.7, 0.9], ("b", 5): [0.4, 0.5, 0.6], ("a", 9): [0.3], ("b", 9): [0.4]}
+    for (arm, n), values in errors.items():
+        for seed, error in enumerate(values):
+            overrides = [f"arm={arm}", f"n={n}", f"seed={seed}"]
+            write_run(tmp_path / f"{arm}{n}{seed}", [error], overrides, seed=seed, arm=arm, n=n)
+    summary = summarize(tmp_path, ["val/error"])
+    write_summary(summary, tmp_path, against="arm=a", x="n")
+    rows = {row["n"]: row for row in csv.DictReader((tmp_path / "differences.csv").read_text().splitlines())}
+    assert [rows[n]["pairs"] for n in ("5", "9")] == ["3", "1"]
+    reach = 4.302653 * 0.1 / 3**0.5  # Student's t with two degrees of freedom
+    found = [float(rows["5"][f"val/error{end}"]) for end in ("", " low", " high")]
+    assert found == pytest.approx([-0.2, -0.2 - reach, -0.2 + reach])
+    assert (rows["9"]["val/error"][:3], rows["9"]["val/error low"]) == ("0.1", "")
+    assert (tmp_path / "summary.png").stat().st_size > 5000
+    with pytest.raises(ConfigError, match="no run has arm=c; choose from"):
+        write_summary(summary, tmp_path, against="arm=c")
 
 
 def test_the_error_of_a_run_is_its_lowest_as_its_checkpoint_is_of_that_validation(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -249,9 +250,13 @@ def test_a_kill_while_saving_leaves_the_checkpoint_before(straight: Path, tiny_d
     (leftover,) = (tmp_path / "checkpoints").glob(".*")
     assert not leftover.name.endswith(".ckpt")  # nobody takes it for one
     assert saved(tmp_path)["global_step"] == 3
-    train(tiny_config(tiny_data, tmp_path, *overrides, "checkpoint=auto"))
+    again = tiny_config(tiny_data, tmp_path, *overrides, "checkpoint=auto")
+    metrics = train(again.copy())
     assert not leftover.exists()
     assert_same_training(tmp_path, straight)
+    with patch("jointface.train.build_trainer", side_effect=AssertionError):  # nothing is left to do
+        finished = train(again.copy())
+    assert {name: finished[name] for name in metrics} == pytest.approx(metrics)
 
 
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -67,6 +67,7 @@ class FaceDataset(Dataset[Item], ABC):
     splits: ClassVar[tuple[str, ...]]
     attributes: Tensor  # (samples, M), 0 or 1, labels of the whole split; for `alpha`
     mask: Tensor  # (samples, M) or (M,), bool: which of them are labelled
+    identity: Tensor | None = None  # (samples,), int64: whom each sample shows, None where that is unknown
     groups: pd.DataFrame | None = None  # a row a sample: groups of people that are known beside the attributes
     rendered: ClassVar[bool] = False  # whether images are rendered on request, so that there are no photo files
 

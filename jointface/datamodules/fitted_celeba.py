@@ -1,21 +1,26 @@
 """CelebA photos in the wild with fitted 3D faces: both kinds of labels, and who it is, on every photo."""
 
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
+import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from jointface.attributes import CELEBA
 from jointface.datamodules.celeba import SPLITS
 from jointface.datamodules.celeba_files import ATTRIBUTES, IDENTITY, PARTITION, locate, read_label_file
 from jointface.datamodules.crop import CropTransform
-from jointface.datamodules.face_dataset import FaceDataset, FaceSample, Item
+from jointface.datamodules.face_dataset import FaceDataset, FaceSample, Item, require_choice
 from jointface.datamodules.fitted_face import FITS, FittedFaceReader, no_pairs_error
 from jointface.datamodules.on_disk import log_left_out, paired_photos, require_folder
-from jointface.errors import DataError
+from jointface.errors import ConfigError, DataError
 from jointface.geometry.morphable_model import MorphableModel
+
+Labels = Literal["both", "shape", "attributes"]
+SERIES = 5
 
 
 class FittedCelebA(FaceDataset):
@@ -26,20 +31,33 @@ class FittedCelebA(FaceDataset):
         root/photos/000114.jpg, 000114.mat ...    photos around the face, of any size; fits in 300W-LP's format
         root/list_attr_celeba.txt, list_eval_partition.txt, identity_CelebA.txt   their rows, in CelebA's formats
 
-    Licence: non-commercial research, as CelebA's. Items hold `attributes`, `attribute_mask`, `shape_coefficients`,
-    `expression_coefficients`, `camera` and `identity`.
+    Licence: non-commercial research, as CelebA's. Items hold `identity`; with the attributes `attributes` and
+    `attribute_mask`; with the shape `shape_coefficients`, `expression_coefficients` and `camera`.
 
     Args:
         split: "train", "val" or "test" of list_eval_partition.txt.
         morphable_model: the model that the coefficients refer to.
+        labels: "both", or "shape" or "attributes" alone.
+        num_photos: number of training photos to use, None for all. They are the first `SERIES` of each person, then the
+            next ones, so a smaller choice is part of a larger one.
     """
 
-    label_set = CELEBA
-    has_shape = True
     splits = tuple(SPLITS)
+    identity: Tensor
 
-    def __init__(self, root: str | Path, split: str, transform: CropTransform, morphable_model: MorphableModel) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        transform: CropTransform,
+        morphable_model: MorphableModel,
+        labels: Labels = "both",
+        num_photos: int | None = None,
+    ) -> None:
         super().__init__(split, transform)
+        require_choice("labels", labels, get_args(Labels))
+        self.label_set = None if labels == "shape" else CELEBA  # type: ignore[misc]
+        self.has_shape = labels != "attributes"  # type: ignore[misc]
         self.root = require_folder(Path(root), "CelebA photos with fits", "set paths.data_dir to the folder above")
         self.folder = require_folder(self.root / "photos", "photos with their fits", "move them there")
         self.reader = FittedFaceReader(morphable_model)
@@ -55,9 +73,15 @@ class FittedCelebA(FaceDataset):
         self.names = photos[partition.of(photos)[:, 0] == SPLITS[split]]
         if not len(self.names):
             raise DataError(f"the {split} split of {self.root.absolute()} is empty: {len(photos)} photos are listed")
+        people = identities.of(self.names)[:, 0]
+        if split == "train" and num_photos is not None:
+            if not 1 <= num_photos <= len(people):
+                raise ConfigError(f"fitted CelebA: num_photos={num_photos}: there are {len(people)} to choose from")
+            chosen = by_series(people)[:num_photos]
+            self.names, people = self.names[chosen], people[chosen]
         self.attributes = torch.from_numpy(attributes.of(self.names) == 1)
         self.mask = torch.ones(len(CELEBA), dtype=torch.bool)
-        self.identity = torch.from_numpy(identities.of(self.names)[:, 0]).long()
+        self.identity = torch.from_numpy(people).long()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -67,9 +91,19 @@ class FittedCelebA(FaceDataset):
 
     def read(self, index: int) -> FaceSample:
         sample = self.reader.read(self.path(index))
-        labels = {"attributes": self.attributes[index].float(), "attribute_mask": self.mask}
-        sample.labels |= {**labels, "identity": self.identity[index]}
+        if not self.has_shape:
+            sample.labels.clear()
+        if self.label_set is not None:
+            sample.labels |= {"attributes": self.attributes[index].float(), "attribute_mask": self.mask}
+        sample.labels["identity"] = self.identity[index]
         return sample
 
-    def image_landmarks(self, index: int, labels: Item) -> Float[Tensor, "68 3"]:
-        return self.reader.landmarks(labels)
+    def image_landmarks(self, index: int, labels: Item) -> Float[Tensor, "68 3"] | None:
+        return self.reader.landmarks(labels) if self.has_shape else None
+
+
+def by_series(people: Int[np.ndarray, "photos"]) -> Int[np.ndarray, "photos"]:
+    """The places of the photos, ordered so that the first `SERIES` photos of each person come first, person after
+    person, then the next `SERIES`, and so on."""
+    place = pd.Series(people).groupby(people).cumcount().to_numpy()
+    return np.lexsort((place, people, place // SERIES))

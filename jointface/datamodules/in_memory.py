@@ -53,6 +53,7 @@ class InMemoryFaces(FaceDataset):
         self.split, self.transform = dataset.split, dataset.transform
         self.label_set, self.has_shape = dataset.label_set, dataset.has_shape  # type: ignore[misc]
         self.has_landmarks, self.rendered = dataset.has_landmarks, dataset.rendered  # type: ignore[misc]
+        self.identity = dataset.identity
         self.samples: Batch = {}
         self.rows = torch.zeros(0, dtype=torch.int64)  # by index: the place among `samples`, -1 if it is broken
 

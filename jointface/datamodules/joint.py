@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from jaxtyping import Int
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from jointface.attributes import LabelSet
@@ -20,7 +22,7 @@ from jointface.datamodules.face_dataset import FaceDataset, require_choice
 from jointface.datamodules.in_memory import InMemoryFaces, border_of
 from jointface.datamodules.loading import Batches, TimedLoader, identity_collate, start_worker
 from jointface.datamodules.packed import PackedFaces, settings_of
-from jointface.datamodules.sampling import BatchSample, EvaluationBatches, Share, TrainingStream, seed_of
+from jointface.datamodules.sampling import BatchSample, EvaluationBatches, PeopleStream, Share, TrainingStream, seed_of
 from jointface.datamodules.synthetic import SyntheticFaces
 from jointface.datamodules.turning import FaceTurning
 from jointface.errors import ConfigError
@@ -37,15 +39,20 @@ class Source:
     """A data set and its role in the joint training.
 
     dataset: builds the data set from `split` and `transform`. splits: the split that each stage ("train", "val",
-    "test") uses; stages that are not listed do not use the source; by default, it is trained on and validated.
-    batch_size: number of its samples in a training mini-batch. packed: its folder in `packed_dir`, None if it is never
-    packed.
+    "test") uses; a stage that is not listed, or has None, does not use the source; by default, it is trained on and
+    validated. batch_size: number of its samples in a training mini-batch. photos_per_person: how many consecutive
+    samples of a training mini-batch show the same person; None: samples are chosen without regard to people. packed:
+    its folder in `packed_dir`, None if it is never packed.
     """
 
     dataset: Callable[..., FaceDataset]
-    splits: Mapping[str, str] = field(default_factory=lambda: {"train": "train", "val": "val"})
+    splits: Mapping[str, Any] = field(default_factory=lambda: {"train": "train", "val": "val"})
     batch_size: int = 0
+    photos_per_person: int | None = None
     packed: str | None = None
+
+    def __post_init__(self) -> None:
+        self.splits = {stage: split for stage, split in self.splits.items() if split is not None}
 
 
 class JointDataModule(LightningDataModule):
@@ -108,6 +115,8 @@ class JointDataModule(LightningDataModule):
                 require_choice(f"data.sources.{name}.splits: stage", stage, STAGES)
             if "train" in source.splits:
                 require_whole_number(f"data.sources.{name}.batch_size", source.batch_size, 1)
+            if source.photos_per_person is not None:
+                require_whole_number(f"data.sources.{name}.photos_per_person", source.photos_per_person, 1)
 
     @staticmethod
     def _source(name: str, source: Source | Mapping[str, Any]) -> Source:
@@ -167,6 +176,23 @@ class JointDataModule(LightningDataModule):
         """The sources in this stage that label landmarks without the 3D face."""
         return {name for name, data in self.datasets[stage].items() if data.has_landmarks}
 
+    def people(self) -> dict[str, Int[Tensor, "people"]]:
+        """The numbers of the people in each training source that is read person by person, ascending.
+
+        Raises:
+            ConfigError: two of the sources are of different data sets, whose numbers mean different people.
+        """
+        known = {
+            name: data.identity.unique()
+            for name, data in self.datasets["train"].items()
+            if self.sources[name].photos_per_person is not None and data.identity is not None
+        }
+        if len({getattr(self.sources[name].dataset, "keywords", {}).get("root") for name in known}) > 1:
+            raise ConfigError(
+                f"{', '.join(known)}: their people are numbered apart; set photos_per_person for one data set alone"
+            )
+        return known
+
     def compiles_drawing(self) -> bool:
         """Whether faces are drawn on the device by compiled code."""
         return any(
@@ -183,11 +209,21 @@ class JointDataModule(LightningDataModule):
         for name, dataset in self.datasets["train"].items():
             if isinstance(dataset, InMemoryFaces):
                 dataset.load(name, self.num_samples("train", name), self.num_workers)
-            count, batch_size = self.num_samples("train", name), self.sources[name].batch_size
-            stream = TrainingStream(name, count, batch_size, self.seed, self._share(), self._batches_done())
-            loaders[name] = self._loader(dataset, stream)
+            loaders[name] = self._loader(dataset, self._stream(name, dataset))
         self.training_loader = TimedLoader(loaders, "min_size")  # any mode would do, as the streams are endless
         return self.training_loader
+
+    def _stream(self, name: str, dataset: FaceDataset) -> TrainingStream:
+        source, count = self.sources[name], self.num_samples("train", name)
+        settings = source.batch_size, self.seed, self._share(), self._batches_done()
+        if source.photos_per_person is None:
+            return TrainingStream(name, count, *settings)
+        if dataset.identity is None:
+            raise ConfigError(
+                f"data.sources.{name}.photos_per_person={source.photos_per_person}: the source does not know whom its "
+                "photos show; set it to null"
+            )
+        return PeopleStream(name, dataset.identity[:count], source.photos_per_person, *settings)
 
     def val_dataloader(self) -> CombinedLoader:
         return self._evaluation_loader("val")

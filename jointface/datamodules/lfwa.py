@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from pymatreader import read_mat
+from torch import Tensor
 
 from jointface.attributes import LFWA as LFWA_ATTRIBUTES
 from jointface.attributes import attribute_name
@@ -69,6 +70,7 @@ class LFWA(FaceDataset):
 
     label_set = LFWA_ATTRIBUTES
     splits = ("train", "val", "test")
+    identity: Tensor
 
     def __init__(
         self, root: str | Path, split: str, transform: CropTransform, images: str = "lfw", val_fraction: float = 0.1

@@ -76,6 +76,7 @@ class PackedFaces(FaceDataset):
         self.labels = self.reader.columns
         if "attributes" in self.labels:
             self.attributes, self.mask = self.labels["attributes"], self.labels["attribute_mask"]
+        self.identity = self.labels.get("identity")
         side = meta["picture_size"]
         self.box = FaceBox((side - 1) / 2, (side - 1) / 2, meta["image_size"] / CROP_MARGIN)
 

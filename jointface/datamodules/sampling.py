@@ -16,6 +16,8 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from jointface.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class BatchSample:
@@ -67,6 +69,67 @@ class TrainingStream(Sampler[BatchSample]):
         places = [divmod(position, self.num_samples) for position in range(start, start + self.batch_size)]
         indices = [int(_order(self.seed, self.source, epoch, self.num_samples)[place]) for epoch, place in places]
         return BatchSample(indices, seed_of(self.seed, self.source, number, rank))
+
+
+class PeopleStream(TrainingStream):
+    """The endless mini-batches of one source whose samples come in groups: consecutive ones show one person.
+
+    In each pass, the photos of each person are shuffled and divided into groups; photos that are left over, and people
+    with fewer photos than a group, come in another pass or not at all. Then the groups are shuffled.
+
+    Args:
+        people: (samples,) whom each sample shows.
+        photos_per_person: size of a group; divides `batch_size`.
+        others: see `TrainingStream`.
+
+    Raises:
+        ConfigError: the group does not divide the mini-batch, or nobody has so many photos.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        people: Int[Tensor, "samples"],
+        photos_per_person: int,
+        batch_size: int,
+        seed: int,
+        share: Share | None = None,
+        first: int = 0,
+    ) -> None:
+        super().__init__(source, len(people), batch_size, seed, share, first)
+        key = f"data.sources.{source}"
+        if batch_size % photos_per_person:
+            raise ConfigError(f"{key}.batch_size={batch_size} must be a multiple of photos_per_person")
+        self.people, self.photos_per_person = people, photos_per_person
+        if not len(groups_of_people(people, photos_per_person, 0)):
+            raise ConfigError(f"{key}: nobody has photos_per_person={photos_per_person} photos: lower it")
+        self.groups = lru_cache(maxsize=2)(self._groups)
+
+    def sample(self, number: int) -> BatchSample:
+        rank, world_size = self.share.rank, self.share.world_size
+        wanted, count = self.batch_size // self.photos_per_person, len(self.groups(0))
+        start = (number * world_size + rank) * wanted
+        places = [divmod(position, count) for position in range(start, start + wanted)]
+        indices = [index for epoch, place in places for index in self.groups(epoch)[place].tolist()]
+        return BatchSample(indices, seed_of(self.seed, self.source, number, rank))
+
+    def _groups(self, epoch: int) -> Int[Tensor, "groups photos"]:
+        return groups_of_people(self.people, self.photos_per_person, seed_of(self.seed, self.source, epoch))
+
+
+def groups_of_people(people: Int[Tensor, "samples"], size: int, seed: int) -> Int[Tensor, "groups size"]:
+    """Random groups of samples of one person each, in random order; their number depends on `people` and `size` alone.
+
+    No sample is in two groups. Of each person, fewer than `size` samples are in none.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = torch.randperm(len(people), generator=generator)
+    shuffled = shuffled[people[shuffled].argsort(stable=True)]  # by person, each one's photos shuffled
+    counts = people.unique(return_counts=True)[1]
+    place = torch.arange(len(people)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    whole = place < (counts // size * size).repeat_interleave(counts)
+    groups = shuffled[whole].view(-1, size)
+    return groups[torch.randperm(len(groups), generator=generator)]
 
 
 @lru_cache(maxsize=16)

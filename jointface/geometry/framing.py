@@ -60,9 +60,9 @@ def compose(outer: Float[Tensor, "*#batch 2 3"], inner: Float[Tensor, "*#batch 2
 
 
 def warp_points(
-    transform: Float[Tensor, "*batch 2 3"], points: Float[Tensor, "*batch points 3"]
-) -> Float[Tensor, "*batch points 3"]:
-    """Moves points by an image similarity; z is scaled like x and y."""
+    transform: Float[Tensor, "*batch 2 3"], points: Float[Tensor, "*batch points dims"]
+) -> Float[Tensor, "*batch points dims"]:
+    """Moves points in 2D or 3D by an image similarity; z is scaled like x and y."""
     plane = points[..., :2] @ transform[..., :2].mT + transform[..., 2].unsqueeze(-2)
     scale = torch.linalg.det(transform[..., :2]).abs().sqrt()
     return torch.cat([plane, scale[..., None, None] * points[..., 2:]], dim=-1)

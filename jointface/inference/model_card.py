@@ -61,7 +61,7 @@ def read_run(checkpoint: Path) -> RunFacts:
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         sources = config["data"]["sources"].values()
         data_sets = [str(source["dataset"]["_target_"]).rpartition(".")[2] for source in sources
-                     if "train" in source.get("splits", ["train"])]  # fmt: skip
+                     if source.get("splits", {"train": "train"}).get("train")]  # fmt: skip
         words = (yaml.safe_load(overrides.read_text(encoding="utf-8")) or []) if overrides.is_file() else []
         values = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {}
         name = str(config["name"])

@@ -1,5 +1,6 @@
 """The network, its losses, and the LightningModule that trains it."""
 
+from jointface.modules.auxiliary import RecognitionLoss, RingLoss, SwapLoss
 from jointface.modules.backbones import PRNetEncoder, TransformersBackbone
 from jointface.modules.checkpoint import load_model
 from jointface.modules.joint_module import JointFaceModule
@@ -7,4 +8,10 @@ from jointface.modules.losses import attribute_loss, shape_loss
 from jointface.modules.network import AttributeClassifier, FaceNetwork, build_network
 from jointface.modules.schedule import warmup_cosine
 from jointface.modules.shape_decoders import MorphableDecoder, PositionMapDecoder, ShapeDecoder
-from jointface.modules.weighting import DynamicWeightAverage, FixedWeights, PCGrad, UncertaintyWeights
+from jointface.modules.weighting import (
+    AggregatedGradients,
+    DynamicWeightAverage,
+    FixedWeights,
+    PCGrad,
+    UncertaintyWeights,
+)

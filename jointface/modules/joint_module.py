@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -21,6 +21,7 @@ from jointface.metrics.attribute_scores import AttributeMetrics
 from jointface.metrics.nme import FaceNME, InnerNME
 from jointface.modules import checkpoint as checkpoints
 from jointface.modules import optimizer_state
+from jointface.modules.auxiliary import LABELS, AuxiliaryLoss
 from jointface.modules.compilation import MODES, compile_layers, require_compiler
 from jointface.modules.distributed import is_distributed, mean_over_processes, samples_per_process
 from jointface.modules.foreign_labels import Extent
@@ -28,10 +29,10 @@ from jointface.modules.landmark_supervision import Contour
 from jointface.modules.losses import attribute_loss
 from jointface.modules.network import AttributeClassifier, build_network
 from jointface.modules.schedule import optimizer_and_schedule
-from jointface.modules.shape_decoders import frontal_face
+from jointface.modules.shape_decoders import ShapeDecoder, frontal_face
 from jointface.modules.shape_supervision import Part, ShapeSupervision
 from jointface.modules.task_gradients import gradient_statistics, require_separable_gradients
-from jointface.modules.weighting import FixedWeights, PCGrad
+from jointface.modules.weighting import AggregatedGradients, FixedWeights
 from jointface.settings import require_whole_number
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,10 @@ class JointFaceModule(LightningModule):
         label_sets, alpha: label set and negatives per positive of each training source that labels attributes.
         morphable_model: the model of shape labels and predictions; None without a shape decoder.
         contour, landmark_weight, part_weights, label_models, foreign_labels: see `ShapeSupervision`.
+        auxiliary: builds an `AuxiliaryLoss` from the shape decoder and the people in the training; None: none.
+        people: the numbers of the people in each training source that the auxiliary loss uses.
+        shuffle_attributes: whether each photo is trained with the attributes of another one in its mini-batch: a
+            control that shows what is due to the attributes themselves.
         log_gradients_every_n_steps: interval at which the tasks' gradients on the backbone are measured; 0: never.
         compile_mode: mode of torch.compile, see `compile_layers`; None: no compilation.
 
@@ -73,6 +78,9 @@ class JointFaceModule(LightningModule):
         part_weights: Mapping[str, float] | None = None,
         label_models: Mapping[str, MorphableModel] | None = None,
         foreign_labels: Extent = "dense",
+        auxiliary: Callable[[ShapeDecoder | None, Tensor], AuxiliaryLoss] | None = None,
+        people: Mapping[str, Int[Tensor, "people"]] | None = None,
+        shuffle_attributes: bool = False,
         log_gradients_every_n_steps: int = 0,
         compile_mode: str | None = None,
     ) -> None:
@@ -93,6 +101,9 @@ class JointFaceModule(LightningModule):
             if decoder is None
             else ShapeSupervision(decoder, contour, landmark_weight, part_weights, label_models, foreign_labels)
         )
+        self.people, self.shuffle_attributes = dict(people or {}), shuffle_attributes
+        everybody = torch.cat([torch.zeros(0, dtype=torch.int64), *self.people.values()]).unique()
+        self.auxiliary = None if auxiliary is None else auxiliary(decoder, everybody)
         self.network.label_sets = {
             name: {"label_set": labels.name, "attributes": list(labels.attributes), "alpha": alpha[name].tolist()}
             for name, labels in label_sets.items()
@@ -131,7 +142,7 @@ class JointFaceModule(LightningModule):
         backbone = set(self.network.backbone.parameters())
         self.shared = [parameter for parameter in self._trained() if parameter in backbone]
         self.own = [parameter for parameter in self._trained() if parameter not in backbone]
-        if isinstance(self.weighting, PCGrad) or self.log_gradients_every_n_steps:
+        if isinstance(self.weighting, AggregatedGradients) or self.log_gradients_every_n_steps:
             require_separable_gradients(self.trainer.strategy)
         if self.compile_mode is not None:
             require_compiler(self.trainer.strategy.root_device)
@@ -164,8 +175,10 @@ class JointFaceModule(LightningModule):
 
     def losses(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """L_shape and L_attr of a mixed batch, for the heads that the network has; zero if no sample has the labels.
+        L_aux is the sum of the auxiliary loss over the sources whose people are known.
 
-        In distributed training, the mean of each loss over the processes is the loss over all their samples.
+        In distributed training, the mean of each loss over the processes is the loss over all their samples; that of
+        the auxiliary loss is the mean over their people.
         """
         tasks: list[tuple[str, Any, tuple[str, ...], Any]] = [
             ("shape", self.network.shape_decoder, ("camera", "landmark_mask"), self.shape_supervision),
@@ -184,6 +197,8 @@ class JointFaceModule(LightningModule):
                 losses[task] = loss(head, torch.cat([of_source[name] for name in parts]), parts, number)
             elif head is not None:
                 losses[task] = _zero_loss(features, head)
+        if self.auxiliary is not None:
+            losses["auxiliary"] = self._auxiliary_loss(self.auxiliary, features, of_source, batch)
         return losses
 
     def _features(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -199,7 +214,31 @@ class JointFaceModule(LightningModule):
     ) -> Tensor:
         columns = zip(*(self._in_vocabulary(name, part) for name, part in batch.items()), strict=True)
         labels, mask, alpha = (torch.cat(column) for column in columns)
+        if self.shuffle_attributes:  # by half a mini-batch, so that photos of one person do not get each other's
+            labels, mask, alpha = (column.roll(len(column) // 2, dims=0) for column in (labels, mask, alpha))
         return attribute_loss(classifier(features).float(), labels, mask, alpha, samples)
+
+    def _auxiliary_loss(
+        self, auxiliary: AuxiliaryLoss, features: Tensor, of_source: Mapping[str, Tensor], batch: Batch
+    ) -> Tensor:
+        decoder = self.network.shape_decoder
+        assert isinstance(decoder, ShapeDecoder)
+        known = {name: part for name, part in batch.items() if name in self.people}
+        if own := [part for name, part in batch.items() if LABELS[0] in part and self._label_model_is_own(name)]:
+            auxiliary.observe(torch.cat([part[LABELS[0]] for part in own]))
+        parts = [_zero_loss(features, decoder), _zero_loss(features, auxiliary)]
+        if known:
+            outputs = decoder.outputs(torch.cat([of_source[name] for name in known]))
+            split = [output.split([len(part["image"]) for part in known.values()]) for output in outputs]
+            for (name, part), *predicted in zip(known.items(), *split, strict=True):
+                labels = part if self._label_model_is_own(name) else {}
+                parts.append(auxiliary(tuple(predicted), part["identity"], labels))
+        return torch.stack(parts).sum()
+
+    def _label_model_is_own(self, source: str) -> bool:
+        """Whether the coefficients of a source, if it has any, refer to the decoder's model."""
+        assert self.shape_supervision is not None
+        return source not in self.shape_supervision.foreign_labels
 
     def _in_vocabulary(self, source: str, part: Part) -> list[Tensor]:
         """Labels, mask and alpha of a source's samples, scattered into the union vocabulary."""

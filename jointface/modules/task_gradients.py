@@ -39,7 +39,7 @@ def gradient_statistics(
     loss: Float[Tensor, ""], total: Float[Tensor, ""], losses: Mapping[str, Tensor], shared: Sequence[Parameter]
 ) -> dict[str, Float[Tensor, ""]]:
     """The norm `gradient_norm_TASK` of each task's weighted gradient on the shared parameters, and the
-    `gradient_cosine` between these gradients.
+    `gradient_cosine` between those of the first two tasks.
 
     Gradients are averaged over all processes, before clipping, in the units of `total`, of which `loss` is a multiple.
     The cosine is NaN if a task has no sample. This costs a backward pass for each task and keeps the graph.
@@ -49,7 +49,7 @@ def gradient_statistics(
     gradients = mean_over_processes(gradients) / scale
     norms = gradients.norm(dim=1)
     statistics = {f"gradient_norm_{name}": norm for name, norm in zip(losses, norms, strict=True)}
-    return {**statistics, "gradient_cosine": gradients[0] @ gradients[1] / norms.prod()}
+    return {**statistics, "gradient_cosine": gradients[0] @ gradients[1] / norms[:2].prod()}
 
 
 def require_separable_gradients(strategy: Strategy) -> None:
@@ -64,5 +64,5 @@ def require_separable_gradients(strategy: Strategy) -> None:
         raise ConfigError(
             f"the tasks' gradients cannot be separated under {type(strategy).__name__}"
             f"{' with static_graph' if plain else ''}: set trainer.strategy=ddp, or "
-            "model.log_gradients_every_n_steps=0 and a model/loss other than pcgrad"
+            "model.log_gradients_every_n_steps=0 and a model/loss other than pcgrad and aligned_mtl"
         )

@@ -1,11 +1,11 @@
-"""Combines the losses of the tasks by fixed weights, learned weights, weights that follow the losses, or projected
-gradients (docs/method.md, "Weighing the tasks").
+"""Combines the losses of the tasks by fixed weights, learned weights, weights that follow the losses, or by aggregating
+their gradients (docs/method.md, "Weighing the tasks").
 
 All start from fixed weights, since L_shape and L_attr have different units.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,13 +24,14 @@ Parameters = Sequence[Parameter]
 
 
 class FixedWeights(nn.Module):
-    """L = shape L_shape + attributes L_attr. Raises a ConfigError if a weight is negative or not finite."""
+    """L = shape L_shape + attributes L_attr + auxiliary L_aux. Raises a ConfigError if a weight is negative or not
+    finite. The weight of an auxiliary loss stays fixed in all methods below."""
 
     varies = False  # whether the weights change during a training and should be logged
 
-    def __init__(self, shape: float, attributes: float) -> None:
+    def __init__(self, shape: float, attributes: float, auxiliary: float = 1.0) -> None:
         super().__init__()
-        self.fixed = {"shape": shape, "attributes": attributes}
+        self.fixed = {"shape": shape, "attributes": attributes, "auxiliary": auxiliary}
         for task, weight in self.fixed.items():
             if not (math.isfinite(weight) and weight >= 0):
                 raise ConfigError(f"model.loss.{task}={weight}: expected a number of at least 0")
@@ -69,17 +70,18 @@ class UncertaintyWeights(FixedWeights):
     varies = True
     factors = (0.5, 1.0)  # regression, classification
 
-    def __init__(self, shape: float, attributes: float) -> None:
-        super().__init__(shape, attributes)
+    def __init__(self, shape: float, attributes: float, auxiliary: float = 1.0) -> None:
+        super().__init__(shape, attributes, auxiliary)
         self.log_variance = Parameter(torch.zeros(len(TASKS)))
 
     def weights(self) -> dict[str, Tensor | float]:
         precision = torch.exp(-self.log_variance)
-        return {task: self.factors[i] * precision[i] * self.fixed[task] for i, task in enumerate(TASKS)}
+        learned = {task: self.factors[i] * precision[i] * self.fixed[task] for i, task in enumerate(TASKS)}
+        return self.fixed | learned
 
     def forward(self, losses: Losses, means: Losses, step: int) -> Loss:
         log_sigma = self.log_variance / 2
-        labelled = [log_sigma[TASKS.index(task)] * (mean > 0) for task, mean in means.items()]
+        labelled = [log_sigma[TASKS.index(task)] * (mean > 0) for task, mean in means.items() if task in TASKS]
         return super().forward(losses, means, step) + torch.stack(labelled).sum()
 
 
@@ -100,8 +102,10 @@ class DynamicWeightAverage(FixedWeights):
 
     varies = True
 
-    def __init__(self, shape: float, attributes: float, window: int = 500, temperature: float = 2.0) -> None:
-        super().__init__(shape, attributes)
+    def __init__(
+        self, shape: float, attributes: float, auxiliary: float = 1.0, window: int = 500, temperature: float = 2.0
+    ) -> None:
+        super().__init__(shape, attributes, auxiliary)
         if window < 1 or not temperature > 0:
             raise ConfigError(
                 f"model.loss.window={window} and model.loss.temperature={temperature}: must be at least 1 and above 0"
@@ -135,7 +139,7 @@ class DynamicWeightAverage(FixedWeights):
         self.batches.zero_()
 
     def weights(self) -> dict[str, Tensor | float]:
-        return {task: self.fixed[task] * factor for task, factor in zip(TASKS, self.factors, strict=True)}
+        return self.fixed | {task: self.fixed[task] * factor for task, factor in zip(TASKS, self.factors, strict=True)}
 
     def get_extra_state(self) -> dict[str, Any]:
         return {"number": self.number}
@@ -144,27 +148,36 @@ class DynamicWeightAverage(FixedWeights):
         self.number = state["number"]
 
 
-class PCGrad(FixedWeights):
-    """Fixed weights, and projection of conflicting gradients on the shared parameters (Yu et al., NeurIPS 2020).
+class AggregatedGradients(FixedWeights):
+    """Fixed weights, and one gradient on the shared parameters made from those of the tasks by another rule than their
+    sum. Other parameters take the sum.
 
-    The projected gradients are those of a whole optimiser step, over all processes and accumulated batches. This costs
-    a second backward pass through the shared parameters, and memory for two more gradients of them.
+    The rule sees the gradients of a whole optimiser step, over all processes and accumulated batches. This costs a
+    second backward pass through the shared parameters, and memory for two more gradients of them.
+
+    Args:
+        method: name of an aggregator in `torchjd.aggregation` without required settings, such as "AlignedMTL"
+            (Senushkin et al., CVPR 2023) or "IMTLG" (Liu et al., ICLR 2021).
+
+    Raises:
+        ConfigError: torchjd is missing or has no such aggregator.
     """
 
-    def __init__(self, shape: float, attributes: float) -> None:
-        super().__init__(shape, attributes)
+    def __init__(self, shape: float, attributes: float, auxiliary: float = 1.0, method: str = "AlignedMTL") -> None:
+        super().__init__(shape, attributes, auxiliary)
+        self.aggregate: Callable[[Tensor], Tensor] = _aggregator(method)
         self.end_step()
 
     def end_step(self) -> None:
         self.accumulated: Tensor | None = None  # the tasks' gradients over the batches of this optimiser step
-        self.applied: Tensor | None = None  # their projection, already added to the shared parameters' gradients
+        self.applied: Tensor | None = None  # what they became, already added to the shared parameters' gradients
 
     def backward(self, loss: Loss, losses: Losses, shared: Parameters, own: Parameters) -> None:
         tasks = task_gradients(loss, losses, [*shared, *own], keep_graph=False)
         by_task = mean_over_processes(torch.stack([flatten(task[: len(shared)]) for task in tasks]))
         on_own = [sum(gradients) for gradients in zip(*(task[len(shared) :] for task in tasks), strict=True)]
         self.accumulated = by_task if self.accumulated is None else self.accumulated + by_task
-        before, self.applied = self.applied, project_conflicting(self.accumulated)
+        before, self.applied = self.applied, self.aggregate(self.accumulated)
         increment = self.applied if before is None else self.applied - before
         parts = increment.split([parameter.numel() for parameter in shared])
         on_shared = [part.view_as(parameter) for part, parameter in zip(parts, shared, strict=True)]
@@ -172,11 +185,33 @@ class PCGrad(FixedWeights):
         torch.autograd.backward([*shared, *own], [*on_shared, *on_own])
 
 
+def _aggregator(method: str) -> Callable[[Tensor], Tensor]:
+    try:
+        from torchjd import aggregation
+    except ImportError as error:
+        raise ConfigError(f"model.loss.method={method} needs torchjd: pip install 'jointface[torchjd]'") from error
+    try:
+        return getattr(aggregation, method)()
+    except (AttributeError, TypeError, ImportError) as error:
+        raise ConfigError(
+            f"model.loss.method={method}: not an aggregator of torchjd that needs no settings ({error})"
+        ) from error
+
+
+class PCGrad(AggregatedGradients):
+    """Fixed weights, and projection of conflicting gradients on the shared parameters (Yu et al., NeurIPS 2020)."""
+
+    def __init__(self, shape: float, attributes: float, auxiliary: float = 1.0) -> None:
+        FixedWeights.__init__(self, shape, attributes, auxiliary)
+        self.aggregate = project_conflicting
+        self.end_step()
+
+
 def project_conflicting(gradients: Float[Tensor, "tasks numbers"]) -> Float[Tensor, "numbers"]:
     """The sum of the tasks' gradients after removing from each the component that opposes another task's gradient.
 
     g_i <- g_i - (g_i . g_j / ||g_j||^2) g_j if g_i . g_j < 0: algorithm 1 of Yu et al. Their order of the tasks j is
-    random, which makes no difference with two tasks.
+    random, which makes no difference with two tasks; here it is fixed.
     """
     total = torch.zeros_like(gradients[0])
     for i, gradient in enumerate(gradients):

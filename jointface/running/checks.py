@@ -101,6 +101,7 @@ def validate_labels(config: DictConfig, datamodule: JointDataModule) -> None:
                     f"{', '.join(datamodule.datasets[stage]) or 'none'}: add one or set model.{head}=null"
                 )
     taught = {name for _, sources in present.values() for name in sources("train")}
+    taught |= set(datamodule.people()) if config.model.auxiliary else set()
     if useless := set(datamodule.datasets["train"]) - taught:
         raise ConfigError(
             f"source {', '.join(sorted(useless))} labels nothing that the model predicts: leave it out of data.sources "

@@ -102,7 +102,7 @@ def _config(path: Path) -> tuple[dict[str, str], str, str, int, bool]:
     monitor = checkpoint["monitor"]
     mode = checkpoint.get("mode") or better(monitor) or "min"  # as `BestCheckpoint`
     is_tested = raw["trainer"].get("limit_test_batches") != 0 and any(
-        "test" in (source.get("splits") or {}) for source in raw["data"]["sources"].values()
+        (source.get("splits") or {}).get("test") for source in raw["data"]["sources"].values()
     )
     (flat,) = pd.json_normalize(raw).to_dict("records")
     texts = {key: value if isinstance(value, str) else json.dumps(value, default=str) for key, value in flat.items()}

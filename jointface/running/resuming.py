@@ -6,12 +6,13 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning import LightningModule
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from jointface.errors import ConfigError
 from jointface.modules.checkpoint import read_checkpoint, require_training_state
 from jointface.running.checks import steps_between_validations
 from jointface.running.expected_errors import override_of
+from jointface.running.finished_runs import FINISHED, find_runs
 
 AUTO = "auto"  # value of `checkpoint`: the run's own last.ckpt, if there is one
 LAST = Path("checkpoints") / "last.ckpt"
@@ -22,6 +23,24 @@ def resolve_checkpoint(folder: Path, checkpoint: str | None) -> str | None:
     """The file that the value of `checkpoint` refers to; None to start from scratch."""
     last = str(folder / LAST) if (folder / LAST).is_file() else None
     return last if checkpoint == AUTO else checkpoint
+
+
+def metrics_if_finished(config: DictConfig) -> dict[str, float] | None:
+    """The metrics of the run in `paths.run_dir` if it has finished with this very config, else None.
+
+    Raises:
+        DataError: a file of the run is damaged.
+    """
+    folder = Path(config.paths.run_dir)
+    if not (folder / "config.yaml").is_file():
+        return None
+    then, now = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")), OmegaConf.to_container(config)
+    assert isinstance(then, dict)
+    assert isinstance(now, dict)
+    if then | {"checkpoint": None} != now | {"checkpoint": None}:
+        return None
+    (run,) = find_runs(folder).to_dict("records")
+    return run["metrics"] if run["state"] == FINISHED else None
 
 
 def run_folder_of(checkpoint: str | None) -> Path | None:
