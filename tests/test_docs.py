@@ -53,8 +53,8 @@ def test_named_modules_and_choices_exist(page: Path) -> None:
         return
     text = page.read_text()
     files = [f"{module.replace('.', '/')}.py" for module in re.findall(r"-m ((?:jointface|bench)\.\w+)", text)]
-    for group, values in re.findall(rf"(?<![\w./@-])({GROUPS})=([\w,|]+)", text):
-        files += [f"conf/{group}/{name}.yaml" for name in re.findall(r"\w+", values) if name not in PLACEHOLDERS]
+    for group, values in re.findall(rf"(?<![\w./@-])({GROUPS})=([\w,|/]+)", text):
+        files += [f"conf/{group}/{name}.yaml" for name in re.findall(r"[\w/]+", values) if name not in PLACEHOLDERS]
     assert [file for file in files if not (ROOT / file).exists()] == []
 
 
