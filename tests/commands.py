@@ -16,22 +16,27 @@ from jointface.datamodules.loading import end_workers
 PATIENCE = 300  # seconds
 
 
-def run_command(name: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def run_command(
+    name: str, *arguments: str, folder: Path, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """`python -m jointface.NAME ARGUMENTS` in a folder: its exit code, and what it printed.
 
-    It runs in a fork of this process, or in a new one where forks cannot train.
+    It runs in a fork of this process, or in a new one where forks cannot train. It sees `environment`, else that of
+    this process.
     """
     words = [sys.executable, "-m", f"jointface.{name}", *arguments]
+    environment = environment or dict(os.environ)
     if sys.platform != "linux" or torch.cuda.is_available():
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        environment |= {"PYTHONPATH": str(Path(__file__).parents[1])}
         return subprocess.run(
-            words, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
+            words, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=PATIENCE, check=False,
+        )  # fmt: skip
     main = import_module(f"jointface.{name}").main
     with TemporaryDirectory() as printed:
         files = [Path(printed) / stream for stream in ("stdout", "stderr")]
         process = multiprocessing.get_context("fork").Process(
-            target=_become, args=(main, [name, *arguments], folder, files)
+            target=_become, args=(main, [name, *arguments], folder, environment, files)
         )
         process.start()
         process.join(PATIENCE)
@@ -39,13 +44,17 @@ def run_command(name: str, *arguments: str, folder: Path) -> subprocess.Complete
         return subprocess.CompletedProcess(words, process.exitcode, *(file.read_text() for file in files))
 
 
-def _become(main: Callable[[], None], words: list[str], folder: Path, files: list[Path]) -> None:
+def _become(
+    main: Callable[[], None], words: list[str], folder: Path, environment: dict[str, str], files: list[Path]
+) -> None:
     """Does in a fork what a new process would do."""
     for number, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
     sys.argv = words
     os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
     try:
         main()
     finally:

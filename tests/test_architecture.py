@@ -2,6 +2,7 @@
 
 import ast
 from collections import Counter
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -22,6 +23,7 @@ LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in 
 OTHER_OPEN = {"Image", "av", "lmdb", "os"}  # which open other things than text files
 
 
+@cache
 def modules() -> dict[str, ast.Module]:
     """Every module of the package by its dotted name."""
     trees = {}

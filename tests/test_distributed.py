@@ -3,8 +3,9 @@
 import csv
 import json
 import os
+import socket
 import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -43,12 +44,17 @@ def runs(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     two = [f"hydra.run.dir={folder}/two", "batch_size={shape: 2, attributes: 3}", *TWO]
     alone = run_command("train", *same, *one, folder=folder)
     assert alone.returncode == 0, alone.stderr[-3000:]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-m", "jointface.train", *same, *two]  # Lightning starts it again for the second process
-    both = subprocess.run(
-        command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert both.returncode == 0, both.stderr[-3000:]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "NODE_RANK": "0"}
+
+    def start(rank: int) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, **meeting, "LOCAL_RANK": str(rank)}  # as Lightning starts it
+        return run_command("train", *same, *two, folder=folder, environment=environment)
+
+    with ThreadPoolExecutor() as pool:
+        for process in pool.map(start, (0, 1)):
+            assert process.returncode == 0, process.stderr[-3000:]
     return {name: folder / name for name in ("one", "two")}
 
 

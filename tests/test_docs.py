@@ -58,21 +58,34 @@ def test_named_modules_and_choices_exist(page: Path) -> None:
     assert [file for file in files if not (ROOT / file).exists()] == []
 
 
-def test_commands_have_keys_and_groups_that_exist(page: Path) -> None:
-    """Composes the config of each `python -m jointface.NAME` in a code block; of a sweep that of its first job."""
-    if page.name == CHANGES:
-        return
-    code = page.read_text().replace("\\\n", " ")
-    faults = []
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+def test_commands_have_keys_and_groups_that_exist() -> None:
+    """Composes the configs of all `python -m jointface.NAME` in code blocks; of a sweep that of its first job.
+
+    Commands that choose alike share a config, which gets the keys of all of them.
+    """
+    configs: dict[tuple[str, ...], dict[str, str]] = {}
+    for page in PAGES.values():
+        code = page.read_text().replace("\\\n", " ") if page.name != CHANGES else ""
         for name, arguments in re.findall(r"^ {4}[^#\n]*-m jointface\.(\w+)(.*)$", code, re.MULTILINE):
             words = [word for word in shlex.split(arguments, comments=True) if re.match(r"[~+]|[\w/@.]+=", word)]
             if (ROOT / "conf" / f"{name}.yaml").exists() and OWN not in arguments:
-                try:
-                    compose(name, overrides=[without_group(_first_job(word)) for word in words])
-                except HydraException as fault:
-                    faults.append(f"jointface.{name}{arguments}: {fault}")
+                overrides = {word.split("=")[0]: without_group(_first_job(word)) for word in words}
+                chosen = sorted(word for key, word in overrides.items() if _is_group(key))
+                configs.setdefault((name, *chosen), {}).update(overrides)
+    faults = []
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        for (name, *_), overrides in configs.items():
+            try:
+                compose(name, overrides=[*overrides.values()])
+            except HydraException as fault:
+                faults.append(f"jointface.{name} {' '.join(overrides.values())}: {fault}")
+    assert len(configs) > 10
     assert faults == []
+
+
+def _is_group(key: str) -> bool:
+    """Whether an override chooses a file, or leaves something out."""
+    return key.startswith("~") or re.search("[/@]", key) is not None or (ROOT / "conf" / key).is_dir()
 
 
 def _first_job(override: str) -> str:
