@@ -20,14 +20,20 @@ from jointface.geometry.regions import NECK, face_regions
 from jointface.synthesis.head import BODY, CAVITY, EYE, LASHES, SKIN, TEETH, Head
 from jointface.synthesis.people import blend_weights, change_spread, sample_person
 
-# iBUG's 68 landmarks as vertices of hm08, chosen on the mesh and checked from the front and from both sides.
+# iBUG's 68 landmarks as vertices of hm08, chosen on the mesh and checked from the front and from both sides. The points
+# of the jaw are evenly spaced as seen from the front, as annotators place them.
 LANDMARKS68 = (
-    5745, 5433, 5421, 866, 912, 894, 892, 916, 5225, 7618, 7594, 7596, 7614, 7571, 12020, 12032, 12342,  # jaw
+    5745, 5412, 5728, 912, 895, 893, 917, 914, 5225, 7616, 7619, 7595, 7597, 7614, 12325, 12011, 12342,  # jaw
     254, 207, 176, 177, 181, 6957, 6953, 6952, 6982, 7023,  # brows
     134, 5063, 201, 294, 333, 313, 317, 7076, 7095,  # nose
     21, 6, 6763, 66, 1070, 41, 6850, 13359, 6790, 6805, 6825, 7762,  # eyes
     422, 448, 460, 466, 7219, 7208, 7182, 7233, 7245, 496, 490, 478,  # outer lips
     416, 470, 474, 7226, 7176, 7236, 493, 481,  # inner lips
+)  # fmt: skip
+# The mean of these vertices is the model's origin. They were its landmarks once; trained networks rely on the origin.
+ORIGIN = (
+    5745, 5433, 5421, 866, 912, 894, 892, 916, 5225, 7618, 7594, 7596, 7614, 7571, 12020, 12032, 12342,
+    *LANDMARKS68[17:],
 )  # fmt: skip
 HEAD_PARTS = ["head", "eye_cavity.R", "eye_cavity.L", "mouth_cavity", "eye_front.L", "eye_back.L", "eye_front.R",
               "eye_back.R"]  # fmt: skip
@@ -142,14 +148,16 @@ def derive_head(body: Body) -> Head:
     template = body.template[vertex]
 
     vertices, first_row, inverse = np.unique(vertex.numpy(), return_index=True, return_inverse=True)
-    landmarks = torch.from_numpy(first_row[np.searchsorted(vertices, LANDMARKS68)])
+    landmarks, origin = (
+        torch.from_numpy(first_row[np.searchsorted(vertices, points)]) for points in (LANDMARKS68, ORIGIN)
+    )
     rng = np.random.default_rng(0)
     people = [sample_person(rng, kept) for _ in range(PEOPLE)]
     weights = blend_weights(people, body.variations, body.phenotype_mask, kept)
     share = torch.full((len(template),), REST_SHARE)
     share[:num_model] = torch.where(template[:num_model, 2] > BACK_OF_HEAD, FACE_SHARE, SKULL_SHARE)
     mean, shape_basis, of_blendshapes, offset, explained = _principal_components(
-        template, identity_shapes, weights, landmarks, share
+        template, identity_shapes, weights, origin, share
     )
     uv = _layout(body.texture[corner[:num_model]], mean[:num_model])
     mirror = _mirror(vertex[:num_model], uv, body.mirror)
@@ -219,10 +227,10 @@ def _principal_components(
     template: Float[Tensor, "points 3"],
     blendshapes: Float[Tensor, "blendshapes points 3"],
     weights: Float[Tensor, "people blendshapes"],
-    landmarks: Int[Tensor, "68"],
+    origin: Int[Tensor, "some"],
     share: Float[Tensor, "points"],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
-    """Principal components of heads template + w B, centred on the mean of their 68 landmarks.
+    """Principal components of heads template + w B, centred on the mean of the points `origin`.
 
     Centring is a translation, so coefficients stay linear in the weights w. Points are weighted by their share. The
     smallest number of components that explains EXPLAINED of the weighted variance is kept.
@@ -230,8 +238,8 @@ def _principal_components(
     Returns: mean; (P, 3, Ks) basis for unit-variance coefficients w @ of_blendshapes + offset; of_blendshapes; offset;
         share of the variance that the components explain.
     """
-    template = template - template[landmarks].mean(0)
-    blendshapes = blendshapes - blendshapes[:, landmarks].mean(1, keepdim=True)
+    template = template - template[origin].mean(0)
+    blendshapes = blendshapes - blendshapes[:, origin].mean(1, keepdim=True)
     metric = share.sqrt()[:, None].expand(-1, 3).flatten()
     flat = blendshapes.flatten(1)
     centre = weights.mean(0)

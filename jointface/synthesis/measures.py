@@ -97,14 +97,14 @@ def high_cheekbones(face: Face) -> Tensor:
 
 def oval_face(face: Face) -> Tensor:
     """A long outline that narrows evenly towards a small chin."""
-    jaw, chin = _distance(face.neutral, 4, 12) / face.width, _distance(face.neutral, 6, 10) / face.width
+    jaw, chin = _distance(face.neutral, 3, 13) / face.width, _distance(face.neutral, 5, 11) / face.width
     evenness = (jaw - (1 + chin) / 2).abs()
     return face.height / face.width - 1.5 * evenness - 0.8 * chin
 
 
 def chubby(face: Face) -> Tensor:
     """Width of the lower face over the height of the face, plus a full throat."""
-    jaw = (_distance(face.neutral, 4, 12) + _distance(face.neutral, 5, 11) + _distance(face.neutral, 6, 10)) / 3
+    jaw = (_distance(face.neutral, 3, 13) + _distance(face.neutral, 4, 12) + _distance(face.neutral, 5, 11)) / 3
     return jaw / face.height + 0.8 * double_chin(face)
 
 
@@ -172,7 +172,7 @@ MEASURES: dict[str, Measure] = {
     "Blond_Hair": Measure(_hair("blond", "light_blond")),
     "Brown_Hair": Measure(_hair("brown", "light_brown")),
     "Bushy_Eyebrows": appearance(lambda look: look.brow_thickness * look.brow_density, 3.18),
-    "Chubby": Measure(chubby, 1.095),
+    "Chubby": Measure(chubby, 1.147),
     "Double_Chin": Measure(double_chin, 0.119),
     "Eyeglasses": appearance(lambda look: look.glasses >= 0),
     "Goatee": appearance(lambda look: look.goatee, 0.3),
@@ -184,7 +184,7 @@ MEASURES: dict[str, Measure] = {
     "Mustache": appearance(lambda look: look.moustache, 0.3),
     "Narrow_Eyes": Measure(narrow_eyes, 5.3),
     "No_Beard": appearance(_no_beard),
-    "Oval_Face": Measure(oval_face, 0.279),
+    "Oval_Face": Measure(oval_face, 0.267),
     "Pale_Skin": appearance(lambda look: sum(share * part for share, part in zip(LUMA, look.skin, strict=True)), 0.86),
     "Pointy_Nose": Measure(pointy_nose, 0.774),
     "Receding_Hairline": appearance(lambda look: look.hat < 0 and (look.hair < 0 or look.receding)),
