@@ -21,10 +21,10 @@ train: $(INSTALLED)  ## the embedded default: joint training on synthetic faces,
 	$(BIN)/python -m jointface.train $(ARGS)
 
 test: $(INSTALLED) lint  ## lint, types and the default tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: $(INSTALLED) lint  ## also the tests that train for minutes
-	$(BIN)/python -m pytest -n 2 -m ''
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m ''
 
 lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -14,23 +14,47 @@ import pytest
 from PIL import Image
 
 PATIENCE = 60.0  # seconds
+CAMERA = "camera.mjpeg"  # what the camera sees
 
 
 class Browser:
-    """One page in Chromium."""
+    """One page in Chromium.
 
-    def __init__(self, driver: Any) -> None:
-        self.driver = driver
+    Args:
+        folder: of downloads.
+    """
+
+    def __init__(self, driver: Any, folder: Path) -> None:
+        self.driver, self.folder = driver, folder
 
     def open(self, address: str) -> None:
         """Goes to a page, and forgets which hosts were asked before."""
         self.driver.get_log("performance")
         self.driver.get(address)
 
+    def script(self, text: str, *arguments: Any) -> Any:
+        """What JavaScript returns."""
+        return self.driver.execute_script(text, *arguments)
+
     def give(self, selector: str, file: Path) -> None:
         """Chooses a file in an input of the page."""
         wait_until(lambda: self.driver.find_elements("css selector", selector))
         self.driver.find_element("css selector", selector).send_keys(str(file.absolute()))
+
+    def click(self, selector: str) -> None:
+        """Clicks an element."""
+        self.driver.find_element("css selector", selector).click()
+
+    def download(self, selector: str, name: str) -> Path:
+        """The file of this name that comes after a click."""
+        self.click(selector)
+        wait_until((self.folder / name).is_file, lambda: f"{name}, found {[*self.folder.iterdir()]}")
+        return self.folder / name
+
+    def show_to_camera(self, photo: Path) -> None:
+        """Holds a JPEG before the camera, which the page may then use."""
+        shutil.copyfile(photo, self.folder / CAMERA)
+        self.driver.execute_cdp_cmd("Browser.grantPermissions", {"permissions": ["videoCapture"]})
 
     def press(self, *keys: str) -> None:
         """Types keys, by their names in selenium's Keys or as characters."""
@@ -42,7 +66,7 @@ class Browser:
         """Moves the focus with the tabulator until it is on this element."""
         script = "return document.activeElement.matches(arguments[0])"
         for _ in range(50):
-            if self.driver.execute_script(script, selector):
+            if self.script(script, selector):
                 return
             self.press("TAB")
         pytest.fail(f"{selector} cannot be reached by keyboard")
@@ -54,26 +78,30 @@ class Browser:
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         try:
             yield
-            assert self.driver.execute_script("return document.documentElement.scrollWidth") <= width
+            assert self.script("return document.documentElement.scrollWidth") <= width
         finally:
             self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
     def texts(self, selector: str) -> list[str]:
         """The labels or texts of all elements."""
         script = "return [...document.querySelectorAll(arguments[0])].map(one => one.ariaLabel ?? one.innerText.trim())"
-        return self.driver.execute_script(script, selector)
+        return self.script(script, selector)
 
     def wait_for_text(self, selector: str, text: str) -> None:
         """Waits until the first of these elements has this text."""
         wait_until(lambda: self.texts(selector)[:1] == [text], lambda: f"{text!r}, found {self.texts(selector)}")
+
+    def picture(self, selector: str) -> np.ndarray:
+        """What is seen of an element: RGB, (height, width, 3)."""
+        png = self.driver.find_element("css selector", selector).screenshot_as_png
+        return np.asarray(Image.open(BytesIO(png)).convert("RGB"))
 
     def wait_until_painted(self, selector: str) -> None:
         """Waits until the picture of an element has more than a few colours."""
 
         def colours() -> int:
             found = self.driver.find_elements("css selector", selector)
-            picture = np.asarray(Image.open(BytesIO(found[0].screenshot_as_png)).convert("RGB")) if found else None
-            return 0 if picture is None else len(np.unique(picture.reshape(-1, 3), axis=0))
+            return len(np.unique(self.picture(selector).reshape(-1, 3), axis=0)) if found else 0
 
         wait_until(lambda: colours() > 500, lambda: f"a painted {selector}, it has {colours()} colours")
 
@@ -95,8 +123,8 @@ def wait_until(done: Callable[[], Any], what: Callable[[], str] = lambda: "somet
 
 
 @contextmanager
-def open_browser() -> Iterator[Browser]:
-    """Starts Chromium; skips the test where it is not installed."""
+def open_browser(folder: Path) -> Iterator[Browser]:
+    """Starts Chromium; skips the test where it is not installed. folder: of downloads."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or driver is None:
         pytest.skip("needs a browser: apt-get install chromium chromium-driver")
@@ -105,9 +133,13 @@ def open_browser() -> Iterator[Browser]:
     options.binary_location = chromium
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,1400"):
         options.add_argument(argument)
+    options.add_argument("--force-prefers-reduced-motion")  # what moves is drawn all the time
+    options.add_argument("--use-fake-device-for-media-stream")
+    options.add_argument(f"--use-file-for-fake-video-capture={folder / CAMERA}")
+    options.add_experimental_option("prefs", {"download.default_directory": str(folder)})
     options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
     running = webdriver.Chrome(options, webdriver.ChromeService(driver))
     try:
-        yield Browser(running)
+        yield Browser(running, folder)
     finally:
         running.quit()

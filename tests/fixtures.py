@@ -1,6 +1,7 @@
 """Shared fixtures: tiny faithful copies of the data sets, and the real files where a machine has them."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from jointface.geometry import MorphableModel, load_bfm_3ddfa
 from jointface.synthesis.faces import FaceFactory
 from jointface.synthesis.head import Head
 from jointface.synthesis.head_cache import load_head
+from tests.browser import Browser, open_browser
 from tests.data.aflw2000 import data as aflw2000_data
 from tests.data.bfm_3ddfa import data as bfm_data
 from tests.data.celeba import data as celeba_data
@@ -79,3 +81,10 @@ def quick_factories(factory: FaceFactory, monkeypatch: pytest.MonkeyPatch) -> No
     """Factories with other settings take wardrobe and fields of the head from the default one, which are the same."""
     monkeypatch.setattr("jointface.synthesis.faces.load_wardrobe", lambda head: factory.wardrobe)
     monkeypatch.setattr("jointface.synthesis.renderer.make_fields", lambda head: factory.renderer.fields)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Chromium without a window."""
+    with open_browser(tmp_path_factory.mktemp("browser")) as found:
+        yield found

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import trimesh
 from hydra import compose, initialize_config_dir
 
 from jointface import FaceReader
@@ -24,8 +25,9 @@ from jointface.errors import ConfigError
 from jointface.geometry import MorphableModel
 from jointface.inference import web_page
 from jointface.inference.backends import TorchNetwork
+from jointface.inference.face_tables import face_entry, face_table
 from jointface.inference.onnx_files import write_onnx
-from tests.browser import Browser, open_browser, wait_until
+from tests.browser import Browser, wait_until
 from tests.networks import make_module
 
 pytest.importorskip("gradio", reason="needs the extra app")
@@ -60,13 +62,6 @@ def address(reader: FaceReader) -> Iterator[str]:
     serve(page, "127.0.0.1", None)
     yield page.local_url
     page.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Chromium without a window."""
-    with open_browser() as found:
-        yield found
 
 
 @pytest.mark.parametrize(
@@ -158,11 +153,46 @@ def test_the_static_page_shows_what_python_says_without_a_server(
     (face,) = reader(photos["one"])
     first = max(face.attributes, key=lambda name: face.attributes[name])
     static_page.wait_for_text("meter", first.replace("_", " "))
-    assert static_page.driver.execute_script("return document.querySelector('meter').value") == pytest.approx(
+    assert static_page.script("return document.querySelector('meter').value") == pytest.approx(
         face.attributes[first], abs=0.02
     )
     static_page.wait_until_painted("#overlay")
     static_page.wait_until_painted("#shape")
+    mesh = trimesh.load(static_page.download("#mesh", "001_1.glb"), force="mesh")
+    assert np.abs(mesh.vertices - face.mesh().vertices).max() < 0.01 * face.box.size
+    table = pd.read_csv(static_page.download("#table", "001.csv"))
+    expected = face_table([{"photo": "001.jpg", "width": 500, "height": 500} | face_entry(face, 1)])
+    pixels = [column for column in expected if column.endswith("_px")]
+    for columns, tolerance in ((pixels, 0.01 * face.box.size), (expected.columns.difference(pixels), 0.1)):
+        pd.testing.assert_frame_equal(table[columns], expected[columns], check_dtype=False, rtol=0, atol=tolerance)
+    assert [*table] == [*expected]
+
+
+def test_the_static_page_takes_a_photo_with_the_camera(static_page: Browser, photos: dict[str, Path]) -> None:
+    static_page.show_to_camera(photos["one"])
+    static_page.click("#camera")
+    static_page.wait_until_painted("#video")
+    static_page.click("#take")
+    static_page.wait_for_text("#message", "One face.")
+    static_page.wait_until_painted("#overlay")
+    assert static_page.texts("#camera, #take:not([hidden]), #video:not([hidden])") == ["Use the camera"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        ("NotAllowedError", "The browser does not let this page use the camera."),
+        ("NotFoundError", "There is no camera."),
+        ("NotReadableError", "Another program uses the camera."),
+        ("TypeError", "The camera cannot be used (as said)."),
+    ],
+)
+def test_the_static_page_says_why_it_cannot_use_the_camera(fault: str, text: str, static_page: Browser) -> None:
+    refuse = "navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('as said', arguments[0]) }"
+    static_page.script(refuse, fault)
+    static_page.click("#camera")
+    wait_until(lambda: static_page.texts("#message")[0].startswith(text), lambda: text)
+    static_page.script("delete navigator.mediaDevices.getUserMedia")
 
 
 @pytest.mark.parametrize(
@@ -191,11 +221,9 @@ def test_the_static_page_works_by_keyboard_and_on_a_phone(static_page: Browser, 
         static_page.press("ENTER")
         assert static_page.texts("#faces button[aria-pressed=true]") == ["Face 2"]
         static_page.tab_to("#shape")
-        static_page.press("ARROW_LEFT")  # it no longer sways
-        wait_until(lambda: static_page.driver.execute_script(turned) == static_page.driver.execute_script(turned))
-        before = static_page.driver.execute_script(turned)
+        before = static_page.script(turned)
         static_page.press("ARROW_RIGHT", "ARROW_RIGHT")
-        wait_until(lambda: static_page.driver.execute_script(turned) != before, lambda: "the shape to turn")
+        wait_until(lambda: static_page.script(turned) != before, lambda: "the shape to turn")
 
 
 def test_the_static_page_asks_no_other_host(static_page: Browser) -> None:

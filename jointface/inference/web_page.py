@@ -44,6 +44,7 @@ VENDOR = (
     "three/build/three.core.js",
     "three/build/three.module.js",
     "three/examples/jsm/controls/OrbitControls.js",
+    "three/examples/jsm/exporters/GLTFExporter.js",
 )
 
 
@@ -91,9 +92,8 @@ def page_facts(facts: NetworkFacts) -> dict[str, Any]:
     assert facts.mesh is not None
     return {
         "imageSize": facts.image_size,
-        "attributes": [name.replace("_", " ") for name in facts.attributes],
+        "attributes": list(facts.attributes),
         "triangles": facts.mesh.triangles.flatten().tolist(),
-        "landmarks68": facts.mesh.landmarks68.tolist(),
         "cropMargin": CROP_MARGIN,
         "maxChange": MAX_CHANGE,
         "finder": {

@@ -29,7 +29,8 @@ export function boxOf(points) {
   return { x: (left + right) / 2, y: (top + bottom) / 2, size: (right - left + bottom - top) / 2 };
 }
 
-function limits(points, axis) {
+/** The lowest and the highest value of points along an axis: 0, 1 or 2. */
+export function limits(points, axis) {
   let [low, high] = [Infinity, -Infinity];
   for (let i = axis; i < points.length; i += 3) {
     low = Math.min(low, points[i]);

@@ -18,8 +18,9 @@ export class FaceReader {
   }
 
   /**
-   * The faces, the largest first: {x, y, size} of the landmarks, vertices and landmarks68 in pixels of the picture
-   * (x right, y down, z towards the viewer), and the probabilities of facts.attributes.
+   * The faces, the largest first: {x, y, size} of the landmarks, vertices and landmarks in pixels of the picture (x
+   * right, y down, z towards the viewer), the rotation of the head row by row, the probabilities of facts.attributes,
+   * and the finder's score.
    */
   async read(picture) {
     const faces = [];
@@ -34,13 +35,14 @@ export class FaceReader {
     const side = this.facts.imageSize;
     const scale = side / (this.facts.cropMargin * box.size);
     const image = new ort.Tensor("uint8", cutCrop(picture, box, side, scale), [1, 3, side, side]);
-    const { vertices, landmarks68, probabilities } = await this.network.run({ image });
+    const { vertices, landmarks68, pose, probabilities } = await this.network.run({ image });
     const inPicture = (points) => {
       const centre = { x: box.x - (side - 1) / 2 / scale, y: box.y - (side - 1) / 2 / scale };
       return points.map((value, i) => value / scale + [centre.x, centre.y, 0][i % 3]);
     };
     const landmarks = inPicture(landmarks68.data);
-    return { ...boxOf(landmarks), vertices: inPicture(vertices.data), landmarks, probabilities: probabilities.data };
+    const read = { vertices: inPicture(vertices.data), rotation: pose.data, probabilities: probabilities.data };
+    return { ...boxOf(landmarks), landmarks, ...read };
   }
 
   /** The box of a face's own landmarks, unless it is far from where the face was found. */

@@ -1,6 +1,7 @@
 // Shows the shape of a face, textured with the photo, in a canvas.
 import * as three from "./vendor/three.module.js";
 import { OrbitControls } from "./vendor/OrbitControls.js";
+import { faceMesh } from "./mesh.js";
 
 const SWAY = 0.5; // radians to either side
 const STEP = 0.15; // radians of an arrow key
@@ -17,6 +18,7 @@ export class ShapeView {
     this.controls.enablePan = false;
     this.sways = !matchMedia("(prefers-reduced-motion: reduce)").matches;
     this.controls.addEventListener("start", () => (this.sways = false));
+    this.controls.addEventListener("change", () => (this.isStale = true));
     canvas.addEventListener("keydown", (event) => this.#turn(event));
     this.renderer.setAnimationLoop((time) => this.#draw(time));
   }
@@ -24,25 +26,11 @@ export class ShapeView {
   /** Shows a face. picture: the ImageBitmap that the vertices lie on. */
   show(face, triangles, picture) {
     this.#remove();
-    const { vertices, x, y, size } = face;
-    const count = vertices.length / 3;
-    const positions = new Float32Array(3 * count);
-    const uv = new Float32Array(2 * count);
-    for (let i = 0; i < count; i++) {
-      const [across, down, near] = vertices.subarray(3 * i, 3 * i + 3);
-      positions.set([(across - x) / size, (y - down) / size, near / size], 3 * i);
-      uv.set([(across + 0.5) / picture.width, (down + 0.5) / picture.height], 2 * i);
-    }
-    const geometry = new three.BufferGeometry();
-    geometry.setAttribute("position", new three.BufferAttribute(positions, 3));
-    geometry.setAttribute("uv", new three.BufferAttribute(uv, 2));
-    geometry.setIndex(triangles);
-    geometry.center();
-    const texture = new three.CanvasTexture(picture);
-    texture.flipY = false; // browsers never flip an ImageBitmap
-    texture.colorSpace = three.SRGBColorSpace;
-    this.mesh = new three.Mesh(geometry, new three.MeshBasicMaterial({ map: texture, side: three.DoubleSide }));
+    this.mesh = faceMesh(face, triangles, picture);
+    this.mesh.geometry.center();
+    this.mesh.scale.setScalar(1 / face.size);
     this.scene.add(this.mesh);
+    this.isStale = true;
   }
 
   #remove() {
@@ -58,6 +46,7 @@ export class ShapeView {
     if (!step || !this.mesh) return;
     event.preventDefault();
     this.sways = false;
+    this.isStale = true;
     this.mesh.rotation.x += step[0];
     this.mesh.rotation.y += step[1];
   }
@@ -71,9 +60,11 @@ export class ShapeView {
       this.renderer.setSize(width, height, false);
       this.camera.aspect = width / height;
       this.camera.updateProjectionMatrix();
+      this.isStale = true;
     }
     if (this.sways) this.mesh.rotation.y = SWAY * Math.sin(time / 1000);
-    this.controls.update();
+    else if (!this.isStale) return; // it would draw the same again
     this.renderer.render(this.scene, this.camera);
+    this.isStale = false;
   }
 }
