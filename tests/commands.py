@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 from jointface.datamodules.loading import end_workers
 
@@ -55,6 +56,7 @@ def _become(
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    rank_zero_only.rank = int(environment.get("LOCAL_RANK", 0))  # Lightning reads it when it is imported
     try:
         main()
     finally:

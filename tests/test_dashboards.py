@@ -22,6 +22,7 @@ from jointface.geometry import MorphableModel
 from jointface.metrics.precision_recall import RECALLS
 from jointface.running.wandb_logger import STEP, DashboardLogger, last_recording
 from jointface.workspace import build_workspace, recorded_keys
+from tests.commands import run_command
 from tests.test_training import TINY
 from tests.wandb_server import WandbServer
 
@@ -35,13 +36,17 @@ def without_account(folder: Path) -> dict[str, str]:
     return environment | places | {"NETRC": str(folder / "netrc"), "OMP_NUM_THREADS": "1"}
 
 
+def arguments(data: Path) -> list[str]:
+    """Of each training."""
+    return ["logger=wandb", "experiment=joint_celeba_300wlp", f"paths.data_dir={data}", *TINY]
+
+
 def command(
-    folder: Path, data: Path, *arguments: str, environment: dict[str, str] | None = None
+    folder: Path, data: Path, *overrides: str, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """A tiny training on the command line in a folder, with nobody there to answer questions."""
     return subprocess.run(
-        [sys.executable, "-m", "jointface.train", *arguments, "logger=wandb", "experiment=joint_celeba_300wlp",
-         f"paths.data_dir={data}", *TINY],
+        [sys.executable, "-m", "jointface.train", *overrides, *arguments(data)],
         cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False,
         env=without_account(folder / "user") | (environment or {}),
     )  # fmt: skip
@@ -93,7 +98,10 @@ class Recording:
 def sweep(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A sweep of one job with logger=wandb: its folder, its output, and what W&B recorded."""
     folder = tmp_path_factory.mktemp("sweep")
-    result = command(folder, tiny_data, "--multirun", "seed=0", "logger.wandb.tags=mine", "logger.wandb.log_model=true")
+    once = ["--multirun", "seed=0", "logger.wandb.tags=mine", "logger.wandb.log_model=true"]
+    result = run_command(
+        "train", *once, *arguments(tiny_data), folder=folder, environment=without_account(folder / "user")
+    )
     assert result.returncode == 0, result.stderr
     (run_dir,) = folder.glob("runs/tiny/multirun_*/0")
     return SimpleNamespace(folder=run_dir, output=result.stdout + result.stderr, recorded=Recording(run_dir))

@@ -1,6 +1,7 @@
 """Ways to look at a run before it is one: the dry run, the debug modes, the profilers."""
 
 import re
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -71,11 +72,10 @@ def test_the_command_of_a_dry_run_leaves_no_folder(tiny_data: Path, tmp_path: Pa
 # Debug modes
 
 
-@pytest.mark.parametrize("debug", ["one_batch", "overfit", "profile"])
-def test_every_experiment_composes_with_every_debug_mode(debug: str) -> None:
-    """And they change the length of the run, whatever the scale."""
+def test_debug_modes_shorten_every_experiment() -> None:
+    """Whatever its scale; each is composed with one of the modes in turn."""
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        for experiment in EXPERIMENTS:
+        for experiment, debug in zip(EXPERIMENTS, cycle(["one_batch", "overfit", "profile"])):
             config = compose("train", overrides=[f"experiment={experiment}", f"debug={debug}", "name=x"])
             assert config.trainer.max_steps <= 500
             assert config.trainer.val_check_interval <= config.trainer.max_steps
@@ -107,7 +107,13 @@ def test_overfitting_ends_when_the_losses_are_down_and_says_so(
     fraction: float, steps: int, said: str, tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "jointface.callbacks.overfit")
-    few = ["data.max_train_samples=2", f"callbacks.overfit.fraction={fraction}", "trainer.log_every_n_steps=1"]
+    few = [
+        "~callbacks.figures",
+        "trainer.limit_test_batches=0",
+        "data.max_train_samples=2",
+        f"callbacks.overfit.fraction={fraction}",
+        "trainer.log_every_n_steps=1",
+    ]
     train(tiny_config(tiny_data, tmp_path, "debug=overfit", *few))
     messages = [record.getMessage() for record in caplog.records if record.name == "jointface.callbacks.overfit"]
     assert len(messages) == 2
@@ -144,7 +150,8 @@ def test_the_default_model_learns_a_handful_by_heart(tmp_path: Path) -> None:
 def test_a_profiler_leaves_its_table_in_the_runs_folder(
     profiler: str, row: str, tiny_data: Path, tmp_path: Path
 ) -> None:
-    train(tiny_config(tiny_data, tmp_path, "debug=profile", f"trainer/profiler={profiler}"))
+    short = ["debug=profile", "~callbacks.figures", "trainer.max_steps=1", "trainer.val_check_interval=1"]
+    train(tiny_config(tiny_data, tmp_path, *short, f"trainer/profiler={profiler}"))
     assert row in (tmp_path / "fit-profile.txt").read_text()
 
 

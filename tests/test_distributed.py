@@ -5,8 +5,8 @@ import json
 import os
 import socket
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -48,13 +48,18 @@ def runs(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         free.bind(("127.0.0.1", 0))
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "NODE_RANK": "0"}
 
-    def start(rank: int) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, **meeting, "LOCAL_RANK": str(rank)}  # as Lightning starts it
-        return run_command("train", *same, *two, folder=folder, environment=environment)
+    ended: list[subprocess.CompletedProcess[str]] = []
 
-    with ThreadPoolExecutor() as pool:
-        for process in pool.map(start, (0, 1)):
-            assert process.returncode == 0, process.stderr[-3000:]
+    def run(rank: int) -> None:
+        environment = {**os.environ, **meeting, "LOCAL_RANK": str(rank)}  # as Lightning starts it
+        ended.append(run_command("train", *same, *two, folder=folder, environment=environment))
+
+    ranks = [Thread(target=run, args=[rank]) for rank in (0, 1)]
+    for thread in ranks:
+        thread.start()
+    for thread in ranks:
+        thread.join()
+    assert [process.returncode for process in ended] == [0, 0], [process.stderr[-3000:] for process in ended]
     return {name: folder / name for name in ("one", "two")}
 
 

@@ -62,7 +62,7 @@ def w300lp(tiny_data: Path, tiny_model: MorphableModel) -> W300LP:
 
 @pytest.fixture(scope="module")
 def synthetic() -> SyntheticFaces:
-    return SyntheticFaces("test", CROP, num_faces=20)
+    return SyntheticFaces("test", CROP, num_faces=20, drawing={"keep_in_memory": True})
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_only_the_faces_that_are_probed_pass_the_networks(celeba: CelebA, monkey
 
 @pytest.mark.usefixtures("quick_picture", "few_are_enough")
 def test_probes_to_attributes_leave_out_rare_ones(celeba: CelebA) -> None:
-    found = feature_space({"one": random_network(), "other": random_network(1)}, celeba)
+    found = feature_space({"one": random_network()}, celeba)
     labels = torch.stack([celeba[index]["attributes"] for index in range(12)]).sum(0)
     enough = [name for m, name in enumerate(CELEBA.attributes) if 5 <= labels[m] <= 7]
     each = {key.rsplit("/", 1)[1] for key in found.metrics if key.startswith("one/attribute_probe/")}
@@ -194,7 +194,7 @@ def test_probes_to_attributes_leave_out_rare_ones(celeba: CelebA) -> None:
         for note in found.notes
     )
     assert [table.title for table in found.tables] == ["Probes to attributes", "Probes to each attribute"]
-    assert set(found.tables[0].frame.index) == {"one", "other"}
+    assert list(found.tables[0].frame.index) == ["one"]
     mean = np.mean([found.metrics[f"one/attribute_probe/{name}"] for name in enough])
     assert found.metrics["one/attribute_probe"] == pytest.approx(mean, abs=0.1)
     assert "one/attribute_probe_std" in found.metrics

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from jointface.datamodules import CropTransform, Florence
+from jointface.datamodules.face_dataset import FaceSample
 from jointface.datamodules.florence import mean_face
 from jointface.errors import ConfigError, DataError
 from jointface.geometry import MorphableModel, apply_camera, euler_to_rotation, face_box
@@ -35,6 +36,12 @@ def root(tmp_path_factory: pytest.TempPathFactory, tiny_model: MorphableModel) -
 @pytest.fixture(scope="module")
 def dataset(root: Path, tiny_model: MorphableModel) -> Florence:
     return Florence(root, "test", CROP, tiny_model)
+
+
+@pytest.fixture(scope="module")
+def views(dataset: Florence) -> list[FaceSample]:
+    """Of the first subject."""
+    return [dataset.read(index) for index in range(15)]
 
 
 @pytest.fixture
@@ -74,10 +81,12 @@ def test_an_item_is_the_data_contract(dataset: Florence) -> None:
     assert not dataset.has_shape
 
 
-def test_each_subject_has_the_fifteen_views_of_the_protocol(dataset: Florence, tiny_model: MorphableModel) -> None:
+def test_each_subject_has_the_fifteen_views_of_the_protocol(
+    dataset: Florence, views: list[FaceSample], tiny_model: MorphableModel
+) -> None:
     assert len(dataset) == 2 * 15
-    assert [dataset[index]["identity"].item() for index in (0, 14, 15, 29)] == [1, 1, 2, 2]
-    images = [dataset.read(index).image for index in range(15)]
+    assert [dataset[index]["identity"].item() for index in (14, 15)] == [1, 2]
+    images = [sample.image for sample in views]
     assert all(image.shape == (450, 450, 3) for image in images)
     differences = [np.abs(a.astype(int) - b).mean() for i, a in enumerate(images) for b in images[:i]]
     assert min(differences) > 0.5  # of 255: most of a view is background
@@ -111,10 +120,10 @@ def test_views_turn_by_the_angles_of_the_protocol(dataset: Florence) -> None:
 @pytest.mark.parametrize("pitch", PITCHES)
 @pytest.mark.parametrize("yaw", YAWS)
 def test_a_mark_is_seen_where_the_camera_says(
-    dataset: Florence, tiny_model: MorphableModel, pitch: float, yaw: float
+    dataset: Florence, views: list[FaceSample], tiny_model: MorphableModel, pitch: float, yaw: float
 ) -> None:
     index = view(dataset, pitch, yaw)
-    image = dataset.read(index).image
+    image = views[index].image
     for landmark, colour in florence_data.MARKS.items():
         place, found = projected(dataset, index, mark(dataset, tiny_model, landmark)), pure(image, colour)
         hidden_side = 36 if yaw > 0 else 45
@@ -142,11 +151,13 @@ def test_a_texture_is_sampled_with_v_upwards_and_pixel_centres_at_integers() -> 
     assert (render_scan(square, camera + torch.tensor([[0, 0, 0, 10.0]] * 3), 32)[:9, :9] == 128).all()
 
 
-def test_framing_is_that_of_the_mean_face_on_the_scan(dataset: Florence, tiny_model: MorphableModel) -> None:
+def test_framing_is_that_of_the_mean_face_on_the_scan(
+    dataset: Florence, views: list[FaceSample], tiny_model: MorphableModel
+) -> None:
     """The box of the scan's own landmarks, which only this test knows, is nearly that of the mean face's."""
     own = torch.from_numpy(florence_data.vertices(tiny_model, seed=1)).float()[tiny_model.landmarks68]
-    for index in range(15):
-        box = dataset.read(index).box
+    for index, sample in enumerate(views):
+        box = sample.box
         true = face_box(apply_camera(dataset.view_camera(index)[None], own[None])[0])
         assert (box.x, box.y, box.size) == pytest.approx((true.x, true.y, true.size), abs=0.05 * true.size)
     low, high = own.aminmax(dim=0)
@@ -156,7 +167,7 @@ def test_framing_is_that_of_the_mean_face_on_the_scan(dataset: Florence, tiny_mo
     )
 
 
-@pytest.mark.parametrize("pitch", [-35.0, -20.0, 15.0])
+@pytest.mark.parametrize("pitch", [-35.0, 15.0])
 def test_a_tipped_face_is_framed_as_it_is_tipped(tmp_path: Path, tiny_model: MorphableModel, pitch: float) -> None:
     path = tmp_path / FRONTAL
     points = florence_data.vertices(tiny_model, pitch)
@@ -188,7 +199,7 @@ def test_hair_collar_and_stray_points_are_no_nose(tiny_model: MorphableModel) ->
 
 def test_the_real_mean_face_finds_itself_however_it_is_tipped(bfm: MorphableModel) -> None:
     face = mean_face(bfm)
-    for pitch in (-40, -20, 0, 30):
+    for pitch in (-40, 30):
         rotation = euler_to_rotation(torch.tensor([pitch, 10, 5]).deg2rad())
         points = face @ rotation.T + torch.tensor([30.0, -12, 5])
         tip, pose = find_face(Scan(points, bfm.triangles, bfm.uv, torch.zeros(2, 2, 3, dtype=torch.uint8)), face)
@@ -278,9 +289,9 @@ def test_only_the_last_scan_stays_in_memory_and_workers_can_be_spawned(
         return read_scan(path)
 
     monkeypatch.setattr("jointface.datamodules.florence.read_scan", counted)
-    dataset = Florence(root, "test", CROP, tiny_model)
+    dataset = Florence(root, "test", CROP, tiny_model, view_size=90)
     assert not read
-    for index in (0, 7, 14, 15, 29):
+    for index in (0, 14, 15, 29):
         dataset.read(index)
     assert [path.parents[3].name for path in read] == ["subject_01", "subject_02"]
     assert dataset.scan(16) is dataset.scan(29)
@@ -368,16 +379,13 @@ def test_another_layout_is_refused_in_one_line(
 def break_scan(path: Path, change: str) -> None:
     lines, image = path.read_text().splitlines(), path.with_suffix(".bmp")
     match change:
-        case "metres" | "micrometres":
-            factor = 1e-3 if change == "metres" else 1e3
+        case "metres":
             for row, line in enumerate(lines):
                 if line.startswith("v "):
-                    lines[row] = "v " + " ".join(f"{float(value) * factor:.6f}" for value in line.split()[1:])
+                    lines[row] = "v " + " ".join(f"{float(value) / 1000:.6f}" for value in line.split()[1:])
         case "few vertices":
             faces = [line for line in lines if line.startswith("f ")]
             lines = [line for line in lines if not line.startswith("f ")] + faces[::72]
-        case "no triangles":
-            lines = [line for line in lines if not line.startswith("f ")]
         case "not a number":
             lines[40] = "v 1.0 nan 2.0"
         case "letters":
@@ -394,14 +402,10 @@ def break_scan(path: Path, change: str) -> None:
                 "f " + " ".join(corner.split("/")[0] for corner in line.split()[1:]) if line[0] == "f" else line
                 for line in lines
             ]
-        case "no mtl":
-            path.with_suffix(".mtl").unlink()
         case "no map_Kd":
             path.with_suffix(".mtl").write_text("newmtl 110920150452\nKd 1 1 1\n")
         case "no image":
             image.unlink()
-        case "wrong case":
-            image.rename(image.with_suffix(".BMP"))
         case "no bitmap":
             image.write_bytes(b"not an image")
         case "image":
@@ -413,19 +417,15 @@ def break_scan(path: Path, change: str) -> None:
     ("change", "message"),
     [
         ("metres", r"the scan is 0\.\d+ units large, .* convert it to millimetres"),
-        ("micrometres", r"the scan is 1\.\d+e\+05 units large, .* convert it to millimetres"),
         ("few vertices", r"\d+ vertices lie within 95 mm of the nose tip at \(.*\), a face has at least 500"),
-        ("no triangles", "holds no triangles; it is damaged or not a scan, get it again"),
         ("not a number", "vertices hold values that are not finite"),
         ("letters", r"11092\d+.obj: "),
         ("index", "not a readable .obj"),
         ("empty", "the file is empty"),
-        ("cut", "holds no triangles"),
+        ("cut", "holds no triangles; it is damaged or not a scan, get it again"),
         ("no uv", "no texture; its .mtl and the image"),
-        ("no mtl", "no texture; its .mtl and the image"),
         ("no map_Kd", "no texture; its .mtl and the image"),
         ("no image", "no texture; its .mtl and the image"),
-        ("wrong case", "no texture; its .mtl and the image"),
         ("no bitmap", "no texture; its .mtl and the image"),
         ("image", "110920150452.bmp is not an intact image"),
     ],
@@ -438,6 +438,13 @@ def test_a_broken_scan_is_refused_in_one_line(
     with pytest.raises(DataError, match=f"{FRONTAL.name}.*{message}" if change != "letters" else message) as caught:
         dataset[0]
     assert "\n" not in str(caught.value)
+
+
+def test_the_scans_beside_a_broken_one_are_read(copy: Path, tiny_model: MorphableModel) -> None:
+    (copy / FRONTAL).write_text("v")
+    dataset = Florence(copy, "test", CROP, tiny_model)
+    with pytest.raises(DataError):
+        dataset[0]
     assert dataset[15]["identity"] == 2
 
 

@@ -66,6 +66,12 @@ def packed(tiny_data: Path, tiny_model: MorphableModel, tmp_path_factory: pytest
     return folder
 
 
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test packs has an empty contact sheet, which else takes most of the time."""
+    monkeypatch.setattr("jointface.datamodules.description.contact_sheet", lambda pictures, captions: b"")
+
+
 @pytest.fixture
 def celeba_copy(packed: Path, tmp_path: Path) -> Path:
     """CelebA's packed copy, to break."""

@@ -14,7 +14,7 @@ from jointface.train import train
 from tests.commands import run_command
 from tests.test_training import TINY
 
-STEPS, KILLED, SAVED = 14, 9, 7
+STEPS, KILLED, SAVED = 8, 6, 4
 
 # No batch divides the samples of a source; augmentation, turning and dropout draw from every
 # random state that a step uses.
@@ -30,7 +30,7 @@ SYNTHETIC = [
 def arguments(run_dir: str) -> list[str]:
     """Overrides of every run; `run_dir` names the folder."""
     general = [
-        run_dir, "~callbacks.figures", f"trainer.max_steps={STEPS}", "trainer.val_check_interval=11",
+        run_dir, "~callbacks.figures", f"trainer.max_steps={STEPS}", "trainer.val_check_interval=7",
         "callbacks/ema=default", f"callbacks.last_checkpoint.every_n_train_steps={SAVED}",
     ]  # fmt: skip
     replaced = ("trainer.max", "trainer.val", "callbacks.fig")

@@ -326,7 +326,7 @@ def test_workers_draw_what_this_process_draws() -> None:
 
 TINY = [
     "experiment=joint_synthetic",
-    "image_size=64",
+    "image_size=32",
     "batch_size={shape: 2, attributes: 2}",
     "num_workers=0",
     "model.backbone.embedding_size=8",

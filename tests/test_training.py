@@ -119,7 +119,8 @@ def test_broken_samples_are_counted_in_metrics_json(tiny_data: Path, tmp_path: P
     shutil.copytree(tiny_data, data)
     (data / "celeba" / "img_align_celeba" / "000005.jpg").write_bytes(b"")
     (data / "AFLW2000" / "image00004.mat").write_bytes(b"")
-    train(tiny_config(data, tmp_path / "run", "num_workers=1", "~callbacks.figures"))
+    once = ["trainer.max_steps=3", "trainer.val_check_interval=3"]
+    train(tiny_config(data, tmp_path / "run", "num_workers=1", "~callbacks.figures", *once))
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["train/celeba/broken_samples"] == 1
     assert metrics["test/aflw2000/broken_samples"] == 1
@@ -311,10 +312,7 @@ def test_training_goes_on_from_a_checkpoint_of_the_same_model_only(run: Path, ti
         (["image_size=72", "model/shape_decoder=position_map"], ConfigError, "is not a power of two times"),
         (["paths.data_dir=nowhere"], DataError, "no folder .*nowhere: set paths.data_dir"),
         (["data.sources.celeba.dataset.root=nowhere"], DataError, "no folder .*nowhere: looked there for CelebA"),
-        *(
-            (["seed=" + seed], ConfigError, f"seed={seed}: expected a whole number from 0 to 4294967295")
-            for seed in ("abc", "-1", "4294967296")
-        ),
+        (["seed=-1"], ConfigError, "seed=-1: expected a whole number from 0 to 4294967295"),
         (["trainer.max_steps=abc"], ConfigError, "trainer.max_steps=abc: expected a whole number of at least 1"),
         (["trainer.val_check_interval=5"], ConfigError, "a run must validate before it ends"),
         (["checkpoint=nowhere.ckpt"], CheckpointError, "no checkpoint at .*nowhere.ckpt"),
@@ -342,15 +340,12 @@ def test_impossible_combinations_are_refused_before_training(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["image_sizes=64"], "image_sizes"),
         (["model.backbone.widht=3"], "widht"),
-        (["experiment=joint_celeba_300wl"], "joint_celeba_300wl"),
         (["paths.data_dir=nowhere"], "nowhere"),
     ],
 )
 def test_the_command_line_answers_mistakes_in_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
-    experiment = [] if "experiment=joint_celeba_300wl" in arguments else ["experiment=joint_celeba_300wlp"]
-    result = run_command("train", "scale=small", *experiment, *arguments, folder=tmp_path)
+    result = run_command("train", "scale=small", "experiment=joint_celeba_300wlp", *arguments, folder=tmp_path)
     assert result.returncode == 1
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("error: ")
@@ -371,7 +366,7 @@ def test_a_group_is_left_out_by_null(word: str, taken: str) -> None:
 def test_the_command_runs_in_any_folder(tiny_data: Path, tmp_path: Path) -> None:
     quiet = {"name=tiny", "~callbacks.progress_bar", "+trainer.enable_progress_bar=false"}
     arguments = [argument for argument in TINY if argument not in quiet]
-    arguments += ["experiment=joint_celeba_300wlp", f"paths.data_dir={tiny_data}"]
+    arguments += ["experiment=joint_celeba_300wlp", "~callbacks.figures", f"paths.data_dir={tiny_data}"]
     result = run_command("train", *arguments, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     (metrics,) = (tmp_path / "runs" / "joint_celeba_300wlp").glob("*/metrics.json")

@@ -20,7 +20,10 @@ from jointface.train import train
 from tests.test_survival import assert_equal, rows, saved
 from tests.test_training import tiny_config
 
-FOUR = ["~callbacks.figures", "trainer.max_steps=4", "callbacks.last_checkpoint.every_n_train_steps=100"]
+FOUR = [
+    "~callbacks.figures", "trainer.max_steps=4", "callbacks.last_checkpoint.every_n_train_steps=100",
+    "+trainer.limit_test_batches=0",
+]  # fmt: skip
 
 
 def add(name: str, **settings: Any) -> str:

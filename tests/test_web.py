@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -30,8 +31,8 @@ from jointface.inference.onnx_files import write_onnx
 from tests.browser import Browser, wait_until
 from tests.networks import make_module
 
-pytest.importorskip("gradio", reason="needs the extra app")
-pytest.importorskip("onnxscript", reason="needs the extra onnx")
+if not (find_spec("gradio") and find_spec("onnxscript")):  # their imports take seconds in every process that collects
+    pytest.skip("needs the extras app and onnx", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
