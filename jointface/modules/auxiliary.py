@@ -79,12 +79,16 @@ class StandardIdentity(nn.Module):
             values, vectors = torch.linalg.eigh(basis.T @ basis)
             root = (vectors * values.clamp(min=0).sqrt()).float()
         self.register_buffer("root", root, persistent=False)
+        self.observed = False
 
     def observe(self, coefficients: Float[Tensor, "samples Ks"]) -> None:
         if self.training and len(coefficients) > 1:
             self.statistics(coefficients)
+            self.observed = True
 
     def forward(self, coefficients: Float[Tensor, "batch Ks"]) -> Float[Tensor, "batch numbers"]:
+        if self.training and not self.observed:
+            raise ConfigError("model/auxiliary measures identity by labelled faces: add a source with 3D faces")
         variance = self.statistics.running_var
         assert variance is not None
         if self.root is None:
