@@ -16,7 +16,7 @@ from PIL import Image
 from selenium import webdriver
 
 OUTPUT = Path("docs/figures/web.jpg")
-WIDTH, HEIGHT = 1000, 860
+WIDTH, HEIGHT = 1000, 950
 EXAMPLE = "#examples button:last-child"
 
 

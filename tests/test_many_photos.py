@@ -165,6 +165,14 @@ def test_mistakes_are_refused_in_one_line(
         predict(ray_config(photos / "00.jpg", checkpoint, tmp_path, *overrides))
 
 
+def test_a_cluster_that_does_not_start_is_one_line(
+    photos: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.init", Mock(side_effect=Exception("The node timed out\nduring startup.")))
+    with pytest.raises(ConfigError, match=r"Ray does not start.* \(The node timed out during startup.\)"):
+        predict(ray_config(photos, checkpoint, tmp_path))
+
+
 def test_missing_ray_is_named(photos: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"engine=ray needs Ray: pip install 'jointface\[ray\]'"):

@@ -21,6 +21,7 @@ STEPS, KILLED, SAVED = 8, 6, 4
 FILES = ["experiment=joint_celeba_300wlp", "scale=small", "data/turning=default", "num_workers=1"]
 SYNTHETIC = [
     "experiment=joint_synthetic",
+    "image_size=32",
     "data.sources.synthetic_shape.dataset.num_faces={train: 10, val: 4}",
     "data.sources.synthetic_attributes.dataset.num_faces={train: 7, val: 4}",
     "data.sources.synthetic.dataset.num_faces=4",

@@ -27,6 +27,7 @@ from jointface.inference.tracking import FaceTracker, TrackedFace
 from jointface.inference.video_files import Video, is_video, require_video
 from jointface.inference.video_results import VideoOutputs
 from jointface.predict import predict, read_video
+from tests.browser import Browser, wait_until
 from tests.painted import painted, square_reader
 
 Faults = dict[str, Any]
@@ -183,6 +184,23 @@ def test_the_overlay_has_the_pictures_times_and_sound_of_the_video(name: str, op
         if "sound" in options:
             lengths = [sum(part.samples for part in one.decode(audio=0)) / 16_000 for one in (overlay, given)]
             assert lengths[0] == pytest.approx(lengths[1], abs=0.1)
+
+
+def test_the_overlay_plays_in_a_browser(browser: Browser, tmp_path: Path) -> None:
+    """Wherever one seeks, the person is where the film has them at that time."""
+    read(film(tmp_path / "a.mp4", walk(50), sound="aac"), tmp_path / "out")
+    browser.open(f"file://{tmp_path}/out/videos/a.mp4")
+    browser.script("video = document.querySelector('video'); video.controls = false; video.pause()")
+    wait_until(lambda: browser.script("return video.readyState") == 4)
+    assert browser.script("return video.duration") == pytest.approx(50 / RATE, abs=0.1)
+    places = []
+    for number in (40, 5):
+        browser.script("video.currentTime = arguments[0]", (number + 0.5) / RATE)
+        wait_until(lambda: not browser.script("return video.seeking"))
+        picture = browser.picture("video").astype(int)
+        assert picture.shape == (64, 96, 3)
+        places.append(np.nonzero(picture[..., 0] - picture[..., 1:].max(2) > 80)[1].mean())  # of what is red
+    assert places == pytest.approx([70, 35], abs=4)
 
 
 def test_the_table_has_a_row_a_person_and_picture(tmp_path: Path) -> None:

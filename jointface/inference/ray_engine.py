@@ -12,6 +12,7 @@ from jointface.inference.reader import FaceReader
 from jointface.inference.shards import Shard, ShardResults
 
 NO_CLUSTER = "ray.address={}: no cluster answers there; start one with: ray start --head"
+NOT_STARTED = "Ray does not start, as on a machine that has too much to do; try again, or set engine=local"
 PATIENCE = 10.0  # seconds; Ray itself waits for minutes
 
 
@@ -47,7 +48,7 @@ def read_shards(
         workers: actors; None takes one a GPU, or one a CPU core where there is none.
 
     Raises:
-        ConfigError: there is no cluster. DataError: a worker cannot go on.
+        ConfigError: there is no cluster, or none can be started. DataError: a worker cannot go on.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would send them to its makers
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -59,8 +60,9 @@ def read_shards(
         ray.init(
             address, include_dashboard=None if address else False, log_to_driver=False, logging_level=logging.ERROR
         )
-    except (ConnectionError, ValueError) as error:
-        raise ConfigError(f"{NO_CLUSTER.format(address)} ({' '.join(str(error).split())[:150]})") from error
+    except Exception as error:  # also plain ones
+        what = NO_CLUSTER.format(address) if address else NOT_STARTED
+        raise ConfigError(f"{what} ({' '.join(str(error).split())[:150]})") from error
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
