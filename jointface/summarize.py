@@ -150,12 +150,15 @@ def differences(summary: Summary, baseline: str) -> pd.DataFrame:
         raise ConfigError(f"no run has {baseline}; choose from {', '.join(known) or 'none'}")
     others = [name for name in summary.settings if name != key]
     is_base = summary.runs[key] == value
-    base = summary.runs[is_base].set_index([*others, "seed"])[summary.metrics]
+    base = summary.runs[is_base].groupby([*others, "seed"])[summary.metrics].mean()
     rest = summary.runs[~is_base].set_index([*others, "seed"])
+    rest = rest[rest.index.isin(base.index)]
+    if rest.empty:
+        raise ConfigError(f"no run has the seed and the other settings of a run with {baseline}")
     change = rest[summary.metrics] - base.reindex(rest.index)
     groups = change.assign(**{key: rest[key]}).reset_index().groupby([*others, key], sort=False)[summary.metrics]
     mean, count = groups.mean(), groups.count()
-    reach = groups.std() / count**0.5 * scipy.stats.t.ppf(0.975, (count - 1).clip(lower=1)) / (count > 1)
+    reach = groups.std() / count**0.5 * scipy.stats.t.ppf(0.975, count - 1)
     table = pd.DataFrame({"pairs": groups.size()})
     for name in summary.metrics:
         ends = {f"{name} low": mean[name] - reach[name], f"{name} high": mean[name] + reach[name]}
@@ -172,7 +175,8 @@ def plot(summary: Summary, key: str) -> Figure:
     """
     if key not in summary.settings:
         raise ConfigError(f"runs do not differ in {key}; choose from {', '.join(summary.settings) or 'none'}")
-    values = sorted(summary.runs[key].unique(), key=lambda value: pd.to_numeric(value, errors="coerce"))
+    found = summary.runs[key].drop_duplicates()
+    values = found.sort_values(key=lambda texts: pd.to_numeric(texts, errors="coerce"), kind="stable").tolist()
     others = [name for name in summary.settings if name != key]
     figure = Figure(figsize=(3.6 * len(summary.metrics), 3.2), layout="constrained", dpi=110)
     for axis, metric in zip(figure.subplots(1, len(summary.metrics), squeeze=False)[0], summary.metrics, strict=True):
@@ -264,9 +268,9 @@ def write_summary(
 def _differences_text(change: pd.DataFrame, metrics: Sequence[str], against: str) -> str:
     cells = change.drop(columns=[name for metric in metrics for name in (f"{metric} low", f"{metric} high")])
     for metric in metrics:
-        low, high = change[f"{metric} low"], change[f"{metric} high"]
-        interval = " (" + low.map("{:+.4f}".format) + " to " + high.map("{:+.4f}".format) + ")"
-        cells[metric] = change[metric].map("{:+.4f}".format) + interval.where(low.notna(), "")
+        mean, low, high = (change[f"{metric}{end}"].map("{:+.4f}".format) for end in ("", " low", " high"))
+        interval = (" (" + low + " to " + high + ")").where(change[f"{metric} low"].notna(), "")
+        cells[metric] = (mean + interval).where(change[metric].notna(), "–")
     note = "Mean difference of runs with the same seed, and its 95 % interval by Student's t."
     return f"## Against {against}\n\n{note}\n\n{_table(cells)}\n"
 
@@ -278,9 +282,10 @@ def main() -> None:
     metrics_help = "names in metrics.json or patterns like 'test/*/nme_*'; the first ranks; default: val/error, tests"
     parser.add_argument("--metrics", nargs="+", default=[], metavar="NAME", help=metrics_help)
     parser.add_argument("--best", type=int, default=5, metavar="N", help="best runs to list of each kind; default: 5")
-    against_help = "a setting and its value, e.g. experiment=claim/shape: how all others differ from it, paired by seed"
+    against_help = "a setting and its value, e.g. experiment=claim/shape: how all others differ from it, in pairs of "
+    against_help += "equal seeds, also in differences.csv"
     parser.add_argument("--against", metavar="KEY=VALUE", help=against_help)
-    parser.add_argument("--x", metavar="KEY", help="a setting: plot every metric against it, in summary.png")
+    parser.add_argument("--x", metavar="KEY", help="a setting: every metric is plotted against it in summary.png")
     output_help = "folder for summary.md, summary.csv and summary_runs.csv; default: the folder itself"
     parser.add_argument("--output", type=Path, help=output_help)
     arguments = parser.parse_args()

@@ -226,6 +226,12 @@ def build_module(config: DictConfig, datamodule: JointDataModule) -> LightningMo
     morphable_model: Any = instantiate(config.morphable_model) if model.shape_decoder else None
     label_models = datamodule.label_models() if morphable_model else {}
     own = morphable_model.content_hash() if label_models else ""
+    label_models = {name: other for name, other in label_models.items() if other.content_hash() != own}
+    if model.auxiliary and not datamodule.shape_sources() - set(label_models):
+        raise ConfigError(
+            "model/auxiliary measures identity in units of labelled faces: add a source whose 3D labels refer to "
+            "morphable_model"
+        )
     return JointFaceModule(
         network=network_config(config),
         loss=instantiate(model.loss),
@@ -237,7 +243,7 @@ def build_module(config: DictConfig, datamodule: JointDataModule) -> LightningMo
         contour=model.contour,
         landmark_weight=model.landmark_weight,
         part_weights=model.part_weights,
-        label_models={name: other for name, other in label_models.items() if other.content_hash() != own},
+        label_models=label_models,
         foreign_labels=model.foreign_labels,
         auxiliary=instantiate(model.auxiliary) if model.auxiliary else None,
         people=datamodule.people() if model.auxiliary else None,

@@ -8,13 +8,14 @@ from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import SyncBatchNorm
 
 from jointface.command_line import CONF_DIR
 from jointface.datamodules.sampling import PeopleStream, Share, groups_of_people
 from jointface.errors import ConfigError
 from jointface.geometry import MorphableModel
 from jointface.modules import FixedWeights, MorphableDecoder, RecognitionLoss, RingLoss, SwapLoss
-from jointface.modules.auxiliary import LABELS, StandardIdentity
+from jointface.modules.auxiliary import StandardIdentity
 from jointface.modules.losses import shape_loss
 from tests.networks import Batch, make_module, shape_labels
 
@@ -69,7 +70,8 @@ def test_swap_is_the_shape_loss_with_the_identity_of_another_photo(decoder: Morp
     swapped = outputs[0][[2, 4, 0]], outputs[1][[0, 2, 4]], outputs[2][[0, 2, 4]]
     target = decoder.target(*(label[[0, 2, 4]] for label in labels))
     expected = shape_loss(decoder.target(*swapped), target, decoder.weights, 3)
-    found = SwapLoss(decoder, people.unique())(tuple(outputs), people, dict(zip(LABELS, labels, strict=True)))
+    keys = "shape_coefficients", "expression_coefficients", "camera"
+    found = SwapLoss(decoder, people.unique())(tuple(outputs), people, dict(zip(keys, labels, strict=True)))
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
 
 
@@ -122,7 +124,7 @@ def _within_over_between(b: Tensor, people: Tensor) -> float:
 
 def test_the_loss_joins_the_tasks_with_its_own_weight(tiny_model: MorphableModel, mixed_batch: Batch) -> None:
     """Without a photo of a known person it is zero; the sources whose people are unknown have no part in it."""
-    mixed_batch["w300lp"]["identity"] = photos_of(4, 2)
+    mixed_batch = {**mixed_batch, "w300lp": {**mixed_batch["w300lp"], "identity": photos_of(4, 2)}}
     module = make_module(
         tiny_model, auxiliary=RecognitionLoss, people={"w300lp": torch.arange(4)}, loss=FixedWeights(3.0, 2.0, 0.5)
     )
@@ -132,10 +134,11 @@ def test_the_loss_joins_the_tasks_with_its_own_weight(tiny_model: MorphableModel
     torch.testing.assert_close(module.weighting(losses, losses, 0), expected)
     assert losses["auxiliary"] > 0
     assert module.losses({"celeba": mixed_batch["celeba"]})["auxiliary"] == 0
+    assert SyncBatchNorm.convert_sync_batchnorm(module).losses(mixed_batch)["auxiliary"].isfinite()
 
 
 def test_shuffled_attributes_are_those_of_other_photos(tiny_model: MorphableModel, mixed_batch: Batch) -> None:
-    batch = {"celeba": mixed_batch["celeba"]}
+    batch = {"celeba": dict(mixed_batch["celeba"])}
     shuffled = make_module(tiny_model, shuffle_attributes=True).eval().losses(batch)["attributes"]
     for key in ("attributes", "attribute_mask"):
         batch["celeba"][key] = batch["celeba"][key].roll(len(batch["celeba"]["image"]) // 2, dims=0)
@@ -183,6 +186,8 @@ def test_all_arms_of_the_claim_see_the_same_3d_labels() -> None:
             config = compose("train", overrides=[f"experiment=claim/{arm}", "num_photos=100", "seed=2"])
             settings = config.data.sources.fitted, config.seed, config.image_size, config.data.augmentation
             fitted.append((*settings, config.data.turning, config.trainer.max_steps))
+            trained = [name for name, source in config.data.sources.items() if source.splits.get("train")]
+            assert trained[0] == "fitted"  # augmentation is random source after source
             tests = {name for name, source in config.data.sources.items() if source.splits.get("test")}
             assert {"fitted", "w300", "aflw2000"} <= tests
     assert all(settings == fitted[0] for settings in fitted)

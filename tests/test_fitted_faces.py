@@ -88,8 +88,8 @@ def test_fitted_celeba_may_label_one_task_alone(
 
 def test_fewer_photos_are_shared_among_the_people(wild: Path, tiny_model: MorphableModel) -> None:
     """The first five of each person come first, so that a choice has pairs of photos of many people."""
-    people = [FittedCelebA(wild, "train", CROP, tiny_model, num_photos=n).identity.tolist() for n in (4, 11, 12)]
-    assert people == [[2] * 4, [2] * 4 + [5] * 5 + [9] * 2, [2] * 4 + [5] * 5 + [9] * 2 + [5]]
+    people = [FittedCelebA(wild, "train", CROP, tiny_model, num_photos=n).identity.tolist() for n in (5, 12)]
+    assert people == [[5] * 5, [5] * 5 + [2] * 4 + [9] * 2 + [5]]
     with pytest.raises(ConfigError, match="num_photos=13: there are 12 to choose from"):
         FittedCelebA(wild, "train", CROP, tiny_model, num_photos=13)
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from jointface import summarize as command
 from jointface.errors import ConfigError, DataError
 from jointface.running.finished_runs import find_runs
-from jointface.summarize import markdown, summarize, write_summary
+from jointface.summarize import differences, markdown, summarize, write_summary
 
 
 def write_run(
@@ -90,6 +90,8 @@ def test_settings_are_compared_with_a_baseline_by_pairs_of_equal_seeds(tmp_path:
     found = [float(rows["5"][f"val/error{end}"]) for end in ("", " low", " high")]
     assert found == pytest.approx([-0.2, -0.2 - reach, -0.2 + reach])
     assert (rows["9"]["val/error"][:3], rows["9"]["val/error low"]) == ("0.1", "")
+    write_run(tmp_path / "b53", [0.1], ["arm=b", "n=5", "seed=3"], seed=3, arm="b", n=5)  # it has no partner
+    assert differences(summarize(tmp_path, ["val/error"]), "arm=a")["pairs"].tolist() == [3, 1]
     assert (tmp_path / "summary.png").stat().st_size > 5000
     with pytest.raises(ConfigError, match="no run has arm=c; choose from"):
         write_summary(summary, tmp_path, against="arm=c")

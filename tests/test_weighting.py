@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from jointface.errors import ConfigError
-from jointface.modules import AggregatedGradients, DynamicWeightAverage, FixedWeights, PCGrad, UncertaintyWeights
+from jointface.modules import DynamicWeightAverage, FixedWeights, PCGrad, TorchJDGradients, UncertaintyWeights
 from jointface.modules.task_gradients import gradient_statistics
 from jointface.modules.weighting import project_conflicting
 
@@ -229,16 +229,24 @@ def test_pcgrad_passes_on_a_gradient_that_is_not_finite() -> None:
 
 def test_aligned_mtl_makes_the_gradients_equally_long() -> None:
     """Orthogonal gradients g and h become a multiple of g / |g| + h / |h|; a task without samples has no part."""
-    aggregate = AggregatedGradients(1.0, 1.0, method="AlignedMTL").aggregate
+    aggregate = TorchJDGradients(1.0, 1.0, method="AlignedMTL").aggregate
     joined = aggregate(torch.tensor([[300.0, 0.0, 0.0], [0.0, 4.0, 3.0]]))
     torch.testing.assert_close(joined / joined.norm(), torch.tensor([1, 0.8, 0.6]) / 2**0.5)
     alone = aggregate(torch.tensor([[0.0, 0.0, 0.0], [0.0, 4.0, 3.0]]))
     torch.testing.assert_close(alone / alone.norm(), torch.tensor([0, 0.8, 0.6]))
 
 
-def test_an_unknown_aggregator_is_refused() -> None:
-    with pytest.raises(ConfigError, match="method=Nonsense: not an aggregator of torchjd"):
-        AggregatedGradients(1.0, 1.0, method="Nonsense")
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("Nonsense", "is no aggregator of torchjd"),
+        ("MeanWeighting", "is no aggregator of torchjd"),  # it gives weights, no gradient
+        ("Krum", "cannot be built without settings"),
+    ],
+)
+def test_an_unfit_aggregator_is_refused(method: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"method={method} {message}"):
+        TorchJDGradients(1.0, 1.0, method=method)
 
 
 @pytest.mark.parametrize("choice", [FixedWeights, DynamicWeightAverage])

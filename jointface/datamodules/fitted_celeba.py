@@ -38,8 +38,8 @@ class FittedCelebA(FaceDataset):
         split: "train", "val" or "test" of list_eval_partition.txt.
         morphable_model: the model that the coefficients refer to.
         labels: "both", or "shape" or "attributes" alone.
-        num_photos: number of training photos to use, None for all. They are the first `SERIES` of each person, then the
-            next ones, so a smaller choice is part of a larger one.
+        num_photos: number of training photos to use, None for all. They come in series of `SERIES` photos of a person,
+            one of each person first, see `by_series`. So a smaller choice is part of a larger one.
     """
 
     splits = tuple(SPLITS)
@@ -104,6 +104,8 @@ class FittedCelebA(FaceDataset):
 
 def by_series(people: Int[np.ndarray, "photos"]) -> Int[np.ndarray, "photos"]:
     """The places of the photos, ordered so that the first `SERIES` photos of each person come first, person after
-    person, then the next `SERIES`, and so on."""
-    place = pd.Series(people).groupby(people).cumcount().to_numpy()
-    return np.lexsort((place, people, place // SERIES))
+    person, then the next `SERIES`, and so on. Photos that do not fill a series come last."""
+    by_person = pd.Series(people).groupby(people)
+    place, count = by_person.cumcount().to_numpy(), by_person.transform("size").to_numpy()
+    left_over = place >= count // SERIES * SERIES
+    return np.lexsort((place, people, place // SERIES, left_over))

@@ -180,18 +180,26 @@ class JointDataModule(LightningDataModule):
         """The numbers of the people in each training source that is read person by person, ascending.
 
         Raises:
-            ConfigError: two of the sources are of different data sets, whose numbers mean different people.
+            ConfigError: a source does not know its people, or two are of different data sets.
         """
-        known = {
-            name: data.identity.unique()
-            for name, data in self.datasets["train"].items()
-            if self.sources[name].photos_per_person is not None and data.identity is not None
-        }
-        if len({getattr(self.sources[name].dataset, "keywords", {}).get("root") for name in known}) > 1:
+        people = {}
+        for name, data in self.datasets["train"].items():
+            if self.sources[name].photos_per_person is not None:
+                people[name] = self._identity(name, data).unique()
+        if len({getattr(self.sources[name].dataset, "keywords", {}).get("root") for name in people}) > 1:
             raise ConfigError(
-                f"{', '.join(known)}: their people are numbered apart; set photos_per_person for one data set alone"
+                f"{', '.join(people)}: different data sets may number their people differently; set photos_per_person "
+                "for one of them alone"
             )
-        return known
+        return people
+
+    def _identity(self, name: str, data: FaceDataset) -> Int[Tensor, "samples"]:
+        if data.identity is None:
+            raise ConfigError(
+                f"data.sources.{name}.photos_per_person={self.sources[name].photos_per_person}: the source does not "
+                "know whom its photos show; add its file of identities, or set photos_per_person to null"
+            )
+        return data.identity[: self.num_samples("train", name)]
 
     def compiles_drawing(self) -> bool:
         """Whether faces are drawn on the device by compiled code."""
@@ -218,12 +226,7 @@ class JointDataModule(LightningDataModule):
         settings = source.batch_size, self.seed, self._share(), self._batches_done()
         if source.photos_per_person is None:
             return TrainingStream(name, count, *settings)
-        if dataset.identity is None:
-            raise ConfigError(
-                f"data.sources.{name}.photos_per_person={source.photos_per_person}: the source does not know whom its "
-                "photos show; set it to null"
-            )
-        return PeopleStream(name, dataset.identity[:count], source.photos_per_person, *settings)
+        return PeopleStream(name, self._identity(name, dataset), source.photos_per_person, *settings)
 
     def val_dataloader(self) -> CombinedLoader:
         return self._evaluation_loader("val")

@@ -101,15 +101,16 @@ class PeopleStream(TrainingStream):
         if batch_size % photos_per_person:
             raise ConfigError(f"{key}.batch_size={batch_size} must be a multiple of photos_per_person")
         self.people, self.photos_per_person = people, photos_per_person
-        if not len(groups_of_people(people, photos_per_person, 0)):
+        self.num_groups = len(groups_of_people(people, photos_per_person, 0))
+        if not self.num_groups:
             raise ConfigError(f"{key}: nobody has photos_per_person={photos_per_person} photos: lower it")
         self.groups = lru_cache(maxsize=2)(self._groups)
 
     def sample(self, number: int) -> BatchSample:
         rank, world_size = self.share.rank, self.share.world_size
-        wanted, count = self.batch_size // self.photos_per_person, len(self.groups(0))
+        wanted = self.batch_size // self.photos_per_person
         start = (number * world_size + rank) * wanted
-        places = [divmod(position, count) for position in range(start, start + wanted)]
+        places = [divmod(position, self.num_groups) for position in range(start, start + wanted)]
         indices = [index for epoch, place in places for index in self.groups(epoch)[place].tolist()]
         return BatchSample(indices, seed_of(self.seed, self.source, number, rank))
 

@@ -9,9 +9,9 @@ from jointface.modules.network import AttributeClassifier, FaceNetwork, build_ne
 from jointface.modules.schedule import warmup_cosine
 from jointface.modules.shape_decoders import MorphableDecoder, PositionMapDecoder, ShapeDecoder
 from jointface.modules.weighting import (
-    AggregatedGradients,
     DynamicWeightAverage,
     FixedWeights,
     PCGrad,
+    TorchJDGradients,
     UncertaintyWeights,
 )

@@ -17,8 +17,6 @@ from jointface.geometry.camera import is_mirrored
 from jointface.modules.linear_shape_loss import LinearShapeLoss
 from jointface.modules.shape_decoders import MorphableDecoder, ShapeDecoder
 
-LABELS = ("shape_coefficients", "expression_coefficients", "camera")
-
 Loss = Float[Tensor, ""]
 People = Int[Tensor, "batch"]
 Outputs = tuple[Tensor, Tensor, Tensor]  # identity (B, Ks), expression (B, Ke), camera (B, 3, 4)
@@ -60,39 +58,43 @@ class AuxiliaryLoss(nn.Module, ABC):
 class StandardIdentity(nn.Module):
     """Identity coefficients in units of their standard deviation over the labelled faces that were seen so far.
 
-    Coefficients of a morphable model differ by orders of magnitude. Here each has unit variance. As "vertices", a face
-    is its displacement of all vertices from the mean face, rotated to as few numbers and scaled to the same mean
-    variance, so that the squared distance of two faces is proportional to the mean one of their vertices.
+    Coefficients of a morphable model differ by orders of magnitude. Here each has unit variance. In the space
+    "vertices", the squared distance of two faces is proportional to the mean squared distance of their vertices, and
+    the mean variance is 1.
     """
 
-    root: Tensor | None  # takes coefficients to displacements of vertices
+    root: Tensor | None  # a square root of the basis' Gram matrix: distances after it are those of the vertices
 
     def __init__(self, decoder: MorphableDecoder, space: Space = "coefficients") -> None:
         super().__init__()
         if space not in get_args(Space):
             raise ConfigError(f"model.auxiliary.space={space} is unknown; choose from {', '.join(get_args(Space))}")
         model = decoder.morphable_model
-        self.statistics = nn.BatchNorm1d(model.num_shape, affine=False, momentum=None)  # mean over all batches
+        # Means over all batches. Distributed training exchanges them, see `JointFaceModule.setup`.
+        self.running_mean = nn.Buffer(torch.zeros(model.num_shape))
+        self.running_square = nn.Buffer(torch.zeros(model.num_shape))
+        self.num_batches_tracked = nn.Buffer(torch.tensor(0))
         root = None
         if space == "vertices":
             basis = model.basis[..., : model.num_shape].flatten(0, 1).double()
             values, vectors = torch.linalg.eigh(basis.T @ basis)
             root = (vectors * values.clamp(min=0).sqrt()).float()
         self.register_buffer("root", root, persistent=False)
-        self.observed = False
 
     def observe(self, coefficients: Float[Tensor, "samples Ks"]) -> None:
-        if self.training and len(coefficients) > 1:
-            self.statistics(coefficients)
-            self.observed = True
+        """Takes the true coefficients of a training batch into account."""
+        if self.training and len(coefficients):
+            self.num_batches_tracked.add_(1)
+            for running, batch in (
+                (self.running_mean, coefficients.mean(0)),
+                (self.running_square, coefficients.square().mean(0)),
+            ):
+                running.add_((batch - running) / self.num_batches_tracked)
 
     def forward(self, coefficients: Float[Tensor, "batch Ks"]) -> Float[Tensor, "batch numbers"]:
-        if self.training and not self.observed:
-            raise ConfigError("model/auxiliary measures identity by labelled faces: add a source with 3D faces")
-        variance = self.statistics.running_var
-        assert variance is not None
+        variance = self.running_square - self.running_mean.square()
         if self.root is None:
-            return coefficients / variance.sqrt()
+            return coefficients * torch.where(variance > 0, variance.rsqrt(), 0)
         mean_variance = (self.root.square().sum(1) * variance).mean()
         return coefficients @ self.root / mean_variance.sqrt()
 
@@ -186,7 +188,8 @@ class SwapLoss(AuxiliaryLoss):
         alike = (people[:, None] == people) & (mirrored[:, None] == mirrored)
         partner, found = next_of_same(alike)
         identity, expression, camera = outputs
-        swapped = self.shape_loss((identity[partner], expression, camera), [labels[key] for key in LABELS])
+        true = labels["shape_coefficients"], labels["expression_coefficients"], labels["camera"]
+        swapped = self.shape_loss((identity[partner], expression, camera), true)
         return torch.where(found, swapped, 0.0).sum() / found.sum().clamp(min=1)
 
 

@@ -21,7 +21,7 @@ from jointface.metrics.attribute_scores import AttributeMetrics
 from jointface.metrics.nme import FaceNME, InnerNME
 from jointface.modules import checkpoint as checkpoints
 from jointface.modules import optimizer_state
-from jointface.modules.auxiliary import LABELS, AuxiliaryLoss
+from jointface.modules.auxiliary import AuxiliaryLoss
 from jointface.modules.compilation import MODES, compile_layers, require_compiler
 from jointface.modules.distributed import is_distributed, mean_over_processes, samples_per_process
 from jointface.modules.foreign_labels import Extent
@@ -55,8 +55,8 @@ class JointFaceModule(LightningModule):
         contour, landmark_weight, part_weights, label_models, foreign_labels: see `ShapeSupervision`.
         auxiliary: builds an `AuxiliaryLoss` from the shape decoder and the people in the training; None: none.
         people: the numbers of the people in each training source that the auxiliary loss uses.
-        shuffle_attributes: whether each photo is trained with the attributes of another one in its mini-batch: a
-            control that shows what is due to the attributes themselves.
+        shuffle_attributes: whether each photo is trained with the attributes of another one in its mini-batch of at
+            least two: a control that shows what is due to the attributes themselves.
         log_gradients_every_n_steps: interval at which the tasks' gradients on the backbone are measured; 0: never.
         compile_mode: mode of torch.compile, see `compile_layers`; None: no compilation.
 
@@ -131,9 +131,9 @@ class JointFaceModule(LightningModule):
             self._configure_training()
         if (split := {"fit": "val", "validate": "val", "test": "test"}.get(stage)) is not None:
             self._configure_metrics(split)
-        # In distributed training, only batch norm statistics have to be exchanged. All other buffers are constant or
+        # In distributed training, only statistics over batches have to be exchanged. All other buffers are constant or
         # follow from losses averaged over the processes. DDP has no public setting for this.
-        statistics = {"running_mean", "running_var", "num_batches_tracked"}
+        statistics = {"running_mean", "running_var", "running_square", "num_batches_tracked"}
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
             self, [name for name, _ in self.named_buffers() if name.rsplit(".", 1)[-1] not in statistics]
         )
@@ -177,8 +177,8 @@ class JointFaceModule(LightningModule):
         """L_shape and L_attr of a mixed batch, for the heads that the network has; zero if no sample has the labels.
         L_aux is the sum of the auxiliary loss over the sources whose people are known.
 
-        In distributed training, the mean of each loss over the processes is the loss over all their samples; that of
-        the auxiliary loss is the mean over their people.
+        In distributed training, the mean of L_shape and of L_attr over the processes is the loss over all their
+        samples. Each process averages L_aux over its own photos.
         """
         tasks: list[tuple[str, Any, tuple[str, ...], Any]] = [
             ("shape", self.network.shape_decoder, ("camera", "landmark_mask"), self.shape_supervision),
@@ -224,16 +224,17 @@ class JointFaceModule(LightningModule):
         decoder = self.network.shape_decoder
         assert isinstance(decoder, ShapeDecoder)
         known = {name: part for name, part in batch.items() if name in self.people}
-        if own := [part for name, part in batch.items() if LABELS[0] in part and self._label_model_is_own(name)]:
-            auxiliary.observe(torch.cat([part[LABELS[0]] for part in own]))
-        parts = [_zero_loss(features, decoder), _zero_loss(features, auxiliary)]
-        if known:
-            outputs = decoder.outputs(torch.cat([of_source[name] for name in known]))
-            split = [output.split([len(part["image"]) for part in known.values()]) for output in outputs]
-            for (name, part), *predicted in zip(known.items(), *split, strict=True):
-                labels = part if self._label_model_is_own(name) else {}
-                parts.append(auxiliary(tuple(predicted), part["identity"], labels))
-        return torch.stack(parts).sum()
+        fitted = [part for name, part in batch.items() if "camera" in part and self._label_model_is_own(name)]
+        if fitted:
+            auxiliary.observe(torch.cat([part["shape_coefficients"] for part in fitted]))
+        if not known:
+            return _zero_loss(features, decoder) + _zero_loss(features, auxiliary)
+        outputs = decoder.outputs(torch.cat([of_source[name] for name in known]))
+        split = [output.split([len(part["image"]) for part in known.values()]) for output in outputs]
+        return torch.stack([
+            auxiliary(tuple(predicted), part["identity"], part if self._label_model_is_own(name) else {})
+            for (name, part), *predicted in zip(known.items(), *split, strict=True)
+        ]).sum()  # fmt: skip
 
     def _label_model_is_own(self, source: str) -> bool:
         """Whether the coefficients of a source, if it has any, refer to the decoder's model."""
@@ -395,12 +396,18 @@ class JointFaceModule(LightningModule):
             CheckpointError: the checkpoint has another model, weighting or optimiser than the config.
         """
         checkpoints.require_same_model(checkpoint, self.description)
-        found = {key for key in checkpoint["state_dict"] if key.startswith("weighting.")}
-        if found != {f"weighting.{key}" for key in self.weighting.state_dict()}:
-            raise CheckpointError(
-                "the checkpoint was trained with another choice of model/loss than the config's: repeat the overrides "
-                "of its run, which are in its .hydra/overrides.yaml, or train from the start"
-            )
+        own = self.state_dict()
+        for part, choice in {"weighting": "model/loss", "auxiliary": "model/auxiliary"}.items():
+            shapes = [
+                {key: tensor.shape for key, tensor in state.items() if key.startswith(part) and torch.is_tensor(tensor)}
+                for state in (checkpoint["state_dict"], own)
+            ]
+            if shapes[0] != shapes[1]:
+                raise CheckpointError(
+                    f"the checkpoint was trained with another choice of {choice} than the config's, or with other "
+                    "people: repeat the overrides of its run, which are in its .hydra/overrides.yaml, or train from "
+                    "the start"
+                )
         if "optimizer_states" in checkpoint:
             optimizer_state.adopt_settings(checkpoint, self.make_optimizer, self.make_scheduler is not None)
 

@@ -5,7 +5,8 @@ All start from fixed weights, since L_shape and L_attr have different units.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -148,25 +149,21 @@ class DynamicWeightAverage(FixedWeights):
         self.number = state["number"]
 
 
-class AggregatedGradients(FixedWeights):
-    """Fixed weights, and one gradient on the shared parameters made from those of the tasks by another rule than their
-    sum. Other parameters take the sum.
+class AggregatedGradients(FixedWeights, ABC):
+    """Fixed weights. A rule other than the sum joins the tasks' gradients on the shared parameters.
 
     The rule sees the gradients of a whole optimiser step, over all processes and accumulated batches. This costs a
-    second backward pass through the shared parameters, and memory for two more gradients of them.
-
-    Args:
-        method: name of an aggregator in `torchjd.aggregation` without required settings, such as "AlignedMTL"
-            (Senushkin et al., CVPR 2023) or "IMTLG" (Liu et al., ICLR 2021).
-
-    Raises:
-        ConfigError: torchjd is missing or has no such aggregator.
+    second backward pass through the shared parameters, and memory for one more gradient of each task and for the
+    result.
     """
 
-    def __init__(self, shape: float, attributes: float, auxiliary: float = 1.0, method: str = "AlignedMTL") -> None:
+    def __init__(self, shape: float, attributes: float, auxiliary: float = 1.0) -> None:
         super().__init__(shape, attributes, auxiliary)
-        self.aggregate: Callable[[Tensor], Tensor] = _aggregator(method)
         self.end_step()
+
+    @abstractmethod
+    def aggregate(self, gradients: Float[Tensor, "tasks numbers"]) -> Float[Tensor, "numbers"]:
+        """One gradient from those of the tasks."""
 
     def end_step(self) -> None:
         self.accumulated: Tensor | None = None  # the tasks' gradients over the batches of this optimiser step
@@ -185,26 +182,42 @@ class AggregatedGradients(FixedWeights):
         torch.autograd.backward([*shared, *own], [*on_shared, *on_own])
 
 
-def _aggregator(method: str) -> Callable[[Tensor], Tensor]:
-    try:
-        from torchjd import aggregation
-    except ImportError as error:
-        raise ConfigError(f"model.loss.method={method} needs torchjd: pip install 'jointface[torchjd]'") from error
-    try:
-        return getattr(aggregation, method)()
-    except (AttributeError, TypeError, ImportError) as error:
-        raise ConfigError(
-            f"model.loss.method={method}: not an aggregator of torchjd that needs no settings ({error})"
-        ) from error
-
-
 class PCGrad(AggregatedGradients):
-    """Fixed weights, and projection of conflicting gradients on the shared parameters (Yu et al., NeurIPS 2020)."""
+    """Projects conflicting gradients (Yu et al., NeurIPS 2020)."""
 
-    def __init__(self, shape: float, attributes: float, auxiliary: float = 1.0) -> None:
-        FixedWeights.__init__(self, shape, attributes, auxiliary)
-        self.aggregate = project_conflicting
-        self.end_step()
+    def aggregate(self, gradients: Float[Tensor, "tasks numbers"]) -> Float[Tensor, "numbers"]:
+        return project_conflicting(gradients)
+
+
+class TorchJDGradients(AggregatedGradients):
+    """Joins the gradients by an aggregator of torchjd.
+
+    Args:
+        method: name of an aggregator in `torchjd.aggregation` without state and required settings, such as "AlignedMTL"
+            (Senushkin et al., CVPR 2023) or "IMTLG" (Liu et al., ICLR 2021).
+
+    Raises:
+        ConfigError: torchjd is missing or has no such aggregator.
+    """
+
+    def __init__(self, shape: float, attributes: float, auxiliary: float = 1.0, method: str = "AlignedMTL") -> None:
+        super().__init__(shape, attributes, auxiliary)
+        try:
+            from torchjd import aggregation
+        except ImportError as error:
+            raise ConfigError(f"model.loss.method={method} needs torchjd: pip install 'jointface[torchjd]'") from error
+        kind = getattr(aggregation, method, None)
+        if not (isinstance(kind, type) and issubclass(kind, aggregation.Aggregator)):
+            raise ConfigError(
+                f"model.loss.method={method} is no aggregator of torchjd; see torchjd.org for their names"
+            )
+        try:
+            self.aggregator: Any = kind()
+        except (TypeError, ImportError) as error:
+            raise ConfigError(f"model.loss.method={method} cannot be built without settings: {error}") from error
+
+    def aggregate(self, gradients: Float[Tensor, "tasks numbers"]) -> Float[Tensor, "numbers"]:
+        return self.aggregator(gradients)
 
 
 def project_conflicting(gradients: Float[Tensor, "tasks numbers"]) -> Float[Tensor, "numbers"]:

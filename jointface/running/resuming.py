@@ -16,6 +16,7 @@ from jointface.running.finished_runs import FINISHED, find_runs
 
 AUTO = "auto"  # value of `checkpoint`: the run's own last.ckpt, if there is one
 LAST = Path("checkpoints") / "last.ckpt"
+_KEPT = ("model", "data", "morphable_model", "image_size", "batch_size", "seed")  # what a finished run is known by
 TRAINING_WEIGHTS = "training_weights"  # key of a checkpoint: the trained weights, if state_dict holds averaged ones
 
 
@@ -26,21 +27,28 @@ def resolve_checkpoint(folder: Path, checkpoint: str | None) -> str | None:
 
 
 def metrics_if_finished(config: DictConfig) -> dict[str, float] | None:
-    """The metrics of the run in `paths.run_dir` if it has finished with this very config, else None.
+    """The metrics of the run in `paths.run_dir` if it has finished; None if it has not, or if it may be made longer.
 
     Raises:
+        ConfigError: it has finished with another config, and not for fewer steps.
         DataError: a file of the run is damaged.
     """
     folder = Path(config.paths.run_dir)
     if not (folder / "config.yaml").is_file():
         return None
-    then, now = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")), OmegaConf.to_container(config)
-    assert isinstance(then, dict)
-    assert isinstance(now, dict)
-    if then | {"checkpoint": None} != now | {"checkpoint": None}:
-        return None
     (run,) = find_runs(folder).to_dict("records")
-    return run["metrics"] if run["state"] == FINISHED else None
+    if run["state"] != FINISHED:
+        return None
+    then = OmegaConf.load(folder / "config.yaml")
+    changed = [key for key in _KEPT if OmegaConf.select(then, key) != OmegaConf.select(config, key)]
+    if not changed and then.trainer.max_steps == config.trainer.max_steps:
+        return run["metrics"]
+    if config.trainer.max_steps > then.trainer.max_steps:
+        return None
+    raise ConfigError(
+        f"the run in {folder} has finished with another config (see {', '.join(changed) or 'trainer.max_steps'} in its "
+        "config.yaml): choose another folder"
+    )
 
 
 def run_folder_of(checkpoint: str | None) -> Path | None:
