@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -30,7 +31,8 @@ from jointface.modules.checkpoint import KEY, describe
 from jointface.predict import predict
 from tests.networks import make_module, network_config
 
-pytest.importorskip("ray", reason="needs the extra ray")
+if not find_spec("ray"):  # its import takes seconds in every process that collects
+    pytest.skip("needs the extra ray", allow_module_level=True)
 
 FILES, ROWS = 24, 8  # photos in the folder and in the table
 
