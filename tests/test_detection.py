@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from jointface.command_line import CONF_DIR
 from jointface.datamodules import CropTransform
 from jointface.datamodules.landmark_table import CONTOUR_STRETCH
-from jointface.detection.boxes import REACH, decode, overlaps, suppress, target_maps
+from jointface.detection.boxes import REACH, decode, decode_likely, overlaps, suppress, target_maps
 from jointface.detection.cutouts import Cutout, free_photos
 from jointface.detection.finder_network import STRIDES, FinderNetwork, fold_batch_norm
 from jointface.detection.finder_training import count_found
@@ -64,6 +64,7 @@ def test_a_face_of_any_size_is_read_back_from_the_maps_that_describe_it(size: fl
     found = decode([part[None] for part in logits])[0]
     found = found[found[:, 3] > 0.5]
     assert len(found)
+    assert torch.allclose(decode_likely([part[None] for part in logits], 0.5), found, atol=1e-3)
     assert (found[:, :3] - face).abs().max() < 1e-3
     assert len(suppress(found, 0.5)) == 1
     for part in maps:  # every stride that answers for the face weighs it as one, however many cells answer
@@ -334,11 +335,27 @@ def test_the_smaller_a_face_the_surer_the_network_has_to_be(
     cells: list[list[float]], expected: dict[int, float], best_score: float, finder: OwnFinder,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    looks = iter([torch.tensor(cells, dtype=torch.float32).view(1, -1, 4), torch.zeros(1, 0, 4)])
-    monkeypatch.setattr("jointface.detection.finders.decode", lambda maps: next(looks))
+    looks = iter([torch.tensor(cells, dtype=torch.float32).view(-1, 4), torch.zeros(0, 4)])
+    monkeypatch.setattr("jointface.detection.finders.decode_likely", lambda maps, lowest: next(looks))
     found = finder.search(np.zeros((480, 640, 3), np.uint8))
     assert {face.box.size: face.score for face in found.faces} == pytest.approx(expected)
     assert found.best_score == pytest.approx(best_score)
+
+
+@pytest.mark.parametrize(("sizes", "widths"), [([100], [640]), ([100, 170], [640, 160]), ([], [640, 160])])
+def test_faces_that_fill_the_photo_are_sought_where_there_may_be_one(
+    sizes: list[float], widths: list[int], finder: OwnFinder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[int] = []
+
+    def look(picture: np.ndarray) -> torch.Tensor:
+        searched.append(picture.shape[1])
+        return torch.tensor([[300, 200, size, 0.6] for size in sizes if len(searched) == 1]).view(-1, 4)
+
+    monkeypatch.setattr(finder, "_look", look)
+    found = finder(np.zeros((480, 640, 3), np.uint8))
+    assert searched == widths
+    assert [face.box.size for face in found] == sizes[:1]  # that of 170 is left to the last look
 
 
 BOXES = [FaceBox(20, 30, 10), FaceBox(60, 30, 16)]

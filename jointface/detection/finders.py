@@ -12,18 +12,18 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from jointface.detection.boxes import decode, suppress
+from jointface.detection.boxes import decode_likely, suppress
 from jointface.detection.finder_network import to_input
 from jointface.detection.finder_weights import load_finder
 from jointface.errors import ConfigError
 from jointface.geometry.framing import CROP_MARGIN, FaceBox
 
 AREA = 640 * 480  # pixels of a photo when its faces are sought first
-LARGE_FACES = 1 / 4  # scale of the second look, for faces that fill the picture
+LARGE_FACES = 1 / 4  # scale of the last look, for faces that fill the picture
 FINER = 2.0  # scale of each further look, for small faces in large photos
 SMALL_PHOTO = 160  # pixels; photos whose longer side is less are enlarged to it
 MEMORY = 24 * 2**20  # bytes, above what a look at AREA occupies
-LARGEST = 160.0  # pixels of a picture; larger faces are left to the coarsest look
+LARGEST = 160.0  # pixels of a picture; larger faces are left to a coarser look
 GREY = 127  # beyond the photo's border
 # Chosen in docs/detection.md. THRESHOLD: lowest score of a face. The doubt 1 - score grows by up to SMALL_DOUBT for a
 # face smaller than SMALL pixels in the searched picture, and by up to LESSER_DOUBT for one smaller than the largest.
@@ -78,19 +78,27 @@ class PyramidFinder(ABC):
 
     def search(self, photo: Image) -> Search:
         """The faces, and the score of the likeliest place for one."""
-        *finer, coarsest = pyramid(photo, self.finer)
-        looks = [(picture, LARGEST) for picture in finer] + [(coarsest, float("inf"))]
-        found = torch.cat([_to_photo(self._look(picture, largest), picture, photo) for picture, largest in looks])
+        pictures = pyramid(photo, self.finer)
+        looks = [self._look(picture) for picture in pictures]
+        if self._may_be_larger(looks[-1]):
+            pictures.append(_resized(pictures[-1], LARGE_FACES))
+            looks.append(self._look(pictures[-1]))
+        looks = [*(look[look[:, 2] <= LARGEST] for look in looks[:-1]), looks[-1]]
+        found = torch.cat([_to_photo(look, picture, photo) for look, picture in zip(looks, pictures, strict=True)])
         height, width = photo.shape[:2]
         found = found[(found[:, :2] > -0.5).all(1) & (found[:, 0] < width - 0.5) & (found[:, 1] < height - 0.5)]
         best = suppress(found, self.threshold).tolist()
         faces = largest_first(FoundFace(FaceBox(x, y, size), score) for x, y, size, score in best)
         return Search(faces, found[:, 3].max().item() if len(found) else 0.0)
 
+    def _may_be_larger(self, look: Float[Tensor, "faces 4"]) -> bool:
+        """Whether a picture may show a face above LARGEST: one was found, or none at all."""
+        sizes = look[look[:, 3] >= self.threshold, 2]
+        return not len(sizes) or sizes.max().item() > LARGEST
+
     @abstractmethod
-    def _look(self, picture: Image, largest: float) -> Float[Tensor, "faces 4"]:
-        """x, y, size and score of what may be a face, in pixels of the picture. Faces above `largest` may be left out,
-        as another look finds them."""
+    def _look(self, picture: Image) -> Float[Tensor, "faces 4"]:
+        """x, y, size and score of what may be a face, in pixels of the picture."""
 
 
 class OwnFinder(PyramidFinder):
@@ -119,14 +127,13 @@ class OwnFinder(PyramidFinder):
         return Search([face for face in doubted if face.score >= self.threshold], best_score)
 
     @torch.inference_mode()
-    def _look(self, picture: Image, largest: float) -> Float[Tensor, "faces 4"]:
-        height, width = picture.shape[:2]
-        padded = np.full((-(-height // 32) * 32, -(-width // 32) * 32, 3), GREY, np.uint8)
-        padded[:height, :width] = picture
-        images = torch.from_numpy(padded)[None].permute(0, 3, 1, 2)
-        found = decode(self.network(to_input(images)))[0]
+    def _look(self, picture: Image) -> Float[Tensor, "faces 4"]:
+        below, beside = (-side % 32 for side in picture.shape[:2])
+        padded = cv2.copyMakeBorder(picture, 0, below, 0, beside, cv2.BORDER_CONSTANT, value=(GREY, GREY, GREY))
+        images, lowest = torch.from_numpy(padded)[None].permute(0, 3, 1, 2), min(LOWEST, self.threshold)
+        found = decode_likely(self.network(to_input(images)), lowest)
         found[:, 3] = _doubted(found[:, 3], SMALL_DOUBT * (1 - found[:, 2] / SMALL).clamp(min=0))
-        return found[(found[:, 3] >= min(LOWEST, self.threshold)) & (found[:, 2] <= largest)]
+        return found[found[:, 3] >= lowest]
 
 
 class YuNet(PyramidFinder):
@@ -147,7 +154,7 @@ class YuNet(PyramidFinder):
         super().__init__(threshold, finer)
         self.model = YuNetModel(file, min(LOWEST, threshold))
 
-    def _look(self, picture: Image, largest: float) -> Float[Tensor, "faces 4"]:
+    def _look(self, picture: Image) -> Float[Tensor, "faces 4"]:
         return self.model(picture)
 
 
@@ -226,20 +233,24 @@ def largest_face(name: str = "finder") -> Callable[[Image], FaceBox | None]:
 
 
 def pyramid(photo: Image, finer: int) -> list[Image]:
-    """The photo at the scales at which faces are sought: from the finest to the coarsest."""
+    """The photo at the scales at which faces are sought first: from the finest to the coarsest."""
     height, width = photo.shape[:2]
     enlarged = max(1.0, SMALL_PHOTO / max(height, width))
     base = min((AREA / (height * width)) ** 0.5, enlarged)
     scales = [min(1.0, base * FINER**level) for level in range(finer, 0, -1) if base < 1]
     scales = [scale for scale, coarser in pairwise([*scales, base]) if scale > 1.2 * coarser]
     picture, pictures = photo, []
-    for scale in (*scales, base, base * LARGE_FACES):
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        if size != picture.shape[1::-1]:
-            shrinks = size[0] <= picture.shape[1]
-            picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    for scale in (*scales, base):
+        picture = _resized(picture, scale * width / picture.shape[1])
         pictures.append(picture)
     return pictures
+
+
+def _resized(picture: Image, scale: float) -> Image:
+    width, height = (max(1, round(side * scale)) for side in picture.shape[1::-1])
+    if (width, height) == picture.shape[1::-1]:
+        return picture
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
 
 def _to_photo(found: Float[Tensor, "faces 4"], picture: Image, photo: Image) -> Float[Tensor, "faces 4"]:

@@ -4,12 +4,14 @@ import { distinct, largestFirst, surestFirst } from "./boxes.js";
 
 /** The faces in a picture (ImageBitmap), the largest first: {x, y, size, score} in its pixels. */
 export async function findFaces(session, picture, constants) {
-  const found = [];
+  const looks = [];
   const sizes = pyramid(picture, constants);
-  for (const [level, size] of sizes.entries()) {
-    const largest = level < sizes.length - 1 ? constants.largest : Infinity; // larger faces are left to coarser looks
-    found.push(...(await look(session, picture, size, largest, constants)));
+  for (const size of sizes) looks.push(await look(session, picture, size, constants));
+  if (mayBeLarger(looks.at(-1), constants)) {
+    looks.push(await look(session, picture, resized(sizes.at(-1), constants.largeFaces), constants));
   }
+  const last = looks.pop();
+  const found = [...looks.flat().filter((face) => face.pixels <= constants.largest), ...last];
   const faces = largestFirst(distinct(surestFirst(found)));
   return faces
     .map((face) => ({ ...face, score: doubted(face.score, constants.lesserDoubt * (1 - face.size / faces[0].size)) }))
@@ -21,17 +23,25 @@ function doubted(score, doubt) {
   return 1 - (1 - score) * (1 + doubt);
 }
 
-/** The sizes [width, height] at which faces are sought, from the finest to the coarsest. */
-function pyramid({ width, height }, { area, finer, largeFaces, smallPhoto }) {
+/** Whether there may be a face above the largest of a look: one was found, or none at all. */
+function mayBeLarger(look, { largest }) {
+  return look.length === 0 || look.some((face) => face.pixels > largest);
+}
+
+function resized(size, scale) {
+  return size.map((side) => Math.max(1, Math.round(scale * side)));
+}
+
+/** The sizes [width, height] at which faces are sought first, from the finest to the coarsest. */
+function pyramid({ width, height }, { area, finer, smallPhoto }) {
   const base = Math.min(Math.sqrt(area / (width * height)), Math.max(1, smallPhoto / Math.max(width, height)));
   const finest = Math.min(1, finer * base);
   const scales = base < 1 && finest > 1.2 * base ? [finest, base] : [base];
-  return [...scales, base * largeFaces].map((scale) =>
-    [width, height].map((side) => Math.max(1, Math.round(scale * side))),
-  );
+  return scales.map((scale) => resized([width, height], scale));
 }
 
-async function look(session, picture, [width, height], largest, { grey, threshold, small, smallDoubt }) {
+/** Faces in a picture that is searched at a size: {x, y, size, score}, and their size in its `pixels`. */
+async function look(session, picture, [width, height], { grey, threshold, small, smallDoubt }) {
   const [columns, rows] = [width, height].map((side) => 32 * Math.ceil(side / 32));
   const canvas = new OffscreenCanvas(columns, rows).getContext("2d", { willReadFrequently: true });
   canvas.fillStyle = `rgb(${grey} ${grey} ${grey})`;
@@ -47,7 +57,7 @@ async function look(session, picture, [width, height], largest, { grey, threshol
     const score = doubted(cell, smallDoubt * Math.max(0, 1 - size / small));
     const face = inPicture(x, y, size, picture.width / width, picture.height / height);
     const inside = face.x > -0.5 && face.y > -0.5 && face.x < picture.width - 0.5 && face.y < picture.height - 0.5;
-    if (score >= threshold && size <= largest && inside) found.push({ ...face, score });
+    if (score >= threshold && inside) found.push({ ...face, score, pixels: size });
   }
   return found;
 }
