@@ -30,7 +30,7 @@ FRONTAL = Path("subject_01/Model/frontal1/obj/110920150452.obj")
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, tiny_model: MorphableModel) -> Path:
     """To read only."""
-    return florence_data.write(tmp_path_factory.mktemp("data") / "florence", tiny_model)
+    return florence_data.write(tmp_path_factory.mktemp("data") / "florence", tiny_model, noses=False)
 
 
 @pytest.fixture(scope="module")

@@ -154,6 +154,7 @@ def test_each_subject_is_measured_by_the_distance_between_its_own_eyes(
     for number, face in enumerate(people, start=1):
         path = tmp_path / f"subject_{number:02d}/Model/frontal1/obj/1.obj"
         florence_data.write_obj(path, face.numpy(), model)
+        np.savetxt(path.with_name("nose_tip.txt"), face[model.landmarks68[30]][None])
     dataset = Florence(tmp_path, "test", CropTransform(32), model, pitches=[0], yaws=[0], view_size=90)
     bumpy = [face + bumps(face) for face in people]
     rows = scan_distance([Fake("bumpy", dataset, model, people=bumpy)], dataset).per_image

@@ -105,12 +105,18 @@ def write_published(folder: Path, model: MorphableModel, number: int = 1) -> Pat
     return folder
 
 
-def write(folder: Path, model: MorphableModel, subjects: int = 2) -> Path:
-    """Writes subject_01/, subject_02/, ... with all four scans of the first and the frontal one of the others."""
+def write(folder: Path, model: MorphableModel, subjects: int = 2, noses: bool = True) -> Path:
+    """Writes subject_01/, subject_02/, ... with all four scans of the first and the frontal one of the others.
+
+    noses: also the places of their tips, which spares readers a search of seconds.
+    """
     for number in range(1, subjects + 1):
         subject = folder / f"subject_{number:02d}"
         for name, stem in STEMS.items() if number == 1 else [("frontal1", STEMS["frontal1"])]:
-            write_obj(subject / "Model" / name / "obj" / f"{stem}.obj", vertices(model, seed=number), model)
+            path = subject / "Model" / name / "obj" / f"{stem}.obj"
+            write_obj(path, vertices(model, seed=number), model)
+            if noses:
+                np.savetxt(path.with_name("nose_tip.txt"), SHIFT[None])
             (subject / "Model" / name / "vrml").mkdir()
         (subject / "Video").mkdir()
         (subject / "Video" / "Indoor-Cooperative.mjpg").write_bytes(b"\xff\xd8")
