@@ -1,6 +1,7 @@
 """Makes docs/figures/many_photos.jpg: `python -m bench.many_photos_picture DATA CHECKPOINT`.
 
-The CC0 portraits in DATA/portraits, read on Ray and arranged by the yaw in the table that it writes.
+The CC0 portraits in DATA/portraits, read on Ray, with their landmarks, and arranged by the yaw in the table that it
+writes.
 """
 
 import sys
@@ -18,6 +19,7 @@ from jointface.inference.crops import cut_crop
 from jointface.inference.face import VIEW_MARGIN
 from jointface.inference.photos import open_photo
 from jointface.predict import predict
+from jointface.viz.overlay import overlay_landmarks
 
 OUTPUT = Path("docs/figures/many_photos.jpg")
 ROWS, COLUMNS, SIZE = 4, 15, 92  # pixels of a face
@@ -33,9 +35,12 @@ def read_table(data: str, checkpoint: str) -> pd.DataFrame:
 
 
 def picture(face: pd.Series) -> np.ndarray:
-    """The part of its photo that shows a face."""
+    """The part of its photo that shows a face, with its landmarks; drawn twice as large, then reduced."""
     x, y, size = face[["box_x_px", "box_y_px", "box_size_px"]]
-    return cut_crop(open_photo(face["photo"]).image, FaceBox(x, y, VIEW_MARGIN * size), SIZE)[0]
+    crop, similarity = cut_crop(open_photo(face["photo"]).image, FaceBox(x, y, VIEW_MARGIN * size), 2 * SIZE)
+    marks = np.array([[face[f"landmark_{i:02}_{axis}_px"] for axis in "xy"] for i in range(68)], np.float64)
+    drawn = overlay_landmarks(crop, marks @ similarity[:, :2].T + similarity[:, 2], dots=False)
+    return cv2.resize(drawn, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
 
 
 def main(data: str, checkpoint: str) -> None:
