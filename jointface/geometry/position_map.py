@@ -16,27 +16,42 @@ Pixels = Int[Tensor, "points"]
 Grid = Float[Tensor, "vertices 2"]
 
 
-class PositionMap(nn.Module):
-    """Converts between vertices and a size x size map over the model's UV layout.
+class UVLayout(nn.Module):
+    """The surface points at the pixels of a size x size map over the model's UV layout.
 
     Pixel (row r, column c) is the surface point at u = c / (size - 1), v = 1 - r / (size - 1). Only the P pixels that
-    the mesh covers hold a point; `pixels` lists them in reading order. Points are interpolated from vertices or,
-    faster, computed from coefficients with a basis that was sampled in UV space beforehand.
+    the mesh covers hold a point; `pixels` lists them in reading order.
     """
 
     def __init__(self, model: MorphableModel, size: int) -> None:
         super().__init__()
         self.size = size
-        grid = uv_to_pixels(model.uv, size)
-        pixels, triangle, barycentric = rasterise_uv(grid, model.triangles, size)
-        point_at = torch.full((size * size,), -1, device=grid.device)  # -1: not covered by the mesh
-        point_at[pixels] = torch.arange(len(pixels), device=grid.device)
-        mirrored = point_at.unflatten(0, (size, size)).flip(1).flatten()[pixels]
-        vertex_points, vertex_weights = _bilinear_points(grid, pixels, point_at, size)
+        pixels, triangle, barycentric = rasterise_uv(uv_to_pixels(model.uv, size), model.triangles, size)
         derived = partial(nn.Buffer, persistent=False)  # not in checkpoints: follows from the morphable model
         self.pixels: Pixels = derived(pixels)
         self.corners: Int[Tensor, "points 3"] = derived(model.triangles[triangle])
         self.barycentric: Float[Tensor, "points 3"] = derived(barycentric)
+
+    def sample(self, vertices: Float[Tensor, "batch vertices channels"]) -> Float[Tensor, "batch points channels"]:
+        """Interpolates per-vertex values at the covered pixels."""
+        return (vertices[:, self.corners] * self.barycentric[..., None]).sum(2)
+
+
+class PositionMap(UVLayout):
+    """Converts between vertices and a size x size map over the model's UV layout.
+
+    Points are interpolated from vertices or, faster, computed from coefficients with a basis that was sampled in UV
+    space beforehand.
+    """
+
+    def __init__(self, model: MorphableModel, size: int) -> None:
+        super().__init__(model, size)
+        grid, pixels = uv_to_pixels(model.uv, size), self.pixels
+        point_at = torch.full((size * size,), -1, device=grid.device)  # -1: not covered by the mesh
+        point_at[pixels] = torch.arange(len(pixels), device=grid.device)
+        mirrored = point_at.unflatten(0, (size, size)).flip(1).flatten()[pixels]
+        vertex_points, vertex_weights = _bilinear_points(grid, pixels, point_at, size)
+        derived = partial(nn.Buffer, persistent=False)
         # A pixel whose mirror image is not covered is its own counterpart.
         self.mirror: Int[Tensor, "points"] = derived(torch.where(mirrored >= 0, mirrored, point_at[pixels]))
         self.vertex_points: Int[Tensor, "vertices 4"] = derived(vertex_points)
@@ -45,10 +60,6 @@ class PositionMap(nn.Module):
         self.basis_blocks = derived(_blocks(self.sample(model.basis).permute(2, 0, 1)))
         # The mean of all vertices, where crop space has z = 0, is linear in the coefficients too.
         self.centre_mean, self.centre_basis = derived(model.mean.mean(0)), derived(model.basis.mean(1))
-
-    def sample(self, vertices: Float[Tensor, "batch vertices channels"]) -> Float[Tensor, "batch points channels"]:
-        """Interpolates per-vertex values at the covered pixels."""
-        return (vertices[:, self.corners] * self.barycentric[..., None]).sum(2)
 
     @full_precision
     def project(

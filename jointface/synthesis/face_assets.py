@@ -13,7 +13,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from jointface.geometry.camera import euler_to_rotation
-from jointface.geometry.position_map import PositionMap
+from jointface.geometry.position_map import UVLayout
 from jointface.geometry.rasteriser import rasterise
 from jointface.synthesis.appearance import Appearance, Colour
 from jointface.synthesis.asset_brows import Brow, paint_brow
@@ -129,7 +129,7 @@ def skin_relief(
     RELIEF_UNIT stands for the mean colour. The relief fades to it towards the neck, whose skin is plain, and towards
     the scalp, because not everyone has the shadow of shaved hair.
     """
-    layout = PositionMap(head.model, SIZE)
+    layout = UVLayout(head.model, SIZE)
     uv = laid_out(layout, layout.sample(head.atlas_uv[: len(head.model.uv)][None])[0])
     field = dict(zip(NAMES, fields.float().T, strict=True))
     plain, face = _plain_skin(head, field), _facial_skin(head, layout, field)
@@ -142,7 +142,7 @@ def skin_relief(
     return torch.stack([reliefs[id(skin.texture)] for skin in skins])
 
 
-def _facial_skin(head: Head, layout: PositionMap, field: dict[str, Tensor]) -> Bool[Tensor, "pixels"]:
+def _facial_skin(head: Head, layout: UVLayout, field: dict[str, Tensor]) -> Bool[Tensor, "pixels"]:
     """Mask of the bare facial skin visible from the front, whose mean colour is the reference."""
     is_skin = torch.zeros(len(head.mean), 1)
     is_skin[head.triangles[head.material == SKIN].unique()] = 1

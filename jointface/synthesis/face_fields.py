@@ -14,7 +14,7 @@ from scipy.ndimage import distance_transform_edt
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from jointface.geometry.position_map import PositionMap
+from jointface.geometry.position_map import UVLayout
 from jointface.synthesis.head import Head
 from jointface.synthesis.noise import smoothstep
 
@@ -46,14 +46,14 @@ def look_up(fields: Float[Tensor, "pixels fields"], pixel: Int[Tensor, "points"]
 @lru_cache(maxsize=2)
 def make_fields(head: Head) -> Float[Tensor, "pixels fields"]:
     """Computes the fields NAMES of a head, in half precision. Rows are the SIZE * SIZE pixels in reading order."""
-    layout = PositionMap(head.model, SIZE)
+    layout = UVLayout(head.model, SIZE)
     points = layout.sample(head.model.mean[None])[0].double().numpy()
     marks = head.model.mean[head.model.landmarks68].double().numpy()
     fields = _fields(points, marks)
     return laid_out(layout, torch.from_numpy(np.stack([fields[name] for name in NAMES], axis=1)).half())
 
 
-def laid_out(layout: PositionMap, values: Float[Tensor, "points channels"]) -> Float[Tensor, "pixels channels"]:
+def laid_out(layout: UVLayout, values: Float[Tensor, "points channels"]) -> Float[Tensor, "pixels channels"]:
     """Extends values at a layout's covered pixels to all SIZE * SIZE pixels by nearest neighbour, because a point at
     the edge of a UV island can round to an uncovered pixel."""
     table = torch.zeros(SIZE * SIZE, values.shape[1], dtype=values.dtype)
