@@ -19,7 +19,7 @@ import torch
 from lightning import Callback, Trainer
 from omegaconf import DictConfig
 
-from jointface.errors import CheckpointError, RunStopped
+from jointface.errors import CheckpointError, ConfigError, RunStopped
 from jointface.modules import load_model
 from jointface.running.stop_signals import StopSignals
 from jointface.running.whole_checkpoints import WholeCheckpoints
@@ -251,6 +251,9 @@ def test_a_kill_while_saving_leaves_the_checkpoint_before(straight: Path, tiny_d
     assert_same_training(tmp_path, straight)
     with patch("jointface.train.build_trainer", side_effect=AssertionError):  # nothing is left to do
         finished = train(again.copy())
+        again.seed += 1
+        with pytest.raises(ConfigError, match=r"has finished with another config \(see seed in its config.yaml\)"):
+            train(again.copy())
     assert {name: finished[name] for name in metrics} == pytest.approx(metrics)
 
 

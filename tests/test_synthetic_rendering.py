@@ -101,9 +101,12 @@ def test_a_landmark_is_painted_where_its_label_says(factory: FaceFactory, head: 
     assert seen.sum(1).min() > 20
     seen[:, 60:] = False  # between closed lips a ball is hidden
     beside = torch.nn.functional.max_pool2d(painted.float(), 3, stride=1, padding=1) > 0
+    near = seen.clone()
+    near[:, 9] &= yaw < 90  # there this point of the jaw is on the outline, where half of a ball is behind the head
     for number, scale in enumerate(scales):
+        x, y = marks[number, near[number], :2].round().long().T
+        assert painted[number, y, x].float().mean() > 0.85
         x, y = marks[number, seen[number], :2].round().long().T
-        assert painted[number, y, x].float().mean() > 0.8
         assert beside[number, y, x].all()  # half of a ball on the outline is behind the head
         row, column = painted[number].nonzero().T
         away = torch.cdist(torch.stack([column, row], 1).float(), marks[number, :, :2]).amin(1)
@@ -188,13 +191,12 @@ def test_a_face_is_drawn_the_same_every_time_and_in_every_process(factory: FaceF
 
 
 def test_a_face_is_drawn_alone_as_in_a_batch(factory: FaceFactory, faces: list[SyntheticFace]) -> None:
-    """Within one grey level, as sums are rounded differently, but for single pixels on an edge."""
+    """Within one grey level, as sums are rounded differently."""
     alone = torch.cat([draw(factory, [face]) for face in faces])
     together = draw(factory, faces)
-    for other in (alone, draw(factory, faces[::-1]).flip(0)):
-        assert (difference(other, together) > 0).float().mean() < 1e-3
-        assert (difference(other, together) > 1).sum() <= 3
-        assert difference(other, together).max() <= 4
+    assert difference(alone, together).max() <= 1
+    assert (difference(alone, together) > 0).float().mean() < 1e-3
+    assert difference(draw(factory, faces[::-1]).flip(0), together).max() <= 1
 
 
 def test_another_factory_makes_the_same_faces(factory: FaceFactory, quick_factories: None) -> None:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from jointface.errors import InputError
 from jointface.geometry.camera import apply_camera
-from jointface.geometry.full_precision import full_precision
 from jointface.geometry.mesh import averaged_normals, triangle_normals
 from jointface.geometry.morphable_model import linear_faces
 from jointface.geometry.rasteriser import Cutout, Fragments, rasterise
@@ -77,7 +76,8 @@ class Renderer:
         eyes = head.mean[head.model.landmarks68[36:48]].unflatten(0, (2, 6)).mean(1)
         local = head.mean[lashes] - eyes[(head.mean[lashes, 0] > 0).long()]
         uv[lashes] = torch.stack([0.5 + 0.5 * (local[:, 0] / 18), local[:, 2] / 9], dim=1).clamp(0, 1)
-        self._uv, self._mean, self._basis = (part.to(self.device) for part in (uv, head.mean, head.basis))
+        self._uv, self._mean = uv.to(self.device), head.mean.to(self.device)
+        self._linear = self._mean.double(), head.basis.to(self.device).double()
         self._weld = head.weld.to(self.device)
         self._triangles, self._material = head.triangles.int().to(self.device), head.material.int().to(self.device)
         self._texture = torch.where(self._material == LASHES, LASH_TEXTURE, -1).int()
@@ -138,8 +138,9 @@ class Renderer:
 
     def _geometry(self, scenes: Scenes) -> _Geometry:
         coefficients = torch.cat([scenes.shape, scenes.expression], dim=1)
-        # Points at a seam must agree to the last bit, or the seam would be visible.
-        heads = full_precision(linear_faces)(self._mean, self._basis, coefficients).index_select(1, self._weld)
+        # In float64, so that rounding does not depend on the size of the batch. Points at a seam must agree to the last
+        # bit, or the seam would be visible.
+        heads = linear_faces(*self._linear, coefficients.double()).float().index_select(1, self._weld)
         batch, count = heads.shape[:2]
         pieces = [
             (picture, material, self._store.row(self.proxy(material, row, hat)))
