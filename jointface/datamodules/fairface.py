@@ -49,24 +49,30 @@ class FairFace(FaceDataset):
     Balanced Race, Gender, and Age for Bias Measurement and Mitigation", WACV 2021.
 
     Items hold `attributes` and `attribute_mask` of FAIRFACE or EXPRESSIONS, `landmarks68` (68, 3), without depth
-    (68, 2), and `landmark_mask`, in which the contour is unlabelled.
+    (68, 2), and `landmark_mask` (68,).
 
     Args:
         split: "train", "val" or "test". FairFace's training photos are "train", but for 5 % by a hash of their name,
             which are "val"; its validation photos are "test".
         expressions: whether "Smiling" and "Mouth_Slightly_Open" are labels too, see `expressions_of`.
-        depth: whether z of the landmarks is labelled, see `LandmarkTable`.
+        depth, contour: whether z and the contour of the landmarks are labelled, see `LandmarkTable`.
     """
 
     has_landmarks = True
     splits = ("train", "val", "test")
 
     def __init__(
-        self, root: str | Path, split: str, transform: CropTransform, expressions: bool = False, depth: bool = True
+        self,
+        root: str | Path,
+        split: str,
+        transform: CropTransform,
+        expressions: bool = False,
+        depth: bool = True,
+        contour: bool = False,
     ) -> None:
         super().__init__(split, transform)
         self.label_set = EXPRESSIONS if expressions else FAIRFACE  # type: ignore[misc]
-        self.depth = depth
+        self.depth, self.contour = depth, contour
         self.root = require_folder(Path(root), "FairFace", "set paths.data_dir to the folder that holds fairface/")
         part = "val" if split == "test" else "train"
         files, landmarks = read_landmark_table(self.root / f"landmarks68_{part}.csv")
@@ -92,7 +98,7 @@ class FairFace(FaceDataset):
         return self.root / str(self.files[index])
 
     def read(self, index: int) -> FaceSample:
-        sample = marked_sample(self.path(index), self.landmarks[index], contour=False, depth=self.depth)
+        sample = marked_sample(self.path(index), self.landmarks[index], self.contour, self.depth)
         sample.labels |= {"attributes": self.attributes[index], "attribute_mask": self.mask[index]}
         return sample
 

@@ -18,6 +18,9 @@ from jointface.geometry.framing import face_box
 # MediaPipe's contour runs inside the outline that other data sets mark. Stretched by this about the root of the nose
 # (point 27), its boxes agree with theirs, see docs/detection.md.
 CONTOUR_STRETCH = 1.05
+# Where evenly spaced points lie in MediaPipe's contour: those of the 68-point scheme from the ear to the chin, as
+# places between MediaPipe's points 0 to 8 in the median frontal face of FairFace's training photos.
+EVEN_PLACES = (0.0, 1.27, 2.49, 3.60, 4.43, 5.24, 6.41, 7.25, 8.0)
 
 
 class LandmarkTable(FaceDataset):
@@ -32,7 +35,7 @@ class LandmarkTable(FaceDataset):
 
     Args:
         split: "train", "val" or "test": 80, 10 and 10 % of the photos by a hash of their name.
-        contour: whether points 0 to 16 are labelled. Landmarks of MediaPipe's face mesh follow another contour.
+        contour: whether points 0 to 16 are labelled, see `even_contour`.
         depth: whether z is labelled. MediaPipe guesses it; where 3D faces are trained on as well, they know it better.
     """
 
@@ -64,17 +67,31 @@ class LandmarkTable(FaceDataset):
 def marked_sample(photo: Path, landmarks: Float[np.ndarray, "68 3"], contour: bool, depth: bool) -> FaceSample:
     """A photo with landmarks of MediaPipe, framed by them with their contour stretched; `contour` and `depth` say
     whether the contour and z are labels."""
-    image, points = read_image(photo), torch.from_numpy(landmarks)
-    checked_face(points, image, photo)
-    return FaceSample(
-        image, face_box(torch.from_numpy(stretched(landmarks))), landmark_labels(points[:, : 2 + depth], contour)
-    )
+    image = read_image(photo)
+    checked_face(torch.from_numpy(landmarks), image, photo)
+    points = stretched(landmarks)
+    labels = torch.from_numpy(even_contour(points)[:, : 2 + depth])
+    return FaceSample(image, face_box(torch.from_numpy(points)), landmark_labels(labels, contour))
 
 
 def stretched(landmarks: Float[np.ndarray, "*photos 68 dims"]) -> Float[np.ndarray, "*photos 68 dims"]:
-    """MediaPipe's landmarks with the contour where other data sets mark it, for framing."""
+    """MediaPipe's landmarks with the contour where other data sets mark it."""
     contour, root = landmarks[..., :17, :], landmarks[..., 27:28, :]
     return np.concatenate([root + CONTOUR_STRETCH * (contour - root), landmarks[..., 17:, :]], axis=-2)
+
+
+def even_contour(landmarks: Float[np.ndarray, "68 dims"]) -> Float[np.ndarray, "68 dims"]:
+    """MediaPipe's landmarks with the contour's points spaced as in the 68-point scheme.
+
+    MediaPipe's are as sparse at the corners of the jaw as they are dense above them. The new points lie on the lines
+    between the old ones at fixed shares, so they stay the same places of the skin when the head turns.
+    """
+    places = np.array(EVEN_PLACES)
+    places = np.concatenate([places, 16 - places[-2::-1]])
+    before = np.minimum(places.astype(int), 15)
+    share = (places - before)[:, None]
+    contour = (1 - share) * landmarks[before] + share * landmarks[before + 1]
+    return np.concatenate([contour, landmarks[17:]])
 
 
 def read_landmark_table(path: Path) -> tuple[np.ndarray, Float[np.ndarray, "photos 68 3"]]:

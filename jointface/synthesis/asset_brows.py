@@ -33,12 +33,16 @@ class Brow:
 
 
 def paint_brow(head: Head, proxy: Proxy) -> Brow:
-    """Paints a pair of brows and measures it."""
-    coverage = _coverage(head, proxy)
+    """Paints a pair of brows, moved up or down onto the landmarks of the brows, and measures it."""
     rows, columns = torch.meshgrid(torch.arange(BROW_ROWS), torch.arange(BROW_COLUMNS), indexing="ij")
     x, y = BROW_LEFT + BROW_STEP * (columns + 0.5), BROW_TOP - BROW_STEP * (rows + 0.5)
     along, across, length = brow_place(head, x.flatten(), y.flatten())
-    weight = coverage.flatten() * ((along > 0) & (along < 1)).float()
+    along_brow = ((along > 0) & (along < 1)).float()
+    points = proxy.fit(head.mean[None])[0]
+    weight = _coverage(points, proxy).flatten() * along_brow
+    points[:, 1] -= (weight * across).sum() / weight.sum().clamp(min=1e-6)
+    coverage = _coverage(points, proxy)
+    weight = coverage.flatten() * along_brow
     total = weight.sum().clamp(min=1e-6)
     core = float((weight * coverage.flatten()).sum() / total)  # mean opacity of the hair
     width = float(total) * BROW_STEP**2 / (2 * length) / max(core, 1e-6)
@@ -51,10 +55,10 @@ def paint_brow(head: Head, proxy: Proxy) -> Brow:
     )
 
 
-def _coverage(head: Head, proxy: Proxy) -> Float[Tensor, "rows columns"]:
-    """Share of each pixel that the proxy's opaque texels cover."""
+def _coverage(points: Float[Tensor, "points 3"], proxy: Proxy) -> Float[Tensor, "rows columns"]:
+    """Share of each pixel that the proxy's opaque texels cover, with the proxy's points at these places."""
     fine = 4
-    x, y, z = proxy.fit(head.mean[None])[0].T
+    x, y, z = points.T
     scale = fine / BROW_STEP
     pixels = torch.stack([(x - BROW_LEFT) * scale - 0.5, (BROW_TOP - y) * scale - 0.5, z], dim=1)
     image = torch.zeros(len(proxy.triangles), dtype=torch.int32)

@@ -143,7 +143,7 @@ def _above_hairline(y: np.ndarray, z: np.ndarray, marks: np.ndarray) -> np.ndarr
     brow, ear, nose = marks[17:22, 1].max(), marks[0], marks[30]
     behind = nose[2] - ear[2] - 12
     depths = [0, 25, 45, 70, behind, behind + 25, behind + 60, 250]  # mm behind the tip of the nose
-    heights = [brow + 52, brow + 52, brow + 44, brow + 22, ear[1] - 5, ear[1] + 5, ear[1] - 55, ear[1] - 60]
+    heights = [brow + 45, brow + 45, brow + 37, brow + 15, ear[1] - 5, ear[1] + 5, ear[1] - 55, ear[1] - 60]
     return y - np.interp(nose[2] - z, depths, heights)
 
 

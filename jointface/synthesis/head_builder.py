@@ -21,11 +21,12 @@ from jointface.synthesis.head import BODY, CAVITY, EYE, LASHES, SKIN, TEETH, Hea
 from jointface.synthesis.people import blend_weights, change_spread, sample_person
 
 # iBUG's 68 landmarks as vertices of hm08, chosen on the mesh and checked from the front and from both sides. The points
-# of the jaw are evenly spaced as seen from the front, as annotators place them.
+# of the jaw are evenly spaced as seen from the front, as annotators place them. The brows and the root of the nose are
+# as high above the eyes as people's: MakeHuman's own brows lie 6 mm lower.
 LANDMARKS68 = (
     5745, 5412, 5728, 912, 895, 893, 917, 914, 5225, 7616, 7619, 7595, 7597, 7614, 12325, 12011, 12342,  # jaw
-    254, 207, 176, 177, 181, 6957, 6953, 6952, 6982, 7023,  # brows
-    134, 5063, 201, 294, 333, 313, 317, 7076, 7095,  # nose
+    261, 225, 224, 205, 208, 6983, 6980, 6998, 6999, 7030,  # brows
+    132, 5063, 201, 294, 333, 313, 317, 7076, 7095,  # nose
     21, 6, 6763, 66, 1070, 41, 6850, 13359, 6790, 6805, 6825, 7762,  # eyes
     422, 448, 460, 466, 7219, 7208, 7182, 7233, 7245, 496, 490, 478,  # outer lips
     416, 470, 474, 7226, 7176, 7236, 493, 481,  # inner lips
@@ -33,7 +34,8 @@ LANDMARKS68 = (
 # The mean of these vertices is the model's origin. They were its landmarks once; trained networks rely on the origin.
 ORIGIN = (
     5745, 5433, 5421, 866, 912, 894, 892, 916, 5225, 7618, 7594, 7596, 7614, 7571, 12020, 12032, 12342,
-    *LANDMARKS68[17:],
+    254, 207, 176, 177, 181, 6957, 6953, 6952, 6982, 7023, 134,
+    *LANDMARKS68[28:],
 )  # fmt: skip
 HEAD_PARTS = ["head", "eye_cavity.R", "eye_cavity.L", "mouth_cavity", "eye_front.L", "eye_back.L", "eye_front.R",
               "eye_back.R"]  # fmt: skip
