@@ -12,6 +12,7 @@ import torch
 from jointface.datamodules import W300LP, WFLW, CropTransform, FaceDataset, FairFace, LandmarkPhotos, LandmarkTable
 from jointface.datamodules.fairface import EXPRESSIONS, FAIRFACE, NEGATIVE, POSITIVE, expressions_of
 from jointface.datamodules.landmark_photos import POINTS, photo_of, read_pts
+from jointface.datamodules.landmark_table import EVEN_PLACES, even_contour
 from jointface.datamodules.on_disk import paired_photos
 from jointface.datamodules.wflw import LISTS, TO_68
 from jointface.errors import DataError
@@ -88,10 +89,26 @@ def test_landmarks_are_read_0_based_in_the_order_of_ibug(root: Path) -> None:
     np.testing.assert_allclose(data["wflw"].read(0).labels["landmarks68"], wide[list(TO_68)], rtol=1e-6)
     for name in ("fairface", "portraits"):
         labels, item = data[name].read(0).labels, data[name][0]
-        np.testing.assert_allclose(labels["landmarks68"][:, 2], -MARKS[:, 0], rtol=1e-6)  # towards the viewer
+        np.testing.assert_allclose(labels["landmarks68"][17:, 2], -MARKS[17:, 0], rtol=1e-6)  # towards the viewer
         assert item["landmarks68"].shape == (68, 3)
-        assert item["landmark_mask"].tolist() == [False] * 17 + [True] * 51  # MediaPipe's contour is another one
+        assert item["landmarks68"].dtype == torch.float32
+        assert item["landmark_mask"].tolist() == [False] * 17 + [True] * 51  # the contour only if asked for
+    with_contour = FairFace(root / "fairface", "train", CROP, contour=True).read(0)
+    assert with_contour.labels["landmark_mask"].all()
     assert {name for name, dataset in data.items() if dataset.has_landmarks} == set(data)
+
+
+def test_mediapipes_contour_is_spaced_as_the_68_point_scheme() -> None:
+    """Points of a line at the places where MediaPipe has them come out evenly spaced; the inner landmarks stay."""
+    index = np.interp(np.arange(9), EVEN_PLACES, np.arange(9))
+    along = np.concatenate([index, 16 - index[-2::-1]])
+    landmarks = np.concatenate([along, np.arange(51)])[:, None] * [3.0, 1.0, 2.0]
+    even = even_contour(landmarks)
+    np.testing.assert_allclose(even[:17], np.arange(17)[:, None] * [3.0, 1.0, 2.0], atol=0.3)
+    np.testing.assert_allclose(even[[0, 8, 16]], landmarks[[0, 8, 16]])
+    np.testing.assert_array_equal(even[17:], landmarks[17:])
+    mirrored = even_contour(np.concatenate([landmarks[16::-1], landmarks[17:]]))
+    np.testing.assert_allclose(mirrored[:17], even[16::-1], atol=1e-12)
 
 
 def test_the_98_points_of_wflw_mirror_like_the_68() -> None:

@@ -89,7 +89,7 @@ def even_contour(landmarks: Float[np.ndarray, "68 dims"]) -> Float[np.ndarray, "
     places = np.array(EVEN_PLACES)
     places = np.concatenate([places, 16 - places[-2::-1]])
     before = np.minimum(places.astype(int), 15)
-    share = (places - before)[:, None]
+    share = (places - before)[:, None].astype(landmarks.dtype)
     contour = (1 - share) * landmarks[before] + share * landmarks[before + 1]
     return np.concatenate([contour, landmarks[17:]])
 
