@@ -114,8 +114,8 @@ class Measurements:
         decoder = network.shape_decoder
         assert decoder is not None
         vertices = torch.cat([decoder.vertices(decoder(network.features(part))) for part in images.split(64)])
-        truth = self.bfm.project(*(self.test[key] for key in ("shape_coefficients", "expression_coefficients", "camera")))
-        truth = truth[:, self.bfm.landmarks68]
+        labels = (self.test[key] for key in ("shape_coefficients", "expression_coefficients", "camera"))
+        truth = self.bfm.project(*labels)[:, self.bfm.landmarks68]
         predicted = vertices[:, decoder.morphable_model.landmarks68, :2]
         return float(normalised_mean_error(predicted, truth[..., :2], truth).mean())
 
@@ -154,7 +154,7 @@ def consistency_error(identity: Float[Tensor, "photos numbers"], people: Tensor)
     return float(within / between)
 
 
-def spread(model: MorphableModel) -> Float[Tensor, "Ks"]:
+def spread(model: MorphableModel) -> Float[Tensor, "coefficients"]:
     """How far each identity coefficient moves the vertices of the face, in the model's unit."""
     return model.shape_basis[model.face_region].square().sum(1).mean(0).sqrt()
 

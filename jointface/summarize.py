@@ -167,29 +167,38 @@ def differences(summary: Summary, baseline: str) -> pd.DataFrame:
 
 
 def plot(summary: Summary, key: str) -> Figure:
-    """Each metric against the values of a setting, in numeric order: a point for each run, a line through the means of
-    each combination of the other settings.
+    """Each metric against a setting, in numeric order, or against another metric: a point for each run, and a line
+    through the means of each combination of the other settings. Against a metric, the line is one for each value of the
+    first setting and leads through the means of the others, so it shows what one task costs the other.
 
     Raises:
-        ConfigError: the key is no setting of these runs.
+        ConfigError: the key is no setting and no metric of these runs.
     """
-    if key not in summary.settings:
-        raise ConfigError(f"runs do not differ in {key}; choose from {', '.join(summary.settings) or 'none'}")
-    found = summary.runs[key].drop_duplicates()
-    values = found.sort_values(key=lambda texts: pd.to_numeric(texts, errors="coerce"), kind="stable").tolist()
+    is_metric, runs = key in summary.metrics, summary.runs
+    shown = [metric for metric in summary.metrics if metric != key]
+    if key not in summary.settings and not (is_metric and shown):
+        known = ", ".join([*summary.settings, *summary.metrics])
+        raise ConfigError(f"nothing to plot against {key}; choose from {known}, and another one of --metrics")
+    found = [] if is_metric else runs[key].drop_duplicates().sort_values(key=_numeric, kind="stable").tolist()
+    runs = runs.assign(place=runs[key] if is_metric else runs[key].map(found.index))
     others = [name for name in summary.settings if name != key]
-    figure = Figure(figsize=(3.6 * len(summary.metrics), 3.2), layout="constrained", dpi=110)
-    for axis, metric in zip(figure.subplots(1, len(summary.metrics), squeeze=False)[0], summary.metrics, strict=True):
-        for colour, (names, runs) in enumerate(summary.runs.groupby(others or (lambda _: 0), sort=True)):
-            place = runs[key].map(values.index)
-            means = runs[metric].groupby(place).mean()
-            axis.plot(place, runs[metric], "o", color=f"C{colour % 10}", markersize=3)
+    line, along = (others[:1], others[1:]) if is_metric else (others, [key])
+    figure = Figure(figsize=(3.6 * len(shown), 3.2), layout="constrained", dpi=110)
+    for axis, metric in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        for colour, (names, group) in enumerate(runs.groupby(line or (lambda _: 0), sort=True)):
+            axis.plot(group["place"], group[metric], "o", color=f"C{colour % 10}", markersize=3)
+            means = group.groupby(along or (lambda _: 0))[["place", metric]].mean().sort_values("place")
             label = ", ".join(map(str, names if isinstance(names, tuple) else (names,)))
-            axis.plot(means.index, means, color=f"C{colour % 10}", label=label)
-        axis.set_xticks(range(len(values)), values)
-        axis.set(title=metric.removeprefix("test/"), xlabel=key)
+            axis.plot(means["place"], means[metric], color=f"C{colour % 10}", label=label)
+        if not is_metric:
+            axis.set_xticks(range(len(found)), found)
+        axis.set(title=metric.removeprefix("test/"), xlabel=key.removeprefix("test/"))
     axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
+
+
+def _numeric(texts: pd.Series) -> pd.Series:
+    return pd.to_numeric(texts, errors="coerce")
 
 
 def _sign(metric: str) -> int:
@@ -285,7 +294,8 @@ def main() -> None:
     against_help = "a setting and its value, e.g. experiment=claim/shape: how all others differ from it, in pairs of "
     against_help += "equal seeds, also in differences.csv"
     parser.add_argument("--against", metavar="KEY=VALUE", help=against_help)
-    parser.add_argument("--x", metavar="KEY", help="a setting: every metric is plotted against it in summary.png")
+    x_help = "a setting, or one of --metrics: the other metrics are plotted against it in summary.png"
+    parser.add_argument("--x", metavar="KEY", help=x_help)
     output_help = "folder for summary.md, summary.csv and summary_runs.csv; default: the folder itself"
     parser.add_argument("--output", type=Path, help=output_help)
     arguments = parser.parse_args()

@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
 from jointface import summarize as command
 from jointface.errors import ConfigError, DataError
 from jointface.running.finished_runs import find_runs
-from jointface.summarize import differences, markdown, summarize, write_summary
+from jointface.summarize import differences, markdown, plot, summarize, write_summary
 
 
 def write_run(
@@ -95,6 +96,20 @@ def test_settings_are_compared_with_a_baseline_by_pairs_of_equal_seeds(tmp_path:
     assert (tmp_path / "summary.png").stat().st_size > 5000
     with pytest.raises(ConfigError, match="no run has arm=c; choose from"):
         write_summary(summary, tmp_path, against="arm=c")
+
+
+def test_a_plot_against_a_setting_joins_means_and_against_a_metric_shows_the_exchange(tmp_path: Path) -> None:
+    for arm, weight, errors in (("a", 1, [0.4, 0.6]), ("a", 10, [0.2]), ("b", 1, [0.3]), ("b", 10, [0.1])):
+        for seed, error in enumerate(errors):
+            overrides = [f"arm={arm}", f"weight={weight}", f"seed={seed}"]
+            write_run(tmp_path / f"{arm}{weight}{seed}", [error], overrides, seed=seed, arm=arm, weight=weight)
+    summary = summarize(tmp_path, ["val/error", "test/faces/nme_2d_68"])
+    by_arm = {line.get_label(): line for line in plot(summary, "weight").axes[0].lines}
+    assert by_arm["a"].get_xydata().tolist() == [[0, 0.5], [1, 0.2]]
+    by_arm = {line.get_label(): line for line in plot(summary, "val/error").axes[0].lines}
+    np.testing.assert_allclose(by_arm["b"].get_xydata(), [[0.1, 0.2], [0.3, 0.6]])  # the test's NME is twice the error
+    with pytest.raises(ConfigError, match="nothing to plot against depth; choose from"):
+        plot(summary, "depth")
 
 
 def test_the_error_of_a_run_is_its_lowest_as_its_checkpoint_is_of_that_validation(tmp_path: Path) -> None:
