@@ -154,7 +154,7 @@ def consistency_error(identity: Float[Tensor, "photos numbers"], people: Tensor)
     return float(within / between)
 
 
-def spread(model: MorphableModel) -> Float[Tensor, "coefficients"]:
+def spread(model: MorphableModel) -> Float[Tensor, " coefficients"]:
     """How far each identity coefficient moves the vertices of the face, in the model's unit."""
     return model.shape_basis[model.face_region].square().sum(1).mean(0).sqrt()
 
