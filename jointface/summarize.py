@@ -168,8 +168,8 @@ def differences(summary: Summary, baseline: str) -> pd.DataFrame:
 
 def plot(summary: Summary, key: str) -> Figure:
     """Each metric against a setting, in numeric order, or against another metric: a point for each run, and a line
-    through the means of each combination of the other settings. Against a metric, the line is one for each value of the
-    first setting and leads through the means of the others, so it shows what one task costs the other.
+    through the means of each combination of the other settings. Against a metric, a line joins the means of the values
+    of the last setting, which stand beside them: it shows what one task costs the other.
 
     Raises:
         ConfigError: the key is no setting and no metric of these runs.
@@ -182,18 +182,21 @@ def plot(summary: Summary, key: str) -> Figure:
     found = [] if is_metric else runs[key].drop_duplicates().sort_values(key=_numeric, kind="stable").tolist()
     runs = runs.assign(place=runs[key] if is_metric else runs[key].map(found.index))
     others = [name for name in summary.settings if name != key]
-    line, along = (others[:1], others[1:]) if is_metric else (others, [key])
+    line, along = (others[:-1], others[-1:]) if is_metric else (others, [key])
     figure = Figure(figsize=(3.6 * len(shown), 3.2), layout="constrained", dpi=110)
     for axis, metric in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-        for colour, (names, group) in enumerate(runs.groupby(line or (lambda _: 0), sort=True)):
+        for colour, (names, group) in enumerate(runs.groupby(line or (lambda _: ""), sort=True)):
             axis.plot(group["place"], group[metric], "o", color=f"C{colour % 10}", markersize=3)
-            means = group.groupby(along or (lambda _: 0))[["place", metric]].mean().sort_values("place")
+            means = group.groupby(along or (lambda _: ""))[["place", metric]].mean().sort_values("place")
             label = ", ".join(map(str, names if isinstance(names, tuple) else (names,)))
             axis.plot(means["place"], means[metric], color=f"C{colour % 10}", label=label)
+            for value, place, mean in means.itertuples() if is_metric else ():
+                axis.annotate(f" {value}", (place, mean), fontsize="x-small", color=f"C{colour % 10}")
         if not is_metric:
             axis.set_xticks(range(len(found)), found)
         axis.set(title=metric.removeprefix("test/"), xlabel=key.removeprefix("test/"))
-    axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    if line:
+        axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
