@@ -87,13 +87,12 @@ def test_errors_as_large_as_announced_are_calibrated() -> None:
     mask = torch.rand(800, 68) > 0.2
     predicted[~mask] = 1000.0
     metric = LandmarkCalibration()
+    metric.update_empty()
     assert metric.compute() == {}
-    for factor, error in ((1.0, 0.0), (0.1, 0.45), (100.0, 0.5)):  # half of q = 0.1 ... 0.9 is 0.5 on average
+    for factor, low, high in ((1.0, 0.0, 0.005), (0.1, 0.4, 0.5), (100.0, 0.499, 0.501)):
         metric.reset()
         metric.update(predicted, truth, factor * sigma, mask)
-        assert metric.compute()["landmark_calibration_error"].item() == pytest.approx(
-            error, abs=0.05 * (factor != 1) + 0.005
-        )
+        assert low <= metric.compute()["landmark_calibration_error"] <= high
 
 
 def test_checkpoints_keep_the_head_and_those_of_before_have_none(

@@ -68,14 +68,12 @@ def test_the_loss_covers_all_samples_with_the_weights_of_the_tasks(
 
 
 def test_a_teacher_of_larger_crops_sees_the_same_faces(
-    save: Callable[..., Any], tiny_model: MorphableModel, mixed_batch: Batch
+    tiny_model: MorphableModel, mixed_batch: Batch, tmp_path: Path
 ) -> None:
     """Untrained networks predict the same mean face in the middle of the crop, whatever its size."""
-    options: dict[str, Any] = {"label_sets": {}}
-    network = make_module(tiny_model, network=network_config("morphable", False, image_size=96), **options)
-    path = save(network=network.network_config, **options)[1]
-    torch.save({KEY: network.description, "state_dict": network.state_dict()}, path)
-    student = student_of(tiny_model, path, **options)
+    larger = make_module(tiny_model, network=network_config("morphable", False, image_size=96), label_sets={})
+    torch.save({KEY: larger.description, "state_dict": larger.state_dict()}, tmp_path / "teacher.ckpt")
+    student = student_of(tiny_model, tmp_path / "teacher.ckpt", label_sets={})
     assert student.losses(mixed_batch)["teacher"].item() == pytest.approx(0, abs=1e-5)
 
 

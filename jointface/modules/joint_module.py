@@ -110,9 +110,10 @@ class JointFaceModule(LightningModule):
         everybody = torch.cat([torch.zeros(0, dtype=torch.int64), *self.people.values()]).unique()
         self.auxiliary = None if auxiliary is None else auxiliary(decoder, everybody)
         self.teacher = None if teacher is None else teacher(self.network)
-        for task, part in {"landmark_uncertainty": self.network.landmark_uncertainty, "teacher": self.teacher}.items():
-            if part is not None:
-                loss.add(task, part.weight, f"model.{task}.weight")
+        if (uncertainty := self.network.landmark_uncertainty) is not None:
+            loss.add("landmark_uncertainty", uncertainty.weight, "model.landmark_uncertainty.weight")
+        if self.teacher is not None:
+            loss.add("teacher", self.teacher.weight, "model.teacher.weight")
         self.network.label_sets = {
             name: {"label_set": labels.name, "attributes": list(labels.attributes), "alpha": alpha[name].tolist()}
             for name, labels in label_sets.items()
@@ -201,7 +202,9 @@ class JointFaceModule(LightningModule):
         def features_of(parts: Batch) -> Tensor:
             return torch.cat([of_source[name] for name in parts])
 
-        network, losses, outputs = self.network, {}, ()
+        network = self.network
+        losses: dict[str, Tensor] = {}
+        outputs: Sequence[Tensor] = ()
         if (decoder := network.shape_decoder) is not None:
             assert self.shape_supervision is not None
             outputs = decoder.outputs(features_of(shaped)) if shaped else outputs

@@ -130,7 +130,8 @@ class ShapeSupervision(nn.Module):
 
         Those of fitted faces are true where coefficients and camera put them, and all count. Arguments as of `forward`.
         """
-        of_source, found = _by_source(outputs, batch), []
+        of_source = _by_source(outputs, batch)
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
         for name, part in batch.items():
             if "camera" not in part:
                 found.append(self._labelled(decoder, of_source[name], part))

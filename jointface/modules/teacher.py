@@ -84,7 +84,8 @@ class Teacher:
             samples: the number by which the sum over the images is divided.
         """
         vertices, logits = self.predict(images)
-        losses, decoder, classifier = {}, student.shape_decoder, student.attribute_classifier
+        decoder, classifier = student.shape_decoder, student.attribute_classifier
+        losses: dict[str, Tensor] = {}
         if "shape" in self.taught:
             assert decoder is not None
             assert vertices is not None
