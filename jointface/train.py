@@ -250,6 +250,7 @@ def build_module(config: DictConfig, datamodule: JointDataModule) -> LightningMo
         shuffle_attributes=model.shuffle_attributes,
         log_gradients_every_n_steps=model.log_gradients_every_n_steps or 0,
         compile_mode="default" if model.compile is True else model.compile or None,
+        teacher=instantiate(model.teacher) if model.teacher else None,
     )
 
 
@@ -257,7 +258,7 @@ def network_config(config: DictConfig) -> dict[str, Any]:
     """The config for `build_network`, in plain containers."""
     model = OmegaConf.to_container(config.model, resolve=True)
     assert isinstance(model, dict)
-    parts = ("channels_last", "backbone", "shape_decoder", "attribute_classifier")
+    parts = ("channels_last", "backbone", "shape_decoder", "attribute_classifier", "landmark_uncertainty")
     return {"image_size": config.image_size, **{part: model[part] for part in parts}}
 
 

@@ -39,6 +39,7 @@ def runs(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     same = [
         *TINY, "experiment=joint_celeba_300wlp", f"paths.data_dir={tiny_data}", f"paths.bfm_dir={tiny_data}/bfm_3ddfa",
         "data.augmentation=null", "data.turning=null", "model.attribute_classifier.dropout=0", "~callbacks.figures",
+        "model/landmark_uncertainty=default",
     ]  # fmt: skip
     one = [f"hydra.run.dir={folder}/one", "batch_size={shape: 4, attributes: 6}"]
     two = [f"hydra.run.dir={folder}/two", "batch_size={shape: 2, attributes: 3}", *TWO]
@@ -65,7 +66,7 @@ def runs(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 def test_the_loss_curve_is_that_of_one_process(runs: dict[str, Path]) -> None:
     one, two = (rows(runs[name]) for name in ("one", "two"))
-    for loss in ("train/loss", "train/loss_shape", "train/loss_attributes"):
+    for loss in ("train/loss", "train/loss_shape", "train/loss_attributes", "train/loss_landmark_uncertainty"):
         assert len(one[loss]) == 4
         assert two[loss] == pytest.approx(one[loss], rel=1e-4)
 

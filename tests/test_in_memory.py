@@ -1,5 +1,6 @@
 """Training crops in memory, and the augmentation of whole batches: the same crops and labels as photo by photo."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
@@ -9,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from jointface.datamodules import W300LP, Augmentation, CelebA, CropTransform, JointDataModule, SyntheticFaces
@@ -16,8 +18,9 @@ from jointface.datamodules.batch_augmentation import add_noise, black_out, blur,
 from jointface.datamodules.crop import warp
 from jointface.datamodules.face_dataset import FaceDataset
 from jointface.datamodules.in_memory import InMemoryFaces, border_of
+from jointface.datamodules.perspective import SQUARE, map_of_corners, sample_perspectives
 from jointface.errors import ConfigError, DataError
-from jointface.geometry import FaceBox, MorphableModel, apply_camera
+from jointface.geometry import MIRROR68, FaceBox, MorphableModel, apply_camera
 
 SIZE = 32
 MOVES = Augmentation(rotation=20, scale=0.2, shift=0.1, flip=0.5)
@@ -85,6 +88,48 @@ def test_labels_follow_the_crop(datasets: dict[str, FaceDataset], name: str) -> 
                 apply_camera(varied["camera"][index][None], mean)[0, 0, :2], moved, atol=1e-3, rtol=0
             )
         assert varied["index"][index] == index
+
+
+def test_a_perspective_takes_the_corners_where_it_says() -> None:
+    corners = SQUARE + 0.3 * torch.rand(4, 2, generator=torch.Generator().manual_seed(0))
+    expected = torch.from_numpy(cv2.getPerspectiveTransform(SQUARE.numpy(), corners.numpy())).float()
+    found = map_of_corners(corners[None])[0]
+    torch.testing.assert_close(found / found[2, 2], expected)
+    torch.testing.assert_close(sample_perspectives(2, 0.0), torch.eye(3).expand(2, 3, 3), atol=1e-6, rtol=0)
+
+
+def test_landmarks_follow_a_perspective_to_their_pixels(tiny_data: Path) -> None:
+    """The picture is x in red and y in green, so that each pixel of the crop tells where it comes from."""
+    jitter = Augmentation(rotation=20, scale=0.1, flip=1.0, perspective=0.1)
+    border = border_of(SIZE, jitter)
+    kept = InMemoryFaces(CelebA(tiny_data / "celeba", "train", CropTransform(SIZE, border=border)), jitter)
+    y, x = torch.meshgrid(*[4 * torch.arange(SIZE + 2 * border)] * 2, indexing="ij")
+    image = torch.stack([x, y, 0 * x]).to(torch.uint8).expand(4, -1, -1, -1)
+    torch.manual_seed(0)
+    places = border + SIZE * (0.3 + 0.4 * torch.rand(4, 68, 3))
+    varied = kept.vary({"image": image, "landmarks68": places})
+    found = varied["landmarks68"]
+    grid = (2 * found[:, :, None, :2] + 1) / SIZE - 1
+    seen = F.grid_sample(varied["image"].float(), grid, align_corners=False)[:, :2, :, 0].mT / 4
+    torch.testing.assert_close(seen, places[:, list(MIRROR68), :2], atol=0.2, rtol=0)  # pixels are rounded
+
+
+def test_a_perspective_leaves_fitted_faces_alone(tiny_data: Path, tiny_model: MorphableModel) -> None:
+    """Their camera could not follow it."""
+    dataset, results = W300LP(tiny_data / "300W_LP", "train", CropTransform(SIZE, border=8), tiny_model), []
+    for augmentation in (MOVES, replace(MOVES, perspective=0.1)):
+        kept = InMemoryFaces(dataset, augmentation)
+        kept.load("300wlp", 2, num_workers=0)
+        torch.manual_seed(0)
+        results.append(kept.vary(kept.batch([0, 1])))
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+
+
+def test_a_perspective_that_cannot_be_applied_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"data\.augmentation\.perspective=0\.1 needs data\.in_memory=true"):
+        CropTransform(SIZE, Augmentation(perspective=0.1))
+    with pytest.raises(ConfigError, match=r"data\.augmentation\.perspective=0\.25: must be below 0\.25"):
+        Augmentation(perspective=0.25)
 
 
 def test_a_border_leaves_the_crop_in_the_middle() -> None:

@@ -18,7 +18,10 @@ STEPS, KILLED, SAVED = 8, 6, 4
 
 # No batch divides the samples of a source; augmentation, turning and dropout draw from every
 # random state that a step uses.
-FILES = ["experiment=joint_celeba_300wlp", "scale=small", "data/turning=default", "num_workers=1"]
+FILES = [
+    "experiment=joint_celeba_300wlp", "scale=small", "data/turning=default", "num_workers=1",
+    "model/landmark_uncertainty=default",
+]  # fmt: skip
 SYNTHETIC = [
     "experiment=joint_synthetic",
     "image_size=32",

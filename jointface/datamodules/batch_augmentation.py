@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from jointface.datamodules.augmentation import LUMA, Augmentation, change_colours
+from jointface.datamodules.perspective import Maps, map_points
 
 Images = UInt8[Tensor, "batch 3 height width"]
 # Quantisation tables of JPEG (ITU-T T.81, annex K), for luminance and chrominance.
@@ -23,8 +24,13 @@ NOISE = (0.02, 0.08)  # standard deviation, as a fraction of the range of values
 HOLE = (0.1, 0.3)  # side of a blacked-out rectangle, as a fraction of the crop's side
 
 
-def warp_batch(images: Images, transforms: Float[Tensor, "batch 2 3"], size: int) -> UInt8[Tensor, "batch 3 size size"]:
-    """Warps each image by its affine map into a crop of size x size pixels, bilinearly; borders are reflected."""
+def warp_batch(
+    images: Images, transforms: Float[Tensor, "batch 2 3"], size: int, perspectives: Maps | None = None
+) -> UInt8[Tensor, "batch 3 size size"]:
+    """Warps each image by its affine map into a crop of size x size pixels, bilinearly; borders are reflected.
+
+    perspectives: where each crop is then looked up by a homography, see `perspective`.
+    """
     height, width = images.shape[2:]
     linear = torch.linalg.inv(transforms[:, :, :2])
     offset = -linear @ transforms[:, :, 2:]
@@ -33,7 +39,14 @@ def warp_batch(images: Images, transforms: Float[Tensor, "batch 2 3"], size: int
     centre = (size - 1) / 2
     linear_part = linear * scale * (size / 2)
     shift = (linear.sum(2, keepdim=True) * centre + offset + 0.5) * scale - 1
-    grid = F.affine_grid(torch.cat([linear_part, shift], dim=2), [len(images), 3, size, size], align_corners=False)
+    affine = torch.cat([linear_part, shift], dim=2)
+    if perspectives is None:
+        grid = F.affine_grid(affine, [len(images), 3, size, size], align_corners=False)
+    else:
+        identity = torch.eye(2, 3, device=images.device).expand_as(affine)
+        plain = F.affine_grid(identity, [len(images), 3, size, size], align_corners=False)
+        looked_up = map_points(perspectives, plain).flatten(1, 2)
+        grid = (looked_up @ linear_part.mT + shift.mT).view_as(plain)
     warped = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     return warped.round_().clamp_(0, 255).to(torch.uint8)
 

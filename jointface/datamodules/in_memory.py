@@ -14,6 +14,7 @@ from jointface.datamodules.augmentation import Augmentation
 from jointface.datamodules.batch_augmentation import change_batch, warp_batch
 from jointface.datamodules.face_dataset import BROKEN, Batch, FaceDataset, FaceSample, Item, move_labels
 from jointface.datamodules.loading import Batches, identity_collate, start_worker
+from jointface.datamodules.perspective import move_landmarks, sample_perspectives
 from jointface.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,8 @@ def border_of(size: int, augmentation: Augmentation | None) -> int:
     if augmentation is None:
         return 0
     angle = math.radians(min(augmentation.rotation, 45.0))
-    reach = (1 + augmentation.scale) * (math.cos(angle) + math.sin(angle)) * (1 + 2 * augmentation.shift)
+    moves = 1 + 2 * augmentation.shift + 2 * augmentation.perspective
+    reach = (1 + augmentation.scale) * (math.cos(angle) + math.sin(angle)) * moves
     return math.ceil(size * (reach - 1) / 2)
 
 
@@ -111,7 +113,8 @@ class InMemoryFaces(FaceDataset):
         return batch | ({BROKEN: wanted[rows < 0]} if (rows < 0).any() else {})
 
     def vary(self, batch: Item) -> Item:
-        """The augmented crops of a batch, with their labels, on its device."""
+        """The augmented crops of a batch, with their labels, on its device. Only samples without a camera get another
+        perspective, see `Augmentation`."""
         size, border, count = self.transform.size, self.transform.border, len(batch["image"])
         device = batch["image"].device
         if self.augmentation is None:
@@ -120,7 +123,12 @@ class InMemoryFaces(FaceDataset):
             transforms = self.augmentation.sample_similarities(count, size)
         transforms = transforms.to(device)
         transforms[:, :, 2] -= border * transforms[:, :, :2].sum(2)  # the border's corner is the origin
-        images = warp_batch(batch["image"], transforms, size)
+        labels, perspectives = move_labels(batch, transforms), None
+        if self.augmentation is not None and self.augmentation.perspective and "camera" not in batch:
+            perspectives = sample_perspectives(count, self.augmentation.perspective).to(device)
+            if "landmarks68" in labels:
+                labels["landmarks68"] = move_landmarks(labels["landmarks68"], perspectives, size)
+        images = warp_batch(batch["image"], transforms, size, perspectives)
         if self.augmentation is not None:
             images = change_batch(images, self.augmentation)
-        return {**move_labels(batch, transforms), "image": images}
+        return {**labels, "image": images}

@@ -94,12 +94,12 @@ class JointDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.sources = {name: self._source(name, source) for name, source in sources.items()}
-        self.transforms = {
-            stage: CropTransform(image_size, augmentation if stage == "train" else None) for stage in STAGES
-        }
+        self.transforms = {stage: CropTransform(image_size) for stage in STAGES}
         self.in_memory, self.augmentation = in_memory, augmentation
         if in_memory:
             self.transforms["train"] = CropTransform(image_size, border=border_of(image_size, augmentation))
+        else:
+            self.transforms["train"] = CropTransform(image_size, augmentation)
         self.turning, self.seed, self.packed_dir = turning, seed, packed_dir
         self.eval_batch_size, self.max_train_samples = eval_batch_size, max_train_samples
         self.num_workers, self.pin_memory = num_workers, pin_memory

@@ -15,7 +15,7 @@ from jointface.geometry.framing import FaceBox
 from jointface.inference.crops import cut_crop, to_crop
 from jointface.inference.mesh_files import photo_mesh, save_mesh
 from jointface.inference.photos import Photo
-from jointface.viz.overlay import overlay_landmarks, overlay_mesh
+from jointface.viz.overlay import overlay_circles, overlay_landmarks, overlay_mesh
 
 VIEW = 512  # side of an overlay in pixels
 VIEW_MARGIN = 1.3  # side of an overlay's part of the photo / side of the network's crop
@@ -49,7 +49,8 @@ class Face:
     box: centre and size of the face in pixels. score: of the finder, 0 to 1. vertices: x, y in pixels and z towards the
     viewer in the same unit, relative to the mean of the vertices. triangles: counter-clockwise seen from outside.
     uv: the model's texture coordinates, 0 to 1, v upwards. landmarks: iBUG's 68, with z. attributes: the probability of
-    each, at the prevalence of the training data. What the network does not predict is None, or empty.
+    each, at the prevalence of the training data. landmark_scale: the standard deviation of x and of y of each landmark,
+    in pixels. What the network does not predict is None, or empty.
     """
 
     photo: Photo
@@ -61,6 +62,7 @@ class Face:
     landmarks: Float32[np.ndarray, "68 3"] | None = None
     pose: Pose | None = None
     attributes: dict[str, float] = field(default_factory=dict)
+    landmark_scale: Float32[np.ndarray, "68"] | None = None
 
     def __repr__(self) -> str:
         parts = [f"box=({', '.join(f'{value:.1f}' for value in self.box)})", f"score={self.score:.2f}"]
@@ -92,7 +94,8 @@ class Face:
         save_mesh(self.mesh(scale), path)
 
     def overlay(self) -> UInt8[np.ndarray, "512 512 3"]:
-        """The face cut out of the photo, with its mesh and landmarks overlaid."""
+        """The face cut out of the photo, overlaid with its mesh, its landmarks and, if known, a circle of one standard
+        deviation around each."""
         frame = FaceBox(self.box.x, self.box.y, VIEW_MARGIN * self.box.size)
         picture, transform = cut_crop(self.photo.image, frame, VIEW)
         if self.vertices is None or self.triangles is None or self.landmarks is None:
@@ -100,4 +103,7 @@ class Face:
         vertices, landmarks = (
             to_crop(points, transform).astype(np.float32) for points in (self.vertices, self.landmarks)
         )
-        return overlay_landmarks(overlay_mesh(picture, vertices, self.triangles, enlargement=1), landmarks)
+        picture = overlay_landmarks(overlay_mesh(picture, vertices, self.triangles, enlargement=1), landmarks)
+        if self.landmark_scale is None:
+            return picture
+        return overlay_circles(picture, landmarks, self.landmark_scale * transform[0, 0])

@@ -21,6 +21,7 @@ UNITS = {
     "pose": "degrees; matrix = Rx(pitch) Ry(yaw) Rz(roll) from model space to the photo with y up, signs as in 300W-LP",
     "landmarks": "iBUG's 68, x and y as of the box; z towards the viewer in the same unit, relative to the mean of the "
     "vertices",
+    "landmark_scale": "standard deviation of x and of y of each landmark, in pixels; only of networks that predict it",
     "attributes": "probability, 0 to 1, at the prevalence of the training data",
 }
 COLUMNS = ["photo", "width_px", "height_px", "face", "score"]  # of a table without a face
@@ -28,7 +29,7 @@ COLUMNS = ["photo", "width_px", "height_px", "face", "score"]  # of a table with
 
 def face_entry(face: Face, number: int) -> dict[str, Any]:
     """What is known of a face as JSON values, but its mesh. number: from 1, the largest face of a photo first."""
-    return {
+    entry = {
         "face": number,
         "score": round(face.score, 5),
         "box": {name: round(value, 3) for name, value in face.box._asdict().items()},
@@ -36,6 +37,9 @@ def face_entry(face: Face, number: int) -> dict[str, Any]:
         "attributes": {name: round(value, 5) for name, value in face.attributes.items()},
         "landmarks": None if face.landmarks is None else face.landmarks.astype(np.float64).round(3).tolist(),
     }
+    if face.landmark_scale is not None:
+        entry["landmark_scale"] = face.landmark_scale.astype(np.float64).round(3).tolist()
+    return entry
 
 
 def _pose(pose: Pose) -> dict[str, Any]:
@@ -62,6 +66,7 @@ def _row(entry: Mapping[str, Any]) -> dict[str, Any]:
     row |= {f"{name}_prob": value for name, value in entry["attributes"].items()}
     for number, point in enumerate(entry["landmarks"] or []):
         row |= {f"landmark_{number:02}_{axis}_px": value for axis, value in zip("xyz", point, strict=True)}
+    row |= {f"landmark_{number:02}_scale_px": value for number, value in enumerate(entry.get("landmark_scale", []))}
     return row
 
 

@@ -144,7 +144,8 @@ def compare(network: FaceNetwork, path: Path, crops: Crops) -> Difference:
     for chunk in np.array_split(crops, max(1, len(crops) // CHUNK)):
         with torch.inference_mode():
             truth = dict(zip(names, (output.numpy() for output in graph(torch.from_numpy(chunk))), strict=True))
-        truth |= {OUTPUTS[field]: value for field, value in plain(chunk)._asdict().items() if value is not None}
+        output = plain(chunk)._asdict()
+        truth |= {name: output[field] for field, name in OUTPUTS.items() if output[field] is not None}
         found = dict(zip(names, runtime.session.run(names, {INPUT: chunk}), strict=True))
         for name in names:
             errors[name].append(np.abs(found[name] - truth[name]).reshape(len(chunk), -1))

@@ -51,11 +51,13 @@ class _Framed(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """A face that was read. vertices: in pixels of the photo, z relative to their mean. output: of the network."""
+    """A face that was read. vertices: in pixels of the photo, z relative to their mean. output: of the network. scale:
+    pixels of the crop in a pixel of the photo."""
 
     framed: _Framed
     vertices: Float64[np.ndarray, "vertices 3"] | None
     output: NetworkOutput
+    scale: float
 
 
 class FaceReader(HubMixin):
@@ -205,11 +207,11 @@ class FaceReader(HubMixin):
             for row, (face, (_, transform)) in enumerate(zip(batch, cut, strict=True)):
                 output = NetworkOutput(*(None if values is None else values[row : row + 1] for values in outputs))
                 vertices = None if output.vertices is None else to_photo(output.vertices[0], transform)
-                done.append(_Read(face, vertices, output))
+                done.append(_Read(face, vertices, output, transform[0, 0]))
         return done
 
     def _face(self, read: _Read) -> Face:
-        (photo, box, score), vertices, output = read
+        (photo, box, score), vertices, output, scale = read
         attributes = self._attributes(output)
         mesh = self.facts.mesh
         if mesh is None or vertices is None:
@@ -218,7 +220,8 @@ class FaceReader(HubMixin):
         points = vertices.astype(np.float32)
         landmarks = points[mesh.landmarks68]
         own_box = face_box(torch.from_numpy(vertices[mesh.landmarks68]))
-        return Face(photo, own_box, score, points, mesh.triangles, mesh.uv, landmarks, pose, attributes)
+        sigma = None if output.landmark_scale is None else (output.landmark_scale[0] / scale).astype(np.float32)
+        return Face(photo, own_box, score, points, mesh.triangles, mesh.uv, landmarks, pose, attributes, sigma)
 
     def _attributes(self, output: NetworkOutput) -> dict[str, float]:
         if output.logits is None:

@@ -1,7 +1,7 @@
 """Joint training: one backbone pass over a mixed batch, in which each sample trains the heads for its labels."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,7 @@ from jointface.errors import CheckpointError, ConfigError, DataError
 from jointface.geometry.camera import pose_from_camera
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.metrics.attribute_scores import AttributeMetrics
+from jointface.metrics.landmark_calibration import LandmarkCalibration
 from jointface.metrics.nme import FaceNME, InnerNME
 from jointface.modules import checkpoint as checkpoints
 from jointface.modules import optimizer_state
@@ -26,12 +27,14 @@ from jointface.modules.compilation import MODES, compile_layers, require_compile
 from jointface.modules.distributed import is_distributed, mean_over_processes, samples_per_process
 from jointface.modules.foreign_labels import Extent
 from jointface.modules.landmark_supervision import Contour
-from jointface.modules.losses import attribute_loss
-from jointface.modules.network import AttributeClassifier, build_network
+from jointface.modules.landmark_uncertainty import LandmarkUncertainty
+from jointface.modules.losses import attribute_loss, landmark_likelihood_loss
+from jointface.modules.network import AttributeClassifier, FaceNetwork, build_network
 from jointface.modules.schedule import optimizer_and_schedule
 from jointface.modules.shape_decoders import ShapeDecoder, frontal_face
 from jointface.modules.shape_supervision import Part, ShapeSupervision
 from jointface.modules.task_gradients import gradient_statistics, require_separable_gradients
+from jointface.modules.teacher import Teacher
 from jointface.modules.weighting import AggregatedGradients, FixedWeights
 from jointface.settings import require_whole_number
 
@@ -54,6 +57,7 @@ class JointFaceModule(LightningModule):
         morphable_model: the model of shape labels and predictions; None without a shape decoder.
         contour, landmark_weight, part_weights, label_models, foreign_labels: see `ShapeSupervision`.
         auxiliary: builds an `AuxiliaryLoss` from the shape decoder and the people in the training; None: none.
+        teacher: builds a `Teacher` of the network; None: none.
         people: the numbers of the people in each training source that the auxiliary loss uses.
         shuffle_attributes: whether each photo is trained with the attributes of another one in its mini-batch of at
             least two: a control that shows what is due to the attributes themselves.
@@ -83,6 +87,7 @@ class JointFaceModule(LightningModule):
         shuffle_attributes: bool = False,
         log_gradients_every_n_steps: int = 0,
         compile_mode: str | None = None,
+        teacher: Callable[[FaceNetwork], Teacher] | None = None,
     ) -> None:
         super().__init__()
         require_whole_number("model.log_gradients_every_n_steps", log_gradients_every_n_steps, 0)
@@ -104,6 +109,11 @@ class JointFaceModule(LightningModule):
         self.people, self.shuffle_attributes = dict(people or {}), shuffle_attributes
         everybody = torch.cat([torch.zeros(0, dtype=torch.int64), *self.people.values()]).unique()
         self.auxiliary = None if auxiliary is None else auxiliary(decoder, everybody)
+        self.teacher = None if teacher is None else teacher(self.network)
+        if (uncertainty := self.network.landmark_uncertainty) is not None:
+            loss.add("landmark_uncertainty", uncertainty.weight, "model.landmark_uncertainty.weight")
+        if self.teacher is not None:
+            loss.add("teacher", self.teacher.weight, "model.teacher.weight")
         self.network.label_sets = {
             name: {"label_set": labels.name, "attributes": list(labels.attributes), "alpha": alpha[name].tolist()}
             for name, labels in label_sets.items()
@@ -160,6 +170,8 @@ class JointFaceModule(LightningModule):
                     self.metrics[f"{prefix}/shape"] = FaceNME()
                 elif self.network.shape_decoder is not None and name in data.landmark_sources(split):
                     self.metrics[f"{prefix}/shape"] = InnerNME()
+                if self.network.landmark_uncertainty is not None and f"{split}/{name}/shape" in self.metrics:
+                    self.metrics[f"{split}/{name}/landmarks"] = LandmarkCalibration()
                 if self.network.attribute_classifier is not None and name in self.alpha_sources:
                     alpha_source = self.alpha_sources[name]
                     alpha, attributes = getattr(self, f"alpha_{alpha_source}"), self.label_sets[alpha_source].attributes
@@ -175,30 +187,46 @@ class JointFaceModule(LightningModule):
 
     def losses(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """L_shape and L_attr of a mixed batch, for the heads that the network has; zero if no sample has the labels.
-        L_aux is the sum of the auxiliary loss over the sources whose people are known.
+        L_aux is the sum of the auxiliary loss over the sources whose people are known. The loss of the landmarks'
+        uncertainty covers the samples of L_shape, that of the teacher all samples.
 
-        In distributed training, the mean of L_shape and of L_attr over the processes is the loss over all their
-        samples. Each process averages L_aux over its own photos.
+        In distributed training, the mean of each loss over the processes is the loss over all their samples, except
+        that each process averages L_aux over its own photos.
         """
-        tasks: list[tuple[str, Any, tuple[str, ...], Any]] = [
-            ("shape", self.network.shape_decoder, ("camera", "landmark_mask"), self.shape_supervision),
-            ("attributes", self.network.attribute_classifier, ("attributes",), self._attribute_loss),
-        ]
-        labelled = [
-            {name: part for name, part in batch.items() if any(label in part for label in labels)}
-            for _, _, labels, _ in tasks
-        ]
-        counts = [sum(len(part["image"]) for part in parts.values()) for parts in labelled]
-        samples = samples_per_process(counts, self.device)
+        shaped = {name: part for name, part in batch.items() if "camera" in part or "landmark_mask" in part}
+        described = {name: part for name, part in batch.items() if "attributes" in part}
+        counts = [sum(len(part["image"]) for part in parts.values()) for parts in (shaped, described, batch)]
+        of_shape, of_attributes, of_all = samples_per_process(counts, self.device)
         features, of_source = self._features(batch)
-        losses = {}
-        for (task, head, _, loss), parts, number in zip(tasks, labelled, samples, strict=True):
-            if head is not None and parts:
-                losses[task] = loss(head, torch.cat([of_source[name] for name in parts]), parts, number)
-            elif head is not None:
-                losses[task] = _zero_loss(features, head)
+
+        def features_of(parts: Batch) -> Tensor:
+            return torch.cat([of_source[name] for name in parts])
+
+        network = self.network
+        losses: dict[str, Tensor] = {}
+        outputs: Sequence[Tensor] = ()
+        if (decoder := network.shape_decoder) is not None:
+            assert self.shape_supervision is not None
+            outputs = decoder.outputs(features_of(shaped)) if shaped else outputs
+            losses["shape"] = (
+                self.shape_supervision(decoder, outputs, shaped, of_shape) if shaped else _zero_loss(features, decoder)
+            )
+        if (classifier := network.attribute_classifier) is not None:
+            losses["attributes"] = (
+                self._attribute_loss(classifier, features_of(described), described, of_attributes)
+                if described
+                else _zero_loss(features, classifier)
+            )
         if self.auxiliary is not None:
             losses["auxiliary"] = self._auxiliary_loss(self.auxiliary, features, of_source, batch)
+        if (uncertainty := network.landmark_uncertainty) is not None:
+            losses["landmark_uncertainty"] = (
+                self._likelihood_loss(uncertainty, features_of(shaped), outputs, shaped, of_shape)
+                if shaped
+                else _zero_loss(features, uncertainty)
+            )
+        if self.teacher is not None:
+            losses["teacher"] = self._teacher_loss(self.teacher, features, batch, of_all)
         return losses
 
     def _features(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -235,6 +263,32 @@ class JointFaceModule(LightningModule):
             auxiliary(tuple(predicted), part["identity"], part if self._label_model_is_own(name) else {})
             for (name, part), *predicted in zip(known.items(), *split, strict=True)
         ]).sum()  # fmt: skip
+
+    def _likelihood_loss(
+        self,
+        uncertainty: LandmarkUncertainty,
+        features: Tensor,
+        outputs: Sequence[Tensor],
+        batch: Batch,
+        samples: Tensor | int,
+    ) -> Tensor:
+        assert self.shape_supervision is not None
+        assert self.network.shape_decoder is not None
+        predicted, truth, mask = self.shape_supervision.landmarks(self.network.shape_decoder, outputs, batch)
+        if uncertainty.detach_points:
+            predicted = predicted.detach()
+        return landmark_likelihood_loss(predicted, truth, uncertainty(features), mask, samples)
+
+    def _teacher_loss(self, teacher: Teacher, features: Tensor, batch: Batch, samples: Tensor | int) -> Tensor:
+        """The distance from the teacher's predictions, in which shape and attributes weigh as much as they do as
+        labels."""
+        heads: dict[str, Any] = {"shape": self.network.shape_decoder, "attributes": self.network.attribute_classifier}
+        if batch:
+            images = torch.cat([part["image"] for part in batch.values()])
+            losses = teacher.losses(self.network, features, images, samples)
+        else:
+            losses = {task: _zero_loss(features, heads[task]) for task in teacher.taught}
+        return torch.stack([self.weighting.fixed[task] * loss for task, loss in losses.items()]).sum()
 
     def _label_model_is_own(self, source: str) -> bool:
         """Whether the coefficients of a source, if it has any, refer to the decoder's model."""
@@ -303,7 +357,7 @@ class JointFaceModule(LightningModule):
         for name, part in batch.items():
             prefix, features = f"{split}/{name}", of_source[name]
             if f"{prefix}/shape" in self.metrics:
-                self._measure_shape(prefix, features, part, self.label_model(name))
+                self._measure_shape(name, prefix, features, part)
             if f"{prefix}/attributes" in self.metrics:
                 self._measure_attributes(prefix, features, part, self.alpha_sources[name])
 
@@ -311,14 +365,17 @@ class JointFaceModule(LightningModule):
         """The model of a source's coefficients, on the vertices of the decoder's model."""
         assert self.network.shape_decoder is not None
         assert self.shape_supervision is not None
-        foreign = self.shape_supervision.foreign_labels
-        model: Any = foreign[source].model if source in foreign else self.network.shape_decoder.morphable_model
-        return model
+        return self.shape_supervision.label_model(self.network.shape_decoder, source)
 
-    def _measure_shape(self, prefix: str, features: Tensor, part: Part, model: MorphableModel) -> None:
-        decoder, size = self.network.shape_decoder, self.network.image_size
+    def _measure_shape(self, source: str, prefix: str, features: Tensor, part: Part) -> None:
+        decoder, size, model = self.network.shape_decoder, self.network.image_size, self.label_model(source)
         assert decoder is not None
-        predictions = {"shape": decoder.vertices(decoder(features))}
+        outputs = decoder.outputs(features)
+        predictions = {"shape": decoder.vertices(decoder.points(*outputs))}
+        if (uncertainty := self.network.landmark_uncertainty) is not None:
+            assert self.shape_supervision is not None
+            predicted, truth, mask = self.shape_supervision.landmarks(decoder, outputs, {source: part})
+            self.metrics[f"{prefix}/landmarks"].update(predicted, truth, uncertainty(features), mask)
         if f"{prefix}/trivial/shape" in self.metrics:
             mean_face = frontal_face(decoder.morphable_model, size)
             predictions["trivial/shape"] = mean_face.expand_as(predictions["shape"])
@@ -348,6 +405,8 @@ class JointFaceModule(LightningModule):
         errors: dict[str, list[Tensor]] = {}
         for key, values in self._log_metrics("val").items():
             task = key.rsplit("/", 1)[1]
+            if task not in UNDEFINED:
+                continue
             of_task = errors.setdefault(task, [])
             of_task += [values[key] for key in ("nme_2d_68", "nme_inner_51") if key in values]
             if "balanced_accuracy" in values:

@@ -39,6 +39,21 @@ def landmark_loss(
     return weight * (squared_distance * share).sum() / samples
 
 
+def landmark_likelihood_loss(
+    predicted: Float[Tensor, "samples 68 2"],
+    target: Float[Tensor, "samples 68 2"],
+    sigma: Float[Tensor, "samples 68"],
+    mask: Bool[Tensor, "samples 68"],
+    samples: Loss | int,
+) -> Loss:
+    """sum_l ( ||x_l - x^_l||^2 / (2 sigma_l^2) + 2 log sigma_l ) over the labelled landmarks of each sample: the
+    negative logarithm of their likelihood up to a constant, if x and y have normal errors of standard deviation
+    sigma_l."""
+    squared_distance = torch.where(mask, (predicted - target).square().sum(-1), 0.0)
+    likelihood = squared_distance / (2 * sigma.square()) + 2 * sigma.log()
+    return (likelihood * mask).sum() / samples
+
+
 def attribute_loss(
     logits: Values, labels: Values, mask: Bool[Tensor, "samples attributes"], alpha: Values, samples: Loss | int
 ) -> Loss:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from jointface.errors import ConfigError, InputError
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.modules.backbones import feature_shape
+from jointface.modules.landmark_uncertainty import LandmarkUncertainty
 from jointface.modules.shape_decoders import ShapeDecoder
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -47,6 +48,7 @@ class FaceNetwork(nn.Module):
         image_size: side of the crops in pixels.
         attributes: the union vocabulary, one name for each logit.
         channels_last: whether images and convolutions use the channels-last layout, which most machines run faster.
+        landmark_uncertainty: predicts from the features how exact the landmarks of the shape are; None: not known.
     """
 
     def __init__(
@@ -57,11 +59,13 @@ class FaceNetwork(nn.Module):
         image_size: int,
         attributes: Sequence[str],
         channels_last: bool = True,
+        landmark_uncertainty: LandmarkUncertainty | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.shape_decoder = shape_decoder
         self.attribute_classifier = attribute_classifier
+        self.landmark_uncertainty = landmark_uncertainty
         self.image_size = image_size
         self.attributes = tuple(attributes)
         self.label_sets: dict[str, dict[str, Any]] = {}  # attributes and alpha, by training source
@@ -98,7 +102,8 @@ def build_network(
     config: Mapping[str, Any], attributes: Sequence[str], morphable_model: MorphableModel | None
 ) -> FaceNetwork:
     """Builds a network from a config in plain containers: `image_size`, `channels_last`, and for each of `backbone`,
-    `shape_decoder` and `attribute_classifier` its `_target_` and settings, or None to leave out a head.
+    `shape_decoder`, `attribute_classifier` and `landmark_uncertainty` its `_target_` and settings, or None to leave out
+    a head; checkpoints of before lack the last one.
 
     Raises:
         ConfigError: the parts do not fit together.
@@ -106,7 +111,7 @@ def build_network(
     backbone = _build("backbone", config["backbone"])
     image_size = config["image_size"]
     shape = feature_shape(backbone, image_size)
-    decoder = classifier = None
+    decoder = classifier = uncertainty = None
     if config["shape_decoder"] is not None:
         if morphable_model is None:
             raise ConfigError("model.shape_decoder needs a morphable model: set morphable_model")
@@ -119,7 +124,11 @@ def build_network(
             )
         given = {"feature_shape": shape, "num_attributes": len(attributes)}
         classifier = _build("attribute_classifier", config["attribute_classifier"], **given)
-    return FaceNetwork(backbone, decoder, classifier, image_size, attributes, config["channels_last"])
+    if config.get("landmark_uncertainty") is not None:
+        if decoder is None:
+            raise ConfigError("model.landmark_uncertainty needs model.shape_decoder, which predicts the landmarks")
+        uncertainty = _build("landmark_uncertainty", config["landmark_uncertainty"], feature_shape=shape)
+    return FaceNetwork(backbone, decoder, classifier, image_size, attributes, config["channels_last"], uncertainty)
 
 
 def _build(part: str, config: Mapping[str, Any], **given: Any) -> Any:

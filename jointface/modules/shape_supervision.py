@@ -1,9 +1,10 @@
 """L_shape of a mixed batch: each sample teaches the points that it labels."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from jointface.errors import ConfigError
@@ -65,19 +66,16 @@ class ShapeSupervision(nn.Module):
             raise ConfigError("model.part_weights needs model/shape_decoder=morphable, which predicts these parts")
 
     def forward(
-        self, decoder: ShapeDecoder, features: Tensor, batch: Mapping[str, Part], samples: Tensor | int
+        self, decoder: ShapeDecoder, outputs: Sequence[Tensor], batch: Mapping[str, Part], samples: Tensor | int
     ) -> Float[Tensor, ""]:
         """L_shape.
 
         Args:
-            features: of the samples of all sources, one source after another.
+            outputs: of the decoder, for the samples of all sources, one source after another.
             batch: by source; each labels a camera and coefficients, or landmarks.
             samples: the number by which the sum over the samples is divided.
         """
-        outputs = [
-            output.split([len(part["image"]) for part in batch.values()]) for output in decoder.outputs(features)
-        ]
-        of_source = dict(zip(batch, zip(*outputs, strict=True), strict=True))
+        of_source = _by_source(outputs, batch)
         labelled = {name: part for name, part in batch.items() if "camera" in part}
         losses = [
             self.landmark_weight * self._landmark_loss(decoder, of_source[name], part, samples)
@@ -115,8 +113,45 @@ class ShapeSupervision(nn.Module):
         self, decoder: ShapeDecoder, outputs: Sequence[Tensor], part: Part, samples: Tensor | int
     ) -> Tensor:
         """Over the labelled landmarks of a source."""
-        size = decoder.image_size
-        vertices = decoder.vertices_at(self.labelled_landmarks.vertices, *outputs) / size
-        truth = part["landmarks68"] / size
-        landmarks, mask = self.labelled_landmarks(vertices, truth, part["landmark_mask"])
+        landmarks, truth, mask = self._labelled(decoder, outputs, part)
         return landmark_loss(landmarks, truth, decoder.region_weights["landmarks"], mask, samples)
+
+    def _labelled(self, decoder: ShapeDecoder, outputs: Sequence[Tensor], part: Part) -> tuple[Tensor, Tensor, Tensor]:
+        """The predicted and the true landmarks of a source that labels no more, and which of them count."""
+        vertices = decoder.vertices_at(self.labelled_landmarks.vertices, *outputs) / decoder.image_size
+        truth = part["landmarks68"] / decoder.image_size
+        landmarks, mask = self.labelled_landmarks(vertices, truth, part["landmark_mask"])
+        return landmarks, truth, mask
+
+    def landmarks(
+        self, decoder: ShapeDecoder, outputs: Sequence[Tensor], batch: Mapping[str, Part]
+    ) -> tuple[Float[Tensor, "batch 68 2"], Float[Tensor, "batch 68 2"], Bool[Tensor, "batch 68"]]:
+        """x and y of the predicted and of the true landmarks, in units of the crop, and which of them count.
+
+        Those of fitted faces are true where coefficients and camera put them, and all count. Arguments as of `forward`.
+        """
+        of_source = _by_source(outputs, batch)
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        for name, part in batch.items():
+            if "camera" not in part:
+                found.append(self._labelled(decoder, of_source[name], part))
+                continue
+            model = self.label_model(decoder, name)
+            predicted = decoder.vertices_at(model.landmarks68, *of_source[name])
+            truth = model.project(*(part[key] for key in LABELS))[:, model.landmarks68]
+            everything = torch.ones_like(truth[..., 0], dtype=torch.bool)
+            found.append((predicted / decoder.image_size, truth / decoder.image_size, everything))
+        faces, true, masks = zip(*found, strict=True)
+        predicted, truth = (torch.cat([points[..., :2] for points in part]) for part in (faces, true))
+        return predicted, truth, torch.cat(masks)
+
+    def label_model(self, decoder: ShapeDecoder, source: str) -> MorphableModel:
+        """The model of a source's coefficients, on the vertices of the decoder's model."""
+        foreign: Any = self.foreign_labels
+        return foreign[source].model if source in foreign else decoder.morphable_model
+
+
+def _by_source(outputs: Sequence[Tensor], batch: Mapping[str, Part]) -> dict[str, tuple[Tensor, ...]]:
+    """The outputs that belong to each source."""
+    split = [output.split([len(part["image"]) for part in batch.values()]) for output in outputs]
+    return dict(zip(batch, zip(*split, strict=True), strict=True))

@@ -25,17 +25,23 @@ Parameters = Sequence[Parameter]
 
 
 class FixedWeights(nn.Module):
-    """L = shape L_shape + attributes L_attr + auxiliary L_aux. Raises a ConfigError if a weight is negative or not
-    finite. The weight of an auxiliary loss stays fixed in all methods below."""
+    """L = shape L_shape + attributes L_attr + auxiliary L_aux, and further losses that are added with their weights.
+    Raises a ConfigError if a weight is negative or not finite. The weights of all but L_shape and L_attr stay fixed in
+    all methods below."""
 
     varies = False  # whether the weights change during a training and should be logged
 
     def __init__(self, shape: float, attributes: float, auxiliary: float = 1.0) -> None:
         super().__init__()
-        self.fixed = {"shape": shape, "attributes": attributes, "auxiliary": auxiliary}
-        for task, weight in self.fixed.items():
-            if not (math.isfinite(weight) and weight >= 0):
-                raise ConfigError(f"model.loss.{task}={weight}: expected a number of at least 0")
+        self.fixed: dict[str, float] = {}
+        for task, weight in {"shape": shape, "attributes": attributes, "auxiliary": auxiliary}.items():
+            self.add(task, weight, f"model.loss.{task}")
+
+    def add(self, task: str, weight: float, key: str) -> None:
+        """Adds a loss with a fixed weight, which the config names by `key`."""
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ConfigError(f"{key}={weight}: expected a number of at least 0")
+        self.fixed[task] = weight
 
     def weights(self) -> dict[str, Tensor | float]:
         """The current factor of each task's loss."""

@@ -102,6 +102,7 @@ def validate_labels(config: DictConfig, datamodule: JointDataModule) -> None:
                 )
     taught = {name for _, sources in present.values() for name in sources("train")}
     taught |= set(datamodule.people()) if config.model.auxiliary else set()
+    taught |= set(datamodule.datasets["train"]) if config.model.teacher else set()
     if useless := set(datamodule.datasets["train"]) - taught:
         raise ConfigError(
             f"source {', '.join(sorted(useless))} labels nothing that the model predicts: leave it out of data.sources "

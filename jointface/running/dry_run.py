@@ -49,6 +49,8 @@ def part_sizes(network: FaceNetwork) -> dict[str, PartSize]:
         sizes["shape_decoder"] = _size(decoder, lambda: decoder.vertices(decoder(features)))
     if classifier is not None:
         sizes["attribute_classifier"] = _size(classifier, lambda: classifier(features))
+    if (uncertainty := network.landmark_uncertainty) is not None:
+        sizes["landmark_uncertainty"] = _size(uncertainty, lambda: uncertainty(features))
     network.train(training)
     return sizes
 

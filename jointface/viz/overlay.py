@@ -18,6 +18,7 @@ OUTLINES = (
 
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+SUBPIXEL = 4  # bits of the fraction of a coordinate in OpenCV
 # RGB of a head's axes: x towards its left ear (on the viewer's right), y towards the crown, z forwards.
 AXIS_COLOURS = ((230, 50, 50), (40, 190, 60), (60, 110, 255))
 
@@ -31,6 +32,16 @@ def overlay_landmarks(
     cv2.polylines(canvas, outlines, isClosed=False, color=(255, 215, 0), thickness=thickness, lineType=cv2.LINE_AA)
     for point in points.tolist() if dots else []:
         cv2.circle(canvas, point, thickness, (255, 0, 0), -1)
+    return canvas
+
+
+def overlay_circles(
+    image: Image, landmarks: Float[np.ndarray, "points dims"], radii: Float[np.ndarray, "points"]
+) -> Image:
+    """Draws a thin circle around each landmark. Radii are in pixels, to fractions of one."""
+    canvas, one = image.copy(), 1 << SUBPIXEL
+    for point, radius in zip((one * landmarks[:, :2]).round().astype(int).tolist(), radii.tolist(), strict=True):
+        cv2.circle(canvas, point, round(one * radius), (0, 255, 255), 1, cv2.LINE_AA, SUBPIXEL)
     return canvas
 
 

@@ -1,0 +1,103 @@
+"""Distillation: a network that was trained before teaches another one on the same crops, labelled or not."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from jointface.errors import ConfigError
+from jointface.geometry.camera import center_depth
+from jointface.modules.checkpoint import load_model
+from jointface.modules.losses import shape_loss
+from jointface.modules.network import FaceNetwork, Prediction
+
+Images = UInt8[Tensor, "batch 3 size size"]
+Features = Float[Tensor, "batch channels height width"]
+Loss = Float[Tensor, ""]
+
+
+class Teacher:
+    """A frozen network in evaluation mode, and what its predictions teach a student.
+
+    It is no nn.Module. So it is no part of the student: of its state_dict, its checkpoints, its average or its
+    optimiser. It goes to the device of the crops.
+
+    Args:
+        student: the network that is taught.
+        checkpoint: of the teacher, as for `load_model`.
+        weight: factor of the loss in the total.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it is damaged.
+        ConfigError: the faces of both are of different morphable models, or the teacher predicts nothing of what the
+            student does.
+    """
+
+    def __init__(self, student: FaceNetwork, checkpoint: str | Path, weight: float = 1.0) -> None:
+        self.weight, self.network = weight, load_model(checkpoint).requires_grad_(False)
+        where = f"model.teacher.checkpoint={checkpoint}"
+        decoders = [network.shape_decoder for network in (self.network, student)]
+        models = [decoder.morphable_model for decoder in decoders if decoder is not None]
+        if len(models) == 2 and len({(model.content_hash(), model.num_shape) for model in models}) == 2:
+            raise ConfigError(
+                f"{where}: its faces are of the morphable model {models[0].name}, those of the student of another one, "
+                f"{models[1].name}: choose the morphable_model that the teacher was trained with"
+            )
+        heads = [network.attribute_classifier for network in (self.network, student)]
+        both = [name for name in student.attributes if name in self.network.attributes and None not in heads]
+        self.columns = [torch.tensor([of.attributes.index(name) for name in both]) for of in (self.network, student)]
+        self.taught = [*(["shape"] if len(models) == 2 else []), *(["attributes"] if both else [])]
+        if not self.taught:
+            raise ConfigError(f"{where}: predicts neither faces nor attributes that this network predicts, too")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Teacher":
+        return self  # averaged weights copy the student, and need no second teacher
+
+    @torch.no_grad()
+    def predict(self, images: Images) -> Prediction:
+        """The teacher's prediction for crops of any size; its vertices are in pixels of these crops."""
+        if self.network.mean.device != images.device:
+            self.network.to(images.device)
+            self.columns = [columns.to(images.device) for columns in self.columns]
+        size, own_size = images.shape[-1], self.network.image_size
+        if size != own_size:
+            resized = F.interpolate(images.float(), (own_size, own_size), mode="bilinear", antialias=True)
+            images = resized.round().clamp(0, 255).to(torch.uint8)
+        vertices, logits = self.network(images)
+        if vertices is not None:
+            corner = vertices.new_tensor([0.5, 0.5, 0.0])  # from a pixel's centre
+            vertices = (vertices + corner) * (size / own_size) - corner
+        return Prediction(vertices, logits)
+
+    def losses(self, student: FaceNetwork, features: Features, images: Images, samples: Loss | int) -> dict[str, Loss]:
+        """For each task that is taught, the distance of the student's predictions from the teacher's.
+
+        "shape" is L_shape over all vertices, with the teacher's as the target. "attributes" is the sum of the binary
+        cross-entropies with the teacher's probabilities over the attributes that both know. These are the balanced ones
+        (sigmoid of the logits), which do not depend on how frequent an attribute was in the training of either.
+
+        Args:
+            features: of the student for these images.
+            samples: the number by which the sum over the images is divided.
+        """
+        vertices, logits = self.predict(images)
+        decoder, classifier = student.shape_decoder, student.attribute_classifier
+        losses: dict[str, Tensor] = {}
+        if "shape" in self.taught:
+            assert decoder is not None
+            assert vertices is not None
+            faces = decoder.vertices(decoder(features)), vertices
+            own, target = (center_depth(face) / student.image_size for face in faces)
+            weights = decoder.morphable_model.region_weights(**decoder.region_weights)
+            losses["shape"] = shape_loss(own, target, weights, samples)
+        if "attributes" in self.taught:
+            assert classifier is not None
+            assert logits is not None
+            theirs, own = self.columns
+            target = logits[:, theirs].sigmoid()
+            entropy = F.binary_cross_entropy_with_logits(classifier(features).float()[:, own], target, reduction="sum")
+            losses["attributes"] = entropy / samples
+        return losses

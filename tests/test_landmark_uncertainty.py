@@ -1,0 +1,134 @@
+"""How exact landmarks are: the likelihood that teaches it, its calibration, and what a reader says of it."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from jointface.detection.finders import GivenBoxes
+from jointface.errors import ConfigError
+from jointface.geometry import FaceBox, MorphableModel
+from jointface.inference.backends import TorchNetwork
+from jointface.inference.face_tables import face_entry, face_table
+from jointface.inference.photo_overlay import photo_overlay
+from jointface.inference.reader import FaceReader
+from jointface.metrics.landmark_calibration import LandmarkCalibration
+from jointface.modules import JointFaceModule, build_network
+from jointface.modules.checkpoint import KEY, describe, load_model
+from jointface.modules.losses import landmark_likelihood_loss
+from tests.networks import Batch, make_module, network_config
+from tests.test_landmark_supervision import marked
+
+SIGMA = 0.03
+
+
+@pytest.fixture
+def make(tiny_model: MorphableModel) -> Callable[..., JointFaceModule]:
+    """Builds modules that predict the uncertainty of landmarks, with these settings."""
+
+    def module(**settings: Any) -> JointFaceModule:
+        head = {"_target_": "jointface.modules.LandmarkUncertainty", "initial": SIGMA, **settings}
+        return make_module(tiny_model, network={**network_config("morphable"), "landmark_uncertainty": head}).eval()
+
+    return module
+
+
+def test_the_loss_is_the_likelihood_of_the_labelled_landmarks() -> None:
+    generator = torch.Generator().manual_seed(0)
+    predicted, truth = torch.rand(2, 3, 68, 2, generator=generator, dtype=torch.float64).unbind()
+    sigma = 0.01 + torch.rand(3, 68, generator=generator, dtype=torch.float64)
+    mask = torch.rand(3, 68, generator=generator) > 0.4
+    expected = 0.0
+    for face, landmark in mask.nonzero().tolist():
+        s = sigma[face, landmark].item()
+        for axis in range(2):  # a normal density for x and for y, without their constants
+            error = (predicted - truth)[face, landmark, axis].item()
+            expected += error**2 / (2 * s**2) + math.log(s)
+    found = landmark_likelihood_loss(predicted, truth, sigma, mask, 3)
+    assert found.item() == pytest.approx(expected / 3, rel=1e-12)
+
+
+def test_fitted_faces_and_marked_photos_teach_it_and_the_rest_does_not(
+    make: Callable[..., JointFaceModule], mixed_batch: Batch
+) -> None:
+    module, batch = make(), {**mixed_batch, "marked": marked(4, 3)}
+    decoder, fitted = module.network.shape_decoder, mixed_batch["w300lp"]
+    model, expected = decoder.morphable_model, 0.0
+    for part in (fitted, batch["marked"]):
+        found = module.network(part["image"]).vertices[:, model.landmarks68, :2] / 64
+        true, mask = part.get("landmarks68"), part.get("landmark_mask", torch.ones(8, 68, dtype=torch.bool))
+        if "camera" in part:
+            labels = (part[key] for key in ("shape_coefficients", "expression_coefficients", "camera"))
+            true = model.project(*labels)[:, model.landmarks68]
+        squared = (found - true[..., :2] / 64).square().sum(-1)
+        expected += ((squared / (2 * SIGMA**2) + 2 * math.log(SIGMA)) * mask).sum().item()
+    assert module.losses(batch)["landmark_uncertainty"].item() == pytest.approx(expected / 12, rel=1e-4)
+    assert module.losses({"celeba": mixed_batch["celeba"]})["landmark_uncertainty"] == 0
+
+
+@pytest.mark.parametrize("detached", [True, False])
+def test_the_loss_moves_points_only_where_it_is_told(
+    detached: bool, make: Callable[..., JointFaceModule], mixed_batch: Batch
+) -> None:
+    module = make(detach_points=detached)
+    module.losses(mixed_batch)["landmark_uncertainty"].backward()
+    assert (module.network.shape_decoder.regressor.bias.grad is None) == detached
+    assert module.network.landmark_uncertainty.layers[2].bias.grad.abs().min() > 0
+
+
+def test_errors_as_large_as_announced_are_calibrated() -> None:
+    torch.manual_seed(0)
+    sigma, truth = 0.5 + torch.rand(800, 68), torch.rand(800, 68, 2)
+    predicted = truth + sigma[..., None] * torch.randn(800, 68, 2)
+    mask = torch.rand(800, 68) > 0.2
+    predicted[~mask] = 1000.0
+    metric = LandmarkCalibration()
+    metric.update_empty()
+    assert metric.compute() == {}
+    for factor, low, high in ((1.0, 0.0, 0.005), (0.1, 0.4, 0.5), (100.0, 0.499, 0.501)):
+        metric.reset()
+        metric.update(predicted, truth, factor * sigma, mask)
+        assert low <= metric.compute()["landmark_calibration_error"] <= high
+
+
+def test_checkpoints_keep_the_head_and_those_of_before_have_none(
+    make: Callable[..., JointFaceModule], tiny_model: MorphableModel, tmp_path: Path
+) -> None:
+    module = make()
+    torch.save({KEY: module.description, "state_dict": module.state_dict()}, tmp_path / "new.ckpt")
+    images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    loaded = load_model(tmp_path / "new.ckpt")
+    assert loaded.landmark_uncertainty(loaded.features(images))[0].tolist() == pytest.approx([SIGMA] * 68)
+    before = make_module(tiny_model)
+    description = describe(before.network, network_config("morphable"))
+    assert "landmark_uncertainty" not in description["network"]
+    torch.save({KEY: description, "state_dict": before.state_dict()}, tmp_path / "old.ckpt")
+    assert load_model(tmp_path / "old.ckpt").landmark_uncertainty is None
+
+
+def test_it_needs_a_face(tiny_model: MorphableModel) -> None:
+    config = {**network_config(None), "landmark_uncertainty": {"_target_": "jointface.modules.LandmarkUncertainty"}}
+    with pytest.raises(ConfigError, match=r"model\.landmark_uncertainty needs model\.shape_decoder"):
+        build_network(config, ("Bald",), tiny_model)
+
+
+def test_a_reader_gives_it_in_pixels_of_the_photo(make: Callable[..., JointFaceModule]) -> None:
+    network, box = make().network, FaceBox(150.0, 140.0, 100.0)
+    photo = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    (face,) = FaceReader(TorchNetwork(network), GivenBoxes([box]), two_passes=False)(photo)
+    np.testing.assert_allclose(face.landmark_scale, np.full(68, SIGMA * 1.58 * box.size), rtol=1e-5)
+    entry = face_entry(face, 1)
+    assert entry["landmark_scale"] == [4.74] * 68
+    row = face_table([{"photo": "a", "width": 400, "height": 300} | entry]).iloc[0]
+    assert row["landmark_67_scale_px"] == 4.74
+    shown = photo_overlay(face.photo, [face], 640)
+    network.landmark_uncertainty = None
+    (plain,) = FaceReader(TorchNetwork(network), GivenBoxes([box]), two_passes=False)(photo)
+    assert plain.landmark_scale is None
+    assert "landmark_scale" not in face_entry(plain, 1)
+    changed = (shown != photo_overlay(plain.photo, [plain], 640)).any(-1)
+    assert 0 < changed.mean() < 0.05
