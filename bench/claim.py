@@ -1,10 +1,10 @@
 """Further measurements of the runs of a sweep such as `sweep=claim`, added to the metrics.json of each run.
 
-`python -m bench.claim runs/claim DATA [FACES]` measures, on the test people of DATA/celeba_wild, none of whom are in
+`python -m bench.claim runs/claim DATA [FACES]` measures, on the test people of DATA/celeba_wild, none of whom is in
 the training:
 
 - `test/people/consistency_error`: how much the identity that is predicted for the photos of one person varies, over how
-  much people's mean identities vary, both as variances of the vertices.
+  much people's mean identities vary, with each coefficient in units of the vertices' movement.
 - `test/people/nme_2d_68_occluded`, `..._blurred`, `..._dark`: NME of the landmarks in photos that were made harder.
 - `test/attribute_probe/average_precision`, `test/shape_probe/error`: what the features tell of attributes, and the
   share of the identity's variance that they do not tell, by linear probes that are fitted to the training people.
@@ -93,8 +93,6 @@ class Measurements:
     @torch.no_grad()
     def of(self, network: FaceNetwork) -> dict[str, float]:
         """All measurements of a network, by name."""
-        network.eval()
-        outputs = _outputs(network, self.test["image"])
         result = self._probes(pooled(network, self.train["image"]), pooled(network, self.test["image"]))
         if network.shape_decoder is None:
             return result
@@ -103,7 +101,7 @@ class Measurements:
         if isinstance(network.shape_decoder, MorphableDecoder):
             model = network.shape_decoder.morphable_model
             result["test/people/consistency_error"] = consistency_error(
-                outputs[0] * spread(model), self.test["identity"]
+                _outputs(network, self.test["image"])[0] * spread(model), self.test["identity"]
             )
             drawn = _outputs(network, self.drawn["image"])[0]
             result["test/synthetic/identity_error"] = self._identity_error(model, drawn)
@@ -172,8 +170,7 @@ def _ridge(train: Tensor, truth: Tensor, test: Tensor) -> np.ndarray:
 
 def _outputs(network: FaceNetwork, images: Images) -> list[Tensor]:
     decoder = network.shape_decoder
-    if decoder is None:
-        return []
+    assert decoder is not None
     parts = [decoder.outputs(network.features(part)) for part in images.split(64)]
     return [torch.cat(column) for column in zip(*parts, strict=True)]
 

@@ -168,8 +168,8 @@ def differences(summary: Summary, baseline: str) -> pd.DataFrame:
 
 def plot(summary: Summary, key: str) -> Figure:
     """Each metric against a setting, in numeric order, or against another metric: a point for each run, and a line
-    through the means of each combination of the other settings. Against a metric, a line joins the means of the values
-    of the last setting, which stand beside them: it shows what one task costs the other.
+    through the means of each combination of the other settings. Against a metric, means are joined along the last
+    setting, whose values are written beside them: this shows what one task costs the other.
 
     Raises:
         ConfigError: the key is no setting and no metric of these runs.
@@ -178,7 +178,9 @@ def plot(summary: Summary, key: str) -> Figure:
     shown = [metric for metric in summary.metrics if metric != key]
     if key not in summary.settings and not (is_metric and shown):
         known = ", ".join([*summary.settings, *summary.metrics])
-        raise ConfigError(f"nothing to plot against {key}; choose from {known}, and another one of --metrics")
+        raise ConfigError(
+            f"cannot plot against {key}: choose a setting or metric from {known}; a metric needs a second of --metrics"
+        )
     found = [] if is_metric else runs[key].drop_duplicates().sort_values(key=_numeric, kind="stable").tolist()
     runs = runs.assign(place=runs[key] if is_metric else runs[key].map(found.index))
     others = [name for name in summary.settings if name != key]
@@ -254,7 +256,7 @@ def write_summary(
 
     Args:
         against: the baseline of `differences`, which are added to the Markdown and written to `differences.csv`.
-        x: the key of `plot`, which is written to `summary.png`.
+        x: the setting or metric of `plot`, which is written to `summary.png`.
 
     Raises:
         ConfigError: the baseline or the key is no setting of the runs.

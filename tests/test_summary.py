@@ -108,7 +108,7 @@ def test_a_plot_against_a_setting_joins_means_and_against_a_metric_shows_the_exc
     assert by_arm["a"].get_xydata().tolist() == [[0, 0.5], [1, 0.2]]
     by_arm = {line.get_label(): line for line in plot(summary, "val/error").axes[0].lines}
     np.testing.assert_allclose(by_arm["b"].get_xydata(), [[0.1, 0.2], [0.3, 0.6]])  # the test's NME is twice the error
-    with pytest.raises(ConfigError, match="nothing to plot against depth; choose from"):
+    with pytest.raises(ConfigError, match="cannot plot against depth: choose a setting or metric from"):
         plot(summary, "depth")
 
 

@@ -250,6 +250,9 @@ def test_a_kill_while_saving_leaves_the_checkpoint_before(straight: Path, tiny_d
     assert not leftover.exists()
     assert_same_training(tmp_path, straight)
     with patch("jointface.train.build_trainer", side_effect=AssertionError):  # nothing is left to do
+        older = OmegaConf.load(tmp_path / "config.yaml")
+        del older.model.shuffle_attributes  # a version that did not know this key left it out
+        OmegaConf.save(older, tmp_path / "config.yaml")
         finished = train(again.copy())
         again.seed += 1
         with pytest.raises(ConfigError, match=r"has finished with another config \(see seed in its config.yaml\)"):

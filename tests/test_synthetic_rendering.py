@@ -102,7 +102,8 @@ def test_a_landmark_is_painted_where_its_label_says(factory: FaceFactory, head: 
     seen[:, 60:] = False  # between closed lips a ball is hidden
     beside = torch.nn.functional.max_pool2d(painted.float(), 3, stride=1, padding=1) > 0
     near = seen.clone()
-    near[:, [9, 51, 57]] &= abs(yaw) < 90  # these are on the outline of a profile, where half of a ball is hidden
+    # The chin's neighbour and the middle of the lips are on the outline of a profile, where half of a ball is hidden.
+    near[:, [9, 51, 57]] &= abs(yaw) < 90
     for number, scale in enumerate(scales):
         x, y = marks[number, near[number], :2].round().long().T
         assert painted[number, y, x].float().mean() > 0.85

@@ -25,7 +25,7 @@ def test_a_wheel_reads_a_photo_in_an_empty_folder_without_a_network(tmp_path: Pa
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
     subprocess.run([*build, str(tmp_path), str(ROOT)], check=True, timeout=300)
     (wheel,) = tmp_path.glob("jointface-*.whl")
-    assert wheel.stat().st_size < 16 * 2**20
+    assert wheel.stat().st_size < 16 * 2**20  # weights and code; no data slipped in
     installed, folder = tmp_path / "installed", tmp_path / "empty"
     zipfile.ZipFile(wheel).extractall(installed)
     (installed / "sitecustomize.py").write_text(NO_NETWORK)

@@ -77,7 +77,7 @@ class FairFace(FaceDataset):
         part = "val" if split == "test" else "train"
         files, landmarks = read_landmark_table(self.root / f"landmarks68_{part}.csv")
         labels = read_labels(self.root / f"fairface_label_{part}.csv").reindex(files)
-        chosen = labels["gender"].notna().to_numpy(copy=True)
+        chosen = labels["gender"].notna().to_numpy(copy=True)  # torch warns of arrays that cannot be written
         if split != "test":
             held_out = np.array([held_out_fraction(Path(name).stem) < 0.05 for name in files])
             chosen = chosen & (held_out if split == "val" else ~held_out)

@@ -18,8 +18,8 @@ from jointface.geometry.framing import face_box
 # MediaPipe's contour runs inside the outline that other data sets mark. Stretched by this about the root of the nose
 # (point 27), its boxes agree with theirs, see docs/detection.md.
 CONTOUR_STRETCH = 1.05
-# Where evenly spaced points lie in MediaPipe's contour: those of the 68-point scheme from the ear to the chin, as
-# places between MediaPipe's points 0 to 8 in the median frontal face of FairFace's training photos.
+# Places of points 0 to 8 of the 68-point scheme, ear to chin, along MediaPipe's contour: 1.27 is 27 % of the way from
+# its point 1 to its point 2. They are evenly spaced on the median frontal face of FairFace's training photos.
 EVEN_PLACES = (0.0, 1.27, 2.49, 3.60, 4.43, 5.24, 6.41, 7.25, 8.0)
 
 
@@ -83,8 +83,8 @@ def stretched(landmarks: Float[np.ndarray, "*photos 68 dims"]) -> Float[np.ndarr
 def even_contour(landmarks: Float[np.ndarray, "68 dims"]) -> Float[np.ndarray, "68 dims"]:
     """MediaPipe's landmarks with the contour's points spaced as in the 68-point scheme.
 
-    MediaPipe's are as sparse at the corners of the jaw as they are dense above them. The new points lie on the lines
-    between the old ones at fixed shares, so they stay the same places of the skin when the head turns.
+    MediaPipe's points are sparse at the corners of the jaw and dense above them. The new ones divide the lines between
+    them at fixed shares, so they stay the same places of the skin when the head turns.
     """
     places = np.array(EVEN_PLACES)
     places = np.concatenate([places, 16 - places[-2::-1]])

@@ -1,7 +1,9 @@
 """Resuming a run: finds its checkpoint, checks it against the config, and builds the command that resumes."""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -40,7 +42,7 @@ def metrics_if_finished(config: DictConfig) -> dict[str, float] | None:
     if run["state"] != FINISHED:
         return None
     then = OmegaConf.load(folder / "config.yaml")
-    changed = [key for key in _KEPT if OmegaConf.select(then, key) != OmegaConf.select(config, key)]
+    changed = [key for key in _KEPT if not _same(OmegaConf.select(then, key), OmegaConf.select(config, key))]
     if not changed and then.trainer.max_steps == config.trainer.max_steps:
         return run["metrics"]
     if config.trainer.max_steps > then.trainer.max_steps:
@@ -49,6 +51,14 @@ def metrics_if_finished(config: DictConfig) -> dict[str, float] | None:
         f"the run in {folder} has finished with another config (see {', '.join(changed) or 'trainer.max_steps'} in its "
         "config.yaml): choose another folder"
     )
+
+
+def _same(then: Any, now: Any) -> bool:
+    """Whether two parts of configs train alike. A key that one of them lacks, as runs of older versions do, counts as
+    off: null, false or 0."""
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        return all(_same(then.get(key), now.get(key)) for key in {*then, *now})
+    return bool(then == now or (then is None and not now) or (now is None and not then))
 
 
 def run_folder_of(checkpoint: str | None) -> Path | None:
