@@ -17,7 +17,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from lightning import Callback, Trainer
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from jointface.errors import CheckpointError, ConfigError, RunStopped
 from jointface.modules import load_model
