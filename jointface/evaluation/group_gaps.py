@@ -122,7 +122,7 @@ def accuracy_gaps(
     for grouping in groups:
         accuracies = []
         for group in groups[grouping].dropna().unique():
-            members = torch.from_numpy((groups[grouping] == group).to_numpy())
+            members = torch.from_numpy((groups[grouping] == group).to_numpy(copy=True))
             count = mask[members].sum(0)
             accuracy = (correct & mask)[members].sum(0) / count
             accuracies.append(accuracy.where(count >= MIN_FACES, torch.nan))
