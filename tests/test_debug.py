@@ -3,6 +3,8 @@
 import re
 from itertools import cycle
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -128,6 +130,14 @@ def test_a_loss_is_too_high_until_it_is_below_its_share_of_the_first() -> None:
     assert check.too_high() == ["train/loss_b"]
     check.last["train/loss_b"] = float("nan")
     assert check.too_high() == ["train/loss_b"]
+
+
+def test_a_loss_that_may_be_negative_does_not_count() -> None:
+    check, names = OverfitCheck(), ("train/loss_shape", "train/loss_landmark_uncertainty")
+    trainer: Any = SimpleNamespace(callback_metrics={name: torch.tensor(-1.0) for name in names})
+    module: Any = None
+    check.on_train_batch_end(trainer, module, None, None, 0)
+    assert check.first == {"train/loss_shape": -1.0}
 
 
 @pytest.mark.slow
