@@ -3,12 +3,12 @@
 import re
 from itertools import cycle
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from lightning import LightningModule, Trainer
 from omegaconf import OmegaConf
 
 from jointface.callbacks import OverfitCheck
@@ -134,9 +134,8 @@ def test_a_loss_is_too_high_until_it_is_below_its_share_of_the_first() -> None:
 
 def test_a_loss_that_may_be_negative_does_not_count() -> None:
     check, names = OverfitCheck(), ("train/loss_shape", "train/loss_landmark_uncertainty")
-    trainer: Any = SimpleNamespace(callback_metrics={name: torch.tensor(-1.0) for name in names})
-    module: Any = None
-    check.on_train_batch_end(trainer, module, None, None, 0)
+    trainer = Mock(spec=Trainer, callback_metrics={name: torch.tensor(-1.0) for name in names})
+    check.on_train_batch_end(trainer, Mock(spec=LightningModule), None, None, 0)
     assert check.first == {"train/loss_shape": -1.0}
 
 
