@@ -30,7 +30,7 @@ from jointface.datamodules import JointDataModule
 from jointface.datamodules.loading import explained_loader_failures
 from jointface.errors import ConfigError, RunStopped
 from jointface.modules import JointFaceModule
-from jointface.modules.checkpoint import read_checkpoint
+from jointface.modules.checkpoint import load_model, read_checkpoint
 from jointface.modules.compilation import require_compiler
 from jointface.modules.network_precision import apply_precision
 from jointface.running.checks import validate_batch_norm, validate_config, validate_labels
@@ -130,6 +130,8 @@ def begin(config: DictConfig) -> str | None:
     config.checkpoint = resolve_checkpoint(run_dir, given)
     if config.checkpoint:
         read_checkpoint(config.checkpoint, wanted="last.ckpt")  # refuses a wrong path before any data is opened
+    if config.model.get("teacher"):
+        load_model(config.model.teacher.checkpoint)  # the same
     seed_everything(config.seed, workers=True, verbose=False)
     return given
 
@@ -245,6 +247,7 @@ def build_module(config: DictConfig, datamodule: JointDataModule) -> LightningMo
         part_weights=model.part_weights,
         label_models=label_models,
         foreign_labels=model.foreign_labels,
+        detach_points=model.detach_points,
         auxiliary=instantiate(model.auxiliary) if model.auxiliary else None,
         people=datamodule.people() if model.auxiliary else None,
         shuffle_attributes=model.shuffle_attributes,

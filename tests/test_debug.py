@@ -3,10 +3,12 @@
 import re
 from itertools import cycle
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from lightning import LightningModule, Trainer
 from omegaconf import OmegaConf
 
 from jointface.callbacks import OverfitCheck
@@ -128,6 +130,13 @@ def test_a_loss_is_too_high_until_it_is_below_its_share_of_the_first() -> None:
     assert check.too_high() == ["train/loss_b"]
     check.last["train/loss_b"] = float("nan")
     assert check.too_high() == ["train/loss_b"]
+
+
+def test_a_loss_that_may_be_negative_does_not_count() -> None:
+    check, names = OverfitCheck(), ("train/loss_shape", "train/loss_landmark_uncertainty")
+    trainer = Mock(spec=Trainer, callback_metrics={name: torch.tensor(-1.0) for name in names})
+    check.on_train_batch_end(trainer, Mock(spec=LightningModule), None, None, 0)
+    assert check.first == {"train/loss_shape": -1.0}
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from jointface.inference.onnx_files import compare, require_equal, write_int8, w
 from jointface.inference.onnx_network import OnnxNetwork
 from jointface.metrics.pose import rotation_from_vertices
 from jointface.modules.network import FaceNetwork
-from tests.networks import make_module
+from tests.networks import make_module, network_config
 
 if not (find_spec("onnxruntime") and find_spec("onnxscript")):  # imported where tests run, not where all collect
     pytest.skip("needs the extra onnx", allow_module_level=True)
@@ -31,7 +31,8 @@ if not (find_spec("onnxruntime") and find_spec("onnxscript")):  # imported where
 @pytest.fixture(scope="module", params=["morphable", "position_map"])
 def network(request: pytest.FixtureRequest, tiny_model: MorphableModel) -> FaceNetwork:
     """A network with either decoder, every output of which depends on the crop, as after training."""
-    module = make_module(tiny_model, request.param)
+    head = {"_target_": "jointface.modules.LandmarkUncertainty"}  # which exported files leave out
+    module = make_module(tiny_model, network={**network_config(request.param), "landmark_uncertainty": head})
     with torch.no_grad():
         for parameter in module.network.parameters():
             parameter += 0.02 * torch.randn_like(parameter)

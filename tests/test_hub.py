@@ -17,7 +17,7 @@ from jointface.geometry import MorphableModel
 from jointface.inference.backends import TorchNetwork
 from jointface.inference.hub import write_folder
 from jointface.inference.model_card import RunFacts, model_card, read_run
-from jointface.modules.checkpoint import KEY, describe, load_model
+from jointface.modules.checkpoint import KEY, load_model
 from tests.networks import make_module, network_config
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)
@@ -26,7 +26,10 @@ PHOTO = np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)
 @pytest.fixture
 def checkpoint(tiny_model: MorphableModel, tmp_path: Path) -> Path:
     """A checkpoint in the folder of its run."""
-    module = make_module(tiny_model)
+    config = {
+        **network_config("morphable"), "landmark_uncertainty": {"_target_": "jointface.modules.LandmarkUncertainty"},
+    }  # fmt: skip
+    module = make_module(tiny_model, network=config)
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     (run / ".hydra").mkdir()
@@ -40,8 +43,7 @@ def checkpoint(tiny_model: MorphableModel, tmp_path: Path) -> Path:
         '{"test/celeba/accuracy": 0.9, "test/celeba/accuracy/Bald": 0.5, "train/loss": 1}'
     )
     path = run / "checkpoints" / "best.ckpt"
-    description = describe(module.network, network_config("morphable"))
-    torch.save({KEY: description, "state_dict": module.state_dict()}, path)
+    torch.save({KEY: module.description, "state_dict": module.state_dict()}, path)
     return path
 
 
@@ -53,6 +55,7 @@ def test_a_reader_survives_the_way_to_the_hub_and_back(checkpoint: Path, tmp_pat
     (face,), (truth,) = again(PHOTO), reader(PHOTO)
     assert np.array_equal(face.vertices, truth.vertices)
     assert face.attributes == truth.attributes
+    assert np.array_equal(face.landmark_std, truth.landmark_std)
     for name in ("config.json", "model.safetensors", "README.md"):
         assert (tmp_path / "hub" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
     assert sorted(path.name for path in (tmp_path / "hub").iterdir()) == [

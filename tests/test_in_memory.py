@@ -127,9 +127,9 @@ def test_a_perspective_leaves_fitted_faces_alone(tiny_data: Path, tiny_model: Mo
 
 def test_a_perspective_that_cannot_be_applied_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"data\.augmentation\.perspective=0\.1 needs data\.in_memory=true"):
-        CropTransform(SIZE, Augmentation(perspective=0.1))
-    with pytest.raises(ConfigError, match=r"data\.augmentation\.perspective=0\.25: must be below 0\.25"):
-        Augmentation(perspective=0.25)
+        JointDataModule({}, SIZE, Augmentation(perspective=0.1))
+    with pytest.raises(ConfigError, match=r"data\.augmentation\.perspective=0\.2: must be at most 0\.15"):
+        Augmentation(perspective=0.2)
 
 
 def test_a_border_leaves_the_crop_in_the_middle() -> None:

@@ -17,7 +17,7 @@ from jointface.inference.face_tables import face_entry, face_table
 from jointface.inference.photo_overlay import photo_overlay
 from jointface.inference.reader import FaceReader
 from jointface.metrics.landmark_calibration import LandmarkCalibration
-from jointface.modules import JointFaceModule, build_network
+from jointface.modules import JointFaceModule, LandmarkUncertainty, build_network
 from jointface.modules.checkpoint import KEY, describe, load_model
 from jointface.modules.losses import landmark_likelihood_loss
 from tests.networks import Batch, make_module, network_config
@@ -31,8 +31,9 @@ def make(tiny_model: MorphableModel) -> Callable[..., JointFaceModule]:
     """Builds modules that predict the uncertainty of landmarks, with these settings."""
 
     def module(**settings: Any) -> JointFaceModule:
-        head = {"_target_": "jointface.modules.LandmarkUncertainty", "initial": SIGMA, **settings}
-        return make_module(tiny_model, network={**network_config("morphable"), "landmark_uncertainty": head}).eval()
+        head = {"_target_": "jointface.modules.LandmarkUncertainty", "initial": SIGMA}
+        network = {**network_config("morphable"), "landmark_uncertainty": head}
+        return make_module(tiny_model, network=network, **settings).eval()
 
     return module
 
@@ -70,6 +71,45 @@ def test_fitted_faces_and_marked_photos_teach_it_and_the_rest_does_not(
     assert module.losses({"celeba": mixed_batch["celeba"]})["landmark_uncertainty"] == 0
 
 
+@pytest.mark.parametrize("contour", ["slide", "leave_out"])
+def test_contours_in_2d_are_those_of_the_shape_loss(contour: str, make: Callable[..., JointFaceModule]) -> None:
+    module, part = make(contour=contour), marked(4, 2)
+    found = module.network(part["image"]).vertices / 64
+    labelled, truth = module.shape_supervision.labelled_landmarks, part["landmarks68"] / 64
+    points, mask = labelled(found[:, labelled.vertices], truth, part["landmark_mask"])
+    sigma = torch.full((4, 68), SIGMA)
+    expected = landmark_likelihood_loss(points, truth, sigma, mask, 4)
+    torch.testing.assert_close(module.losses({"marked": part})["landmark_uncertainty"], expected, rtol=1e-4, atol=0)
+    assert mask[:, :17].any() == (contour == "slide")
+
+
+def test_landmarks_that_a_data_set_gives_beside_a_camera_are_the_truth(
+    make: Callable[..., JointFaceModule], mixed_batch: Batch
+) -> None:
+    module, part = make(), mixed_batch["w300lp"]
+    projected = module.losses({"w300lp": part})["landmark_uncertainty"]
+    model = module.network.shape_decoder.morphable_model
+    labels = (part[key] for key in ("shape_coefficients", "expression_coefficients", "camera"))
+    own = model.project(*labels)[:, model.landmarks68]
+    same, moved = (
+        module.losses({"w300lp": {**part, "landmarks68": points}})["landmark_uncertainty"] for points in (own, own + 5)
+    )
+    torch.testing.assert_close(same, projected, rtol=1e-4, atol=0)
+    assert moved > projected
+
+
+@pytest.mark.parametrize("present", [(), ("photos",)])
+def test_without_labels_every_trained_parameter_has_a_gradient(
+    present: tuple[str, ...], make: Callable[..., JointFaceModule]
+) -> None:
+    """Distributed training requires it."""
+    module = make()
+    losses = module.losses({name: {"image": marked(2, 2)["image"]} for name in present})
+    assert all(loss == 0 for loss in losses.values())
+    torch.stack([*losses.values()]).sum().backward()
+    assert all(parameter.grad is not None for parameter in module.parameters() if parameter.requires_grad)
+
+
 @pytest.mark.parametrize("detached", [True, False])
 def test_the_loss_moves_points_only_where_it_is_told(
     detached: bool, make: Callable[..., JointFaceModule], mixed_batch: Batch
@@ -80,7 +120,7 @@ def test_the_loss_moves_points_only_where_it_is_told(
     assert module.network.landmark_uncertainty.layers[2].bias.grad.abs().min() > 0
 
 
-def test_errors_as_large_as_announced_are_calibrated() -> None:
+def test_errors_as_large_as_predicted_are_calibrated() -> None:
     torch.manual_seed(0)
     sigma, truth = 0.5 + torch.rand(800, 68), torch.rand(800, 68, 2)
     predicted = truth + sigma[..., None] * torch.randn(800, 68, 2)
@@ -95,14 +135,16 @@ def test_errors_as_large_as_announced_are_calibrated() -> None:
         assert low <= metric.compute()["landmark_calibration_error"] <= high
 
 
-def test_checkpoints_keep_the_head_and_those_of_before_have_none(
+def test_checkpoints_keep_the_head_and_older_ones_have_none(
     make: Callable[..., JointFaceModule], tiny_model: MorphableModel, tmp_path: Path
 ) -> None:
     module = make()
+    with torch.no_grad():
+        module.network.landmark_uncertainty.layers[2].bias.fill_(math.log(2 * SIGMA))
     torch.save({KEY: module.description, "state_dict": module.state_dict()}, tmp_path / "new.ckpt")
     images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     loaded = load_model(tmp_path / "new.ckpt")
-    assert loaded.landmark_uncertainty(loaded.features(images))[0].tolist() == pytest.approx([SIGMA] * 68)
+    assert loaded.landmark_uncertainty(loaded.features(images))[0].tolist() == pytest.approx([2 * SIGMA] * 68)
     before = make_module(tiny_model)
     description = describe(before.network, network_config("morphable"))
     assert "landmark_uncertainty" not in description["network"]
@@ -116,19 +158,25 @@ def test_it_needs_a_face(tiny_model: MorphableModel) -> None:
         build_network(config, ("Bald",), tiny_model)
 
 
+@pytest.mark.parametrize("initial", [0.0, math.inf, math.nan])
+def test_a_standard_deviation_is_a_number_above_0(initial: float) -> None:
+    with pytest.raises(ConfigError, match=r"initial=.*: must be above 0 and finite"):
+        LandmarkUncertainty((8, 2, 2), initial)
+
+
 def test_a_reader_gives_it_in_pixels_of_the_photo(make: Callable[..., JointFaceModule]) -> None:
     network, box = make().network, FaceBox(150.0, 140.0, 100.0)
     photo = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
     (face,) = FaceReader(TorchNetwork(network), GivenBoxes([box]), two_passes=False)(photo)
-    np.testing.assert_allclose(face.landmark_scale, np.full(68, SIGMA * 1.58 * box.size), rtol=1e-5)
+    np.testing.assert_allclose(face.landmark_std, np.full(68, SIGMA * 1.58 * box.size), rtol=1e-5)
     entry = face_entry(face, 1)
-    assert entry["landmark_scale"] == [4.74] * 68
+    assert entry["landmark_std"] == [4.74] * 68
     row = face_table([{"photo": "a", "width": 400, "height": 300} | entry]).iloc[0]
-    assert row["landmark_67_scale_px"] == 4.74
+    assert row["landmark_67_std_px"] == 4.74
     shown = photo_overlay(face.photo, [face], 640)
     network.landmark_uncertainty = None
     (plain,) = FaceReader(TorchNetwork(network), GivenBoxes([box]), two_passes=False)(photo)
-    assert plain.landmark_scale is None
-    assert "landmark_scale" not in face_entry(plain, 1)
+    assert plain.landmark_std is None
+    assert "landmark_std" not in face_entry(plain, 1)
     changed = (shown != photo_overlay(plain.photo, [plain], 640)).any(-1)
     assert 0 < changed.mean() < 0.05

@@ -78,6 +78,8 @@ def test_a_batch_may_mix_flipped_and_plain_faces(tiny_model: MorphableModel) -> 
     together = tiny_model.project(shape, expression, cameras)
     alone = [tiny_model.project(shape[i : i + 1], expression[i : i + 1], cameras[i : i + 1])[0] for i in range(2)]
     torch.testing.assert_close(together, torch.stack(alone), atol=1e-3, rtol=0)
+    landmarks = tiny_model.project_landmarks(shape, expression, cameras)
+    torch.testing.assert_close(landmarks, together[:, tiny_model.landmarks68], atol=1e-3, rtol=0)
 
 
 def test_projection_is_the_camera_after_the_model(tiny_model: MorphableModel) -> None:

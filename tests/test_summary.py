@@ -156,6 +156,13 @@ def test_errors_of_other_tasks_do_not_compete(tmp_path: Path) -> None:
     assert len(table_of(markdown(summarize(tmp_path), best=1), "The best runs")) == 2  # of each kind
 
 
+def test_metrics_that_the_error_ignores_make_no_other_kind(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", [0.1])
+    write_run(tmp_path / "1", [0.2], heads=("shape", "attributes", "landmark_calibration_error"))
+    first, second = find_runs(tmp_path)["kind"]
+    assert first == second == "val/faces/attributes val/faces/shape"
+
+
 def test_runs_without_a_result_are_named_and_counted_and_in_no_mean(tmp_path: Path) -> None:
     write_run(tmp_path / "0", [0.3, 0.2, 0.1])
     write_run(tmp_path / "1", [0.3, 0.05], tested=False)

@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from jointface.errors import CheckpointError, ConfigError
 from jointface.geometry import MorphableModel
@@ -43,7 +44,9 @@ def test_a_student_that_equals_its_teacher_learns_nothing(
     source, path = save()
     student = student_of(tiny_model, path)
     student.load_state_dict(source.state_dict())
-    student.losses(mixed_batch)["teacher"].backward()
+    loss = student.losses(mixed_batch)["teacher"]
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    loss.backward()
     gradients = [parameter.grad.abs().max() for parameter in student.parameters() if parameter.grad is not None]
     assert len(gradients) > 10
     assert max(gradients) < 1e-4
@@ -58,9 +61,10 @@ def test_the_loss_covers_all_samples_with_the_weights_of_the_tasks(
     (own, logits), (target, wanted) = student.network(images), source.network(images)
     weights = student.network.shape_decoder.weights
     shape = shape_loss(own / 64, target / 64, weights, len(images))
-    entropy = F.binary_cross_entropy_with_logits(logits, wanted.sigmoid(), reduction="sum") / len(images)
+    p, q = wanted.double().sigmoid(), logits.double().sigmoid()
+    divergence = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).sum() / len(images)
     losses = student.losses(mixed_batch)
-    torch.testing.assert_close(losses["teacher"], 30 * shape + 2 * entropy)
+    torch.testing.assert_close(losses["teacher"], (30 * shape + 2 * divergence).float(), rtol=1e-4, atol=0)
     total = student.weighting(losses, losses, 0)
     expected = 30 * losses["shape"] + 2 * losses["attributes"] + 0.5 * losses["teacher"]
     torch.testing.assert_close(total, expected)
@@ -75,6 +79,37 @@ def test_a_teacher_of_larger_crops_sees_the_same_faces(
     torch.save({KEY: larger.description, "state_dict": larger.state_dict()}, tmp_path / "teacher.ckpt")
     student = student_of(tiny_model, tmp_path / "teacher.ckpt", label_sets={})
     assert student.losses(mixed_batch)["teacher"].item() == pytest.approx(0, abs=1e-5)
+
+
+def test_a_teacher_sees_crops_resized_to_its_own_size(save: Callable[..., Any], mixed_batch: Batch) -> None:
+    source, path = save(network=network_config("morphable", False, image_size=96), label_sets={})
+    student = student_of(source.network.shape_decoder.morphable_model, path, label_sets={})
+    images = mixed_batch["w300lp"]["image"]
+    resized = [cv2.resize(image.permute(1, 2, 0).numpy(), (96, 96)) for image in images]
+    theirs, _ = source.network(torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2))
+    corner = torch.tensor([0.5, 0.5, 0.0])
+    expected = (theirs + corner) * 64 / 96 - corner
+    found = student.teacher.predict(images).vertices
+    assert (expected[0] - expected[1]).abs().max() > 1  # pixels: the faces differ
+    torch.testing.assert_close(found, expected, atol=0.1, rtol=0)  # crops are rounded to whole numbers
+
+
+def test_a_teacher_may_have_other_landmarks_on_the_same_mesh(
+    save: Callable[..., Any], tiny_model: MorphableModel, mixed_batch: Batch
+) -> None:
+    other = copy.deepcopy(tiny_model)
+    other.landmarks68[[27, 28]] = other.landmarks68[[28, 27]]
+    assert student_of(tiny_model, save(other)[1]).losses(mixed_batch)["teacher"] > 0
+
+
+def test_with_a_teacher_each_head_runs_once(
+    save: Callable[..., Any], tiny_model: MorphableModel, mixed_batch: Batch
+) -> None:
+    """Else batch statistics of one step would be counted twice."""
+    student = student_of(tiny_model, save()[1]).train()
+    student.losses(mixed_batch)
+    statistics = [module for module in student.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert {module.num_batches_tracked.item() for module in statistics} == {1}
 
 
 def test_a_student_holds_nothing_of_its_teacher(save: Callable[..., Any], tiny_model: MorphableModel) -> None:
@@ -95,8 +130,8 @@ def test_a_teacher_that_cannot_teach_is_refused(
     with pytest.raises(ConfigError, match="predicts neither faces nor attributes that this network predicts"):
         student_of(tiny_model, save(decoder=None)[1], label_sets={})
     other = copy.deepcopy(tiny_model)
-    other.mean += 1.0
-    with pytest.raises(ConfigError, match=r"its faces are of the morphable model .* choose the morphable_model"):
+    other.triangles = other.triangles[:-1]
+    with pytest.raises(ConfigError, match=r"predicts the mesh of .*, this network that of .* of the teacher"):
         student_of(tiny_model, save(other)[1])
     with pytest.raises(ConfigError, match=r"model\.teacher\.weight=-1\.0: expected a number of at least 0"):
         student_of(tiny_model, save()[1], weight=-1.0)

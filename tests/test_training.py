@@ -316,6 +316,11 @@ def test_training_goes_on_from_a_checkpoint_of_the_same_model_only(run: Path, ti
         (["trainer.max_steps=abc"], ConfigError, "trainer.max_steps=abc: expected a whole number of at least 1"),
         (["trainer.val_check_interval=5"], ConfigError, "a run must validate before it ends"),
         (["checkpoint=nowhere.ckpt"], CheckpointError, "no checkpoint at .*nowhere.ckpt"),
+        (
+            ["model/teacher=checkpoint", "model.teacher.checkpoint=gone.ckpt", "data.sources.celeba.dataset.root=gone"],
+            CheckpointError,
+            "no checkpoint at .*gone.ckpt",
+        ),
         (["+data.sources.celeba.dataset.rot=1"], ConfigError, "data.sources.celeba cannot be opened for train: .*rot"),
         (["paths.bfm_dir=nowhere"], DataError, "no folder .*nowhere: looked there for u_shp.npy"),
     ],

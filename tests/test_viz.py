@@ -10,7 +10,7 @@ from jointface.viz.error_curves import area_under_curve, cumulative_errors, erro
 from jointface.viz.heat_map import error_heat_map
 from jointface.viz.image_grid import captioned_row, image_grid
 from jointface.viz.mesh_view import view_mesh
-from jointface.viz.overlay import OUTLINES, enlarge, overlay_landmarks, overlay_mesh
+from jointface.viz.overlay import OUTLINES, enlarge, overlay_circles, overlay_landmarks, overlay_mesh
 
 PHOTO = np.full((64, 80, 3), 10, np.uint8)
 
@@ -145,3 +145,9 @@ def test_figures_without_a_finite_error_are_plotted(face: np.ndarray, triangles:
     heat_map = error_heat_map(face, triangles, {"a": np.full(len(face), np.nan)}, "mm")
     for figure in (by_yaw, curve, heat_map):
         figure.draw_without_rendering()
+
+
+def test_a_circle_without_bound_is_as_large_as_the_picture() -> None:
+    picture, points = np.zeros((8, 8, 3), np.uint8), np.array([[1.0, 1.0]])
+    endless, largest = (overlay_circles(picture, points, np.array([radius])) for radius in (np.inf, 8.0))
+    assert np.array_equal(endless, largest)

@@ -6,10 +6,13 @@ from lightning import Callback, LightningModule, Trainer
 
 log = logging.getLogger(__name__)
 
+UNBOUNDED = ("train/loss_landmark_uncertainty",)  # the logarithm of a density, which may be negative
+
 
 class OverfitCheck(Callback):
     """Compares each task's loss with its first value at every validation. The training ends when all losses are below
-    `fraction` of their first value. At the end, a report says how far each loss fell."""
+    `fraction` of their first value. At the end, a report says how far each loss fell. Losses that have no lower bound
+    do not count."""
 
     def __init__(self, fraction: float = 0.05) -> None:
         self.fraction = fraction
@@ -43,6 +46,6 @@ class OverfitCheck(Callback):
 
 
 def _losses(trainer: Trainer) -> dict[str, float]:
-    """The most recently logged losses of the tasks."""
-    metrics = trainer.callback_metrics.items()
-    return {name: value.item() for name, value in metrics if name.startswith("train/loss_")}
+    """The most recently logged losses of the tasks that fall to 0."""
+    losses = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("train/loss_")}
+    return {name: value.item() for name, value in losses.items() if name not in UNBOUNDED}

@@ -32,10 +32,9 @@ class Augmentation:
         scale: largest zoom in or out, as a fraction.
         shift: largest shift along x and along y, as a fraction of the crop.
         flip: probability of a left-right flip.
-        perspective: largest shift of each corner along x and along y, as a fraction of the crop, below 0.25. It varies
-            only crops that are augmented in memory, and of these only the samples that label no camera: a homography
-            moves pixels, landmarks and attributes exactly, but coefficients with an affine camera cannot follow it, so
-            that the labels of fitted faces would no longer be true.
+        perspective: largest shift of each corner along x and along y, as a fraction of the crop, up to 0.15. Needs
+            crops in memory. Samples that label a camera stay as they are: a homography moves pixels and landmarks
+            exactly, but coefficients with an affine camera cannot follow it.
         brightness, contrast, saturation: largest change up or down, as a fraction; contrast changes about mid-grey.
         hue: largest rotation of the hues in either direction, as a fraction of the colour circle.
         grey: probability of a black-and-white crop.
@@ -68,8 +67,8 @@ class Augmentation:
         shares["blur + noise + compression"] = self.blur + self.noise + self.compression
         if odd := {name: value for name, value in shares.items() if not 0 <= value <= 1}:
             raise ConfigError(f"data.augmentation: {odd} must lie in 0 ... 1")
-        if self.perspective >= 0.25:  # two corners could then meet
-            raise ConfigError(f"data.augmentation.perspective={self.perspective}: must be below 0.25")
+        if self.perspective > 0.15:  # so that landmarks stay away from the horizon
+            raise ConfigError(f"data.augmentation.perspective={self.perspective}: must be at most 0.15")
         self.changes_colours = any((self.brightness, self.contrast, self.saturation, self.hue, self.grey))
         # `change_crops` samples which transforms to apply for a whole batch; a transform that is called always acts.
         self.photometric = [*self._degradations(), *copy.deepcopy(list(self.extra or []))]

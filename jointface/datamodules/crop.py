@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from jointface.datamodules.augmentation import Augmentation
-from jointface.errors import ConfigError, DataError
+from jointface.errors import DataError
 from jointface.geometry.framing import CROP_MARGIN, FaceBox
 
 
@@ -18,16 +18,9 @@ class CropTransform:
     """Crops the framed face from a photo to `size` x `size` pixels. Training crops vary by the `augmentation`.
 
     A crop with a `border` shows so many pixels more on each side.
-
-    Raises a ConfigError if the augmentation jitters the perspective, for which crops have to be in memory.
     """
 
     def __init__(self, size: int, augmentation: Augmentation | None = None, border: int = 0) -> None:
-        if augmentation is not None and augmentation.perspective:
-            raise ConfigError(
-                f"data.augmentation.perspective={augmentation.perspective} needs data.in_memory=true, which augments "
-                "whole batches: set it, or leave out the perspective"
-            )
         self.size, self.augmentation, self.border = size, augmentation, border
         self.side = size + 2 * border
 

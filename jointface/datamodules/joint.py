@@ -98,6 +98,11 @@ class JointDataModule(LightningDataModule):
         self.in_memory, self.augmentation = in_memory, augmentation
         if in_memory:
             self.transforms["train"] = CropTransform(image_size, border=border_of(image_size, augmentation))
+        elif augmentation is not None and augmentation.perspective:
+            raise ConfigError(
+                f"data.augmentation.perspective={augmentation.perspective} needs data.in_memory=true, which augments "
+                "whole batches: set it, or leave out the perspective"
+            )
         else:
             self.transforms["train"] = CropTransform(image_size, augmentation)
         self.turning, self.seed, self.packed_dir = turning, seed, packed_dir

@@ -1,7 +1,7 @@
 """Perspective jitter: random homographies of crops, which move pixels and landmarks alike.
 
-Points are in units in which the crop is the square from -1 to 1, edges of pixels included. A map takes each place of
-the new crop to the place where it is looked up in the old one.
+Points are in units in which the crop is the square from -1 to 1, edges of pixels included. A map takes a place in the
+new crop to the place in the old crop that is shown there.
 """
 
 import torch

@@ -118,6 +118,16 @@ class MorphableModel(nn.Module):
         vertices = apply_camera(camera, self(shape_coefficients, expression_coefficients))
         return mirror_points(vertices, is_mirrored(camera), self.mirror)
 
+    @full_precision
+    def project_landmarks(
+        self, shape_coefficients: Shape, expression_coefficients: Expression, camera: Float[Tensor, "batch 3 4"]
+    ) -> Float[Tensor, "batch 68 3"]:
+        """The landmarks of `project`, without computing the other vertices."""
+        coefficients = torch.cat([shape_coefficients, expression_coefficients], dim=-1)
+        points = linear_faces(self.mean[self.landmarks68], self.basis[:, self.landmarks68], coefficients)
+        mirror = torch.tensor(MIRROR68, device=points.device)
+        return mirror_points(apply_camera(camera, points), is_mirrored(camera), mirror)
+
 
 def mirror_points(
     points: Float[Tensor, "batch points 3"], mirrored: Bool[Tensor, "batch"], mirror: Int[Tensor, "points"]

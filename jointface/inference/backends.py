@@ -20,14 +20,14 @@ class NetworkOutput(NamedTuple):
     """What a network says of crops; None where it does not say it.
 
     vertices: in pixels of the crop, see docs/conventions.md. rotation: of the head, from model space to crop space with
-    y up. logits: of `NetworkFacts.attributes`. landmark_scale: standard deviation of x and of y of each
-    landmark, in pixels of the crop; exported files have none.
+    y up. logits: of `NetworkFacts.attributes`. landmark_std: standard deviation of x and of y of each landmark, in
+    pixels of the crop; exported files have none.
     """
 
     vertices: Float[np.ndarray, "batch vertices 3"] | None = None
     rotation: Float[np.ndarray, "batch 3 3"] | None = None
     logits: Float[np.ndarray, "batch attributes"] | None = None
-    landmark_scale: Float[np.ndarray, "batch 68"] | None = None
+    landmark_std: Float[np.ndarray, "batch 68"] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class TorchNetwork:
 
     @torch.inference_mode()
     def _run(self, images: UInt8[torch.Tensor, "batch 3 size size"]) -> NetworkOutput:
-        network, vertices, rotation, logits, scale = self.network, None, None, None, None
+        network, vertices, rotation, logits, std = self.network, None, None, None, None
         features = network.features(images)
         decoder, classifier = network.shape_decoder, network.attribute_classifier
         if isinstance(decoder, MorphableDecoder):
@@ -108,8 +108,8 @@ class TorchNetwork:
         if classifier is not None:
             logits = classifier(features).float()
         if network.landmark_uncertainty is not None:
-            scale = network.image_size * network.landmark_uncertainty(features)
-        parts = (vertices, rotation, logits, scale)
+            std = network.image_size * network.landmark_uncertainty(features)
+        parts = (vertices, rotation, logits, std)
         return NetworkOutput(*(None if part is None else part.cpu().numpy() for part in parts))
 
 

@@ -49,7 +49,7 @@ class Face:
     box: centre and size of the face in pixels. score: of the finder, 0 to 1. vertices: x, y in pixels and z towards the
     viewer in the same unit, relative to the mean of the vertices. triangles: counter-clockwise seen from outside.
     uv: the model's texture coordinates, 0 to 1, v upwards. landmarks: iBUG's 68, with z. attributes: the probability of
-    each, at the prevalence of the training data. landmark_scale: the standard deviation of x and of y of each landmark,
+    each, at the prevalence of the training data. landmark_std: the standard deviation of x and of y of each landmark,
     in pixels. What the network does not predict is None, or empty.
     """
 
@@ -62,7 +62,7 @@ class Face:
     landmarks: Float32[np.ndarray, "68 3"] | None = None
     pose: Pose | None = None
     attributes: dict[str, float] = field(default_factory=dict)
-    landmark_scale: Float32[np.ndarray, "68"] | None = None
+    landmark_std: Float32[np.ndarray, "68"] | None = None
 
     def __repr__(self) -> str:
         parts = [f"box=({', '.join(f'{value:.1f}' for value in self.box)})", f"score={self.score:.2f}"]
@@ -104,6 +104,6 @@ class Face:
             to_crop(points, transform).astype(np.float32) for points in (self.vertices, self.landmarks)
         )
         picture = overlay_landmarks(overlay_mesh(picture, vertices, self.triangles, enlargement=1), landmarks)
-        if self.landmark_scale is None:
+        if self.landmark_std is None:
             return picture
-        return overlay_circles(picture, landmarks, self.landmark_scale * transform[0, 0])
+        return overlay_circles(picture, landmarks, self.landmark_std * transform[0, 0])

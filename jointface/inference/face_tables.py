@@ -21,7 +21,7 @@ UNITS = {
     "pose": "degrees; matrix = Rx(pitch) Ry(yaw) Rz(roll) from model space to the photo with y up, signs as in 300W-LP",
     "landmarks": "iBUG's 68, x and y as of the box; z towards the viewer in the same unit, relative to the mean of the "
     "vertices",
-    "landmark_scale": "standard deviation of x and of y of each landmark, in pixels; only of networks that predict it",
+    "landmark_std": "standard deviation of x and of y of each landmark, in pixels; only of networks that predict it",
     "attributes": "probability, 0 to 1, at the prevalence of the training data",
 }
 COLUMNS = ["photo", "width_px", "height_px", "face", "score"]  # of a table without a face
@@ -37,8 +37,8 @@ def face_entry(face: Face, number: int) -> dict[str, Any]:
         "attributes": {name: round(value, 5) for name, value in face.attributes.items()},
         "landmarks": None if face.landmarks is None else face.landmarks.astype(np.float64).round(3).tolist(),
     }
-    if face.landmark_scale is not None:
-        entry["landmark_scale"] = face.landmark_scale.astype(np.float64).round(3).tolist()
+    if face.landmark_std is not None:
+        entry["landmark_std"] = face.landmark_std.astype(np.float64).round(3).tolist()
     return entry
 
 
@@ -66,7 +66,7 @@ def _row(entry: Mapping[str, Any]) -> dict[str, Any]:
     row |= {f"{name}_prob": value for name, value in entry["attributes"].items()}
     for number, point in enumerate(entry["landmarks"] or []):
         row |= {f"landmark_{number:02}_{axis}_px": value for axis, value in zip("xyz", point, strict=True)}
-    row |= {f"landmark_{number:02}_scale_px": value for number, value in enumerate(entry.get("landmark_scale", []))}
+    row |= {f"landmark_{number:02}_std_px": value for number, value in enumerate(entry.get("landmark_std", []))}
     return row
 
 

@@ -29,8 +29,9 @@ Rectangle = tuple[float, float, float, float]  # left, top, right and bottom
 def photo_overlay(
     photo: Photo, faces: Sequence[Face], longest: int, text: bool = True, numbers: Sequence[int] | None = None
 ) -> Picture:
-    """The photo with mesh, landmarks, axes, number and likeliest attributes of each face. If the standard deviations of
-    landmarks are known, each has a circle of this radius.
+    """The photo with mesh, landmarks, axes, number and likeliest attributes of each face.
+
+    Where standard deviations are predicted, each landmark has a circle of that radius.
 
     Args:
         longest: pixels of the longer side, to which larger photos are reduced.
@@ -73,8 +74,8 @@ def _add_shape(picture: Picture, face: Face, scale: float) -> Picture:
     size = scale * face.box.size
     picture = _add_mesh(picture, vertices, face.triangles)
     picture = overlay_landmarks(picture, landmarks, max(1, round(size / 200)), dots=size >= LEGIBLE)
-    if face.landmark_scale is not None and size >= LEGIBLE:
-        picture = overlay_circles(picture, landmarks, scale * face.landmark_scale)
+    if face.landmark_std is not None and size >= LEGIBLE:
+        picture = overlay_circles(picture, landmarks, scale * face.landmark_std)
     nose, length, thickness = landmarks[30, :2], 0.5 * size, max(1, round(size / 90))
     return overlay_axes(picture, nose, face.pose.matrix, length, thickness)
 

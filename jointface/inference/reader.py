@@ -220,7 +220,7 @@ class FaceReader(HubMixin):
         points = vertices.astype(np.float32)
         landmarks = points[mesh.landmarks68]
         own_box = face_box(torch.from_numpy(vertices[mesh.landmarks68]))
-        sigma = None if output.landmark_scale is None else (output.landmark_scale[0] / scale).astype(np.float32)
+        sigma = None if output.landmark_std is None else (output.landmark_std[0] / scale).astype(np.float32)
         return Face(photo, own_box, score, points, mesh.triangles, mesh.uv, landmarks, pose, attributes, sigma)
 
     def _attributes(self, output: NetworkOutput) -> dict[str, float]:

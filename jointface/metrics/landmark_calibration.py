@@ -9,7 +9,7 @@ Points = Float[Tensor, "batch 68 2"]
 
 
 class LandmarkCalibration(Metric):
-    """How far the frequencies of landmark errors are from those that the predicted scales announce.
+    """How far the frequencies of landmark errors are from those that the predicted standard deviations say.
 
     If x and y of a landmark have normal errors of standard deviation sigma, its distance r from the truth has a
     Rayleigh distribution: r <= sigma sqrt(-2 log(1 - q)) with probability q. For q = 0.1, 0.2, ... 0.9, the share of

@@ -143,8 +143,8 @@ def read_checkpoint(path: str | Path, wanted: str = "best.ckpt") -> dict[str, An
 
 def _refuse_foreign_parts(network: Mapping[str, Any], path: str | Path) -> None:
     """Refuses a network config that would run code from outside this package or download anything."""
-    parts = [network["backbone"], network["shape_decoder"], network["attribute_classifier"]]
-    for part in (*parts, network.get("landmark_uncertainty")):
+    for name in ("backbone", "shape_decoder", "attribute_classifier", "landmark_uncertainty"):
+        part = network.get(name)
         if part is not None and not _is_network_part(str(part["_target_"])):
             raise CheckpointError(f"{path}: asks to build {part['_target_']}, which is not from jointface; refused")
         if part is not None and part.get("pretrained") is not None:

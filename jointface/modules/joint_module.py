@@ -27,12 +27,11 @@ from jointface.modules.compilation import MODES, compile_layers, require_compile
 from jointface.modules.distributed import is_distributed, mean_over_processes, samples_per_process
 from jointface.modules.foreign_labels import Extent
 from jointface.modules.landmark_supervision import Contour
-from jointface.modules.landmark_uncertainty import LandmarkUncertainty
 from jointface.modules.losses import attribute_loss, landmark_likelihood_loss
-from jointface.modules.network import AttributeClassifier, FaceNetwork, build_network
+from jointface.modules.network import FaceNetwork, build_network
 from jointface.modules.schedule import optimizer_and_schedule
 from jointface.modules.shape_decoders import ShapeDecoder, frontal_face
-from jointface.modules.shape_supervision import Part, ShapeSupervision
+from jointface.modules.shape_supervision import Outputs, Part, ShapeSupervision, by_source, joined
 from jointface.modules.task_gradients import gradient_statistics, require_separable_gradients
 from jointface.modules.teacher import Teacher
 from jointface.modules.weighting import AggregatedGradients, FixedWeights
@@ -56,6 +55,8 @@ class JointFaceModule(LightningModule):
         label_sets, alpha: label set and negatives per positive of each training source that labels attributes.
         morphable_model: the model of shape labels and predictions; None without a shape decoder.
         contour, landmark_weight, part_weights, label_models, foreign_labels: see `ShapeSupervision`.
+        detach_points: whether the loss of the landmarks' uncertainty teaches standard deviations alone. If not, its
+            gradient also moves the points, and L_shape is no longer the only loss of the geometry.
         auxiliary: builds an `AuxiliaryLoss` from the shape decoder and the people in the training; None: none.
         teacher: builds a `Teacher` of the network; None: none.
         people: the numbers of the people in each training source that the auxiliary loss uses.
@@ -82,6 +83,7 @@ class JointFaceModule(LightningModule):
         part_weights: Mapping[str, float] | None = None,
         label_models: Mapping[str, MorphableModel] | None = None,
         foreign_labels: Extent = "dense",
+        detach_points: bool = True,
         auxiliary: Callable[[ShapeDecoder | None, Tensor], AuxiliaryLoss] | None = None,
         people: Mapping[str, Int[Tensor, "people"]] | None = None,
         shuffle_attributes: bool = False,
@@ -106,12 +108,11 @@ class JointFaceModule(LightningModule):
             if decoder is None
             else ShapeSupervision(decoder, contour, landmark_weight, part_weights, label_models, foreign_labels)
         )
+        self.detach_points = detach_points
         self.people, self.shuffle_attributes = dict(people or {}), shuffle_attributes
         everybody = torch.cat([torch.zeros(0, dtype=torch.int64), *self.people.values()]).unique()
         self.auxiliary = None if auxiliary is None else auxiliary(decoder, everybody)
         self.teacher = None if teacher is None else teacher(self.network)
-        if (uncertainty := self.network.landmark_uncertainty) is not None:
-            loss.add("landmark_uncertainty", uncertainty.weight, "model.landmark_uncertainty.weight")
         if self.teacher is not None:
             loss.add("teacher", self.teacher.weight, "model.teacher.weight")
         self.network.label_sets = {
@@ -170,12 +171,12 @@ class JointFaceModule(LightningModule):
                     self.metrics[f"{prefix}/shape"] = FaceNME()
                 elif self.network.shape_decoder is not None and name in data.landmark_sources(split):
                     self.metrics[f"{prefix}/shape"] = InnerNME()
-                if self.network.landmark_uncertainty is not None and f"{split}/{name}/shape" in self.metrics:
-                    self.metrics[f"{split}/{name}/landmarks"] = LandmarkCalibration()
                 if self.network.attribute_classifier is not None and name in self.alpha_sources:
                     alpha_source = self.alpha_sources[name]
                     alpha, attributes = getattr(self, f"alpha_{alpha_source}"), self.label_sets[alpha_source].attributes
                     self.metrics[f"{prefix}/attributes"] = AttributeMetrics(attributes, alpha.cpu())
+            if self.network.landmark_uncertainty is not None and f"{split}/{name}/shape" in self.metrics:
+                self.metrics[f"{split}/{name}/landmarks"] = LandmarkCalibration()
 
     def configure_optimizers(self) -> Any:
         return optimizer_and_schedule(self._trained(), self.make_optimizer, self.make_scheduler, self)
@@ -198,36 +199,45 @@ class JointFaceModule(LightningModule):
         counts = [sum(len(part["image"]) for part in parts.values()) for parts in (shaped, described, batch)]
         of_shape, of_attributes, of_all = samples_per_process(counts, self.device)
         features, of_source = self._features(batch)
-
-        def features_of(parts: Batch) -> Tensor:
-            return torch.cat([of_source[name] for name in parts])
-
-        network = self.network
+        # Each head runs once: on all samples if it has a teacher, else on those that have its labels.
+        taught = () if self.teacher is None else self.teacher.taught
+        outputs: dict[str, Outputs] = {}
         losses: dict[str, Tensor] = {}
-        outputs: Sequence[Tensor] = ()
-        if (decoder := network.shape_decoder) is not None:
+        further: dict[str, Tensor] = {}  # behind L_shape and L_attr, whose gradients are compared
+        if (decoder := self.network.shape_decoder) is not None:
             assert self.shape_supervision is not None
-            outputs = decoder.outputs(features_of(shaped)) if shaped else outputs
-            losses["shape"] = (
-                self.shape_supervision(decoder, outputs, shaped, of_shape) if shaped else _zero_loss(features, decoder)
-            )
-        if (classifier := network.attribute_classifier) is not None:
-            losses["attributes"] = (
-                self._attribute_loss(classifier, features_of(described), described, of_attributes)
-                if described
-                else _zero_loss(features, classifier)
-            )
+            outputs["shape"] = faces = _outputs(decoder.outputs, of_source, batch if "shape" in taught else shaped)
+            uncertainty = self.network.landmark_uncertainty
+            if shaped:
+                marked = self.shape_supervision.marked(decoder, faces, shaped)
+                losses["shape"] = self.shape_supervision(decoder, faces, shaped, marked, of_shape)
+                if uncertainty is not None:
+                    predicted, truth, mask = self.shape_supervision.landmarks(decoder, faces, shaped, marked)
+                    predicted = predicted.detach() if self.detach_points else predicted
+                    sigma = uncertainty(torch.cat([of_source[name] for name in shaped]))
+                    likelihood = landmark_likelihood_loss(predicted, truth, sigma, mask, of_shape)
+                    further["landmark_uncertainty"] = likelihood
+            else:
+                losses["shape"] = _zero_loss(features, decoder, has_run=bool(faces))
+                if uncertainty is not None:
+                    further["landmark_uncertainty"] = _zero_loss(features, uncertainty)
+        if (classifier := self.network.attribute_classifier) is not None:
+            seen = batch if "attributes" in taught else described
+            outputs["attributes"] = logits = _outputs(lambda rows: [classifier(rows).float()], of_source, seen)
+            if described:
+                losses["attributes"] = self._attribute_loss(logits, described, of_attributes)
+            else:
+                losses["attributes"] = _zero_loss(features, classifier, has_run=bool(logits))
         if self.auxiliary is not None:
-            losses["auxiliary"] = self._auxiliary_loss(self.auxiliary, features, of_source, batch)
-        if (uncertainty := network.landmark_uncertainty) is not None:
-            losses["landmark_uncertainty"] = (
-                self._likelihood_loss(uncertainty, features_of(shaped), outputs, shaped, of_shape)
-                if shaped
-                else _zero_loss(features, uncertainty)
-            )
+            further["auxiliary"] = self._auxiliary_loss(self.auxiliary, features, of_source, batch)
         if self.teacher is not None:
-            losses["teacher"] = self._teacher_loss(self.teacher, features, batch, of_all)
-        return losses
+            of_tasks = losses  # without samples these are zero, and those of the teacher, too
+            if batch:
+                images = torch.cat([part["image"] for part in batch.values()])
+                predictions = {task: joined(outputs[task], batch) for task in taught}
+                of_tasks = self.teacher.losses(self.network, predictions, images, of_all)
+            further["teacher"] = torch.stack([self.weighting.fixed[task] * of_tasks[task] for task in taught]).sum()
+        return losses | further
 
     def _features(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The features from one backbone pass over all images, and the part that belongs to each source."""
@@ -237,14 +247,13 @@ class JointFaceModule(LightningModule):
         counts = [len(part["image"]) for part in batch.values()]
         return features, dict(zip(batch, features.split(counts), strict=True)) if counts else {}
 
-    def _attribute_loss(
-        self, classifier: AttributeClassifier, features: Tensor, batch: Batch, samples: Tensor | int
-    ) -> Tensor:
+    def _attribute_loss(self, logits: Outputs, batch: Batch, samples: Tensor | int) -> Tensor:
         columns = zip(*(self._in_vocabulary(name, part) for name, part in batch.items()), strict=True)
         labels, mask, alpha = (torch.cat(column) for column in columns)
         if self.shuffle_attributes:  # by half a mini-batch, so that photos of one person do not get each other's
             labels, mask, alpha = (column.roll(len(column) // 2, dims=0) for column in (labels, mask, alpha))
-        return attribute_loss(classifier(features).float(), labels, mask, alpha, samples)
+        (predicted,) = joined(logits, batch)
+        return attribute_loss(predicted, labels, mask, alpha, samples)
 
     def _auxiliary_loss(
         self, auxiliary: AuxiliaryLoss, features: Tensor, of_source: Mapping[str, Tensor], batch: Batch
@@ -257,38 +266,11 @@ class JointFaceModule(LightningModule):
             auxiliary.observe(torch.cat([part["shape_coefficients"] for part in fitted]))
         if not known:
             return _zero_loss(features, decoder) + _zero_loss(features, auxiliary)
-        outputs = decoder.outputs(torch.cat([of_source[name] for name in known]))
-        split = [output.split([len(part["image"]) for part in known.values()]) for output in outputs]
+        outputs = _outputs(decoder.outputs, of_source, known)
         return torch.stack([
-            auxiliary(tuple(predicted), part["identity"], part if self._label_model_is_own(name) else {})
-            for (name, part), *predicted in zip(known.items(), *split, strict=True)
+            auxiliary(outputs[name], part["identity"], part if self._label_model_is_own(name) else {})
+            for name, part in known.items()
         ]).sum()  # fmt: skip
-
-    def _likelihood_loss(
-        self,
-        uncertainty: LandmarkUncertainty,
-        features: Tensor,
-        outputs: Sequence[Tensor],
-        batch: Batch,
-        samples: Tensor | int,
-    ) -> Tensor:
-        assert self.shape_supervision is not None
-        assert self.network.shape_decoder is not None
-        predicted, truth, mask = self.shape_supervision.landmarks(self.network.shape_decoder, outputs, batch)
-        if uncertainty.detach_points:
-            predicted = predicted.detach()
-        return landmark_likelihood_loss(predicted, truth, uncertainty(features), mask, samples)
-
-    def _teacher_loss(self, teacher: Teacher, features: Tensor, batch: Batch, samples: Tensor | int) -> Tensor:
-        """The distance from the teacher's predictions, in which shape and attributes weigh as much as they do as
-        labels."""
-        heads: dict[str, Any] = {"shape": self.network.shape_decoder, "attributes": self.network.attribute_classifier}
-        if batch:
-            images = torch.cat([part["image"] for part in batch.values()])
-            losses = teacher.losses(self.network, features, images, samples)
-        else:
-            losses = {task: _zero_loss(features, heads[task]) for task in teacher.taught}
-        return torch.stack([self.weighting.fixed[task] * loss for task, loss in losses.items()]).sum()
 
     def _label_model_is_own(self, source: str) -> bool:
         """Whether the coefficients of a source, if it has any, refer to the decoder's model."""
@@ -374,7 +356,9 @@ class JointFaceModule(LightningModule):
         predictions = {"shape": decoder.vertices(decoder.points(*outputs))}
         if (uncertainty := self.network.landmark_uncertainty) is not None:
             assert self.shape_supervision is not None
-            predicted, truth, mask = self.shape_supervision.landmarks(decoder, outputs, {source: part})
+            faces, batch = {source: outputs}, {source: part}
+            marked = self.shape_supervision.marked(decoder, faces, batch)
+            predicted, truth, mask = self.shape_supervision.landmarks(decoder, faces, batch, marked)
             self.metrics[f"{prefix}/landmarks"].update(predicted, truth, uncertainty(features), mask)
         if f"{prefix}/trivial/shape" in self.metrics:
             mean_face = frontal_face(decoder.morphable_model, size)
@@ -471,13 +455,21 @@ class JointFaceModule(LightningModule):
             optimizer_state.adopt_settings(checkpoint, self.make_optimizer, self.make_scheduler is not None)
 
 
-def _zero_loss(features: Tensor, head: nn.Module) -> Tensor:
+def _outputs(
+    run: Callable[[Tensor], Sequence[Tensor]], features: Mapping[str, Tensor], batch: Batch
+) -> dict[str, tuple[Tensor, ...]]:
+    """The outputs of a head by source, from one pass over the samples of a batch; empty if it has none."""
+    return by_source(run(torch.cat([features[name] for name in batch])), batch) if batch else {}
+
+
+def _zero_loss(features: Tensor, head: nn.Module, has_run: bool = False) -> Tensor:
     """Zero, computed from the backbone and every parameter of an unused head, as distributed training requires.
 
-    With synchronised batch norm, the head runs on zero rows, because processes with labelled samples wait for this one.
+    With synchronised batch norm, the head runs on zero rows unless it has run, because processes with labelled samples
+    wait for this one.
     """
     parts = [part[:0] for part in (features, *head.parameters())]
-    if any(isinstance(part, nn.SyncBatchNorm) for part in head.modules()):
+    if not has_run and any(isinstance(part, nn.SyncBatchNorm) for part in head.modules()):
         parts.append(head(features[:0]))
     return torch.stack([part.sum().float() for part in parts]).sum()
 

@@ -12,7 +12,7 @@ LANDMARKS = 68
 
 
 class LandmarkUncertainty(nn.Module):
-    """Predicts a scale sigma_l for each landmark: average pooling and a linear layer, whose outputs are log sigma_l.
+    """Predicts sigma_l for each landmark: average pooling and a linear layer, whose outputs are log sigma_l.
 
     sigma_l is the standard deviation of x and of y, as a fraction of the crop's side. `landmark_likelihood_loss`
     teaches it (Wood et al., "3D face reconstruction with dense landmarks", ECCV 2022).
@@ -20,25 +20,15 @@ class LandmarkUncertainty(nn.Module):
     Args:
         feature_shape: (channels, height, width) of the backbone's features.
         initial: sigma_l of all landmarks before training.
-        weight: factor of the loss in the total.
-        detach_points: whether the loss teaches sigma_l alone. If not, its gradient also moves the points: those that
-            are predicted exactly then count more, and L_shape is no longer the only loss of the geometry.
 
     Raises:
-        ConfigError: `initial` is not above 0.
+        ConfigError: `initial` is not above 0, or not finite.
     """
 
-    def __init__(
-        self,
-        feature_shape: tuple[int, int, int],
-        initial: float = 0.02,
-        weight: float = 0.1,
-        detach_points: bool = True,
-    ) -> None:
+    def __init__(self, feature_shape: tuple[int, int, int], initial: float = 0.02) -> None:
         super().__init__()
-        if not initial > 0:
-            raise ConfigError(f"model.landmark_uncertainty.initial={initial}: must be above 0")
-        self.weight, self.detach_points = weight, detach_points
+        if not 0 < initial < math.inf:
+            raise ConfigError(f"model.landmark_uncertainty.initial={initial}: must be above 0 and finite")
         linear = nn.Linear(feature_shape[0], LANDMARKS)
         nn.init.zeros_(linear.weight)
         nn.init.constant_(linear.bias, math.log(initial))

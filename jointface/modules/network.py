@@ -48,7 +48,7 @@ class FaceNetwork(nn.Module):
         image_size: side of the crops in pixels.
         attributes: the union vocabulary, one name for each logit.
         channels_last: whether images and convolutions use the channels-last layout, which most machines run faster.
-        landmark_uncertainty: predicts from the features how exact the landmarks of the shape are; None: not known.
+        landmark_uncertainty: predicts the standard deviation of each landmark; None: the network does not.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ def build_network(
 ) -> FaceNetwork:
     """Builds a network from a config in plain containers: `image_size`, `channels_last`, and for each of `backbone`,
     `shape_decoder`, `attribute_classifier` and `landmark_uncertainty` its `_target_` and settings, or None to leave out
-    a head; checkpoints of before lack the last one.
+    a head; older checkpoints lack the last one.
 
     Raises:
         ConfigError: the parts do not fit together.

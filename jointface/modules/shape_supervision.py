@@ -1,6 +1,6 @@
 """L_shape of a mixed batch: each sample teaches the points that it labels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ PARTS = ("identity", "expression", "pose")  # what the outputs of a morphable de
 LABELS = ("shape_coefficients", "expression_coefficients", "camera")
 
 Part = dict[str, Tensor]  # the samples of one source, under the keys of the data contract
+Outputs = Mapping[str, tuple[Tensor, ...]]  # of a head, by source
+Marked = tuple[Tensor, Tensor, Tensor]  # the predicted and the true landmarks of a source, and which of them count
 
 
 class ShapeSupervision(nn.Module):
@@ -66,30 +68,35 @@ class ShapeSupervision(nn.Module):
             raise ConfigError("model.part_weights needs model/shape_decoder=morphable, which predicts these parts")
 
     def forward(
-        self, decoder: ShapeDecoder, outputs: Sequence[Tensor], batch: Mapping[str, Part], samples: Tensor | int
+        self,
+        decoder: ShapeDecoder,
+        outputs: Outputs,
+        batch: Mapping[str, Part],
+        marked: Mapping[str, Marked],
+        samples: Tensor | int,
     ) -> Float[Tensor, ""]:
         """L_shape.
 
         Args:
-            outputs: of the decoder, for the samples of all sources, one source after another.
+            outputs: of the decoder.
             batch: by source; each labels a camera and coefficients, or landmarks.
+            marked: the result of `marked` for them.
             samples: the number by which the sum over the samples is divided.
         """
-        of_source = _by_source(outputs, batch)
         labelled = {name: part for name, part in batch.items() if "camera" in part}
+        weight = decoder.region_weights["landmarks"]
         losses = [
-            self.landmark_weight * self._landmark_loss(decoder, of_source[name], part, samples)
-            for name, part in batch.items()
-            if name not in labelled
+            self.landmark_weight * landmark_loss(landmarks, truth, weight, mask, samples)
+            for landmarks, truth, mask in marked.values()
         ]
         losses += [
-            self.foreign_labels[name](decoder, of_source[name], tuple(part[key] for key in LABELS), samples)
+            self.foreign_labels[name](decoder, outputs[name], tuple(part[key] for key in LABELS), samples)
             for name, part in labelled.items()
             if name in self.foreign_labels
         ]
         fitted = {name: part for name, part in labelled.items() if name not in self.foreign_labels}
         if fitted:
-            predicted = [torch.cat(tensors) for tensors in zip(*(of_source[name] for name in fitted), strict=True)]
+            predicted = joined(outputs, fitted)
             true = [torch.cat([part[key] for part in fitted.values()]) for key in LABELS]
             losses.append(self._fitted_loss(decoder, predicted, true, samples))
         return torch.stack(losses).sum()
@@ -109,36 +116,34 @@ class ShapeSupervision(nn.Module):
                 loss = loss + weight * self.linear_loss(mixed, true).where(~is_mirrored(true[2]), 0)
         return loss.sum() / samples
 
-    def _landmark_loss(
-        self, decoder: ShapeDecoder, outputs: Sequence[Tensor], part: Part, samples: Tensor | int
-    ) -> Tensor:
-        """Over the labelled landmarks of a source."""
-        landmarks, truth, mask = self._labelled(decoder, outputs, part)
-        return landmark_loss(landmarks, truth, decoder.region_weights["landmarks"], mask, samples)
-
-    def _labelled(self, decoder: ShapeDecoder, outputs: Sequence[Tensor], part: Part) -> tuple[Tensor, Tensor, Tensor]:
-        """The predicted and the true landmarks of a source that labels no more, and which of them count."""
-        vertices = decoder.vertices_at(self.labelled_landmarks.vertices, *outputs) / decoder.image_size
-        truth = part["landmarks68"] / decoder.image_size
-        landmarks, mask = self.labelled_landmarks(vertices, truth, part["landmark_mask"])
-        return landmarks, truth, mask
+    def marked(self, decoder: ShapeDecoder, outputs: Outputs, batch: Mapping[str, Part]) -> dict[str, Marked]:
+        """The landmarks of each source that labels landmarks alone, in units of the crop."""
+        found: dict[str, Marked] = {}
+        for name, part in batch.items():
+            if "camera" not in part:
+                vertices = decoder.vertices_at(self.labelled_landmarks.vertices, *outputs[name]) / decoder.image_size
+                truth = part["landmarks68"] / decoder.image_size
+                landmarks, mask = self.labelled_landmarks(vertices, truth, part["landmark_mask"])
+                found[name] = landmarks, truth, mask
+        return found
 
     def landmarks(
-        self, decoder: ShapeDecoder, outputs: Sequence[Tensor], batch: Mapping[str, Part]
+        self, decoder: ShapeDecoder, outputs: Outputs, batch: Mapping[str, Part], marked: Mapping[str, Marked]
     ) -> tuple[Float[Tensor, "batch 68 2"], Float[Tensor, "batch 68 2"], Bool[Tensor, "batch 68"]]:
         """x and y of the predicted and of the true landmarks, in units of the crop, and which of them count.
 
-        Those of fitted faces are true where coefficients and camera put them, and all count. Arguments as of `forward`.
+        All of a fitted face count. They are true where the data set has them, if it labels landmarks, too; else where
+        coefficients and camera put them. Arguments as of `forward`.
         """
-        of_source = _by_source(outputs, batch)
-        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        found: list[Marked] = []
         for name, part in batch.items():
-            if "camera" not in part:
-                found.append(self._labelled(decoder, of_source[name], part))
+            if name in marked:
+                found.append(marked[name])
                 continue
             model = self.label_model(decoder, name)
-            predicted = decoder.vertices_at(model.landmarks68, *of_source[name])
-            truth = model.project(*(part[key] for key in LABELS))[:, model.landmarks68]
+            predicted = decoder.vertices_at(model.landmarks68, *outputs[name])
+            if (truth := part.get("landmarks68")) is None:
+                truth = model.project_landmarks(*(part[key] for key in LABELS))
             everything = torch.ones_like(truth[..., 0], dtype=torch.bool)
             found.append((predicted / decoder.image_size, truth / decoder.image_size, everything))
         faces, true, masks = zip(*found, strict=True)
@@ -151,7 +156,12 @@ class ShapeSupervision(nn.Module):
         return foreign[source].model if source in foreign else decoder.morphable_model
 
 
-def _by_source(outputs: Sequence[Tensor], batch: Mapping[str, Part]) -> dict[str, tuple[Tensor, ...]]:
-    """The outputs that belong to each source."""
+def by_source(outputs: Sequence[Tensor], batch: Mapping[str, Part]) -> dict[str, tuple[Tensor, ...]]:
+    """The outputs that belong to each source, if those of all sources follow one another."""
     split = [output.split([len(part["image"]) for part in batch.values()]) for output in outputs]
     return dict(zip(batch, zip(*split, strict=True), strict=True))
+
+
+def joined(outputs: Outputs, sources: Iterable[str]) -> tuple[Tensor, ...]:
+    """The outputs of these sources, one source after another."""
+    return tuple(torch.cat(parts) for parts in zip(*(outputs[name] for name in sources), strict=True))

@@ -1,5 +1,6 @@
 """Distillation: a network that was trained before teaches another one on the same crops, labelled or not."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from jointface.modules.losses import shape_loss
 from jointface.modules.network import FaceNetwork, Prediction
 
 Images = UInt8[Tensor, "batch 3 size size"]
-Features = Float[Tensor, "batch channels height width"]
 Loss = Float[Tensor, ""]
 
 
@@ -32,24 +32,26 @@ class Teacher:
 
     Raises:
         CheckpointError: there is no such checkpoint, or it is damaged.
-        ConfigError: the faces of both are of different morphable models, or the teacher predicts nothing of what the
-            student does.
+        ConfigError: the faces of both are not of the same mesh, or the teacher predicts nothing of what the student
+            does.
     """
 
     def __init__(self, student: FaceNetwork, checkpoint: str | Path, weight: float = 1.0) -> None:
         self.weight, self.network = weight, load_model(checkpoint).requires_grad_(False)
         where = f"model.teacher.checkpoint={checkpoint}"
-        decoders = [network.shape_decoder for network in (self.network, student)]
-        models = [decoder.morphable_model for decoder in decoders if decoder is not None]
-        if len(models) == 2 and len({(model.content_hash(), model.num_shape) for model in models}) == 2:
-            raise ConfigError(
-                f"{where}: its faces are of the morphable model {models[0].name}, those of the student of another one, "
-                f"{models[1].name}: choose the morphable_model that the teacher was trained with"
-            )
-        heads = [network.attribute_classifier for network in (self.network, student)]
-        both = [name for name in student.attributes if name in self.network.attributes and None not in heads]
+        decoders = [of.shape_decoder for of in (self.network, student) if of.shape_decoder is not None]
+        self.weights = torch.empty(0)
+        if len(decoders) == 2:
+            theirs, own = (decoder.morphable_model for decoder in decoders)
+            if not torch.equal(theirs.triangles, own.triangles):
+                raise ConfigError(
+                    f"{where}: predicts the mesh of {theirs.name}, this network that of {own.name}: choose the "
+                    "morphable_model of the teacher"
+                )
+            self.weights = own.region_weights(**decoders[1].region_weights)
+        both = [name for name in student.attributes if name in self.network.attributes]
         self.columns = [torch.tensor([of.attributes.index(name) for name in both]) for of in (self.network, student)]
-        self.taught = [*(["shape"] if len(models) == 2 else []), *(["attributes"] if both else [])]
+        self.taught = [*(["shape"] if len(decoders) == 2 else []), *(["attributes"] if both else [])]
         if not self.taught:
             raise ConfigError(f"{where}: predicts neither faces nor attributes that this network predicts, too")
 
@@ -62,6 +64,7 @@ class Teacher:
         if self.network.mean.device != images.device:
             self.network.to(images.device)
             self.columns = [columns.to(images.device) for columns in self.columns]
+            self.weights = self.weights.to(images.device)
         size, own_size = images.shape[-1], self.network.image_size
         if size != own_size:
             resized = F.interpolate(images.float(), (own_size, own_size), mode="bilinear", antialias=True)
@@ -72,32 +75,34 @@ class Teacher:
             vertices = (vertices + corner) * (size / own_size) - corner
         return Prediction(vertices, logits)
 
-    def losses(self, student: FaceNetwork, features: Features, images: Images, samples: Loss | int) -> dict[str, Loss]:
+    def losses(
+        self, student: FaceNetwork, outputs: Mapping[str, Sequence[Tensor]], images: Images, samples: Loss | int
+    ) -> dict[str, Loss]:
         """For each task that is taught, the distance of the student's predictions from the teacher's.
 
-        "shape" is L_shape over all vertices, with the teacher's as the target. "attributes" is the sum of the binary
-        cross-entropies with the teacher's probabilities over the attributes that both know. These are the balanced ones
-        (sigmoid of the logits), which do not depend on how frequent an attribute was in the training of either.
+        "shape" is L_shape over all vertices, with the teacher's as the target. "attributes" is the sum of the
+        Kullback-Leibler divergences from the teacher's probabilities over the attributes that both know. These are the
+        balanced ones (sigmoid of the logits), which do not depend on how frequent an attribute was in the training of
+        either.
 
         Args:
-            features: of the student for these images.
+            outputs: what the student says of these images, by task: `ShapeDecoder.outputs`, and the logits.
             samples: the number by which the sum over the images is divided.
         """
         vertices, logits = self.predict(images)
-        decoder, classifier = student.shape_decoder, student.attribute_classifier
         losses: dict[str, Tensor] = {}
         if "shape" in self.taught:
-            assert decoder is not None
+            assert student.shape_decoder is not None
             assert vertices is not None
-            faces = decoder.vertices(decoder(features)), vertices
-            own, target = (center_depth(face) / student.image_size for face in faces)
-            weights = decoder.morphable_model.region_weights(**decoder.region_weights)
-            losses["shape"] = shape_loss(own, target, weights, samples)
+            decoder = student.shape_decoder
+            faces = decoder.vertices(decoder.points(*outputs["shape"])), vertices
+            predicted, target = (center_depth(face) / student.image_size for face in faces)
+            losses["shape"] = shape_loss(predicted, target, self.weights, samples)
         if "attributes" in self.taught:
-            assert classifier is not None
             assert logits is not None
-            theirs, own = self.columns
-            target = logits[:, theirs].sigmoid()
-            entropy = F.binary_cross_entropy_with_logits(classifier(features).float()[:, own], target, reduction="sum")
-            losses["attributes"] = entropy / samples
+            theirs, own = logits[:, self.columns[0]], outputs["attributes"][0][:, self.columns[1]]
+            cross_entropy, entropy = (
+                F.binary_cross_entropy_with_logits(of, theirs.sigmoid(), reduction="none") for of in (own, theirs)
+            )
+            losses["attributes"] = (cross_entropy - entropy).sum() / samples
         return losses

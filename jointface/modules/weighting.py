@@ -25,16 +25,22 @@ Parameters = Sequence[Parameter]
 
 
 class FixedWeights(nn.Module):
-    """L = shape L_shape + attributes L_attr + auxiliary L_aux, and further losses that are added with their weights.
-    Raises a ConfigError if a weight is negative or not finite. The weights of all but L_shape and L_attr stay fixed in
-    all methods below."""
+    """L = shape L_shape + attributes L_attr + auxiliary L_aux + landmark_uncertainty L_sigma, and further losses that
+    are added with their weights. Raises a ConfigError if a weight is negative or not finite. The weights of all but
+    L_shape and L_attr stay fixed in all methods below."""
 
     varies = False  # whether the weights change during a training and should be logged
 
-    def __init__(self, shape: float, attributes: float, auxiliary: float = 1.0) -> None:
+    def __init__(
+        self, shape: float, attributes: float, auxiliary: float = 1.0, landmark_uncertainty: float = 0.1
+    ) -> None:
         super().__init__()
         self.fixed: dict[str, float] = {}
-        for task, weight in {"shape": shape, "attributes": attributes, "auxiliary": auxiliary}.items():
+        weights = {
+            "shape": shape, "attributes": attributes, "auxiliary": auxiliary,
+            "landmark_uncertainty": landmark_uncertainty,
+        }  # fmt: skip
+        for task, weight in weights.items():
             self.add(task, weight, f"model.loss.{task}")
 
     def add(self, task: str, weight: float, key: str) -> None:
@@ -77,8 +83,10 @@ class UncertaintyWeights(FixedWeights):
     varies = True
     factors = (0.5, 1.0)  # regression, classification
 
-    def __init__(self, shape: float, attributes: float, auxiliary: float = 1.0) -> None:
-        super().__init__(shape, attributes, auxiliary)
+    def __init__(
+        self, shape: float, attributes: float, auxiliary: float = 1.0, landmark_uncertainty: float = 0.1
+    ) -> None:
+        super().__init__(shape, attributes, auxiliary, landmark_uncertainty)
         self.log_variance = Parameter(torch.zeros(len(TASKS)))
 
     def weights(self) -> dict[str, Tensor | float]:
@@ -110,9 +118,15 @@ class DynamicWeightAverage(FixedWeights):
     varies = True
 
     def __init__(
-        self, shape: float, attributes: float, auxiliary: float = 1.0, window: int = 500, temperature: float = 2.0
+        self,
+        shape: float,
+        attributes: float,
+        auxiliary: float = 1.0,
+        landmark_uncertainty: float = 0.1,
+        window: int = 500,
+        temperature: float = 2.0,
     ) -> None:
-        super().__init__(shape, attributes, auxiliary)
+        super().__init__(shape, attributes, auxiliary, landmark_uncertainty)
         if window < 1 or not temperature > 0:
             raise ConfigError(
                 f"model.loss.window={window} and model.loss.temperature={temperature}: must be at least 1 and above 0"
@@ -163,8 +177,10 @@ class AggregatedGradients(FixedWeights, ABC):
     result.
     """
 
-    def __init__(self, shape: float, attributes: float, auxiliary: float = 1.0) -> None:
-        super().__init__(shape, attributes, auxiliary)
+    def __init__(
+        self, shape: float, attributes: float, auxiliary: float = 1.0, landmark_uncertainty: float = 0.1
+    ) -> None:
+        super().__init__(shape, attributes, auxiliary, landmark_uncertainty)
         self.end_step()
 
     @abstractmethod
@@ -206,8 +222,15 @@ class TorchJDGradients(AggregatedGradients):
         ConfigError: torchjd is missing or has no such aggregator.
     """
 
-    def __init__(self, shape: float, attributes: float, auxiliary: float = 1.0, method: str = "AlignedMTL") -> None:
-        super().__init__(shape, attributes, auxiliary)
+    def __init__(
+        self,
+        shape: float,
+        attributes: float,
+        auxiliary: float = 1.0,
+        landmark_uncertainty: float = 0.1,
+        method: str = "AlignedMTL",
+    ) -> None:
+        super().__init__(shape, attributes, auxiliary, landmark_uncertainty)
         try:
             from torchjd import aggregation
         except ImportError as error:

@@ -25,7 +25,7 @@ def find_runs(folder: Path) -> pd.DataFrame:
     dotted key, without keys that only name the run or its folder; empty if the run did not start. `metrics`: by name,
     the best value of the metric that chose the checkpoint and the last value of all others. `state`: "finished",
     "unfinished", "failed" or "pruned". `how far`: how far it got, or why it failed. `seed`: empty if it did not start.
-    `kind`: its mean validation metrics; runs of the same kind can be compared by `val/error`.
+    `kind`: the mean validation metrics that count in `val/error`, by which runs of the same kind can be compared.
 
     Raises:
         DataError: the folder does not exist, has no run in it, or a run's file is damaged.
@@ -72,8 +72,13 @@ def _read_run(folder: Path) -> dict[str, Any]:
     return {
         "overrides": overrides, "config": config, "metrics": metrics, "state": state, "how far": how_far,
         "seed": config.get("seed", ""),
-        "kind": " ".join(sorted(name for name in metrics if name.startswith("val/") and name.count("/") == 2)),
+        "kind": " ".join(sorted(name for name in metrics if _counts_in_error(name))),
     }  # fmt: skip
+
+
+def _counts_in_error(metric: str) -> bool:
+    """Whether it is a mean validation metric of a source, other than one that `val/error` ignores."""
+    return metric.startswith("val/") and metric.count("/") == 2 and not metric.endswith("/landmark_calibration_error")
 
 
 def _read(path: Path, what: str, read: Callable[[Path], Any], missing: Any) -> Any:

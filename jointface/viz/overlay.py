@@ -38,10 +38,11 @@ def overlay_landmarks(
 def overlay_circles(
     image: Image, landmarks: Float[np.ndarray, "points dims"], radii: Float[np.ndarray, "points"]
 ) -> Image:
-    """Draws a thin circle around each landmark. Radii are in pixels, to fractions of one."""
-    canvas, one = image.copy(), 1 << SUBPIXEL
+    """Draws a thin circle around each landmark. Radii are in pixels, to fractions of one; larger ones than the image
+    are cut to its size."""
+    canvas, one, largest = image.copy(), 1 << SUBPIXEL, max(image.shape[:2])
     for point, radius in zip((one * landmarks[:, :2]).round().astype(int).tolist(), radii.tolist(), strict=True):
-        cv2.circle(canvas, point, round(one * radius), (0, 255, 255), 1, cv2.LINE_AA, SUBPIXEL)
+        cv2.circle(canvas, point, round(one * min(largest, radius)), (0, 255, 255), 1, cv2.LINE_AA, SUBPIXEL)
     return canvas
 
 
