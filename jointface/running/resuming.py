@@ -54,11 +54,13 @@ def metrics_if_finished(config: DictConfig) -> dict[str, float] | None:
 
 
 def _same(then: Any, now: Any) -> bool:
-    """Whether two parts of configs train alike. A key that one of them lacks, as runs of older versions do, counts as
-    off: null, false or 0."""
-    if isinstance(then, Mapping) and isinstance(now, Mapping):
-        return all(_same(then.get(key), now.get(key)) for key in {*then, *now})
-    return bool(then == now or (then is None and not now) or (now is None and not then))
+    """Whether two parts of configs train alike. Runs of older versions lack settings that are new: these are not
+    compared, but a part that one config has and the other has not makes a difference."""
+    if not (isinstance(then, Mapping) and isinstance(now, Mapping)):
+        return bool(then == now)
+    lacking = [(then if key in then else now)[key] for key in then.keys() ^ now.keys()]
+    parts = any(isinstance(value, Mapping) for value in lacking)
+    return not parts and all(_same(then[key], now[key]) for key in then.keys() & now.keys())
 
 
 def run_folder_of(checkpoint: str | None) -> Path | None:
