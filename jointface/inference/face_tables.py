@@ -29,17 +29,16 @@ COLUMNS = ["photo", "width_px", "height_px", "face", "score"]  # of a table with
 
 def face_entry(face: Face, number: int) -> dict[str, Any]:
     """What is known of a face as JSON values, but its mesh. number: from 1, the largest face of a photo first."""
-    entry = {
+    std = face.landmark_std
+    return {
         "face": number,
         "score": round(face.score, 5),
         "box": {name: round(value, 3) for name, value in face.box._asdict().items()},
         "pose": None if face.pose is None else _pose(face.pose),
         "attributes": {name: round(value, 5) for name, value in face.attributes.items()},
         "landmarks": None if face.landmarks is None else face.landmarks.astype(np.float64).round(3).tolist(),
+        "landmark_std": None if std is None else std.astype(np.float64).round(3).tolist(),
     }
-    if face.landmark_std is not None:
-        entry["landmark_std"] = face.landmark_std.astype(np.float64).round(3).tolist()
-    return entry
 
 
 def _pose(pose: Pose) -> dict[str, Any]:
@@ -66,7 +65,7 @@ def _row(entry: Mapping[str, Any]) -> dict[str, Any]:
     row |= {f"{name}_prob": value for name, value in entry["attributes"].items()}
     for number, point in enumerate(entry["landmarks"] or []):
         row |= {f"landmark_{number:02}_{axis}_px": value for axis, value in zip("xyz", point, strict=True)}
-    row |= {f"landmark_{number:02}_std_px": value for number, value in enumerate(entry.get("landmark_std", []))}
+    row |= {f"landmark_{number:02}_std_px": value for number, value in enumerate(entry.get("landmark_std") or [])}
     return row
 
 
