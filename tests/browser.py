@@ -48,8 +48,12 @@ class Browser:
     def download(self, selector: str, name: str) -> Path:
         """The file of this name that comes after a click."""
         self.click(selector)
-        wait_until((self.folder / name).is_file, lambda: f"{name}, found {[*self.folder.iterdir()]}")
-        return self.folder / name
+        path = self.folder / name
+        # The browser takes the name with an empty file, and moves the whole one there when it has come.
+        wait_until(
+            lambda: path.is_file() and path.stat().st_size > 0, lambda: f"{name}, found {[*self.folder.iterdir()]}"
+        )
+        return path
 
     def show_to_camera(self, photo: Path) -> None:
         """Holds a JPEG before the camera, which the page may then use."""
