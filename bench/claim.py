@@ -12,6 +12,9 @@ the training:
 On FACES (default 300) synthetic test faces it measures `test/synthetic/identity_error`: the mean distance in mm between
 predicted and true neutral face, aligned with scale, without pose and expression; and the mean face's as
 `test/synthetic/trivial/identity_error`. What a network lacks is left out, as identity is by PRNet.
+
+From metrics.csv it takes medians over the training: `train/median_gradient_ratio` of the lengths of the second loss's
+gradient on the backbone and of L_shape's, and `train/median_gradient_cosine` between the two.
 """
 
 import json
@@ -20,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, UInt8
 from sklearn.linear_model import RidgeCV
@@ -162,6 +166,18 @@ def pooled(network: FaceNetwork, images: Images) -> Tensor:
     return torch.cat([pooled_features(network, network.features(part)) for part in images.split(64)])
 
 
+def gradients(path: Path) -> dict[str, float]:
+    """Medians over a training of how the gradients of two losses compare; empty if it has one loss."""
+    names = ("norm_shape", "norm_attributes", "norm_auxiliary", "cosine")
+    columns = [f"train/gradient_{name}" for name in names]
+    rows = pd.read_csv(path).reindex(columns=columns).drop_duplicates()  # rows repeat the last measurement
+    shape, attributes, auxiliary, cosine = (rows[column] for column in columns)
+    ratio = attributes.fillna(auxiliary) / shape
+    if ratio.isna().all():
+        return {}
+    return {"train/median_gradient_ratio": ratio.median(), "train/median_gradient_cosine": cosine.median()}
+
+
 def _ridge(train: Tensor, truth: Tensor, test: Tensor) -> np.ndarray:
     model = make_pipeline(StandardScaler(), RidgeCV(RIDGE_STRENGTHS))
     predicted: np.ndarray = model.fit(train.double().numpy(), truth.double().numpy()).predict(test.double().numpy())
@@ -181,19 +197,19 @@ def _labels(dataset: FittedCelebA | SyntheticFaces) -> Labels:
 
 
 def main(folder: Path, data: Path, faces: int) -> None:
-    """Measures every finished run that has not been measured."""
+    """Measures every finished run; networks that have been measured are not measured again."""
     by_size: dict[int, Measurements] = {}
     runs = find_runs(folder)
     for run in runs["run"][runs["state"] == FINISHED]:
         path = folder / run / "metrics.json"
         metrics = json.loads(path.read_text())
-        if "test/attribute_probe/average_precision" in metrics:
-            continue
-        network = load_model(folder / run / "checkpoints" / "best.ckpt")
-        size = network.image_size
-        if size not in by_size:
-            by_size[size] = Measurements(data, faces, size)
-        found = by_size[size].of(network)
+        found = gradients(path.with_name("metrics.csv"))
+        if "test/attribute_probe/average_precision" not in metrics:
+            network = load_model(folder / run / "checkpoints" / "best.ckpt")
+            size = network.image_size
+            if size not in by_size:
+                by_size[size] = Measurements(data, faces, size)
+            found |= by_size[size].of(network)
         write_atomically(path, (json.dumps(dict(sorted({**metrics, **found}.items())), indent=2) + "\n").encode())
         print(run, " ".join(f"{name.removeprefix('test/')} {value:.4f}" for name, value in found.items()), flush=True)
 

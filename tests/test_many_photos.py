@@ -125,7 +125,10 @@ def test_a_shard_that_is_read_again_loses_no_photo_and_writes_none_twice(
 @pytest.mark.slow
 def test_a_killed_worker_loses_no_photo_and_writes_none_twice(photos: Path, checkpoint: Path, tmp_path: Path) -> None:
     killed: list[int] = []
-    started = lambda: len([*(tmp_path / "shards").glob("*.json")]) > 1  # noqa: E731
+
+    def started() -> bool:
+        return len([*(tmp_path / "shards").glob("*.json")]) > 1
+
     killer = threading.Thread(target=kill_a_worker, args=(started, killed), daemon=True)
     killer.start()
     assert predict(ray_config(photos, checkpoint, tmp_path, "ray.workers=2", "ray.shard_size=1")) == FILES + ROWS - 2

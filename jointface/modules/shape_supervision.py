@@ -132,8 +132,8 @@ class ShapeSupervision(nn.Module):
     ) -> tuple[Float[Tensor, "batch 68 2"], Float[Tensor, "batch 68 2"], Bool[Tensor, "batch 68"]]:
         """x and y of the predicted and of the true landmarks, in units of the crop, and which of them count.
 
-        All of a fitted face count. They are true where the data set has them, if it labels landmarks, too; else where
-        coefficients and camera put them. Arguments as of `forward`.
+        All landmarks of a fitted face count. The true ones are the data set's own if it has any, else those of
+        coefficients and camera. The arguments are those of `forward`.
         """
         found: list[Marked] = []
         for name, part in batch.items():

@@ -22,8 +22,8 @@ Loss = Float[Tensor, ""]
 class Teacher:
     """A frozen network in evaluation mode, and what its predictions teach a student.
 
-    It is no nn.Module. So it is no part of the student: of its state_dict, its checkpoints, its average or its
-    optimiser. It goes to the device of the crops.
+    It is not an nn.Module, so the student's state_dict, checkpoints, averaged weights and optimiser leave it out. It
+    moves to the device of the crops.
 
     Args:
         student: the network that is taught.
@@ -71,7 +71,7 @@ class Teacher:
             images = resized.round().clamp(0, 255).to(torch.uint8)
         vertices, logits = self.network(images)
         if vertices is not None:
-            corner = vertices.new_tensor([0.5, 0.5, 0.0])  # from a pixel's centre
+            corner = vertices.new_tensor([0.5, 0.5, 0.0])  # the crop's, half a pixel from its first centre
             vertices = (vertices + corner) * (size / own_size) - corner
         return Prediction(vertices, logits)
 

@@ -83,10 +83,8 @@ class UncertaintyWeights(FixedWeights):
     varies = True
     factors = (0.5, 1.0)  # regression, classification
 
-    def __init__(
-        self, shape: float, attributes: float, auxiliary: float = 1.0, landmark_uncertainty: float = 0.1
-    ) -> None:
-        super().__init__(shape, attributes, auxiliary, landmark_uncertainty)
+    def __init__(self, *fixed: float, **weights: float) -> None:
+        super().__init__(*fixed, **weights)
         self.log_variance = Parameter(torch.zeros(len(TASKS)))
 
     def weights(self) -> dict[str, Tensor | float]:
@@ -108,6 +106,7 @@ class DynamicWeightAverage(FixedWeights):
     ignores losses that are not finite, and does not change in a window without labelled samples.
 
     Args:
+        fixed, weights: of `FixedWeights`.
         window: length of a window in optimiser steps.
         temperature: T; larger values make the weights more equal.
 
@@ -117,16 +116,8 @@ class DynamicWeightAverage(FixedWeights):
 
     varies = True
 
-    def __init__(
-        self,
-        shape: float,
-        attributes: float,
-        auxiliary: float = 1.0,
-        landmark_uncertainty: float = 0.1,
-        window: int = 500,
-        temperature: float = 2.0,
-    ) -> None:
-        super().__init__(shape, attributes, auxiliary, landmark_uncertainty)
+    def __init__(self, *fixed: float, window: int = 500, temperature: float = 2.0, **weights: float) -> None:
+        super().__init__(*fixed, **weights)
         if window < 1 or not temperature > 0:
             raise ConfigError(
                 f"model.loss.window={window} and model.loss.temperature={temperature}: must be at least 1 and above 0"
@@ -215,6 +206,7 @@ class TorchJDGradients(AggregatedGradients):
     """Joins the gradients by an aggregator of torchjd.
 
     Args:
+        fixed, weights: of `FixedWeights`.
         method: name of an aggregator in `torchjd.aggregation` without state and required settings, such as "AlignedMTL"
             (Senushkin et al., CVPR 2023) or "IMTLG" (Liu et al., ICLR 2021).
 
@@ -222,15 +214,8 @@ class TorchJDGradients(AggregatedGradients):
         ConfigError: torchjd is missing or has no such aggregator.
     """
 
-    def __init__(
-        self,
-        shape: float,
-        attributes: float,
-        auxiliary: float = 1.0,
-        landmark_uncertainty: float = 0.1,
-        method: str = "AlignedMTL",
-    ) -> None:
-        super().__init__(shape, attributes, auxiliary, landmark_uncertainty)
+    def __init__(self, *fixed: float, method: str = "AlignedMTL", **weights: float) -> None:
+        super().__init__(*fixed, **weights)
         try:
             from torchjd import aggregation
         except ImportError as error:
