@@ -7,6 +7,7 @@ facial actions are ARKit's.
 import re
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -74,9 +75,12 @@ def sample_person(rng: np.random.Generator, change_labels: list[str]) -> Person:
     ancestry = rng.dirichlet(np.full(3, 0.5)) * rng.choice([0.0, 0.25], p=[0.6, 0.4])
     ancestry[main] += 1 - ancestry.sum()
     changes = sample_changes(rng, change_labels)
-    changes["head-fat-incr"] = _clip(changes.get("head-fat-incr", 0) + 1.1 * (weight - 0.48))
-    changes["neck-double-incr"] = _clip(changes.get("neck-double-incr", 0) + 1.4 * (weight - 0.55))
-    changes["head-age-incr"] = _clip(changes.get("head-age-incr", 0) + 1.5 * (age - 0.72))
+    added = {
+        "head-fat-incr": 1.1 * (weight - 0.48),
+        "neck-double-incr": 1.4 * (weight - 0.55),
+        "head-age-incr": 1.5 * (age - 0.72),
+    }
+    changes |= {name: float(np.clip(changes.get(name, 0) + change, -1, 1)) for name, change in added.items()}
     return Person(
         gender=1 - gender if female else gender,
         age=age,
@@ -89,16 +93,25 @@ def sample_person(rng: np.random.Generator, change_labels: list[str]) -> Person:
 
 def sample_changes(rng: np.random.Generator, labels: list[str]) -> dict[str, float]:
     """Samples local changes. The two sides of a face share a sample and differ slightly."""
-    changes: dict[str, float] = {}
-    shared: dict[str, float] = {}
-    for label in labels:
-        feature, spread = _feature(label), change_spread(label)
-        if spread == 0:
-            continue
+    names, factors = _factors(tuple(labels))
+    values = factors @ rng.standard_normal(factors.shape[1])
+    return dict(zip(names, values.clip(-1, 1).tolist(), strict=True))
+
+
+@cache
+def _factors(labels: tuple[str, ...]) -> tuple[list[str], Float[np.ndarray, "changes draws"]]:
+    """The changes that affect the head, and what they are of independent normal draws: each is its spread times a draw
+    that both sides share, plus, on one side of the face, ASYMMETRY times one of its own."""
+    names = [label for label in labels if change_spread(label) > 0]
+    factors, draws, shared = np.zeros((len(names), 2 * len(names))), count(), {}
+    for row, label in zip(factors, names, strict=True):
+        feature = _feature(label)
         if feature not in shared:
-            shared[feature] = rng.normal(0, spread)
-        changes[label] = _clip(shared[feature] + (rng.normal(0, ASYMMETRY) if feature != label else 0.0))
-    return changes
+            shared[feature] = next(draws)
+        row[shared[feature]] = change_spread(label)
+        if feature != label:
+            row[next(draws)] = ASYMMETRY
+    return names, factors[:, : next(draws)]
 
 
 @cache
@@ -111,10 +124,6 @@ def change_spread(label: str) -> float:
 def _feature(label: str) -> str:
     """The label without the prefix for the side of the face."""
     return label[2:] if label.startswith(("l-", "r-")) else label
-
-
-def _clip(value: float) -> float:
-    return max(-1.0, min(1.0, value))
 
 
 def identity_coefficients(head: Head, people: list[Person]) -> Float[Tensor, "people shape"]:
