@@ -1,5 +1,6 @@
 """Finding faces: boxes and maps, the scenes that the finder learns from, its training, and the finders themselves."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -159,6 +160,26 @@ def test_photos_are_split_without_a_photo_in_two_splits(head: Cutout, tmp_path: 
     assert np.allclose(landmarks[17:], head.landmarks[17:], atol=1e-3)
     reach = [np.linalg.norm(points[:17] - points[27], axis=1) for points in (landmarks, head.landmarks)]
     assert np.allclose(reach[0], CONTOUR_STRETCH * reach[1], rtol=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_photo_that_fills_a_scene_brings_its_box(seed: int, scenes: Mosaics) -> None:
+    """The face is a bright square, off the middle, on black."""
+    image, landmarks = np.zeros((160, 160, 3), np.uint8), np.full((68, 2), 80.0)
+    image[70:91, 60:81], landmarks[0], landmarks[1] = 255, (60, 70), (80, 90)
+    scenes = copy.copy(scenes)
+    scenes.photos = [Cutout(image, None, landmarks)]  # type: ignore[assignment]
+    boxes: list[FaceBox] = []
+    picture = scenes._whole_photo(np.random.default_rng(seed), boxes)
+    (box,) = boxes
+    rows, columns = np.nonzero(picture[..., 0] > 127)
+    assert (box.x, box.y) == pytest.approx((columns.mean(), rows.mean()), abs=1)
+    assert box.size == pytest.approx(np.ptp(columns), abs=2)
+
+
+def test_the_network_has_a_map_for_each_stride_of_pictures_of_any_multiple_of_32() -> None:
+    maps = FinderNetwork(width=4)(torch.zeros(1, 3, 96, 160))
+    assert [part.shape[1:] for part in maps] == [(4, 12, 20), (4, 6, 10), (4, 3, 5), (4, 2, 3)]
 
 
 def test_a_broken_photo_is_left_out_and_named_and_a_damaged_table_refused(

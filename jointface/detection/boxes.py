@@ -10,7 +10,7 @@ from torch import Tensor
 from jointface.detection.finder_network import STRIDES, UNIT
 
 # Sizes of the faces, in strides, that a stride answers for. Neighbours share some, so that no size is between them.
-RANGES = {8: (0.0, 5.5), 16: (2.0, 5.5), 32: (2.0, float("inf"))}
+RANGES = {8: (0.0, 5.5), 16: (2.0, 5.5), 32: (2.0, 5.5), 64: (2.0, float("inf"))}
 Side = Any  # an int; a torch.SymInt while the network is exported
 REACH = 0.18  # cells whose centre is this near to a face's centre, in sizes of its box, answer for it
 

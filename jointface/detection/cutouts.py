@@ -30,6 +30,12 @@ class Cutout:
     alpha: UInt8[np.ndarray, "height width"] | None
     landmarks: Float[np.ndarray, "68 2"]
 
+    @property
+    def turn(self) -> float:
+        """How far the head is turned to a side: distance of the nose from the middle of the contour, in widths."""
+        across = self.landmarks[:, 0]
+        return float(abs(across[30] - (across[0] + across[16]) / 2) / np.ptp(across))
+
 
 class Heads(Sequence[Cutout]):
     """Synthetic heads of a split, rendered in groups when one of them is first asked for, and kept.

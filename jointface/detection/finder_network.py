@@ -1,4 +1,4 @@
-"""The finder's network: it says where faces are at three strides at once, without anchors (as FCOS, Tian et al., ICCV
+"""The finder's network: it says where faces are at four strides at once, without anchors (as FCOS, Tian et al., ICCV
 2019)."""
 
 from itertools import pairwise
@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-STRIDES = (8, 16, 32)
+STRIDES = (8, 16, 32, 64)
 UNIT = 3.0  # size of a face box, in strides, where the predicted log size is 0
 
 
@@ -26,28 +26,29 @@ class SeparableBlock(nn.Sequential):
 
 
 class FinderNetwork(nn.Module):
-    """Predicts four numbers for every cell of feature maps with stride 8, 16 and 32: a logit (face or not) and the face
+    """Predicts four numbers for every cell of feature maps with the strides STRIDES: a logit (face or not) and the face
     box in this package's framing, that is centre and size of the 68 landmarks.
 
     Args:
-        width: channels of the first convolution; the last ones have four times as many.
+        width: channels of the stem; the other parts have twice as many.
     """
 
-    def __init__(self, width: int = 16) -> None:
+    def __init__(self, width: int = 32) -> None:
         super().__init__()
-        a, b, c = width, 2 * width, 4 * width
+        wide = 2 * width
         self.width = width
         self.stem = nn.Sequential(
-            nn.Conv2d(3, a, 3, 2, 1, bias=False), nn.BatchNorm2d(a), nn.ReLU(inplace=True),
-            SeparableBlock(a, b, 2), SeparableBlock(b, b),
+            nn.Conv2d(3, width, 4, 4, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
+            SeparableBlock(width, width),
         )  # fmt: skip
-        self.stage8 = nn.Sequential(SeparableBlock(b, c, 2), SeparableBlock(c, c), SeparableBlock(c, c))
-        self.stage16 = nn.Sequential(SeparableBlock(c, c, 2), SeparableBlock(c, c), SeparableBlock(c, c))
-        self.stage32 = nn.Sequential(SeparableBlock(c, c, 2), SeparableBlock(c, c), SeparableBlock(c, c))
-        self.merge16, self.merge8 = SeparableBlock(c, c), SeparableBlock(c, c)
-        self.heads = nn.ModuleList(nn.Sequential(SeparableBlock(c, c), nn.Conv2d(c, 4, 1)) for _ in STRIDES)
+        inputs = (width, wide, wide, wide)
+        self.stages = nn.ModuleList(
+            nn.Sequential(SeparableBlock(channels, wide, 2), SeparableBlock(wide, wide)) for channels in inputs
+        )
+        self.merges = nn.ModuleList(SeparableBlock(wide, wide) for _ in STRIDES[:-1])
+        self.heads = nn.ModuleList(nn.Conv2d(wide, 4, 1) for _ in STRIDES)
         for head in self.heads:
-            nn.init.constant_(head[-1].bias[:1], -4.0)  # type: ignore[index]  # few cells hold a face
+            nn.init.constant_(head.bias[:1], -4.0)  # type: ignore[index]  # few cells hold a face
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> list[Float[Tensor, "batch 4 _ _"]]:
         """Raw maps at each stride: logit, offset of the face's centre from the cell's centre in strides (x, y), log
@@ -56,12 +57,15 @@ class FinderNetwork(nn.Module):
         Args:
             images: RGB in -1 ... 1; height and width are multiples of 32.
         """
-        fine = self.stage8(self.stem(images))
-        middle = self.stage16(fine)
-        coarse = self.stage32(middle)
-        middle = self.merge16(middle + nn.functional.interpolate(coarse, scale_factor=2.0))
-        fine = self.merge8(fine + nn.functional.interpolate(middle, scale_factor=2.0))
-        return [head(part) for head, part in zip(self.heads, (fine, middle, coarse), strict=True)]
+        features, last = [], self.stem(images)
+        for stage in self.stages:
+            last = stage(last)
+            features.append(last)
+        for level in reversed(range(len(self.merges))):
+            fine, coarse = features[level], nn.functional.interpolate(features[level + 1], scale_factor=2.0)
+            # The coarsest map may reach beyond the picture by half a cell.
+            features[level] = self.merges[level](fine + coarse[..., : fine.shape[-2], : fine.shape[-1]])
+        return [head(feature) for head, feature in zip(self.heads, features, strict=True)]
 
 
 def to_input(images: Tensor) -> Tensor:

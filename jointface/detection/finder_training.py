@@ -37,7 +37,7 @@ class FinderModule(LightningModule):
         self,
         optimizer: Callable[..., Optimizer],
         scheduler: Callable[..., Any] | None = None,
-        width: int = 16,
+        width: int = 32,
         box_weight: float = 4.0,
     ) -> None:
         super().__init__()
@@ -51,6 +51,9 @@ class FinderModule(LightningModule):
 
     def losses(self, images: Tensor, boxes: Float[Tensor, "batch faces 3"]) -> dict[str, Float[Tensor, ""]]:
         """The focal loss of the scores and the distance of the boxes."""
+        centre, sides = boxes[..., :2], boxes.new_tensor(images.shape[:-3:-1])  # width, height
+        inside = (centre > -0.5).all(-1) & (centre < sides - 0.5).all(-1)
+        boxes = boxes * inside[..., None]  # coarse maps reach beyond the picture
         faces = (boxes[..., 2] > 0).sum().clamp(min=1)
         score = distance = torch.zeros((), device=images.device)
         for stride, maps in zip(STRIDES, self.network(to_input(images)), strict=True):

@@ -13,7 +13,7 @@ from jointface.files import write_atomically
 from jointface.modules.checkpoint import read_checkpoint
 
 SHIPPED = Path(__file__).parents[1] / "weights" / "finder.safetensors"
-SHA256 = "5b52e3255be62c1285b8b54eaa0ebb10a83af5290e612fdefd596146d22f7297"
+SHA256 = "4722398fbcb6b8c53930fdac663c3f91a6750d2f8efe33b5534ef5658b9de8a7"
 
 
 @lru_cache(maxsize=4)
@@ -31,7 +31,9 @@ def load_finder(path: str | Path | None = None) -> FinderNetwork:
         network = FinderNetwork(weights["stem.0.weight"].shape[0])
         network.load_state_dict(weights)
     except (KeyError, IndexError, RuntimeError) as error:
-        raise CheckpointError(f"{path or SHIPPED}: not the weights of a face finder") from error
+        raise CheckpointError(
+            f"{path or SHIPPED}: not the weights of a face finder, or those of an older version's network"
+        ) from error
     return fold_batch_norm(network.requires_grad_(False))
 
 

@@ -21,11 +21,13 @@ from jointface.synthesis.faces import SPLITS
 
 log = logging.getLogger(__name__)
 
-SMALLEST, LARGEST = 9.0, 300.0  # sizes of the faces in pixels
+SMALLEST, LARGEST = 9.0, 400.0  # sizes of the faces in pixels; the largest reach beyond the scene
 CROWD_LARGEST = 120.0  # of all faces of a scene but the first
 MOST = 24  # faces in a scene
 OVERLAP = 0.25  # of two faces in a scene at the most, as intersection over the smaller one
 PHOTO_SHARE = 0.6  # of the faces that are photos, where there are photos
+WHOLE_SHARE = 0.15  # of the scenes that are a photo as it was taken, with its face, to which others are added
+TURNED_SHARE = 0.5  # of the heads that are the more turned one of two
 
 Scene = tuple[UInt8[np.ndarray, "size size 3"], Float[np.ndarray, "faces 3"]]
 
@@ -112,9 +114,12 @@ class Mosaics(FaceDataset):
         if not 0 <= index < self.num_scenes:
             raise IndexError(f"scene {index} of {self.num_scenes}")
         rng = np.random.default_rng((SPLITS[self.split], index))
-        canvas = self._background(rng)
         boxes: list[FaceBox] = []
-        for _ in range(_number_of_faces(rng)):
+        if self.photos is not None and rng.random() < WHOLE_SHARE:
+            canvas = self._whole_photo(rng, boxes)
+        else:
+            canvas = self._background(rng)
+        for _ in range(_number_of_faces(rng) - len(boxes)):
             largest = CROWD_LARGEST if boxes else LARGEST
             size = float(np.exp(rng.uniform(np.log(SMALLEST), np.log(largest))))
             self._paste_face(rng, canvas, boxes, size)
@@ -137,10 +142,33 @@ class Mosaics(FaceDataset):
                 _paste_rectangle(rng, canvas, piece)
         return canvas
 
+    def _whole_photo(self, rng: np.random.Generator, boxes: list[FaceBox]) -> UInt8[np.ndarray, "size size 3"]:
+        """A photo, or a part of one, that fills the scene; adds the box of its face."""
+        assert self.photos is not None
+        photo = self.photos[int(rng.integers(len(self.photos)))]
+        image, landmarks = photo.image, photo.landmarks
+        scale = rng.uniform(1.0, 1.8) * self.size / min(image.shape[:2])
+        linear = scale * np.diag([-1.0 if rng.random() < 0.5 else 1.0, 1.0])
+        ends = np.array([[0, 0], [image.shape[1] - 1, image.shape[0] - 1]]) @ linear.T
+        high = -ends.min(0)
+        shift = rng.uniform(np.minimum(self.size - 1 - ends.max(0), high), high)
+        placed = face_box(torch.from_numpy((landmarks @ linear.T + shift).astype(np.float32)))
+        if 0 <= placed.x < self.size and 0 <= placed.y < self.size:
+            boxes.append(placed)
+        canvas = np.zeros((self.size, self.size, 3), np.uint8)
+        _blend(canvas, image, np.full(image.shape[:2], 255, np.uint8), np.column_stack([linear, shift]))
+        return canvas
+
+    def _cutout(self, rng: np.random.Generator) -> Cutout:
+        """A random photo or head; many heads are turned, since few photos are."""
+        if self.photos is not None and rng.random() < PHOTO_SHARE:
+            return self.photos[int(rng.integers(len(self.photos)))]
+        head, other = (self.heads[int(index)] for index in rng.integers(len(self.heads), size=2))
+        return other if rng.random() < TURNED_SHARE and other.turn > head.turn else head
+
     def _paste_face(self, rng: np.random.Generator, canvas: np.ndarray, boxes: list[FaceBox], size: float) -> None:
         """Pastes a random face of this size at a random place, and adds its box; does nothing where others are."""
-        pool: Sequence[Cutout] = self.photos if self.photos is not None and rng.random() < PHOTO_SHARE else self.heads
-        cutout = pool[int(rng.integers(len(pool)))]
+        cutout = self._cutout(rng)
         box = face_box(torch.from_numpy(cutout.landmarks))
         angle = float(rng.normal(0, 0.2)) if rng.random() < 0.9 else float(rng.uniform(-0.9, 0.9))
         scale, mirror = size / box.size, -1.0 if rng.random() < 0.5 else 1.0
