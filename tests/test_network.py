@@ -47,6 +47,31 @@ def test_pretrained_weights_come_from_a_folder_that_is_not_needed_again(tmp_path
     torch.testing.assert_close(rebuilt.eval()(images), backbone.eval()(images))
 
 
+def test_further_stages_add_their_means_which_the_shape_decoder_does_not_see(tiny_model: MorphableModel) -> None:
+    config = network_config("morphable")
+    config["backbone"] |= {"out_indices": [1, 2]}
+    network = build_network(config, ("Male",), tiny_model).eval()
+    features = network.features(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8))
+    first, last = network.backbone.model(torch.randn(2, 3, 64, 64)).feature_maps
+    assert features.shape[1] == last.shape[1] + first.shape[1]
+    means = features[:, last.shape[1] :]
+    assert torch.equal(means, means[..., :1, :1].expand_as(means))
+    changed = features.clone()
+    changed[:, last.shape[1] :] = 7.0
+    assert network.shape_decoder is not None
+    assert network.attribute_classifier is not None
+    assert torch.equal(network.shape_decoder(features), network.shape_decoder(changed))
+    assert not torch.equal(network.attribute_classifier(features), network.attribute_classifier(changed))
+
+
+def test_with_group_norm_an_image_does_not_depend_on_the_others_of_its_mini_batch() -> None:
+    backbone = TransformersBackbone("resnet", norm="group", **TINY_RESNET).train()
+    images = torch.randn(4, 3, 64, 64)
+    torch.testing.assert_close(backbone(images)[:1], backbone(images[:1]), rtol=1e-3, atol=1e-4)
+    with pytest.raises(ConfigError, match=r"model\.backbone\.norm=layer is unknown; choose from batch, group"):
+        TransformersBackbone("resnet", norm="layer", **TINY_RESNET)
+
+
 def test_prnets_encoder_has_its_published_shape() -> None:
     encoder = PRNetEncoder(width=16)
     assert feature_shape(encoder, 256) == (512, 8, 8)

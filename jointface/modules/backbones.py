@@ -1,5 +1,6 @@
 """Backbones: from normalised images to one feature map."""
 
+import math
 from typing import Any
 
 import torch
@@ -16,14 +17,26 @@ class TransformersBackbone(nn.Module):
     Args:
         model_type: the architecture's name in transformers, e.g. "resnet"; its weights are randomly initialised.
         pretrained: a hub id or a folder with weights, used instead of `model_type`.
-        **architecture: fields of the architecture's config, e.g. depths=[3, 4, 6, 3].
+        norm: "batch": as the architecture has it; "group": group norm (Wu and He, ECCV 2018) with at most eight
+            channels a group instead of batch norm, so that the sources of a mini-batch share no statistics.
+        **architecture: fields of the architecture's config, e.g. depths=[3, 4, 6, 3]. If `out_indices` names further
+            stages, e.g. [1, 2, 3, 4], their means over the map follow as further channels, constant over the map.
+            The shape decoder does not see them.
 
     Raises:
         ConfigError: transformers cannot build it.
     """
 
-    def __init__(self, model_type: str = "resnet", pretrained: str | None = None, **architecture: Any) -> None:
+    def __init__(
+        self,
+        model_type: str = "resnet",
+        pretrained: str | None = None,
+        norm: str = "batch",
+        **architecture: Any,
+    ) -> None:
         super().__init__()
+        if norm not in ("batch", "group"):
+            raise ConfigError(f"model.backbone.norm={norm} is unknown; choose from batch, group")
         try:
             if pretrained is None:
                 known = AutoConfig.for_model(model_type)
@@ -44,16 +57,41 @@ class TransformersBackbone(nn.Module):
         for name, parameter in self.model.named_parameters():
             if name.endswith("mask_token"):  # only for masked pre-training; DDP requires that all parameters are used
                 parameter.requires_grad_(False)
+        self.norm = norm
+        if norm == "group" and (pretrained is not None or not _replace_batch_norm(self.model)):
+            raise ConfigError(
+                "model.backbone.norm=group replaces batch norms of random weights; this backbone has none"
+            )
+        self.extra_channels = 0  # how many of the features' channels, the last ones, are means over other stages
+        if len(self.model.out_features) > 1:
+            with torch.no_grad():
+                *others, _ = self.model.eval()(torch.zeros(1, 3, 64, 64)).feature_maps
+            self.extra_channels = sum(stage.shape[1] for stage in others)
+            self.train()
 
     def plain_config(self) -> dict[str, Any]:
         """A config in plain containers that builds the same architecture without hub or folder."""
         fields = {**self.model.config.to_diff_dict(), "model_type": self.model.config.model_type}
         for key in ("transformers_version", "architectures", "dtype"):
             fields.pop(key, None)
-        return {"_target_": "jointface.modules.TransformersBackbone", **fields}
+        norm = {} if self.norm == "batch" else {"norm": self.norm}
+        return {"_target_": "jointface.modules.TransformersBackbone", **norm, **fields}
 
     def forward(self, images: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch channels height width"]:
-        return self.model(images).feature_maps[-1]
+        *others, last = self.model(images).feature_maps
+        if not others:
+            return last
+        means = torch.cat([stage.mean((2, 3), keepdim=True) for stage in others], dim=1)
+        return torch.cat([last, means.expand(-1, -1, *last.shape[2:])], dim=1)
+
+
+def _replace_batch_norm(module: nn.Module) -> int:
+    """Puts group norms in the place of batch norms. Returns their number."""
+    batch_norms = {name: part for name, part in module.named_modules() if isinstance(part, nn.BatchNorm2d)}
+    for name, part in batch_norms.items():
+        groups = part.num_features // math.gcd(8, part.num_features)
+        module.set_submodule(name, nn.GroupNorm(groups, part.num_features))
+    return len(batch_norms)
 
 
 class PRNetEncoder(nn.Module):

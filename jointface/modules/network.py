@@ -111,11 +111,16 @@ def build_network(
     backbone = _build("backbone", config["backbone"])
     image_size = config["image_size"]
     shape = feature_shape(backbone, image_size)
+    of_last_stage = (shape[0] - getattr(backbone, "extra_channels", 0), *shape[1:])
     decoder = classifier = uncertainty = None
     if config["shape_decoder"] is not None:
         if morphable_model is None:
             raise ConfigError("model.shape_decoder needs a morphable model: set morphable_model")
-        given: dict[str, Any] = {"feature_shape": shape, "morphable_model": morphable_model, "image_size": image_size}
+        given: dict[str, Any] = {
+            "feature_shape": of_last_stage,
+            "morphable_model": morphable_model,
+            "image_size": image_size,
+        }
         decoder = _build("shape_decoder", config["shape_decoder"], **given)
     if config["attribute_classifier"] is not None:
         if not attributes:

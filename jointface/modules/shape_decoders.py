@@ -26,6 +26,7 @@ class ShapeDecoder(nn.Module, ABC):
     The points depend on the decoder: they are the pixels of a UV position map, or the vertices.
 
     Args:
+        channels: the features' first channels, which it sees.
         image_size: side of the crop in pixels.
         region_weights: W of the regions whose weight differs from `PRNET_WEIGHTS`.
     """
@@ -34,9 +35,10 @@ class ShapeDecoder(nn.Module, ABC):
     layers: nn.Module  # the layers before coordinates; they may be compiled and run in half precision
 
     def __init__(
-        self, morphable_model: MorphableModel, image_size: int, region_weights: dict[str, float] | None
+        self, channels: int, morphable_model: MorphableModel, image_size: int, region_weights: dict[str, float] | None
     ) -> None:
         super().__init__()
+        self.channels = channels
         self.morphable_model = morphable_model
         self.image_size = image_size
         self.region_weights = {**PRNET_WEIGHTS, **(region_weights or {})}
@@ -100,7 +102,7 @@ class PositionMapDecoder(ShapeDecoder):
         min_channels: int = 16,
         region_weights: dict[str, float] | None = None,
     ) -> None:
-        super().__init__(morphable_model, image_size, region_weights)
+        super().__init__(feature_shape[0], morphable_model, image_size, region_weights)
         map_size = map_size or image_size
         doublings = (map_size // feature_shape[1]).bit_length() - 1
         if feature_shape[1] != feature_shape[2] or feature_shape[1] << doublings != map_size:
@@ -128,7 +130,7 @@ class PositionMapDecoder(ShapeDecoder):
         return torch.where(at_landmark, self.region_weights["landmarks"], weights)
 
     def outputs(self, features: Features) -> tuple[Points]:
-        return (self._points(self.layers(features)),)
+        return (self._points(self.layers(features[:, : self.channels])),)
 
     def points(self, *outputs: Tensor) -> Points:
         return outputs[0]
@@ -185,7 +187,7 @@ class MorphableDecoder(ShapeDecoder):
         hidden: int = 512,
         region_weights: dict[str, float] | None = None,
     ) -> None:
-        super().__init__(morphable_model, image_size, region_weights)
+        super().__init__(feature_shape[0], morphable_model, image_size, region_weights)
         model = morphable_model
         channels, height, width = feature_shape
         squeezed = max(1, hidden // (height * width))
@@ -205,7 +207,7 @@ class MorphableDecoder(ShapeDecoder):
 
     def outputs(self, features: Features) -> tuple[Shape, Expression, Camera]:
         """Identity and expression coefficients, and the camera to crop space."""
-        return self._coefficients(self.layers(features))
+        return self._coefficients(self.layers(features[:, : self.channels]))
 
     @full_precision
     def _coefficients(self, hidden: Float[Tensor, "batch hidden"]) -> tuple[Shape, Expression, Camera]:
