@@ -132,7 +132,12 @@ def test_errors_as_large_as_predicted_are_calibrated() -> None:
     for factor, low, high in ((1.0, 0.0, 0.005), (0.1, 0.4, 0.5), (100.0, 0.499, 0.501)):
         metric.reset()
         metric.update(predicted, truth, factor * sigma, mask)
-        assert low <= metric.compute()["landmark_calibration_error"] <= high
+        values = metric.compute()
+        assert low <= values["landmark_calibration_error"] <= high
+        # The distances have a Rayleigh distribution.
+        expected = [1 - (1 - q) ** factor**2 for q in np.arange(1, 10) / 10]
+        curve = [values[f"landmarks_within/{q:.1f}"].item() for q in np.arange(1, 10) / 10]
+        assert curve == pytest.approx(expected, abs=0.01)
 
 
 def test_checkpoints_keep_the_head_and_older_ones_have_none(

@@ -15,7 +15,9 @@ from jointface.attributes import calibrated_probability
 from jointface.datamodules.drawing import draw
 from jointface.datamodules.face_dataset import BROKEN, FaceDataset, evenly_spaced
 from jointface.geometry.morphable_model import MorphableModel
+from jointface.metrics.landmark_calibration import WITHIN
 from jointface.modules.joint_module import JointFaceModule, true_face
+from jointface.viz.error_curves import calibration_curve
 from jointface.viz.image_grid import captioned_row, image_grid
 from jointface.viz.overlay import enlarge, overlay_landmarks, overlay_mesh
 
@@ -27,7 +29,7 @@ class ValidationFigures(Callback):
 
     `SPLIT/SOURCE/shape.png`: the crop, the crop with the predicted mesh and landmarks, and with the true ones.
     `SPLIT/SOURCE/attributes.png`: for each face the right and the wrong attributes that the network is most certain of,
-    with calibrated probabilities.
+    with calibrated probabilities. `SPLIT/SOURCE/calibration.png`: of predicted standard deviations of landmarks.
     """
 
     def __init__(self, num_faces: int = 6) -> None:
@@ -50,6 +52,11 @@ class ValidationFigures(Callback):
                 continue
             folder = Path(trainer.default_root_dir) / "figures" / split / name
             folder.mkdir(parents=True, exist_ok=True)
+            curve = f"{split}/{name}/{WITHIN}/"
+            known = {key: value for key, value in trainer.callback_metrics.items() if key.startswith(curve)}
+            if known:
+                shares = {float(key.removeprefix(curve)): value.item() for key, value in sorted(known.items())}
+                calibration_curve(shares).savefig(folder / "calibration.png")
             prediction = predict(module, batch["image"])
             if prediction.vertices is not None and "camera" in batch:
                 shape_figure(module, name, batch, prediction.vertices).savefig(folder / "shape.png")

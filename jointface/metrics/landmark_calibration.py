@@ -6,6 +6,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 Points = Float[Tensor, "batch 68 2"]
+WITHIN = "landmarks_within"  # name of the share of landmarks within the distance that is expected for a share
 
 
 class LandmarkCalibration(Metric):
@@ -13,7 +14,8 @@ class LandmarkCalibration(Metric):
 
     If x and y of a landmark have normal errors of standard deviation sigma, its distance r from the truth has a
     Rayleigh distribution: r <= sigma sqrt(-2 log(1 - q)) with probability q. For q = 0.1, 0.2, ... 0.9, the share of
-    landmarks within this distance is compared with q. `landmark_calibration_error` is the mean absolute difference.
+    landmarks within this distance is compared with q. `landmark_calibration_error` is the mean absolute difference,
+    `landmarks_within/q` are the shares, a calibration curve.
     """
 
     full_state_update = False
@@ -42,7 +44,9 @@ class LandmarkCalibration(Metric):
         return torch.arange(1, 10, device=self.device) / 10
 
     def compute(self) -> dict[str, Tensor]:
-        """The error by name; empty if no landmarks were added."""
+        """Error and shares by name; empty if no landmarks were added."""
         if not self.landmarks:
             return {}
-        return {"landmark_calibration_error": (self.within / self.landmarks - self._shares()).abs().mean()}
+        expected, found = self._shares(), self.within / self.landmarks
+        curve = {f"{WITHIN}/{share:.1f}": value for share, value in zip(expected.tolist(), found, strict=True)}
+        return {"landmark_calibration_error": (found - expected).abs().mean(), **curve}

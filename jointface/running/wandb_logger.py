@@ -16,6 +16,7 @@ from lightning_utilities.core.imports import lazy_import
 
 from jointface.errors import ConfigError, TrialPruned
 from jointface.metrics.direction import HIGHER_IS_BETTER, better
+from jointface.metrics.landmark_calibration import WITHIN
 from jointface.running.sweep_jobs import name_job
 from jointface.settings import as_list
 
@@ -107,8 +108,8 @@ class DashboardLogger(WandbLogger):
     def _log(self, metrics: Mapping[str, Any], step: int | None) -> None:
         for name in metrics.keys() - self._defined:
             summary = f"{best},last" if (best := better(name)) else None
-            # Single attributes are shown in a table: hundreds of panels would hide the other metrics.
-            hidden = bool(HIGHER_IS_BETTER & set(name.split("/")[:-1]))
+            # Tables show single attributes, figures the points of curves: hundreds of panels would hide the others.
+            hidden = bool((HIGHER_IS_BETTER | {WITHIN}) & set(name.split("/")[:-1]))
             self.experiment.define_metric(name, step_metric=STEP, summary=summary, hidden=hidden)
             self._defined.add(name)
         super().log_metrics(metrics, step)

@@ -1,4 +1,4 @@
-"""Error curves for papers: cumulative error distributions, and errors against yaw."""
+"""Error curves for papers: cumulative error distributions, errors against yaw, and calibration."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -76,6 +76,21 @@ def error_against_yaw(errors: Mapping[str, Errors], yaw: Errors, label: str, wid
     axis.set(xlim=(-90, 90), ylim=(0, 1.1 * highest or 1), xlabel="yaw, degrees", ylabel=label)
     axis.set_xticks(range(-90, 91, 30))
     axis.legend(title=f"mean in bins of {width:g}°", fontsize=8, title_fontsize=8)
+    return figure
+
+
+def calibration_curve(shares: Mapping[float, float]) -> Figure:
+    """Plots which share of the landmarks is as near to the truth as predicted standard deviations let expect.
+
+    shares: the observed share by the expected one.
+    """
+    figure = Figure(figsize=(4.2, 4.2), layout="constrained")
+    axis = figure.subplots()
+    axis.plot((0, 1), (0, 1), color="0.7", label="perfect")
+    axis.plot((0, *shares, 1), (0, *shares.values(), 1), "o-", color=COLOURS[0], markersize=4, label="observed")
+    axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="expected share of landmarks", ylabel="observed share")
+    axis.grid(color="0.9")
+    axis.legend(loc="upper left")
     return figure
 
 
