@@ -110,6 +110,25 @@ def test_weights_are_free_only_if_all_they_are_made_from_is(
     assert yaml.safe_load(card.split("---")[1])["license"] == licence
 
 
+@pytest.mark.parametrize(
+    ("model", "data_sets"),
+    [
+        ({"weights": "free"}, ("FairFace", "free")),
+        ({"teacher": {"checkpoint": "RUN/checkpoints/best.ckpt"}}, ("FairFace", "CelebA", "W300LP")),
+        ({"weights": "gone/best.ckpt"}, ("FairFace", "gone/best.ckpt")),  # of unknown terms
+    ],
+)
+def test_what_a_network_starts_or_learns_from_counts_as_its_data(
+    model: dict[str, Any], data_sets: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for run, sources, of in (("RUN", ("CelebA", "W300LP"), {}), ("student", ("FairFace",), model)):
+        named = {name: {"dataset": {"_target_": f"jointface.datamodules.{name}"}} for name in sources}
+        Path(run).mkdir()
+        Path(run, "config.yaml").write_text(yaml.safe_dump({"name": run, "data": {"sources": named}, "model": of}))
+    assert read_run(Path("student/checkpoints/best.ckpt")).data_sets == data_sets
+
+
 def test_a_card_that_somebody_wrote_is_kept(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("my card")
     write_folder(checkpoint, tmp_path)

