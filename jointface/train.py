@@ -132,6 +132,8 @@ def begin(config: DictConfig) -> str | None:
         read_checkpoint(config.checkpoint, wanted="last.ckpt")  # refuses a wrong path before any data is opened
     if config.model.get("teacher"):
         load_model(config.model.teacher.checkpoint)  # the same
+    if config.model.get("weights") and not config.checkpoint:
+        load_model(config.model.weights)
     seed_everything(config.seed, workers=True, verbose=False)
     return given
 
@@ -229,11 +231,13 @@ def build_module(config: DictConfig, datamodule: JointDataModule) -> LightningMo
     label_models = datamodule.label_models() if morphable_model else {}
     own = morphable_model.content_hash() if label_models else ""
     label_models = {name: other for name, other in label_models.items() if other.content_hash() != own}
-    if model.auxiliary and not datamodule.shape_sources() - set(label_models):
-        raise ConfigError(
-            "model/auxiliary measures identity in units of labelled faces: add a source whose 3D labels refer to "
-            "morphable_model"
-        )
+    needed = {"model/auxiliary": model.auxiliary, "model.prior_weight": model.prior_weight and morphable_model}
+    for key, value in needed.items():
+        if value and not datamodule.shape_sources() - set(label_models):
+            raise ConfigError(
+                f"{key} measures coefficients in units of labelled faces: add a source whose 3D labels refer to "
+                "morphable_model"
+            )
     return JointFaceModule(
         network=network_config(config),
         loss=instantiate(model.loss),
@@ -248,12 +252,14 @@ def build_module(config: DictConfig, datamodule: JointDataModule) -> LightningMo
         label_models=label_models,
         foreign_labels=model.foreign_labels,
         detach_points=model.detach_points,
+        prior_weight=model.prior_weight,
         auxiliary=instantiate(model.auxiliary) if model.auxiliary else None,
         people=datamodule.people() if model.auxiliary else None,
         shuffle_attributes=model.shuffle_attributes,
         log_gradients_every_n_steps=model.log_gradients_every_n_steps or 0,
         compile_mode="default" if model.compile is True else model.compile or None,
         teacher=instantiate(model.teacher) if model.teacher else None,
+        weights=None if config.checkpoint else model.weights,
     )
 
 

@@ -24,6 +24,7 @@ def test_their_training_uses_free_data_alone() -> None:
     assert {name.lower() for name in sources} < set(FREE_DATA)
     assert config.morphable_model["_target_"].endswith("load_anny")
     assert config.checkpoint is None
+    assert config.model.weights is None
     assert config.model.backbone.pretrained is None
 
 

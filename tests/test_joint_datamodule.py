@@ -104,6 +104,15 @@ def test_only_training_faces_are_turned(tiny_data: Path, tiny_model: MorphableMo
             assert datamodule.on_after_batch_transfer(dict(batch), 0)["w300lp"] is expected
 
 
+def test_rendered_faces_are_not_turned(tiny_data: Path, tiny_model: MorphableModel) -> None:
+    datamodule = open_data(tiny_data, tiny_model, turning=FaceTurning(tiny_model, probability=1.0))
+    datamodule.datasets["train"]["w300lp"].rendered = True  # type: ignore[misc]
+    datamodule.trainer = SimpleNamespace(training=True, validating=False, testing=False)  # type: ignore[assignment]
+    batch = {"w300lp": {"camera": torch.zeros(1)}}
+    with patch.object(FaceTurning, "forward", side_effect=AssertionError):
+        assert datamodule.on_after_batch_transfer(dict(batch), 0)["w300lp"] is batch["w300lp"]
+
+
 @pytest.mark.parametrize(
     ("options", "splits", "message"),
     [

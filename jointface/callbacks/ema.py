@@ -52,7 +52,9 @@ class WeightAverage(WeightAveraging):
         assert self._average_model is not None
         buffers = self._average_model.module.named_buffers()
         self._constants = {
-            buffer.data_ptr() for name, buffer in buffers if not name.endswith(("running_mean", "running_var"))
+            buffer.data_ptr()
+            for name, buffer in buffers
+            if not name.endswith(("running_mean", "running_var", "running_square"))
         }
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -66,7 +66,7 @@ class JointDataModule(LightningDataModule):
         sources: by name, each a `Source` or its fields; the names appear in metrics.
         image_size: side of the crops in pixels.
         augmentation: varies the training crops; None: no augmentation.
-        turning: turns training faces that have a fitted mesh out of plane, on the device; None: no turning.
+        turning: turns training photos that have a fitted mesh out of plane, on the device; None: no turning.
         seed: for shuffling, augmentation and everything else that is random in a training step.
         eval_batch_size: samples of each source in a validation or test batch.
         num_workers: loader processes of each source.
@@ -276,7 +276,7 @@ class JointDataModule(LightningDataModule):
         return {name: part for name, part in accounted.items() if part}
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Draws synthetic faces and turns training faces, if the config has this done on the device."""
+        """Draws synthetic faces and turns training photos, if the config has this done on the device."""
         stage = self._running_stage()
         if self._ahead is not None:
             self._ahead.wait()
@@ -286,10 +286,9 @@ class JointDataModule(LightningDataModule):
             batch = {name: kept[name].vary(part) for name, part in batch.items()}
         if self.turning is None or stage != "train":
             return batch
-        models = self.label_models()
-        return {
-            name: self.turning(part, models.get(name)) if "camera" in part else part for name, part in batch.items()
-        }
+        models, train = self.label_models(), self.datasets["train"]
+        turned = {name for name, part in batch.items() if "camera" in part and not train[name].rendered}
+        return {name: self.turning(part, models.get(name)) if name in turned else part for name, part in batch.items()}
 
     def draw_ahead(self) -> None:
         """Starts drawing the faces of the next training mini-batch, if they are drawn on a GPU."""

@@ -1,4 +1,4 @@
-"""Turns training faces out of plane on the device, for data sets with few large poses."""
+"""Turns training photos out of plane on the device, for data sets with few large poses."""
 
 import math
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from jointface.errors import ConfigError
 from jointface.geometry.camera import is_mirrored
+from jointface.modules.coefficient_prior import RunningMoments
 from jointface.modules.linear_shape_loss import LinearShapeLoss
 from jointface.modules.shape_decoders import MorphableDecoder, ShapeDecoder
 
@@ -55,25 +56,20 @@ class AuxiliaryLoss(nn.Module, ABC):
         """
 
 
-class StandardIdentity(nn.Module):
+class StandardIdentity(RunningMoments):
     """Identity coefficients in units of their standard deviation over the labelled faces that were seen so far.
 
-    Coefficients of a morphable model differ by orders of magnitude. Here each has unit variance. In the space
-    "vertices", the squared distance of two faces is proportional to the mean squared distance of their vertices, and
-    the mean variance is 1.
+    Here each has unit variance. In the space "vertices", the squared distance of two faces is proportional to the mean
+    squared distance of their vertices, and the mean variance is 1.
     """
 
     root: Tensor | None  # a square root of the basis' Gram matrix: distances after it are those of the vertices
 
     def __init__(self, decoder: MorphableDecoder, space: Space = "coefficients") -> None:
-        super().__init__()
+        model = decoder.morphable_model
+        super().__init__(model.num_shape)
         if space not in get_args(Space):
             raise ConfigError(f"model.auxiliary.space={space} is unknown; choose from {', '.join(get_args(Space))}")
-        model = decoder.morphable_model
-        # Means over all batches. Distributed training exchanges them, see `JointFaceModule.setup`.
-        self.running_mean = nn.Buffer(torch.zeros(model.num_shape))
-        self.running_square = nn.Buffer(torch.zeros(model.num_shape))
-        self.num_batches_tracked = nn.Buffer(torch.tensor(0))
         root = None
         if space == "vertices":
             basis = model.basis[..., : model.num_shape].flatten(0, 1).double()
@@ -81,20 +77,10 @@ class StandardIdentity(nn.Module):
             root = (vectors * values.clamp(min=0).sqrt()).float()
         self.register_buffer("root", root, persistent=False)
 
-    def observe(self, coefficients: Float[Tensor, "samples Ks"]) -> None:
-        """Takes the true coefficients of a training batch into account."""
-        if self.training and len(coefficients):
-            self.num_batches_tracked.add_(1)
-            for running, batch in (
-                (self.running_mean, coefficients.mean(0)),
-                (self.running_square, coefficients.square().mean(0)),
-            ):
-                running.add_((batch - running) / self.num_batches_tracked)
-
     def forward(self, coefficients: Float[Tensor, "batch Ks"]) -> Float[Tensor, "batch numbers"]:
-        variance = self.running_square - self.running_mean.square()
         if self.root is None:
-            return coefficients * torch.where(variance > 0, variance.rsqrt(), 0)
+            return coefficients * self.inverse_deviation()
+        variance = self.running_square - self.running_mean.square()
         mean_variance = (self.root.square().sum(1) * variance).mean()
         return coefficients @ self.root / mean_variance.sqrt()
 

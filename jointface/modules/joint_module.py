@@ -23,6 +23,7 @@ from jointface.metrics.nme import FaceNME, InnerNME
 from jointface.modules import checkpoint as checkpoints
 from jointface.modules import optimizer_state
 from jointface.modules.auxiliary import AuxiliaryLoss
+from jointface.modules.coefficient_prior import CoefficientPrior
 from jointface.modules.compilation import MODES, compile_layers, require_compiler
 from jointface.modules.distributed import is_distributed, mean_over_processes, samples_per_process
 from jointface.modules.foreign_labels import Extent
@@ -30,10 +31,11 @@ from jointface.modules.landmark_supervision import Contour
 from jointface.modules.losses import attribute_loss, landmark_likelihood_loss
 from jointface.modules.network import FaceNetwork, build_network
 from jointface.modules.schedule import optimizer_and_schedule
-from jointface.modules.shape_decoders import ShapeDecoder, frontal_face
+from jointface.modules.shape_decoders import MorphableDecoder, ShapeDecoder, frontal_face
 from jointface.modules.shape_supervision import Outputs, Part, ShapeSupervision, by_source, joined
 from jointface.modules.task_gradients import gradient_statistics, require_separable_gradients
 from jointface.modules.teacher import Teacher
+from jointface.modules.warm_start import copy_weights
 from jointface.modules.weighting import AggregatedGradients, FixedWeights
 from jointface.settings import require_whole_number
 
@@ -57,8 +59,10 @@ class JointFaceModule(LightningModule):
         contour, landmark_weight, part_weights, label_models, foreign_labels: see `ShapeSupervision`.
         detach_points: whether the loss of the landmarks' uncertainty teaches standard deviations alone. If not, its
             gradient also moves the points, and L_shape is no longer the only loss of the geometry.
+        prior_weight: factor of L_prior of `CoefficientPrior` in the total.
         auxiliary: builds an `AuxiliaryLoss` from the shape decoder and the people in the training; None: none.
         teacher: builds a `Teacher` of the network; None: none.
+        weights: checkpoint of a network to start from, see `copy_weights`; None: random weights.
         people: the numbers of the people in each training source that the auxiliary loss uses.
         shuffle_attributes: whether each photo is trained with the attributes of another one in its mini-batch of at
             least two: a control that shows what is due to the attributes themselves.
@@ -84,12 +88,14 @@ class JointFaceModule(LightningModule):
         label_models: Mapping[str, MorphableModel] | None = None,
         foreign_labels: Extent = "dense",
         detach_points: bool = True,
+        prior_weight: float = 0.0,
         auxiliary: Callable[[ShapeDecoder | None, Tensor], AuxiliaryLoss] | None = None,
         people: Mapping[str, Int[Tensor, "people"]] | None = None,
         shuffle_attributes: bool = False,
         log_gradients_every_n_steps: int = 0,
         compile_mode: str | None = None,
         teacher: Callable[[FaceNetwork], Teacher] | None = None,
+        weights: str | None = None,
     ) -> None:
         super().__init__()
         require_whole_number("model.log_gradients_every_n_steps", log_gradients_every_n_steps, 0)
@@ -102,13 +108,20 @@ class JointFaceModule(LightningModule):
         attributes = self.vocabulary.attributes if network["attribute_classifier"] is not None else ()
         self.network_config = dict(network)
         self.network = build_network(network, attributes, morphable_model)
+        if weights is not None:
+            copy_weights(self.network, weights)
         decoder = self.network.shape_decoder
         self.shape_supervision = (
             None
             if decoder is None
             else ShapeSupervision(decoder, contour, landmark_weight, part_weights, label_models, foreign_labels)
         )
-        self.detach_points = detach_points
+        self.detach_points, self.prior = detach_points, None
+        if prior_weight:
+            loss.add("prior", prior_weight, "model.prior_weight")
+            if not isinstance(decoder, MorphableDecoder):
+                raise ConfigError("model.prior_weight needs model/shape_decoder=morphable, which predicts coefficients")
+            self.prior = CoefficientPrior(decoder)
         self.people, self.shuffle_attributes = dict(people or {}), shuffle_attributes
         everybody = torch.cat([torch.zeros(0, dtype=torch.int64), *self.people.values()]).unique()
         self.auxiliary = None if auxiliary is None else auxiliary(decoder, everybody)
@@ -211,6 +224,8 @@ class JointFaceModule(LightningModule):
             if shaped:
                 marked = self.shape_supervision.marked(decoder, faces, shaped)
                 losses["shape"] = self.shape_supervision(decoder, faces, shaped, marked, of_shape)
+                if self.prior is not None:
+                    further["prior"] = self._prior_loss(self.prior, faces, shaped, of_shape)
                 if uncertainty is not None:
                     predicted, truth, mask = self.shape_supervision.landmarks(decoder, faces, shaped, marked)
                     predicted = predicted.detach() if self.detach_points else predicted
@@ -219,6 +234,8 @@ class JointFaceModule(LightningModule):
                     further["landmark_uncertainty"] = likelihood
             else:
                 losses["shape"] = _zero_loss(features, decoder, has_run=bool(faces))
+                if self.prior is not None:
+                    further["prior"] = 0 * losses["shape"]
                 if uncertainty is not None:
                     further["landmark_uncertainty"] = _zero_loss(features, uncertainty)
         if (classifier := self.network.attribute_classifier) is not None:
@@ -254,6 +271,13 @@ class JointFaceModule(LightningModule):
             labels, mask, alpha = (column.roll(len(column) // 2, dims=0) for column in (labels, mask, alpha))
         (predicted,) = joined(logits, batch)
         return attribute_loss(predicted, labels, mask, alpha, samples)
+
+    def _prior_loss(self, prior: CoefficientPrior, faces: Outputs, batch: Batch, samples: Tensor | int) -> Tensor:
+        for name, part in batch.items():
+            if "camera" in part and self._label_model_is_own(name):
+                prior.observe(torch.cat([part["shape_coefficients"], part["expression_coefficients"]], dim=1))
+        shape, expression, _ = joined(faces, batch)
+        return prior(torch.cat([shape, expression], dim=1), samples)
 
     def _auxiliary_loss(
         self, auxiliary: AuxiliaryLoss, features: Tensor, of_source: Mapping[str, Tensor], batch: Batch
@@ -440,9 +464,14 @@ class JointFaceModule(LightningModule):
         """
         checkpoints.require_same_model(checkpoint, self.description)
         own = self.state_dict()
-        for part, choice in {"weighting": "model/loss", "auxiliary": "model/auxiliary"}.items():
+        choices = {"weighting": "model/loss", "auxiliary": "model/auxiliary", "prior": "model.prior_weight"}
+        for part, choice in choices.items():
             shapes = [
-                {key: tensor.shape for key, tensor in state.items() if key.startswith(part) and torch.is_tensor(tensor)}
+                {
+                    key: tensor.shape
+                    for key, tensor in state.items()
+                    if key.startswith(f"{part}.") and torch.is_tensor(tensor)
+                }
                 for state in (checkpoint["state_dict"], own)
             ]
             if shapes[0] != shapes[1]:
