@@ -19,6 +19,7 @@ from jointface.geometry.mesh import vertex_normals
 from jointface.inference.backends import TorchNetwork
 from jointface.inference.crops import cut_crop
 from jointface.inference.face import VIEW_MARGIN, Face
+from jointface.modules.network import FaceNetwork
 from jointface.modules.shape_decoders import MorphableDecoder
 from jointface.viz.mesh_view import view_mesh
 
@@ -29,12 +30,8 @@ LARGEST = 0.03  # of the face's size: the distance from the mean face with the s
 
 
 @torch.inference_mode()
-def identity(reader: FaceReader, face: Face) -> torch.Tensor:
+def identity(network: FaceNetwork, decoder: MorphableDecoder, face: Face) -> torch.Tensor:
     """The identity coefficients (1, K) of a face."""
-    assert isinstance(reader.network, TorchNetwork)
-    network = reader.network.network
-    decoder = network.shape_decoder
-    assert isinstance(decoder, MorphableDecoder)
     crop = cut_crop(face.photo.image, face.box, network.image_size)[0].transpose(2, 0, 1)
     return decoder.outputs(network.features(torch.from_numpy(crop.copy())[None]))[0]
 
@@ -61,11 +58,15 @@ def main() -> None:
     data, checkpoint = sys.argv[1:]
     reader = FaceReader.load(checkpoint, max_faces=1)
     photos = [Path(data) / "portraits" / "photos" / f"{name}.jpg" for name in PEOPLE]
+    assert isinstance(reader.network, TorchNetwork)
+    network = reader.network.network
+    decoder = network.shape_decoder
+    assert isinstance(decoder, MorphableDecoder)
     faces = [face for of_photo in reader(photos) for face in of_photo]
-    coefficients = [identity(reader, face) for face in faces]
+    coefficients = [identity(network, decoder, face) for face in faces]
     print(f"identity coefficients: mean square {torch.cat(coefficients).square().mean():.2f}")
-    model = reader.network.network.shape_decoder.morphable_model  # type: ignore[attr-defined]
-    columns = [column(model, of_face, face) for of_face, face in zip(coefficients, faces, strict=True)]
+    pairs = zip(coefficients, faces, strict=True)
+    columns = [column(decoder.morphable_model, of_face, face) for of_face, face in pairs]
     cv2.imwrite(str(OUTPUT), np.concatenate(columns, axis=1)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
 
 

@@ -1,12 +1,15 @@
 """Auxiliary losses on photos of known people: their papers' formulas, and what they teach."""
 
 from itertools import islice
+from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from torch import Tensor
 from torch.nn import SyncBatchNorm
 
@@ -191,3 +194,27 @@ def test_all_arms_of_the_claim_see_the_same_3d_labels() -> None:
             tests = {name for name, source in config.data.sources.items() if source.splits.get("test")}
             assert {"fitted", "w300", "aflw2000"} <= tests
     assert all(settings == fitted[0] for settings in fitted)
+
+
+def test_each_cause_changes_one_thing_of_the_joint_arm() -> None:
+    changed = {
+        "joint_longer": {"trainer.max_steps", "trainer.val_check_interval"},
+        "joint_aligned": {"model.loss._target_", "model.loss.method"},
+        "joint_group_norm": {"model.backbone.norm"},
+        "joint_stages": {"model.backbone.out_indices"},
+        "joint_wider": {
+            f"model.backbone.{part}_channels" for part in ("stem", "stage_in", "stage_mid", "stage_out")
+        },
+    }  # fmt: skip
+    sweep = OmegaConf.load(CONF_DIR / "sweep" / "claim_causes.yaml").hydra.sweeper.params
+    assert {arm.removeprefix("claim/") for arm in sweep.experiment.split(",")} == changed.keys()
+    flat: dict[str, dict[str, Any]] = {}
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        for arm in ("joint", *changed):
+            config = compose("train", overrides=[f"experiment=claim/{arm}", f"num_photos={sweep.num_photos}"])
+            assert config.num_photos is None
+            flat[arm] = pd.json_normalize(OmegaConf.to_container(config)).iloc[0].to_dict()
+    for arm, keys in changed.items():
+        settings, joint = flat[arm], flat["joint"]
+        differing = {key for key in settings.keys() | joint.keys() if settings.get(key) != joint.get(key)}
+        assert differing - {"name"} == keys, arm

@@ -3,12 +3,16 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+from lightning import Trainer
 
+from jointface.callbacks import figures
 from jointface.detection.finders import GivenBoxes
 from jointface.errors import ConfigError
 from jointface.geometry import FaceBox, MorphableModel
@@ -20,6 +24,7 @@ from jointface.metrics.landmark_calibration import LandmarkCalibration
 from jointface.modules import JointFaceModule, LandmarkUncertainty, build_network
 from jointface.modules.checkpoint import KEY, describe, load_model
 from jointface.modules.losses import landmark_likelihood_loss
+from jointface.viz.error_curves import calibration_curve
 from tests.networks import Batch, make_module, network_config
 from tests.test_landmark_supervision import marked
 
@@ -138,6 +143,27 @@ def test_errors_as_large_as_predicted_are_calibrated() -> None:
         expected = [1 - (1 - q) ** factor**2 for q in np.arange(1, 10) / 10]
         curve = [values[f"landmarks_within/{q:.1f}"].item() for q in np.arange(1, 10) / 10]
         assert curve == pytest.approx(expected, abs=0.01)
+
+
+def test_a_run_draws_the_shares_as_a_curve(
+    make: Callable[..., JointFaceModule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = {q: torch.tensor(q**2) for q in (0.9, 0.1, 0.5)}
+    trainer = Mock(
+        Trainer,
+        datamodule=SimpleNamespace(datasets={"test": {"photos": None}}),
+        default_root_dir=str(tmp_path),
+        callback_metrics={f"test/photos/landmarks_within/{q}": share for q, share in shares.items()},
+    )
+    monkeypatch.setattr(figures, "spread_faces", lambda *_: {"image": torch.zeros(1, 3, 64, 64, dtype=torch.uint8)})
+    drawn: list[Any] = []
+    monkeypatch.setattr(figures, "calibration_curve", lambda of: drawn.append(calibration_curve(of)) or drawn[0])
+    figures.ValidationFigures().on_test_end(trainer, make())
+    assert (tmp_path / "figures" / "test" / "photos" / "calibration.png").is_file()
+    _, observed = drawn[0].axes[0].lines
+    np.testing.assert_allclose(
+        observed.get_xydata(), [(0, 0), (0.1, 0.01), (0.5, 0.25), (0.9, 0.81), (1, 1)], atol=1e-6
+    )
 
 
 def test_checkpoints_keep_the_head_and_older_ones_have_none(

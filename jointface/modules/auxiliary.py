@@ -80,8 +80,7 @@ class StandardIdentity(RunningMoments):
     def forward(self, coefficients: Float[Tensor, "batch Ks"]) -> Float[Tensor, "batch numbers"]:
         if self.root is None:
             return coefficients * self.inverse_deviation()
-        variance = self.running_square - self.running_mean.square()
-        mean_variance = (self.root.square().sum(1) * variance).mean()
+        mean_variance = (self.root.square().sum(1) * self.variance()).mean()
         return coefficients @ self.root / mean_variance.sqrt()
 
 

@@ -63,7 +63,7 @@ class TransformersBackbone(nn.Module):
                 "model.backbone.norm=group replaces batch norms of random weights; this backbone has none"
             )
         self.extra_channels = 0  # how many of the features' channels, the last ones, are means over other stages
-        if len(self.model.out_features) > 1:
+        if len(self.model.out_features) > 1:  # its own `channels` are wrong for HGNet-V2 of other widths
             with torch.no_grad():
                 *others, _ = self.model.eval()(torch.zeros(1, 3, 64, 64)).feature_maps
             self.extra_channels = sum(stage.shape[1] for stage in others)

@@ -28,9 +28,13 @@ class RunningMoments(nn.Module):
             ):
                 running.add_((batch - running) / self.num_batches_tracked)
 
+    def variance(self) -> Float[Tensor, "coefficients"]:
+        """Of each coefficient."""
+        return self.running_square - self.running_mean.square()
+
     def inverse_deviation(self) -> Float[Tensor, "coefficients"]:
         """1 / standard deviation; 0 for a coefficient that varies by no more than rounding."""
-        variance = self.running_square - self.running_mean.square()
+        variance = self.variance()
         return torch.where(variance > 1e-5 * self.running_square, variance.rsqrt(), 0)
 
 
