@@ -186,13 +186,13 @@ def test_a_broken_photo_is_left_out_and_named_and_a_damaged_table_refused(
     head: Cutout, scenes: Mosaics, tmp_path: Path
 ) -> None:
     folder = write_photos(tmp_path, head, 2)
-    mosaics = Mosaics("test", CropTransform(160), {"test": 12}, dict.fromkeys(COUNTS, 8), str(folder))
+    mosaics = Mosaics("test", CropTransform(160), {"test": 60}, dict.fromkeys(COUNTS, 8), str(folder))
     mosaics.heads = scenes.heads
     for photo in folder.glob("*/*.png"):
         photo.write_bytes(b"no image")
-    batch = mosaics.batch(range(12))
+    batch = mosaics.batch(range(60))
     broken = batch["broken"].tolist()
-    assert len(batch["image"]) == 12 - len(broken)
+    assert len(batch["image"]) == 60 - len(broken)
     assert broken
     assert "not an intact image" in mosaics.why_broken(broken[0])
     (folder / "portraits" / "landmarks68.csv").write_text("file,x0\na.png,1\n")
