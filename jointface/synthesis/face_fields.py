@@ -102,7 +102,7 @@ def _fields(points: np.ndarray, marks: np.ndarray) -> dict[str, np.ndarray]:
     edge, _ = _nearest(points[:, :2], outer)
     mouth_line, _ = _nearest(points[:, :2], marks[[60, 61, 62, 63, 64], :2])
     nose, chin, mouth = marks[30], marks[8], marks[[48, 54]].mean(0)
-    fold = np.array([left[31, :2] + [7, 8], left[31, :2] + [15, -4], left[48, :2] + [9, 4], left[48, :2] + [12, -10]])
+    fold = np.array([left[31, :2] + [7, 5], left[31, :2] + [15, -7], left[48, :2] + [7, 3], left[48, :2] + [10, -11]])
     facing = z > marks[0, 2] + 12
     nasolabial, _ = _nearest(flat, _open_curve(fold))
     beard_line = np.interp(side, [0, 30, 45, 62, 75], [mouth[1] - 12, mouth[1] - 2, mouth[1] + 12, mouth[1] + 32,
@@ -134,7 +134,7 @@ def _fields(points: np.ndarray, marks: np.ndarray) -> dict[str, np.ndarray]:
         * _step(-y, -(left[0, 1] + 40), -(left[0, 1] + 30))
         * _step(z, left[0, 2] - 12, left[0, 2] - 6) * _step(-z, -(left[0, 2] + 16), -(left[0, 2] + 8)),
         "scalp": _above_hairline(y, z, marks).clip(-60, 60),
-        "nostril": facing * _blob(flat - left[32, :2] - [1.5, 2.0], 3.6, 2.4),
+        "nostril": facing * _blob(flat - left[32, :2] - [1.0, 3.6], 3.6, 2.4),
     }  # fmt: skip
 
 

