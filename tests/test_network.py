@@ -79,11 +79,20 @@ def test_prnets_encoder_has_its_published_shape() -> None:
     assert [c.stride[0] for c in convolutions] == [1] + [2, 1] * 5
 
 
-@pytest.fixture(scope="module", params=["position_map", "morphable"])
+@pytest.fixture(scope="module", params=["position_map", "morphable", "pooled"])
 def decoder(request: pytest.FixtureRequest, tiny_model: MorphableModel) -> ShapeDecoder:
     if request.param == "position_map":
         return PositionMapDecoder((24, 4, 4), tiny_model, 64, channels=16)
-    return MorphableDecoder((24, 4, 4), tiny_model, 64)
+    return MorphableDecoder((24, 4, 4), tiny_model, 64, pooled=request.param == "pooled")
+
+
+def test_a_pooled_decoder_reads_the_mean_of_every_feature_beside_its_hidden_layer(tiny_model: MorphableModel) -> None:
+    decoder = MorphableDecoder((24, 4, 4), tiny_model, 64, hidden=32, pooled=True).eval()
+    torch.nn.init.normal_(decoder.regressor.weight[:, 32:])
+    features = torch.randn(2, 24, 4, 4)
+    identity, *_ = decoder.outputs(features)
+    expected = features.mean((2, 3)) @ decoder.regressor.weight[9 : 9 + tiny_model.num_shape, 32:].T
+    torch.testing.assert_close(identity, expected * decoder.unit[: tiny_model.num_shape])
 
 
 def test_an_untrained_decoder_predicts_the_mean_face_in_the_middle(

@@ -176,7 +176,11 @@ class MorphableDecoder(ShapeDecoder):
     mean face in the middle of the crop. For each coefficient, an output of 1 moves the vertices by 1 % of the face's
     size (root mean square).
 
-    feature_shape: (channels, height, width) of the backbone's features.
+    Args:
+        feature_shape: (channels, height, width) of the backbone's features.
+        hidden: width of the hidden layer.
+        pooled: whether the outputs also see the mean of each feature. The hidden layer squeezes the channels to keep
+            their places.
     """
 
     def __init__(
@@ -186,6 +190,7 @@ class MorphableDecoder(ShapeDecoder):
         image_size: int,
         hidden: int = 512,
         region_weights: dict[str, float] | None = None,
+        pooled: bool = False,
     ) -> None:
         super().__init__(feature_shape[0], morphable_model, image_size, region_weights)
         model = morphable_model
@@ -195,7 +200,8 @@ class MorphableDecoder(ShapeDecoder):
             nn.Conv2d(channels, squeezed, 1), nn.BatchNorm2d(squeezed), nn.ReLU(), nn.Flatten(),
             nn.Linear(squeezed * height * width, hidden), nn.ReLU(),
         )  # fmt: skip
-        self.regressor = nn.Linear(hidden, 9 + model.num_shape + model.num_expression)
+        self.pooled = pooled
+        self.regressor = nn.Linear(hidden + channels * pooled, 9 + model.num_shape + model.num_expression)
         nn.init.zeros_(self.regressor.weight)
         nn.init.zeros_(self.regressor.bias)
         displacement = model.basis.square().sum(0).mean(0).sqrt()
@@ -207,7 +213,11 @@ class MorphableDecoder(ShapeDecoder):
 
     def outputs(self, features: Features) -> tuple[Shape, Expression, Camera]:
         """Identity and expression coefficients, and the camera to crop space."""
-        return self._coefficients(self.layers(features[:, : self.channels]))
+        features = features[:, : self.channels]
+        hidden = self.layers(features)
+        if self.pooled:
+            hidden = torch.cat([hidden, features.mean((2, 3)).to(hidden.dtype)], dim=1)
+        return self._coefficients(hidden)
 
     @full_precision
     def _coefficients(self, hidden: Float[Tensor, "batch hidden"]) -> tuple[Shape, Expression, Camera]:
