@@ -46,14 +46,17 @@ def test_what_both_networks_have_is_taken_over(source: tuple[Any, Path], tiny_mo
 
 
 @pytest.mark.parametrize("part", ["triangles", "basis"])
-def test_a_decoder_of_another_morphable_model_stays_as_it_was(
-    part: str, source: tuple[Any, Path], tiny_model: MorphableModel
+def test_a_decoder_of_another_morphable_model_stays_as_it_was_with_a_warning(
+    part: str, source: tuple[Any, Path], tiny_model: MorphableModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = copy.deepcopy(tiny_model)
     setattr(other, part, getattr(other, part).flip(-1))
     fresh, started = (make_module(other, weights=weights).network for weights in (None, str(source[1])))
     found, expected = (network.shape_decoder.state_dict() for network in (started, fresh))  # type: ignore[union-attr]
     assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        f"The shape decoder of {source[1]} is left out: its morphable model or its layers are others"
+    ]
 
 
 def test_a_classifier_of_other_features_stays_as_it_was(source: tuple[Any, Path], tiny_model: MorphableModel) -> None:

@@ -39,6 +39,8 @@ def copy_weights(network: FaceNetwork, checkpoint: str | Path) -> None:
     copied = ["backbone"]
     if _copy_decoder(network, other):
         copied.append("shape decoder")
+    elif network.shape_decoder is not None and other.shape_decoder is not None:
+        log.warning("The shape decoder of %s is left out: its morphable model or its layers are others", checkpoint)
     both = [name for name in network.attributes if name in other.attributes]
     if both and _copy_rows(network, other, both):
         copied.append(f"{len(both)} of {len(network.attributes)} attributes")
