@@ -196,9 +196,12 @@ def test_all_arms_of_the_claim_see_the_same_3d_labels() -> None:
     assert all(settings == fitted[0] for settings in fitted)
 
 
-def test_each_cause_changes_one_thing_of_the_joint_arm() -> None:
+def test_each_cause_changes_one_thing_of_an_arm() -> None:
+    longer = {"trainer.max_steps", "trainer.val_check_interval"}
     changed = {
-        "joint_longer": {"trainer.max_steps", "trainer.val_check_interval"},
+        "joint_longer": longer,
+        "shape_longer": longer,
+        "attributes_longer": longer,
         "joint_aligned": {"model.loss._target_", "model.loss.method"},
         "joint_group_norm": {"model.backbone.norm"},
         "joint_stages": {"model.backbone.out_indices"},
@@ -207,14 +210,14 @@ def test_each_cause_changes_one_thing_of_the_joint_arm() -> None:
         },
     }  # fmt: skip
     sweep = OmegaConf.load(CONF_DIR / "sweep" / "claim_causes.yaml").hydra.sweeper.params
-    assert {arm.removeprefix("claim/") for arm in sweep.experiment.split(",")} == changed.keys()
+    assert {arm.removeprefix("claim/") for arm in sweep.experiment.replace(" ", "").split(",")} == changed.keys()
     flat: dict[str, dict[str, Any]] = {}
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        for arm in ("joint", *changed):
+        for arm in ("joint", "shape", "attributes", *changed):
             config = compose("train", overrides=[f"experiment=claim/{arm}", f"num_photos={sweep.num_photos}"])
             assert config.num_photos is None
             flat[arm] = pd.json_normalize(OmegaConf.to_container(config)).iloc[0].to_dict()
     for arm, keys in changed.items():
-        settings, joint = flat[arm], flat["joint"]
-        differing = {key for key in settings.keys() | joint.keys() if settings.get(key) != joint.get(key)}
+        settings, base = flat[arm], flat[arm.split("_")[0]]
+        differing = {key for key in settings.keys() | base.keys() if settings.get(key) != base.get(key)}
         assert differing - {"name"} == keys, arm
