@@ -72,15 +72,15 @@ def test_cameras_faces_targets_and_vertices_are_the_same_to_the_bit_under_autoca
 
 def test_predictions_and_what_metrics_gather_are_float32(tiny_model: MorphableModel, mixed_batch: Batch) -> None:
     module = make_module(tiny_model).eval()
-    module.alpha_sources = {"celeba": "celeba"}
-    module.metrics["val/w300lp/shape"] = FaceNME()
-    module.metrics["val/celeba/attributes"] = AttributeMetrics(module.vocabulary.attributes, module.alpha_celeba)
+    metrics, module.measurements.alpha_sources = module.measurements.metrics, {"celeba": "celeba"}
+    metrics["val/w300lp/shape"] = FaceNME()
+    metrics["val/celeba/attributes"] = AttributeMetrics(module.vocabulary.attributes, module.alpha_celeba)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         module.validation_step(mixed_batch, 0)
         prediction = module.network(mixed_batch["celeba"]["image"])
     assert prediction.vertices.dtype == prediction.logits.dtype == torch.float32
-    assert module.metrics["val/w300lp/shape"].errors[0].dtype == torch.float32
-    assert module.metrics["val/celeba/attributes"].logits[0].dtype == torch.float32
+    assert metrics["val/w300lp/shape"].errors[0].dtype == torch.float32
+    assert metrics["val/celeba/attributes"].logits[0].dtype == torch.float32
 
 
 # TF32

@@ -15,11 +15,7 @@ from torch.optim import Optimizer
 
 from jointface.attributes import LabelSet, Vocabulary
 from jointface.errors import CheckpointError, ConfigError, DataError
-from jointface.geometry.camera import pose_from_camera
 from jointface.geometry.morphable_model import MorphableModel
-from jointface.metrics.attribute_scores import AttributeMetrics
-from jointface.metrics.landmark_calibration import LandmarkCalibration
-from jointface.metrics.nme import FaceNME, InnerNME
 from jointface.modules import checkpoint as checkpoints
 from jointface.modules import optimizer_state
 from jointface.modules.auxiliary import AuxiliaryLoss
@@ -29,9 +25,10 @@ from jointface.modules.distributed import is_distributed, mean_over_processes, s
 from jointface.modules.foreign_labels import Extent
 from jointface.modules.landmark_supervision import Contour
 from jointface.modules.losses import attribute_loss, landmark_likelihood_loss
+from jointface.modules.measurements import Measurements
 from jointface.modules.network import FaceNetwork, build_network
 from jointface.modules.schedule import optimizer_and_schedule
-from jointface.modules.shape_decoders import MorphableDecoder, ShapeDecoder, frontal_face
+from jointface.modules.shape_decoders import MorphableDecoder, ShapeDecoder
 from jointface.modules.shape_supervision import Outputs, Part, ShapeSupervision, by_source, joined
 from jointface.modules.task_gradients import gradient_statistics, require_separable_gradients
 from jointface.modules.teacher import Teacher
@@ -135,8 +132,7 @@ class JointFaceModule(LightningModule):
         for name, labels in label_sets.items():
             self.register_buffer(f"alpha_{name}", alpha[name].float(), persistent=False)
             self.register_buffer(f"positions_{name}", self.vocabulary.positions(labels), persistent=False)
-        self.metrics: Any = nn.ModuleDict()  # by split/source[/trivial]/task
-        self.alpha_sources: dict[str, str] = {}  # by evaluated source: the training source whose alpha calibrates it
+        self.measurements = Measurements(label_sets, alpha, self.vocabulary)
         self.shared: list[Parameter] = []  # trained parameters of the backbone
         self.own: list[Parameter] = []  # all other trained parameters
         # Lightning passes only the scaled total loss from `training_step` to `backward`. The unscaled total and the
@@ -154,7 +150,7 @@ class JointFaceModule(LightningModule):
         if stage == "fit":
             self._configure_training()
         if (split := {"fit": "val", "validate": "val", "test": "test"}.get(stage)) is not None:
-            self._configure_metrics(split)
+            self.measurements.configure(split, self.trainer.datamodule, self.network)  # type: ignore[attr-defined]
         # In distributed training, only statistics over batches have to be exchanged. All other buffers are constant or
         # follow from losses averaged over the processes. DDP has no public setting for this.
         statistics = {"running_mean", "running_var", "running_square", "num_batches_tracked"}
@@ -171,25 +167,6 @@ class JointFaceModule(LightningModule):
         if self.compile_mode is not None:
             require_compiler(self.trainer.strategy.root_device)
             compile_layers(self.network, self.compile_mode)
-
-    def _configure_metrics(self, split: str) -> None:
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        for name, labels in data.label_sets(split).items():
-            same = [source for source, known in self.label_sets.items() if source == name or known == labels]
-            if same:
-                self.alpha_sources[name] = name if name in same else same[0]
-        for name in data.datasets[split]:
-            for prefix in [f"{split}/{name}"] + [f"{split}/{name}/trivial"] * (split == "test"):
-                if self.network.shape_decoder is not None and name in data.shape_sources(split):
-                    self.metrics[f"{prefix}/shape"] = FaceNME()
-                elif self.network.shape_decoder is not None and name in data.landmark_sources(split):
-                    self.metrics[f"{prefix}/shape"] = InnerNME()
-                if self.network.attribute_classifier is not None and name in self.alpha_sources:
-                    alpha_source = self.alpha_sources[name]
-                    alpha, attributes = getattr(self, f"alpha_{alpha_source}"), self.label_sets[alpha_source].attributes
-                    self.metrics[f"{prefix}/attributes"] = AttributeMetrics(attributes, alpha.cpu())
-            if self.network.landmark_uncertainty is not None and f"{split}/{name}/shape" in self.metrics:
-                self.metrics[f"{split}/{name}/landmarks"] = LandmarkCalibration()
 
     def configure_optimizers(self) -> Any:
         return optimizer_and_schedule(self._trained(), self.make_optimizer, self.make_scheduler, self)
@@ -361,49 +338,13 @@ class JointFaceModule(LightningModule):
             return
         _, of_source = self._features(batch)
         for name, part in batch.items():
-            prefix, features = f"{split}/{name}", of_source[name]
-            if f"{prefix}/shape" in self.metrics:
-                self._measure_shape(name, prefix, features, part)
-            if f"{prefix}/attributes" in self.metrics:
-                self._measure_attributes(prefix, features, part, self.alpha_sources[name])
+            self.measurements.update(f"{split}/{name}", of_source[name], part, self.network, self.shape_supervision)
 
     def label_model(self, source: str) -> MorphableModel:
         """The model of a source's coefficients, on the vertices of the decoder's model."""
         assert self.network.shape_decoder is not None
         assert self.shape_supervision is not None
         return self.shape_supervision.label_model(self.network.shape_decoder, source)
-
-    def _measure_shape(self, source: str, prefix: str, features: Tensor, part: Part) -> None:
-        decoder, size, model = self.network.shape_decoder, self.network.image_size, self.label_model(source)
-        assert decoder is not None
-        outputs = decoder.outputs(features)
-        predictions = {"shape": decoder.vertices(decoder.points(*outputs))}
-        if (uncertainty := self.network.landmark_uncertainty) is not None:
-            assert self.shape_supervision is not None
-            faces, batch = {source: outputs}, {source: part}
-            marked = self.shape_supervision.marked(decoder, faces, batch)
-            predicted, truth, mask = self.shape_supervision.landmarks(decoder, faces, batch, marked)
-            self.metrics[f"{prefix}/landmarks"].update(predicted, truth, uncertainty(features), mask)
-        if f"{prefix}/trivial/shape" in self.metrics:
-            mean_face = frontal_face(decoder.morphable_model, size)
-            predictions["trivial/shape"] = mean_face.expand_as(predictions["shape"])
-        for key, predicted in predictions.items():
-            metric, marks = self.metrics[f"{prefix}/{key}"], predicted[:, model.landmarks68]
-            if "camera" not in part:
-                truth = part["landmarks68"]
-                metric.update(marks[..., : truth.shape[-1]], truth, part["landmark_mask"])
-                continue
-            landmarks, vertices = true_face(model, part)
-            yaw = pose_from_camera(part["camera"], size)[:, 1].rad2deg()
-            metric.update(marks, landmarks, predicted[:, model.face_region], vertices[:, model.face_region], yaw)
-
-    def _measure_attributes(self, prefix: str, features: Tensor, part: Part, alpha_source: str) -> None:
-        assert self.network.attribute_classifier is not None
-        logits = self.network.attribute_classifier(features).float()[:, getattr(self, f"positions_{alpha_source}")]
-        predictions = {"attributes": logits, "trivial/attributes": torch.zeros_like(logits)}  # predicts the majority
-        for key, predicted in predictions.items():
-            if (name := f"{prefix}/{key}") in self.metrics:
-                self.metrics[name].update(predicted, part["attributes"], part["attribute_mask"])
 
     def on_validation_epoch_end(self) -> None:
         """Also logs `val/error`, which selects the best checkpoint. It is the mean NME of the landmarks in 2D (the
@@ -429,20 +370,11 @@ class JointFaceModule(LightningModule):
         self._log_metrics("test")
 
     def _log_metrics(self, split: str) -> dict[str, dict[str, Tensor]]:
-        """Logs and returns all metrics of a split, by split/source[/trivial]/task; for trivial predictors only the
-        means over attributes."""
-        results = {}
-        for key, metric in self.metrics.items():
-            if not key.startswith(f"{split}/"):
-                continue
+        """Logs and returns all metrics of a split, by split/source[/trivial]/task."""
+        results = self.measurements.compute(split)
+        for key, values in results.items():
             prefix = key.rsplit("/", 1)[0]
-            metric.update_empty()  # a process without samples must also take part in the synchronisation
-            values = metric.compute()
-            metric.reset()
-            if prefix.endswith("/trivial"):
-                values = {name: value for name, value in values.items() if "/" not in name}
             self.log_dict({f"{prefix}/{name}": value for name, value in values.items()})
-            results[key] = values
         return results
 
     # Checkpoint
@@ -501,12 +433,3 @@ def _zero_loss(features: Tensor, head: nn.Module, has_run: bool = False) -> Tens
     if not has_run and any(isinstance(part, nn.SyncBatchNorm) for part in head.modules()):
         parts.append(head(features[:0]))
     return torch.stack([part.sum().float() for part in parts]).sum()
-
-
-def true_face(model: MorphableModel, part: Part) -> tuple[Tensor, Tensor]:
-    """Ground-truth landmarks (B, 68, 3) and vertices (B, V, 3) in crop space, with z relative to the mean of the
-    vertices. Landmarks are the data set's own if it has any."""
-    vertices = model.project(part["shape_coefficients"], part["expression_coefficients"], part["camera"])
-    landmarks = part.get("landmarks68", vertices[:, model.landmarks68])
-    depth = nn.functional.pad(vertices[..., 2:].mean(1, keepdim=True), (2, 0))
-    return landmarks - depth, vertices - depth
