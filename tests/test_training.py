@@ -1,5 +1,6 @@
 """Whole runs on tiny data: what they leave, what checkpoints hold, what is refused before training."""
 
+import copy
 import csv
 import json
 import math
@@ -20,6 +21,7 @@ from jointface.datamodules import CelebA, CropTransform
 from jointface.errors import CheckpointError, ConfigError, DataError, InputError, JointFaceError
 from jointface.geometry import MorphableModel
 from jointface.modules import load_model
+from jointface.modules.checkpoint import KEY, read_checkpoint, require_same_model
 from jointface.running.finished_runs import find_runs
 from jointface.train import train
 from tests.commands import run_command
@@ -292,6 +294,16 @@ def test_training_goes_on_from_a_checkpoint_of_the_same_model_only(run: Path, ti
     assert steps == ["4", "5"]
     with pytest.raises(CheckpointError, match="model differs from the config"):
         train(tiny_config(tiny_data, tmp_path / "other", checkpoint, "model.shape_decoder.hidden=16"))
+
+
+def test_a_checkpoint_of_an_older_version_lacks_settings_that_are_off(run: Path) -> None:
+    now = read_checkpoint(run / "checkpoints" / "last.ckpt")[KEY]
+    then = copy.deepcopy(now)
+    del then["network"]["shape_decoder"]["pooled"]
+    with pytest.raises(CheckpointError, match=r"shape_decoder.pooled is None in the checkpoint and True in the config"):
+        require_same_model({KEY: then}, now)
+    now["network"]["shape_decoder"]["pooled"] = False
+    require_same_model({KEY: then}, now)
 
 
 @pytest.mark.parametrize(

@@ -214,11 +214,12 @@ def _attribute_differences(found: Mapping[str, Any], expected: Mapping[str, Any]
 
 
 def _differences(key: str, found: Any, expected: Any) -> list[str]:
-    """Lists the keys in which two descriptions differ, with both values."""
+    """Lists the keys in which two descriptions differ, with both values. An older version did not know the settings of
+    today, so one that is off may be missing in the checkpoint."""
     if isinstance(found, Mapping) and isinstance(expected, Mapping):
         keys = sorted({*found, *expected})
         return [part for k in keys for part in _differences(f"{key}.{k}", found.get(k), expected.get(k))]
-    if found == expected:
+    if found == expected or (found is None and not expected):
         return []
     there, here = (text if len(text := str(value)) <= 60 else f"{text[:57]}..." for value in (found, expected))
     return [f"{key} is {there} in the checkpoint and {here} in the config"]
