@@ -20,6 +20,7 @@ from jointface.running.finished_runs import FINISHED, find_runs, is_naming_key
 
 # The mean test metrics that a summary shows by default, in this order.
 TEST_METRICS = ("nme_2d_68", "nme_3d_dense", "accuracy", "balanced_accuracy", "average_precision")
+OFF = ("null", "false", "0", "0.0", "[]", "{}")  # values of settings that are off, as `find_runs` gives them
 NOTE = " `val/error` adds up the tasks' errors, so it only compares runs with the same tasks and data."
 
 
@@ -86,9 +87,10 @@ def group_by_setting(runs: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
 
     Runs in a group differ only in `seed` and in keys that take its value. The values belong to overrides that differ
     between groups but not within a group. If these do not distinguish all groups, further config keys are added,
-    shortest first.
+    shortest first. Runs of an older version lack settings that are new, which then count as off.
     """
-    configs, overrides = (pd.DataFrame(list(runs[of])).fillna("") for of in ("config", "overrides"))
+    configs = pd.DataFrame(list(runs["config"])).apply(_known_to_all)
+    overrides = pd.DataFrame(list(runs["overrides"])).fillna("")
     configs = configs.drop(columns=[key for key in configs if _is_seed(key, runs)])
     group = pd.factorize(pd.Series(list(configs.itertuples(index=False, name=None)), dtype=object))[0]
     ignored = [key for key in overrides if is_naming_key(key.lstrip("+")) or key == "sweep" or _is_seed(key, runs)]
@@ -101,6 +103,12 @@ def group_by_setting(runs: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
         if (count := len(wider.drop_duplicates())) > told_apart:
             settings, told_apart = wider, count
     return group, settings.map(_shorten)
+
+
+def _known_to_all(values: pd.Series) -> pd.Series:
+    """The values of a setting, where runs that lack it have the one that is off, if any other run has."""
+    off = [value for value in values.dropna().unique() if value in OFF]
+    return values.fillna(off[0] if len(off) == 1 else "")
 
 
 def _is_seed(key: str, runs: pd.DataFrame) -> bool:

@@ -25,7 +25,7 @@ from jointface.datamodules.on_disk import Count
 from jointface.datamodules.w300lp import original_name
 from jointface.errors import ConfigError, DataError
 from jointface.geometry import MIRROR68, MorphableModel, face_box, is_mirrored
-from jointface.modules.measurements import true_face
+from jointface.modules.source_metrics import true_face
 from tests.data.aflw2000 import data as aflw2000_data
 from tests.data.w300lp import data as w300lp_data
 from tests.faults import Fault, archived, deeper, removed, written

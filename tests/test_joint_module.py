@@ -12,7 +12,7 @@ from jointface.geometry import MorphableModel
 from jointface.metrics.attribute_scores import AttributeMetrics
 from jointface.metrics.nme import FaceNME, normalised_mean_error
 from jointface.modules import FixedWeights, attribute_loss, shape_loss
-from jointface.modules.measurements import true_face
+from jointface.modules.source_metrics import true_face
 from tests.networks import Batch, make_module, network_config
 
 DECODERS = pytest.mark.parametrize("decoder", ["position_map", "morphable"])
@@ -120,11 +120,13 @@ def test_the_validation_error_is_undefined_where_one_of_its_parts_is(
     module, logged = make_module(tiny_model), {}
     module.log = lambda name, value, **options: logged.update({name: value})  # type: ignore[method-assign,assignment]
     module.log_dict = lambda values, **options: logged.update(values)  # type: ignore[method-assign,assignment]
-    metric = module.measurements.metrics["val/celeba/attributes"] = AttributeMetrics(CELEBA.attributes, torch.ones(40))
+    metric = module.source_metrics.metrics["val/celeba/attributes"] = AttributeMetrics(
+        CELEBA.attributes, torch.ones(40)
+    )
     labels = mixed_batch["celeba"]["attributes"] if classes == 2 else torch.ones(8, 40)
     metric.update(torch.ones(8, 40), labels, torch.ones(8, 40, dtype=torch.bool))
     if shape:
-        nme = module.measurements.metrics["val/w300lp/shape"] = FaceNME()
+        nme = module.source_metrics.metrics["val/w300lp/shape"] = FaceNME()
         landmarks = torch.rand(2, 68, 3)
         nme.update(landmarks, landmarks + 1, landmarks, landmarks, torch.zeros(2))
     module.on_validation_epoch_end()

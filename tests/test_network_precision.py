@@ -72,7 +72,7 @@ def test_cameras_faces_targets_and_vertices_are_the_same_to_the_bit_under_autoca
 
 def test_predictions_and_what_metrics_gather_are_float32(tiny_model: MorphableModel, mixed_batch: Batch) -> None:
     module = make_module(tiny_model).eval()
-    metrics, module.measurements.alpha_sources = module.measurements.metrics, {"celeba": "celeba"}
+    metrics, module.source_metrics.alpha_sources = module.source_metrics.metrics, {"celeba": "celeba"}
     metrics["val/w300lp/shape"] = FaceNME()
     metrics["val/celeba/attributes"] = AttributeMetrics(module.vocabulary.attributes, module.alpha_celeba)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):

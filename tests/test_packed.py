@@ -40,7 +40,7 @@ from jointface.datamodules.packed import settings_of
 from jointface.datamodules.sample_check import CheckedSample
 from jointface.errors import ConfigError, DataError
 from jointface.geometry import MorphableModel
-from jointface.modules.measurements import true_face
+from jointface.modules.source_metrics import true_face
 from jointface.prepare import prepare
 from tests.commands import run_command
 from tests.data.celeba import data as celeba_data

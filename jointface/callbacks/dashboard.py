@@ -153,7 +153,7 @@ def attribute_samples(module: Any, split: str) -> dict[str, Samples]:
     assert isinstance(module, JointFaceModule)
     samples = {
         key.removesuffix("/attributes"): (metric.attributes, *gather_samples(metric))
-        for key, metric in module.measurements.metrics.items()
+        for key, metric in module.source_metrics.metrics.items()
         if isinstance(metric, AttributeMetrics) and key.startswith(f"{split}/") and "/trivial/" not in key
     }
     return {key: of for key, of in samples.items() if len(of[1])}

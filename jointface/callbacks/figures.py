@@ -17,7 +17,7 @@ from jointface.datamodules.face_dataset import BROKEN, FaceDataset, evenly_space
 from jointface.geometry.morphable_model import MorphableModel
 from jointface.metrics.landmark_calibration import WITHIN
 from jointface.modules.joint_module import JointFaceModule
-from jointface.modules.measurements import true_face
+from jointface.modules.source_metrics import true_face
 from jointface.viz.error_curves import calibration_curve
 from jointface.viz.image_grid import captioned_row, image_grid
 from jointface.viz.overlay import enlarge, overlay_landmarks, overlay_mesh
@@ -61,7 +61,7 @@ class ValidationFigures(Callback):
             prediction = predict(module, batch["image"])
             if prediction.vertices is not None and "camera" in batch:
                 shape_figure(module, name, batch, prediction.vertices).savefig(folder / "shape.png")
-            if prediction.logits is not None and name in module.measurements.alpha_sources and "attributes" in batch:
+            if prediction.logits is not None and name in module.source_metrics.alpha_sources and "attributes" in batch:
                 attributes_figure(module, name, batch, prediction.logits).savefig(folder / "attributes.png")
 
 
@@ -109,7 +109,7 @@ def attributes_figure(
     module: JointFaceModule, source: str, batch: dict[str, Tensor], logits: Tensor, count: int = 6
 ) -> Figure:
     """Each face with the most certain right attributes in green and wrong ones in red, at most `count` of each."""
-    alpha_source = module.measurements.alpha_sources[source]
+    alpha_source = module.source_metrics.alpha_sources[source]
     positions, alpha = getattr(module, f"positions_{alpha_source}"), getattr(module, f"alpha_{alpha_source}")
     probability = calibrated_probability(logits.float()[:, positions], alpha).cpu().numpy()
     labels, mask = batch["attributes"].cpu().numpy() > 0.5, batch["attribute_mask"].cpu().numpy()

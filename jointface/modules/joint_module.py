@@ -25,11 +25,11 @@ from jointface.modules.distributed import is_distributed, mean_over_processes, s
 from jointface.modules.foreign_labels import Extent
 from jointface.modules.landmark_supervision import Contour
 from jointface.modules.losses import attribute_loss, landmark_likelihood_loss
-from jointface.modules.measurements import Measurements
 from jointface.modules.network import FaceNetwork, build_network
 from jointface.modules.schedule import optimizer_and_schedule
 from jointface.modules.shape_decoders import MorphableDecoder, ShapeDecoder
 from jointface.modules.shape_supervision import Outputs, Part, ShapeSupervision, by_source, joined
+from jointface.modules.source_metrics import SourceMetrics
 from jointface.modules.task_gradients import gradient_statistics, require_separable_gradients
 from jointface.modules.teacher import Teacher
 from jointface.modules.warm_start import copy_weights
@@ -132,7 +132,7 @@ class JointFaceModule(LightningModule):
         for name, labels in label_sets.items():
             self.register_buffer(f"alpha_{name}", alpha[name].float(), persistent=False)
             self.register_buffer(f"positions_{name}", self.vocabulary.positions(labels), persistent=False)
-        self.measurements = Measurements(label_sets, alpha, self.vocabulary)
+        self.source_metrics = SourceMetrics(label_sets, alpha, self.vocabulary)
         self.shared: list[Parameter] = []  # trained parameters of the backbone
         self.own: list[Parameter] = []  # all other trained parameters
         # Lightning passes only the scaled total loss from `training_step` to `backward`. The unscaled total and the
@@ -150,7 +150,7 @@ class JointFaceModule(LightningModule):
         if stage == "fit":
             self._configure_training()
         if (split := {"fit": "val", "validate": "val", "test": "test"}.get(stage)) is not None:
-            self.measurements.configure(split, self.trainer.datamodule, self.network)  # type: ignore[attr-defined]
+            self.source_metrics.configure(split, self.trainer.datamodule, self.network)  # type: ignore[attr-defined]
         # In distributed training, only statistics over batches have to be exchanged. All other buffers are constant or
         # follow from losses averaged over the processes. DDP has no public setting for this.
         statistics = {"running_mean", "running_var", "running_square", "num_batches_tracked"}
@@ -338,7 +338,7 @@ class JointFaceModule(LightningModule):
             return
         _, of_source = self._features(batch)
         for name, part in batch.items():
-            self.measurements.update(f"{split}/{name}", of_source[name], part, self.network, self.shape_supervision)
+            self.source_metrics.update(f"{split}/{name}", of_source[name], part, self.network, self.shape_supervision)
 
     def label_model(self, source: str) -> MorphableModel:
         """The model of a source's coefficients, on the vertices of the decoder's model."""
@@ -371,7 +371,7 @@ class JointFaceModule(LightningModule):
 
     def _log_metrics(self, split: str) -> dict[str, dict[str, Tensor]]:
         """Logs and returns all metrics of a split, by split/source[/trivial]/task."""
-        results = self.measurements.compute(split)
+        results = self.source_metrics.compute(split)
         for key, values in results.items():
             prefix = key.rsplit("/", 1)[0]
             self.log_dict({f"{prefix}/{name}": value for name, value in values.items()})

@@ -18,7 +18,7 @@ from jointface.modules.shape_decoders import frontal_face
 from jointface.modules.shape_supervision import Part, ShapeSupervision
 
 
-class Measurements(nn.Module):
+class SourceMetrics(nn.Module):
     """The metrics of a network, by split/source[/trivial]/task. The trivial predictors are the mean face and, for each
     attribute, the majority; only tests measure them.
 
