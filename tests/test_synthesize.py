@@ -24,7 +24,7 @@ from jointface.synthesis.measures import SYNTHETIC
 from jointface.synthesize import main
 from tests.commands import run_command
 
-FACES, SIZE = 20, 96
+FACES, SIZE = 10, 96
 QUICK: dict[str, Any] = {"layouts": ["celeba"], "num_workers": 0}
 
 
@@ -37,7 +37,7 @@ def folder(factory: FaceFactory, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def test_celeba_loader_reads_the_labels_and_crops_of_the_direct_source(folder: Path) -> None:
     transform = CropTransform(SIZE)
-    for split, count in (("train", 16), ("val", 2), ("test", 2)):
+    for split, count in (("train", 8), ("val", 1), ("test", 1)):
         files = CelebA(folder / "celeba", split, transform)
         direct = SyntheticFaces(split, transform, num_faces=count)
         assert len(files) == count
@@ -55,7 +55,7 @@ def test_300wlp_loader_reads_the_shape_of_the_direct_source(folder: Path, factor
     assert basis.content_hash() == model.content_hash()
     transform = CropTransform(SIZE)
     files = W300LP(folder / "300W_LP", "train", transform, basis, ["Synthetic_train"], 0)
-    direct = SyntheticFaces("train", transform, num_faces=16)
+    direct = SyntheticFaces("train", transform, num_faces=8)
     for read, rendered in zip(files, direct, strict=True):  # type: ignore[call-overload]
         for key in ("shape_coefficients", "expression_coefficients"):
             torch.testing.assert_close(read[key], rendered[key], rtol=0, atol=0)
@@ -77,12 +77,12 @@ def test_face3d_reads_the_same_head(folder: Path, factory: FaceFactory) -> None:
 def test_the_manifest_has_a_row_for_each_face(folder: Path, factory: FaceFactory) -> None:
     rows = pandas.read_csv(folder / "manifest.csv", dtype={"name": str})
     assert list(rows["name"]) == [f"{number:06d}" for number in range(1, FACES + 1)]
-    assert list(rows["split"]) == ["train"] * 16 + ["val"] * 2 + ["test"] * 2
-    assert list(rows["index"]) == [*range(16), 0, 1, 0, 1]
+    assert list(rows["split"]) == ["train"] * 8 + ["val", "test"]
+    assert list(rows["index"]) == [*range(8), 0, 0]
     assert rows["identity"].nunique() == FACES
     assert (rows["yaw"].abs() <= 90).all()
-    attributes = factory.attributes([factory.face("train", index) for index in range(16)])
-    assert (rows[list(SYNTHETIC.attributes)].to_numpy()[:16] == attributes.numpy()).all()
+    attributes = factory.attributes([factory.face("train", index) for index in range(8)])
+    assert (rows[list(SYNTHETIC.attributes)].to_numpy()[:8] == attributes.numpy()).all()
     assert (folder / "contact_sheet.png").stat().st_size > 50_000
 
 
