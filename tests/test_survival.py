@@ -92,8 +92,9 @@ def assert_equal(state: Any, other: Any, where: str = "") -> None:
 
 def assert_same_training(run: Path, other: Path) -> None:
     """All that the runs learned and logged is equal, bit for bit."""
+    last, others = saved(run), saved(other)
     for part in ("state_dict", "training_weights", "optimizer_states", "lr_schedulers", "global_step"):
-        assert_equal(saved(run).get(part), saved(other).get(part), part)
+        assert_equal(last.get(part), others.get(part), part)
     assert_equal(saved(run, "best")["state_dict"], saved(other, "best")["state_dict"])
     assert rows(run) == rows(other)
 
