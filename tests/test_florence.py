@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -41,7 +42,10 @@ def with_noses(tmp_path_factory: pytest.TempPathFactory, tiny_model: MorphableMo
 
 @pytest.fixture(scope="module")
 def dataset(root: Path, tiny_model: MorphableModel) -> Florence:
-    return Florence(root, "test", CROP, tiny_model)
+    """It keeps both subjects: tests go back and forth between them."""
+    dataset = Florence(root, "test", CROP, tiny_model)
+    dataset._read_subject = cache(dataset._read_subject)
+    return dataset
 
 
 @pytest.fixture(scope="module")
