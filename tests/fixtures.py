@@ -78,9 +78,15 @@ def factory() -> FaceFactory:
 
 @pytest.fixture
 def quick_factories(factory: FaceFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Factories with other settings take wardrobe and fields of the head from the default one, which are the same."""
-    monkeypatch.setattr("jointface.synthesis.faces.load_wardrobe", lambda head: factory.wardrobe)
-    monkeypatch.setattr("jointface.synthesis.renderer.make_fields", lambda head: factory.renderer.fields)
+    """Factories with other settings are made sooner."""
+    lend_parts(factory, monkeypatch)
+
+
+def lend_parts(factory: FaceFactory, patch: pytest.MonkeyPatch) -> None:
+    """Lets factories with other settings take wardrobe and fields of the head from the default one, which are the
+    same."""
+    patch.setattr("jointface.synthesis.faces.load_wardrobe", lambda head: factory.wardrobe)
+    patch.setattr("jointface.synthesis.renderer.make_fields", lambda head: factory.renderer.fields)
 
 
 @pytest.fixture(scope="session")

@@ -19,17 +19,20 @@ from jointface.synthesis.face_fields import NAMES, brow_place
 from jointface.synthesis.faces import FaceFactory, SyntheticFace
 from jointface.synthesis.materials import Look, brow_shape
 from tests.data.makehuman import data as makehuman_data
+from tests.fixtures import lend_parts
 
 SIZE = 96
 
 
 @pytest.fixture(scope="module")
-def dressed(real_data: Path) -> FaceFactory:
+def dressed(real_data: Path, factory: FaceFactory) -> FaceFactory:
     """With the real assets."""
     folder = real_data / "makehuman_assets"
     if not folder.is_dir():
         pytest.skip(f"no MakeHuman assets in {folder}")
-    return FaceFactory(assets_dir=str(folder), max_yaw=20)
+    with pytest.MonkeyPatch.context() as patch:
+        lend_parts(factory, patch)
+        return FaceFactory(assets_dir=str(folder), max_yaw=20)
 
 
 @pytest.fixture(scope="module")
