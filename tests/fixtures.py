@@ -1,12 +1,16 @@
 """Shared fixtures: tiny faithful copies of the data sets, and the real files where a machine has them."""
 
+import copy
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hydra._internal.config_repository import ConfigRepository
 
+from jointface.command_line import CONF_DIR
 from jointface.datamodules import W300LP, CelebA, CropTransform, SyntheticFaces
 from jointface.geometry import MorphableModel, load_bfm_3ddfa
 from jointface.synthesis.faces import FaceFactory
@@ -20,6 +24,24 @@ from tests.data.lfwa import data as lfwa_data
 from tests.data.w300lp import data as w300lp_data
 
 REAL_DATA = Path(os.environ.get("JOINTFACE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def conf_read_once() -> Iterator[None]:
+    """Hydra reads each file of conf/ once, not for every config: that is a third of the time a config takes."""
+    read, known = ConfigRepository.load_config, {}
+
+    def load_config(repository: ConfigRepository, config_path: str) -> Any:
+        folders = {source.path for source in repository.sources if source.scheme() == "file"}
+        if folders - {str(CONF_DIR)}:
+            return read(repository, config_path)  # of a test, which may change them
+        if config_path not in known:
+            known[config_path] = read(repository, config_path)
+        return copy.deepcopy(known[config_path])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConfigRepository, "load_config", load_config)
+        yield
 
 
 @pytest.fixture(scope="session")
