@@ -1,6 +1,6 @@
 """The LightningModule: one backbone pass, and each sample trains the heads that it has labels for."""
 
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
@@ -118,6 +118,7 @@ def test_the_validation_error_is_undefined_where_one_of_its_parts_is(
 ) -> None:
     """It would else fall by the part that cannot be measured, as if that were without error."""
     module, logged = make_module(tiny_model), {}
+    module.trainer = Mock(loggers=[], callback_metrics=logged)
     module.log = lambda name, value, **options: logged.update({name: value})  # type: ignore[method-assign,assignment]
     module.log_dict = lambda values, **options: logged.update(values)  # type: ignore[method-assign,assignment]
     metric = module.source_metrics.metrics["val/celeba/attributes"] = AttributeMetrics(

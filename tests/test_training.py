@@ -104,6 +104,14 @@ def test_metrics_csv_has_both_losses_at_every_step(run: Path) -> None:
     assert all(float(row["train/loss_attributes"]) > 0 for row in steps)
 
 
+def test_means_and_single_attributes_of_a_validation_share_a_row(run: Path) -> None:
+    rows = [row for row in csv.DictReader((run / "metrics.csv").open()) if row["val/error"]]
+    assert [row["step"] for row in rows] == ["1", "3"]
+    last = {name: float(value) for name, value in rows[-1].items() if name.startswith("val/celeba/accuracy")}
+    assert len(last) == 41
+    assert last.items() <= json.loads((run / "metrics.json").read_text()).items()
+
+
 def test_config_yaml_repeats_the_run(run: Path, tmp_path: Path) -> None:
     """It is resolved, and training from it gives the same numbers."""
     assert "${" not in (run / "config.yaml").read_text()

@@ -370,11 +370,24 @@ class JointFaceModule(LightningModule):
         self._log_metrics("test")
 
     def _log_metrics(self, split: str) -> dict[str, dict[str, Tensor]]:
-        """Logs and returns all metrics of a split, by split/source[/trivial]/task."""
-        results = self.source_metrics.compute(split)
+        """Logs and returns all metrics of a split, by split/source[/trivial]/task.
+
+        Lightning takes a millisecond to log a value, and there are hundreds of single attributes. So their values go to
+        callbacks and loggers directly.
+        """
+        results, trainer = self.source_metrics.compute(split), self.trainer
+        means: dict[str, Tensor] = {}
+        single: dict[str, Tensor] = {}
         for key, values in results.items():
             prefix = key.rsplit("/", 1)[0]
-            self.log_dict({f"{prefix}/{name}": value for name, value in values.items()})
+            for name, value in values.items():
+                (single if "/" in name else means)[f"{prefix}/{name}"] = value
+        self.log_dict(means)
+        trainer.callback_metrics.update(single)
+        if single and not trainer.sanity_checking:
+            step = trainer.fit_loop.epoch_loop._batches_that_stepped  # that of the means
+            for logger in trainer.loggers:
+                logger.log_metrics({name: value.item() for name, value in single.items()}, step)
         return results
 
     # Checkpoint

@@ -1,6 +1,9 @@
 """metrics.csv: the logged values of a run by step."""
 
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from lightning.pytorch.loggers.csv_logs import CSVLogger, ExperimentWriter
@@ -10,10 +13,19 @@ from jointface.files import write_atomically
 
 
 class MetricsCSV(CSVLogger):
-    """Lightning's CSV logger in the run's folder. It can keep the rows of a resumed run, which Lightning deletes."""
+    """Lightning's CSV logger in the run's folder. Values of one step share a row. It can keep the rows of a resumed
+    run, which Lightning deletes."""
 
     def __init__(self, save_dir: str) -> None:
-        super().__init__(save_dir, name="", version="")
+        super().__init__(save_dir, name="", version="", flush_logs_every_n_steps=sys.maxsize)  # Lightning asks to save
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        super().log_metrics(dict(metrics), step)
+        rows = self.experiment.metrics  # that were not saved yet
+        if len(rows) > 1 and rows[-1]["step"] == rows[-2]["step"]:
+            values = rows.pop()
+            rows[-1] |= values
 
     @rank_zero_only
     def resume_at_step(self, step: int) -> None:
