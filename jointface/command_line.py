@@ -103,8 +103,11 @@ def require_letters(words: Sequence[str]) -> None:
 
 
 def without_group(word: str) -> str:
-    """Translates `GROUP=null`, which Hydra accepts only in files, to `~GROUP` for the command line."""
+    """Translates `GROUP=null`, which Hydra accepts only in files, to `~GROUP` for the command line. Without an
+    experiment the config is that of the embedded default."""
     group, _, value = word.partition("=")
+    if word == "experiment=null":
+        return "experiment=joint_synthetic"
     return f"~{group}" if value == "null" and (CONF_DIR / group).is_dir() else word
 
 

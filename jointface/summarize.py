@@ -89,7 +89,7 @@ def group_by_setting(runs: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
     between groups but not within a group. If these do not distinguish all groups, further config keys are added,
     shortest first. Runs of an older version lack settings that are new, which then count as off.
     """
-    configs = pd.DataFrame(list(runs["config"])).apply(_known_to_all)
+    configs = _known_to_all(pd.DataFrame(list(runs["config"])))
     overrides = pd.DataFrame(list(runs["overrides"])).fillna("")
     configs = configs.drop(columns=[key for key in configs if _is_seed(key, runs)])
     group = pd.factorize(pd.Series(list(configs.itertuples(index=False, name=None)), dtype=object))[0]
@@ -105,10 +105,15 @@ def group_by_setting(runs: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
     return group, settings.map(_shorten)
 
 
-def _known_to_all(values: pd.Series) -> pd.Series:
-    """The values of a setting, where runs that lack it have the one that is off, if any other run has."""
-    off = [value for value in values.dropna().unique() if value in OFF]
-    return values.fillna(off[0] if len(off) == 1 else "")
+def _known_to_all(configs: pd.DataFrame) -> pd.DataFrame:
+    """The configs, where a run that lacks a setting and its group has the value that is off, if any other run has it.
+    What else is missing is empty."""
+    for key in sorted(configs.columns[configs.isna().any()], key=lambda key: key.count(".")):
+        off = [value for value in configs[key].dropna().unique() if value in OFF]
+        if len({value.removesuffix(".0") for value in off}) == 1:
+            group = [other for other in configs if f"{other}.".startswith(f"{key}.") or key.startswith(f"{other}.")]
+            configs.loc[configs[group].isna().all(axis=1), key] = off[0]
+    return configs.fillna("")
 
 
 def _is_seed(key: str, runs: pd.DataFrame) -> bool:

@@ -326,7 +326,8 @@ def test(
     if not datamodule.datasets["test"] or trainer.limit_test_batches == 0:
         return chosen
     best = trainer.strategy.broadcast(checkpoint.best_model_path)
-    (metrics,) = trainer.test(module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
+    trainer.test(module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
+    metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
     if trainer.is_global_zero:
         Console().print(results_table(metrics))
     run_dir = Path(config.paths.run_dir)
@@ -336,7 +337,7 @@ def test(
             log.info("The profile is %s", profile)
     else:
         log.info("Training, validation and test have finished; no files are kept (keep_files=false)")
-    return dict(metrics) | chosen
+    return metrics | chosen
 
 
 def results_table(metrics: Mapping[str, float]) -> Table:

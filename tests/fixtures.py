@@ -33,7 +33,7 @@ def conf_read_once() -> Iterator[None]:
 
     def load_config(repository: ConfigRepository, config_path: str) -> Any:
         folders = {source.path for source in repository.sources if source.scheme() == "file"}
-        if folders - {str(CONF_DIR)}:
+        if folders != {str(CONF_DIR)}:
             return read(repository, config_path)  # of a test, which may change them
         if config_path not in known:
             known[config_path] = read(repository, config_path)

@@ -118,7 +118,8 @@ def test_the_validation_error_is_undefined_where_one_of_its_parts_is(
 ) -> None:
     """It would else fall by the part that cannot be measured, as if that were without error."""
     module, logged = make_module(tiny_model), {}
-    module.trainer = Mock(loggers=[], callback_metrics=logged)
+    logger = Mock()
+    module.trainer = Mock(loggers=[logger], callback_metrics=logged, sanity_checking=False)
     module.log = lambda name, value, **options: logged.update({name: value})  # type: ignore[method-assign,assignment]
     module.log_dict = lambda values, **options: logged.update(values)  # type: ignore[method-assign,assignment]
     metric = module.source_metrics.metrics["val/celeba/attributes"] = AttributeMetrics(
@@ -132,6 +133,7 @@ def test_the_validation_error_is_undefined_where_one_of_its_parts_is(
         nme.update(landmarks, landmarks + 1, landmarks, landmarks, torch.zeros(2))
     module.on_validation_epoch_end()
     assert logged["val/error"].isfinite() == defined
+    assert logged["val/celeba/accuracy/Male"] == logger.log_metrics.call_args.args[0]["val/celeba/accuracy/Male"]
     if defined:
         parts = [1 - logged["val/celeba/balanced_accuracy"], logged.get("val/w300lp/nme_2d_68", torch.zeros(()))]
         torch.testing.assert_close(logged["val/error"], sum(parts, torch.zeros(())))

@@ -77,10 +77,10 @@ def test_runs_that_differ_in_the_seed_alone_are_one_row_with_mean_and_spread(tmp
 
 
 def test_runs_of_before_and_after_a_new_setting_are_one_row_if_it_is_off(tmp_path: Path) -> None:
-    for number, new in enumerate(({}, {"prior": 0.0}, {"prior": 0.5})):
+    for number, new in enumerate(({}, {"prior": 0.0}, {"prior": 0.5}, {"prior": {"weight": 0.0}})):
         write_run(tmp_path / str(number), [0.5], ["arm=a", f"seed={number}"], seed=number, arm="a", **new)
     rows = table_of(markdown(summarize(tmp_path)), "By setting")
-    assert {row["prior"]: row["runs"] for row in rows} == {"0.0": "2", "0.5": "1"}
+    assert {row["prior"]: row["runs"] for row in rows} == {"0.0": "2", "0.5": "1", "": "1"}
 
 
 def test_settings_are_compared_with_a_baseline_by_pairs_of_equal_seeds(tmp_path: Path) -> None:

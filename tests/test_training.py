@@ -312,6 +312,9 @@ def test_a_checkpoint_of_an_older_version_lacks_settings_that_are_off(run: Path)
         require_same_model({KEY: then}, now)
     now["network"]["shape_decoder"]["pooled"] = False
     require_same_model({KEY: then}, now)
+    then["network"]["shape_decoder"]["pooled"] = None
+    with pytest.raises(CheckpointError, match="pooled is None in the checkpoint and False in the config"):
+        require_same_model({KEY: then}, now)
 
 
 @pytest.mark.parametrize(
@@ -380,12 +383,29 @@ def test_the_command_line_answers_mistakes_in_one_line(arguments: list[str], mes
 
 @pytest.mark.parametrize(
     ("word", "taken"),
-    [("model/shape_decoder=null", "~model/shape_decoder"), ("scale=null", "~scale"), ("checkpoint=null",) * 2],
+    [
+        ("model/shape_decoder=null", "~model/shape_decoder"),
+        ("scale=null", "~scale"),
+        ("experiment=null", "experiment=joint_synthetic"),
+        ("checkpoint=null",) * 2,
+    ],
 )
 def test_a_group_is_left_out_by_null(word: str, taken: str) -> None:
     assert without_group(word) == taken
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        compose("train", [taken])
+        compose("train", ["scale=small", taken])
+
+
+@pytest.mark.parametrize(
+    ("scale", "steps", "photos", "weights"), [("small", 7000, 14, "free"), ("full", 100_000, 64, None)]
+)
+def test_an_experiment_may_have_sizes_of_its_own_at_a_scale(
+    scale: str, steps: int, photos: int, weights: str | None
+) -> None:
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        config = compose("train", ["experiment=joint_all", f"scale={scale}"])
+    assert (config.trainer.max_steps, config.batch_size.shape, config.model.weights) == (steps, photos, weights)
+    assert config.model.shape_decoder.pooled
 
 
 def test_the_command_runs_in_any_folder(tiny_data: Path, tmp_path: Path) -> None:

@@ -214,12 +214,12 @@ def _attribute_differences(found: Mapping[str, Any], expected: Mapping[str, Any]
 
 
 def _differences(key: str, found: Any, expected: Any) -> list[str]:
-    """Lists the keys in which two descriptions differ, with both values. An older version did not know the settings of
-    today, so one that is off may be missing in the checkpoint."""
+    """Lists the keys in which two descriptions differ, with both values. A setting that is off may be missing in the
+    checkpoint, which an older version may have written."""
     if isinstance(found, Mapping) and isinstance(expected, Mapping):
-        keys = sorted({*found, *expected})
+        keys = sorted(key for key in {*found, *expected} if key in found or expected[key])
         return [part for k in keys for part in _differences(f"{key}.{k}", found.get(k), expected.get(k))]
-    if found == expected or (found is None and not expected):
+    if found == expected:
         return []
     there, here = (text if len(text := str(value)) <= 60 else f"{text[:57]}..." for value in (found, expected))
     return [f"{key} is {there} in the checkpoint and {here} in the config"]

@@ -372,8 +372,8 @@ class JointFaceModule(LightningModule):
     def _log_metrics(self, split: str) -> dict[str, dict[str, Tensor]]:
         """Logs and returns all metrics of a split, by split/source[/trivial]/task.
 
-        Lightning takes a millisecond to log a value, and there are hundreds of single attributes. So their values go to
-        callbacks and loggers directly.
+        Lightning takes a millisecond to log a value, and there are hundreds that belong to single attributes. They go
+        to callbacks and loggers directly.
         """
         results, trainer = self.source_metrics.compute(split), self.trainer
         means: dict[str, Tensor] = {}
@@ -385,9 +385,10 @@ class JointFaceModule(LightningModule):
         self.log_dict(means)
         trainer.callback_metrics.update(single)
         if single and not trainer.sanity_checking:
-            step = trainer.fit_loop.epoch_loop._batches_that_stepped  # that of the means
+            numbers = torch.stack([value.float() for value in single.values()]).tolist()
+            step = trainer.fit_loop.epoch_loop._batches_that_stepped  # under which Lightning logs the means
             for logger in trainer.loggers:
-                logger.log_metrics({name: value.item() for name, value in single.items()}, step)
+                logger.log_metrics(dict(zip(single, numbers, strict=True)), step)
         return results
 
     # Checkpoint

@@ -17,7 +17,7 @@ class MetricsCSV(CSVLogger):
     run, which Lightning deletes."""
 
     def __init__(self, save_dir: str) -> None:
-        super().__init__(save_dir, name="", version="", flush_logs_every_n_steps=sys.maxsize)  # Lightning asks to save
+        super().__init__(save_dir, name="", version="", flush_logs_every_n_steps=sys.maxsize)  # Lightning calls save()
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
