@@ -40,12 +40,7 @@ def evaluation_config(data: Path, output_dir: Path | str, *overrides: str) -> Di
         return compose("evaluate", overrides=given)
 
 
-def sketch(figure: Figure) -> dict[str, bytes]:
-    """A small picture of a figure without its layout, which takes most of the time of drawing."""
-    stream = io.BytesIO()
-    figure.set_layout_engine("none")
-    figure.savefig(stream, dpi=40)
-    return {"png": stream.getvalue(), "pdf": b""}
+DRAW = report_files._image_files
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -111,10 +106,10 @@ def report(
 
 @pytest.fixture(scope="module")
 def quick(checkpoint: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
-    """A quick look, with sketches of figures, at two images of a data set of shape and one of attributes."""
+    """A quick look, with figures, at two images of a data set of shape and one of attributes."""
     folder = tmp_path_factory.mktemp("quick")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report_files, "_image_files", sketch)
+        patch.setattr(report_files, "_image_files", DRAW)
         return folder, evaluate(evaluation_config(tiny_data, folder, *quick_look(checkpoint)))
 
 
@@ -437,7 +432,7 @@ def test_all_with_nothing_to_run_says_why(checkpoint: Path, tmp_path: Path) -> N
 def test_the_command_prints_tables_and_where_the_report_is_which_is_the_same_as_before(
     quick: Report, checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report_files, "_image_files", sketch)
+    monkeypatch.setattr(report_files, "_image_files", DRAW)
     arguments = [*quick_look(checkpoint), f"paths.data_dir={tiny_data}", "device=cpu"]
     result = run_command("evaluate", *arguments, folder=tmp_path)
     assert result.returncode == 0, result.stderr

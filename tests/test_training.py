@@ -293,6 +293,7 @@ def test_one_task_alone_trains_with_one_word(experiment: str, tiny_data: Path, t
     metrics = train(tiny_config(tiny_data, tmp_path, f"experiment={experiment}", "~callbacks.figures"))
     tasks = {name.split("/")[1] for name in metrics if name.startswith("test/")}
     assert tasks == ({"aflw2000"} if experiment == "shape_300wlp" else {"celeba"})
+    assert ("test/celeba/accuracy/Male" in metrics) == (experiment == "attributes_celeba")  # single attributes, too
 
 
 def test_training_goes_on_from_a_checkpoint_of_the_same_model_only(run: Path, tiny_data: Path, tmp_path: Path) -> None:

@@ -34,11 +34,9 @@ class SourceMetrics(nn.Module):
         vocabulary: Vocabulary,
     ) -> None:
         super().__init__()
-        self.label_sets, self.alpha = dict(label_sets), dict(alpha)
+        self.label_sets, self.alpha, self.vocabulary = dict(label_sets), dict(alpha), vocabulary
         self.metrics: Any = nn.ModuleDict()
         self.alpha_sources: dict[str, str] = {}  # by evaluated source: the training source whose alpha calibrates it
-        for name, labels in label_sets.items():
-            self.register_buffer(f"positions_{name}", vocabulary.positions(labels), persistent=False)
 
     def configure(self, split: str, data: Any, network: FaceNetwork) -> None:
         """Makes the metrics of a split ("val" or "test") of a `JointDataModule`."""
@@ -108,8 +106,8 @@ class SourceMetrics(nn.Module):
 
     def _measure_attributes(self, prefix: str, features: Tensor, part: Part, network: FaceNetwork) -> None:
         assert network.attribute_classifier is not None
-        source = self.alpha_sources[prefix.partition("/")[2]]
-        logits = network.attribute_classifier(features).float()[:, getattr(self, f"positions_{source}")]
+        labels = self.label_sets[self.alpha_sources[prefix.partition("/")[2]]]
+        logits = network.attribute_classifier(features).float()[:, self.vocabulary.positions(labels)]
         predictions = {"attributes": logits, "trivial/attributes": torch.zeros_like(logits)}  # predicts the majority
         for key, predicted in predictions.items():
             if (name := f"{prefix}/{key}") in self.metrics:
