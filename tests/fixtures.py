@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from hydra._internal.config_repository import ConfigRepository
 
 from jointface.command_line import CONF_DIR
 from jointface.datamodules import W300LP, CelebA, CropTransform, SyntheticFaces
 from jointface.geometry import MorphableModel, load_bfm_3ddfa
+from jointface.inference.onnx_files import write_onnx
 from jointface.synthesis.faces import FaceFactory
 from jointface.synthesis.head import Head
 from jointface.synthesis.head_cache import load_head
@@ -22,6 +24,7 @@ from tests.data.bfm_3ddfa import data as bfm_data
 from tests.data.celeba import data as celeba_data
 from tests.data.lfwa import data as lfwa_data
 from tests.data.w300lp import data as w300lp_data
+from tests.networks import network_to_export
 
 REAL_DATA = Path(os.environ.get("JOINTFACE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -84,6 +87,18 @@ def mixed_batch(tiny_data: Path, tiny_model: MorphableModel) -> dict[str, dict[s
     fitted = W300LP(tiny_data / "300W_LP", "train", crop, tiny_model, val_fraction=0)
     collate = torch.utils.data.default_collate
     return {"celeba": collate([celeba[i] for i in range(8)]), "w300lp": collate([fitted[4 * i] for i in range(8)])}
+
+
+@pytest.fixture(scope="session")
+def onnx_file(tiny_model: MorphableModel, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The network with a morphable model that is made to be exported, as an ONNX file. Writing it takes seconds, so
+    that processes that test side by side share it."""
+    folder = tmp_path_factory.getbasetemp()
+    path = (folder if worker_id == "master" else folder.parent) / "network.onnx"
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            write_onnx(network_to_export(tiny_model, "morphable"), path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from torch import Tensor
 from jointface.attributes import CELEBA
 from jointface.geometry import MorphableModel, camera_from_pose, crop_camera, similarity
 from jointface.modules import FixedWeights, JointFaceModule
+from jointface.modules.network import FaceNetwork
 from tests.test_morphable_model import random_coefficients
 
 Batch = dict[str, dict[str, Tensor]]
@@ -43,6 +44,19 @@ def make_module(model: MorphableModel, decoder: str | None = "morphable", **opti
         morphable_model=model,
         **options,
     )
+
+
+def network_to_export(model: MorphableModel, decoder: str) -> FaceNetwork:
+    """A network every output of which depends on the crop, as after training, and which prefers some attributes."""
+    head = {"_target_": "jointface.modules.LandmarkUncertainty"}  # which exported files leave out
+    network = make_module(model, network={**network_config(decoder), "landmark_uncertainty": head}).network
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.01 * torch.randn_like(parameter)
+        torch.nn.init.normal_(network.attribute_classifier.layers[-1].bias)
+    names = list(network.attributes)
+    network.label_sets = {"celeba": {"label_set": "celeba", "attributes": names, "alpha": [3.0] * len(names)}}
+    return network.eval()
 
 
 def part_of(batch: Batch, faces: int, shapes: int) -> Batch:

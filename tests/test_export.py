@@ -21,8 +21,9 @@ from jointface.inference.network_metadata import facts_from_metadata, facts_to_m
 from jointface.inference.onnx_files import compare, require_equal, write_int8, write_onnx
 from jointface.inference.onnx_network import OnnxNetwork
 from jointface.metrics.pose import rotation_from_vertices
+from jointface.modules import MorphableDecoder
 from jointface.modules.network import FaceNetwork
-from tests.networks import make_module, network_config
+from tests.networks import make_module, network_to_export
 
 if not (find_spec("onnxruntime") and find_spec("onnxscript")):  # imported where tests run, not where all collect
     pytest.skip("needs the extra onnx", allow_module_level=True)
@@ -30,15 +31,8 @@ if not (find_spec("onnxruntime") and find_spec("onnxscript")):  # imported where
 
 @pytest.fixture(scope="module", params=["morphable", "position_map"])
 def network(request: pytest.FixtureRequest, tiny_model: MorphableModel) -> FaceNetwork:
-    """A network with either decoder, every output of which depends on the crop, as after training."""
-    head = {"_target_": "jointface.modules.LandmarkUncertainty"}  # which exported files leave out
-    module = make_module(tiny_model, network={**network_config(request.param), "landmark_uncertainty": head})
-    with torch.no_grad():
-        for parameter in module.network.parameters():
-            parameter += 0.02 * torch.randn_like(parameter)
-    module.network.label_sets = {"celeba": {"label_set": "celeba", "attributes": list(module.network.attributes),
-                                            "alpha": [3.0] * len(module.network.attributes)}}  # fmt: skip
-    return module.network.eval()
+    """A network with either decoder."""
+    return network_to_export(tiny_model, request.param)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +43,10 @@ def crops() -> UInt8[np.ndarray, "5 3 64 64"]:
 
 
 @pytest.fixture(scope="module")
-def file(network: FaceNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def file(network: FaceNetwork, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The network as an ONNX file."""
+    if isinstance(network.shape_decoder, MorphableDecoder):
+        return request.getfixturevalue("onnx_file")
     path = tmp_path_factory.mktemp("onnx") / "network.onnx"
     write_onnx(network, path)
     return path

@@ -16,19 +16,13 @@ from tests.test_training import TINY
 
 STEPS, KILLED, SAVED = 8, 6, 4
 
-# No batch divides the samples of a source; augmentation, turning and dropout draw from every
+# Files and drawn faces. No batch divides the samples of a source; augmentation, turning and dropout draw from every
 # random state that a step uses.
-FILES = [
+SOURCES = [
     "experiment=joint_celeba_300wlp", "scale=small", "data/turning=default", "num_workers=1",
-    "model/landmark_uncertainty=default",
-]  # fmt: skip
-SYNTHETIC = [
-    "experiment=joint_synthetic",
-    "image_size=32",
-    "data.sources.synthetic_shape.dataset.num_faces={train: 10, val: 4}",
+    "model/landmark_uncertainty=default", "+source@data.sources.synthetic_attributes=synthetic_attributes",
     "data.sources.synthetic_attributes.dataset.num_faces={train: 7, val: 4}",
-    "data.sources.synthetic.dataset.num_faces=4",
-]
+]  # fmt: skip
 
 
 def arguments(run_dir: str) -> list[str]:
@@ -55,16 +49,14 @@ def run_to_the_kill(data: Path, folder: Path, *overrides: str) -> subprocess.Com
     return run_command("train", *arguments(f"hydra.run.dir={folder}"), *settings, *overrides, kill, folder=data)
 
 
-@pytest.fixture(scope="module", params=[FILES, SYNTHETIC], ids=["files", "synthetic"])
-def runs(
-    request: pytest.FixtureRequest, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Path]:
+@pytest.fixture(scope="module")
+def runs(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The folders of a run without and of one with a kill."""
     folder = tmp_path_factory.mktemp("resume")
-    run_here(tiny_data, folder / "straight", *request.param)
-    killed = run_to_the_kill(tiny_data, folder / "killed", *request.param)
+    run_here(tiny_data, folder / "straight", *SOURCES)
+    killed = run_to_the_kill(tiny_data, folder / "killed", *SOURCES)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
-    run_here(tiny_data, folder / "killed", *request.param, "checkpoint=auto")
+    run_here(tiny_data, folder / "killed", *SOURCES, "checkpoint=auto")
     return folder / "straight", folder / "killed"
 
 

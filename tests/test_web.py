@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import trimesh
 from hydra import compose, initialize_config_dir
 
@@ -23,26 +22,19 @@ from jointface.app import app, build_page, read, serve
 from jointface.command_line import CONF_DIR
 from jointface.detection.finders import OwnFinder
 from jointface.errors import ConfigError
-from jointface.geometry import MorphableModel
 from jointface.inference import web_page
-from jointface.inference.backends import TorchNetwork
 from jointface.inference.face_tables import face_entry, face_table
-from jointface.inference.onnx_files import write_onnx
+from jointface.inference.onnx_network import OnnxNetwork
 from tests.browser import Browser, wait_until
-from tests.networks import make_module
 
 if not (find_spec("gradio") and find_spec("onnxscript")):  # their imports take seconds in every process that collects
     pytest.skip("needs the extras app and onnx", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
-def reader(tiny_model: MorphableModel) -> FaceReader:
-    """The real finder, and an untrained network that prefers some attributes."""
-    network = make_module(tiny_model).network
-    torch.nn.init.normal_(network.attribute_classifier.layers[-1].bias, generator=torch.Generator().manual_seed(0))
-    names = list(network.attributes)
-    network.label_sets = {"celeba": {"label_set": "celeba", "attributes": names, "alpha": [1.0] * len(names)}}
-    return FaceReader(TorchNetwork(network), OwnFinder())
+def reader(onnx_file: Path) -> FaceReader:
+    """The real finder, and an untrained network."""
+    return FaceReader(OnnxNetwork(onnx_file), OwnFinder())
 
 
 @pytest.fixture(scope="module")
@@ -122,15 +114,14 @@ def test_the_served_page_names_the_extra_that_it_needs(monkeypatch: pytest.Monke
 
 
 @pytest.fixture(scope="module")
-def site(reader: FaceReader, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(reader: FaceReader, onnx_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the page."""
     if shutil.which("npm") is None:
         pytest.skip("needs npm: apt-get install npm")
     folder = tmp_path_factory.mktemp("site")
-    write_onnx(reader.network.network, folder / "network.onnx")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(web_page, "example_photos", lambda: [np.full((8, 8, 3), 99, np.uint8)] * 4)
-        web_page.write_page(folder, folder / "network.onnx", reader.facts)
+        web_page.write_page(folder, onnx_file, reader.facts)
     return folder
 
 
