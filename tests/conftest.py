@@ -2,12 +2,14 @@
 
 import os
 
+import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
 
-import tests.typecheck  # noqa: F401  (the hook below names it)
+import tests.typecheck
 
 # The shapes in the annotations check themselves while the tests run.
+jaxtyping.jaxtyped = tests.typecheck.jaxtyped
 install_import_hook("jointface", "tests.typecheck.check")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run side by side, as do the commands they start
 
