@@ -1,6 +1,7 @@
 """The checker behind the annotations: an int is a float, as type checkers have it."""
 
 import inspect
+from functools import wraps
 from typing import Any
 
 import jaxtyping
@@ -11,13 +12,18 @@ _jaxtyped = jaxtyping.jaxtyped
 
 
 def jaxtyped(*, typechecker: Any) -> Any:
-    """jaxtyping's decorator, for the import hook, with less work in each call: it checks arguments once instead of
-    twice, and compares the sizes of axes only where a function names some."""
+    """jaxtyping's decorator, for its import hook. It would check arguments a second time to compare the sizes of axes,
+    which most functions do not name."""
 
     def decorate(item: Any) -> Any:
-        if not inspect.isfunction(item):
+        if not inspect.isfunction(item) or "jaxtyping" in repr(item.__annotations__):
             return _jaxtyped(item, typechecker=typechecker)
         checked = typechecker(item)
-        return _jaxtyped(checked, typechecker=None) if "jaxtyping" in repr(item.__annotations__) else checked
+
+        @wraps(item)
+        def call(*arguments: Any, **named: Any) -> Any:
+            return (item if jaxtyping.config.jaxtyping_disable else checked)(*arguments, **named)
+
+        return call
 
     return decorate
