@@ -50,13 +50,12 @@ def target_maps(
 
 def decode(maps: list[Float[Tensor, "batch 4 _ _"]]) -> Float[Tensor, "batch cells 4"]:
     """The face of every cell: x, y, size in pixels of the picture, and score in 0 ... 1."""
-    found = []
+    values = torch.cat([part.float().flatten(2) for part in maps], dim=2)
+    cells = []
     for stride, part in zip(STRIDES, maps, strict=True):
-        rows, columns = part.shape[-2:]
-        x, y = _centres(rows, columns, stride, part.device)
-        logit, dx, dy, size = part.float().unbind(1)
-        found.append(_faces(logit, dx, dy, size, x, y, stride).flatten(1, 2))
-    return torch.cat(found, dim=1)
+        x, y = _centres(*part.shape[-2:], stride, part.device)
+        cells.append(torch.stack([x, y, torch.full_like(x, stride)]).flatten(1))
+    return _faces(*values.unbind(1), *torch.cat(cells, dim=1))
 
 
 def decode_likely(maps: list[Float[Tensor, "1 4 _ _"]], lowest: float) -> Float[Tensor, "faces 4"]:
