@@ -53,7 +53,8 @@ def decode(maps: list[Float[Tensor, "batch 4 _ _"]]) -> Float[Tensor, "batch cel
     values = torch.cat([part.float().flatten(2) for part in maps], dim=2)
     cells = []
     for stride, part in zip(STRIDES, maps, strict=True):
-        x, y = _centres(*part.shape[-2:], stride, part.device)
+        rows, columns = part.shape[-2:]
+        x, y = _centres(rows, columns, stride, part.device)
         cells.append(torch.stack([x, y, torch.full_like(x, stride)]).flatten(1))
     return _faces(*values.unbind(1), *torch.cat(cells, dim=1))
 

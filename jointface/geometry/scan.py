@@ -4,12 +4,15 @@ Scan space is in millimetres, with x to the viewer's right, y up and z towards t
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import cv2
 import numpy as np
+import small_gicp
 import torch
 import trimesh
 from jaxtyping import Bool, Float, Int64, UInt8
@@ -152,7 +155,7 @@ def find_face(scan: Scan, mean_face: Points, nose_tip: Place | None = None) -> t
     """Finds the nose tip in a scan and aligns a mean face with the scan.
 
     The frontmost vertex is often a curl, a collar or the chin, and heads may be tilted. So the centre of a mean face is
-    aligned with the scan by ICP (Besl and McKay, PAMI 1992; trimesh's): coarsely from each point of a grid over the
+    aligned with the scan by ICP (Besl and McKay, PAMI 1992; small_gicp's): coarsely from each point of a grid over the
     middle of the scan with three tilts, then finely from the best result. The nose tip is the scan vertex near the
     mean face's that protrudes most in the face's viewing direction. Finds faces turned by up to about 40 degrees.
 
@@ -166,10 +169,10 @@ def find_face(scan: Scan, mean_face: Points, nose_tip: Place | None = None) -> t
     face = mean_face[mean_face.norm(dim=1) < ALIGNED_RADIUS]
     starts = _start_points(scan) if nose_tip is None else nose_tip[None]
     motions = [_rigid_matrix(start, tilt) for start in starts for tilt in START_TILTS]
-    rough = [_icp(_subsample(face, 300), _subsample(scan.vertices, 6000), motion, 25) for motion in motions]
-    motion, _ = min(rough, key=lambda aligned: aligned[1])
-    motion, _ = _icp(_subsample(face, 1500), scan.vertices, motion, 100)
-    pose = torch.from_numpy(motion).float()[:3]
+    align = _aligner(_subsample(face, 300), _subsample(scan.vertices, 6000), 25)
+    best = min((align(motion) for motion in motions), key=lambda aligned: aligned.error).T_target_source
+    best = _aligner(_subsample(face, 1500), scan.vertices, 100)(best).T_target_source
+    pose = torch.from_numpy(best).float()[:3]
     if nose_tip is None:
         ahead = scan.vertices @ pose[:, 2]
         around = near(scan, pose[:, 3], NOSE_REACH)
@@ -192,11 +195,16 @@ def _start_points(scan: Scan) -> Float[Tensor, "starts 3"]:
     return starts if len(starts) else ((low + high) / 2)[None]
 
 
-def _icp(face: Points, surface: Tensor, start: np.ndarray, iterations: int) -> tuple[np.ndarray, float]:
-    """Aligns the face with the surface by ICP; returns the rigid motion (4, 4) and the final mean squared distance."""
-    options = {"reflection": False, "scale": False, "max_iterations": iterations}
-    motion, _, cost = trimesh.registration.icp(face.numpy(), surface.numpy(), start, **options)
-    return np.asarray(motion), float(cost)
+def _aligner(
+    face: Points, surface: Float[Tensor, "vertices 3"], iterations: int
+) -> Callable[[Float[np.ndarray, "4 4"]], small_gicp.RegistrationResult]:
+    """Finds rigid motions from the face to the surface by ICP, from a start; each result has its squared distances."""
+    source, target = (small_gicp.PointCloud(points.double().numpy()) for points in (face, surface))
+    tree = small_gicp.KdTree(target, num_threads=1)
+    return partial(
+        small_gicp.align, target, source, tree, registration_type="ICP", max_correspondence_distance=math.inf,
+        num_threads=1, max_iterations=iterations,
+    )  # fmt: skip
 
 
 def _subsample(points: Points, count: int) -> Float[Tensor, "fewer 3"]:
