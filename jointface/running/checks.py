@@ -17,6 +17,10 @@ from jointface.settings import LARGEST_SEED, require_whole_number
 WHOLE_NUMBERS = {  # by key: the least
     "image_size": 1, "trainer.max_steps": 1, "trainer.accumulate_grad_batches": 1, "trainer.log_every_n_steps": 0,
 }  # fmt: skip
+PARTS = (  # which may be left out
+    "data.augmentation", "data.turning", "model.shape_decoder", "model.attribute_classifier",
+    "model.landmark_uncertainty", "model.auxiliary", "model.teacher",
+)  # fmt: skip
 NO_BEST = {  # settings with which Lightning keeps no best checkpoint, by key: their default
     "trainer.fast_dev_run": False, "trainer.barebones": False, "trainer.enable_checkpointing": True,
     "callbacks.checkpoint.save_top_k": 1, "callbacks.checkpoint.every_n_epochs": 1,
@@ -24,7 +28,7 @@ NO_BEST = {  # settings with which Lightning keeps no best checkpoint, by key: t
 
 
 def validate_config(config: DictConfig) -> None:
-    """Checks numbers, the validation interval, the best checkpoint, the profiler and the data folder.
+    """Checks numbers, parts, the validation interval, the best checkpoint, the profiler and the data folder.
 
     Raises:
         ConfigError: a value is out of range, or the run would end without a validation or a checkpoint to test.
@@ -33,6 +37,13 @@ def validate_config(config: DictConfig) -> None:
     require_whole_number("seed", config.seed, 0, LARGEST_SEED)
     for key, least in WHOLE_NUMBERS.items():
         require_whole_number(key, OmegaConf.select(config, key), least)
+    for key in PARTS:
+        part = OmegaConf.select(config, key)
+        if isinstance(part, DictConfig) and "_target_" not in part:  # a group's null came before an experiment's keys
+            raise ConfigError(
+                f"{key} has {', '.join(map(str, part))} but no _target_: write {key}=null to leave it out, or choose "
+                f"a file of conf/{key.replace('.', '/')}/"
+            )
     batches, interval = config.trainer.val_check_interval, steps_between_validations(config)
     if not isinstance(batches, float | str | DictConfig):  # which are left to Lightning: fractions, durations
         require_whole_number("trainer.val_check_interval", batches, 1)
