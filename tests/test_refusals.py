@@ -130,7 +130,7 @@ def test_validations_that_do_not_fit_the_steps(
 
 def test_keys_of_a_part_that_is_left_out(tiny_data: Path, tmp_path: Path) -> None:
     """As where an experiment has chosen how far faces are turned."""
-    error = refused(tiny_data, tmp_path, "data/turning=null", "data.turning={yaw: 30}")
+    error = refused(tiny_data, tmp_path, "~data.turning", "+data.turning={yaw: 30}")
     assert isinstance(error, ConfigError)
     assert "data.turning has yaw but no _target_: write data.turning=null to leave it out" in str(error)
 
