@@ -128,6 +128,13 @@ def test_validations_that_do_not_fit_the_steps(
     assert message in str(error)
 
 
+@pytest.mark.parametrize("experiment", ["joint_all", "joint_celeba_300wlp", "shape_300wlp_anny", "free"])
+def test_experiments_are_whole_at_another_scale(experiment: str, tmp_path: Path) -> None:
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        overrides = [f"experiment={experiment}", "scale=full", f"paths.data_dir={tmp_path}"]
+        validate_config(compose("train", overrides=overrides))
+
+
 def test_keys_of_a_part_that_is_left_out(tiny_data: Path, tmp_path: Path) -> None:
     """As where an experiment has chosen how far faces are turned."""
     error = refused(tiny_data, tmp_path, "~data.turning", "+data.turning={yaw: 30}")
