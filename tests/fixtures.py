@@ -18,6 +18,7 @@ from jointface.inference.onnx_files import write_onnx
 from jointface.synthesis.faces import FaceFactory
 from jointface.synthesis.head import Head
 from jointface.synthesis.head_cache import load_head
+from tests.browser import Browser, open_browser
 from tests.data.aflw2000 import data as aflw2000_data
 from tests.data.bfm_3ddfa import data as bfm_data
 from tests.data.celeba import data as celeba_data
@@ -123,3 +124,10 @@ def lend_parts(factory: FaceFactory, patch: pytest.MonkeyPatch) -> None:
     same."""
     patch.setattr("jointface.synthesis.faces.load_wardrobe", lambda head: factory.wardrobe)
     patch.setattr("jointface.synthesis.renderer.make_fields", lambda head: factory.renderer.fields)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Chromium without a window. It ends with the module, because a page that is left open goes on drawing."""
+    with open_browser(tmp_path_factory.mktemp("browser")) as found:
+        yield found

@@ -25,7 +25,7 @@ from jointface.errors import ConfigError
 from jointface.inference import web_page
 from jointface.inference.face_tables import face_entry, face_table
 from jointface.inference.onnx_network import OnnxNetwork
-from tests.browser import Browser, open_browser, wait_until
+from tests.browser import Browser, wait_until
 
 if not (find_spec("gradio") and find_spec("onnxscript")):  # their imports take seconds in every process that collects
     pytest.skip("needs the extras app and onnx", allow_module_level=True)
@@ -35,13 +35,6 @@ if not (find_spec("gradio") and find_spec("onnxscript")):  # their imports take 
 def reader(onnx_file: Path) -> FaceReader:
     """The real finder, and an untrained network."""
     return FaceReader(OnnxNetwork(onnx_file), OwnFinder())
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """Chromium without a window."""
-    with open_browser(tmp_path_factory.mktemp("browser")) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -217,13 +217,12 @@ def _mix(a: Colour, b: Colour, share: float) -> Colour:
 
 
 def _vary(rng: np.random.Generator, colour: Colour, spread: float) -> Colour:
-    brightness = rng.normal(1, 2 * spread)
-    return tuple(_clip(brightness * value + rng.normal(0, 0.5 * spread), 0.01, 1) for value in colour)  # type: ignore[return-value]
+    varied = rng.normal(1, 2 * spread) * np.array(colour) + rng.normal(0, 0.5 * spread, 3)
+    return tuple(varied.clip(0.01, 1).tolist())
 
 
 def _random_colour(rng: np.random.Generator) -> Colour:
-    grey = rng.uniform(0.03, 0.9)
-    return tuple(_clip(grey + rng.normal(0, 0.15), 0.02, 0.95) for _ in range(3))  # type: ignore[return-value]
+    return tuple((rng.uniform(0.03, 0.9) + rng.normal(0, 0.15, 3)).clip(0.02, 0.95).tolist())
 
 
 def _choose(rng: np.random.Generator, options: Sequence[Colour]) -> Colour:
@@ -231,7 +230,7 @@ def _choose(rng: np.random.Generator, options: Sequence[Colour]) -> Colour:
 
 
 def _clip(value: float, low: float, high: float) -> float:
-    return float(np.clip(value, low, high))
+    return float(min(max(value, low), high))
 
 
 @dataclass(frozen=True)
