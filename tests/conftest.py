@@ -1,6 +1,5 @@
 """What holds in every process that runs tests."""
 
-import gc
 import os
 
 import jaxtyping
@@ -19,8 +18,3 @@ def pytest_configure(config: pytest.Config) -> None:
     """Loads the fixtures, but not where `pytest -n` only hands out tests: their imports take long."""
     if not config.getoption("numprocesses", None):
         config.pluginmanager.import_plugin("tests.fixtures")
-
-
-def pytest_collection_finish() -> None:
-    """What is imported stays, so that the garbage collector need not look through it again and again."""
-    gc.freeze()
