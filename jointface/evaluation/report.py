@@ -22,6 +22,7 @@ from jointface.files import write_atomically
 
 LISTED = 8  # worst and best images of each method
 THUMBNAIL = 112  # pixels of the longer side
+DPI = 150  # of PNG figures, and of pictures in PDF figures
 
 
 def write_report(
@@ -139,13 +140,13 @@ def _figure_on_page(result: BenchmarkResult, name: str, png: bytes) -> dict[str,
 def _image_files(figure: Figure) -> dict[str, bytes]:
     """A figure as PNG and PDF, without dates, so that equal figures give equal files."""
     files = {}
-    figure.set_dpi(150)
+    figure.set_dpi(DPI)
     if (layout := figure.get_layout_engine()) is not None:
         layout.execute(figure)
         figure.set_layout_engine(None)  # else Matplotlib would draw each file twice
     for ending, metadata in {"png": {"Software": None}, "pdf": {"CreationDate": None}}.items():
         stream = io.BytesIO()
-        figure.savefig(stream, format=ending, dpi=150, metadata=metadata)
+        figure.savefig(stream, format=ending, dpi=DPI, metadata=metadata)
         files[ending] = stream.getvalue()
     return files
 
