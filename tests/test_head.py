@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from jointface.geometry.position_map import PositionMap
 from jointface.geometry.regions import LANDMARKS
 from jointface.synthesis import head_builder
 from jointface.synthesis.head import BODY, CAVITY, EYE, LASHES, SKIN, TEETH, Head, read_head, write_head
-from jointface.synthesis.head_builder import ORIGIN, PEOPLE, Body, add_landmarks, read_places
+from jointface.synthesis.head_builder import ORIGIN, PEOPLE, Body, add_landmarks, read_places, split_ties_alike
 from jointface.synthesis.head_cache import load_anny, load_head
 from jointface.synthesis.people import blend_weights, identity_coefficients, sample_expression, sample_person
 
@@ -49,6 +50,21 @@ def action(head: Head, name: str) -> Tensor:
 
 def landmark_motion(head: Head, name: str) -> Tensor:
     return action(head, name)[head.model.landmarks68]
+
+
+@pytest.mark.parametrize(
+    ("far", "along_ac", "expected"),
+    [(1.0, True, False), (1 - 1e-7, True, False), (0.9, True, True), (1.0, False, False)],
+)
+def test_rounding_does_not_decide_how_a_quad_is_split(far: float, along_ac: bool, expected: bool) -> None:
+    """A square abcd, whose corner c may be nearer, as anny has split it, and whether it is then split along ac."""
+    vertices = torch.tensor([[0.0, 0, 0], [1, 0, 0], [far, far, 0], [0, 1, 0]])
+    ac, bd = [[0, 1, 2], [2, 3, 0]], [[0, 1, 3], [3, 1, 2]]
+    faces = torch.tensor(ac if along_ac else bd)
+    body = SimpleNamespace(template_vertices=vertices, faces=faces, face_texture_coordinate_indices=faces + 7)
+    split_ties_alike(body)
+    assert body.faces.tolist() == (ac if expected else bd)
+    assert torch.equal(body.face_texture_coordinate_indices, body.faces + 7)
 
 
 # Identity

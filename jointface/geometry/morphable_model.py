@@ -99,6 +99,23 @@ class MorphableModel(nn.Module):
             digest.update(values.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
+    def has_mesh_of(self, other: "MorphableModel") -> bool:
+        """Whether vertices mean the same in both. The diagonals along which a few quads are split may differ."""
+        if self.mean.shape != other.mean.shape or self.triangles.shape != other.triangles.shape:
+            return False
+        return bool((self.triangles.cpu() != other.triangles.cpu()).any(1).float().mean() < 0.01)
+
+    def agrees_with(self, other: "MorphableModel", tolerance: float) -> bool:
+        """Whether coefficients and landmarks mean the same in both. No number of mean and basis differs by more than
+        `tolerance` times the largest one: two machines that build a model differ by rounding."""
+        if not self.has_mesh_of(other) or self.num_shape != other.num_shape or self.basis.shape != other.basis.shape:
+            return False
+        numbers = [(self.mean, other.mean.to(self.mean)), (self.basis, other.basis.to(self.basis))]
+        rows = [(getattr(self, name), getattr(other, name)) for name in ("landmarks68", "mirror", "regions")]
+        return all(bool((a - b).abs().amax() <= tolerance * a.abs().amax()) for a, b in numbers) and all(
+            torch.equal(a, b.to(a)) for a, b in rows
+        )
+
     def region_weights(self, landmarks: float, organs: float, face: float, neck: float) -> Float[Tensor, "vertices"]:
         """The weight W in L_shape of each vertex."""
         by_region = {LANDMARKS: landmarks, ORGANS: organs, FACE: face, NECK: neck}

@@ -18,6 +18,8 @@ from jointface.modules.network import FaceNetwork, build_network
 KEY = "jointface"  # where a Lightning checkpoint and the config of a folder hold the description
 WEIGHTS, CONFIG = "model.safetensors", "config.json"  # the files of a folder, as the Hugging Face Hub names them
 FREE = Path(__file__).parents[1] / "weights" / "free"  # the weights that ship with the package
+MODEL = "shape_decoder.morphable_model."  # prefix of its tensors among the weights of a network
+ROUNDING = 1e-5  # a morphable model that was built on another machine differs by less, relative to its largest number
 FORMAT = 1  # version of the description; increase it when older code can no longer read new checkpoints
 
 
@@ -101,7 +103,8 @@ def rebuild_network(description: Mapping[str, Any], weights: dict[str, Tensor], 
     """
     try:
         _refuse_foreign_parts(description["network"], path)
-        model = _morphable_model(description["morphable_model"], _part(weights, "shape_decoder.morphable_model."))
+        of_model = description["morphable_model"]
+        model = None if of_model is None else _morphable_model(of_model, _part(weights, MODEL))
         network = build_network(description["network"], description["attributes"], model)
         network.load_state_dict(weights)
         network.label_sets = description["label_sets"]
@@ -159,9 +162,7 @@ def _is_network_part(target: str) -> bool:
     return issubclass(part, nn.Module) and part.__module__.startswith("jointface.")
 
 
-def _morphable_model(description: Mapping[str, Any] | None, tensors: dict[str, Tensor]) -> MorphableModel | None:
-    if description is None:
-        return None
+def _morphable_model(description: Mapping[str, Any], tensors: dict[str, Tensor]) -> MorphableModel:
     shape_basis, expression_basis = (
         tensors.pop("basis").transpose(0, 1).tensor_split([description["num_shape"]], dim=-1)
     )
@@ -184,6 +185,19 @@ def require_training_state(checkpoint: Mapping[str, Any], path: str | Path) -> N
         raise CheckpointError(
             f"{path}: holds only a model, no training state ({', '.join(missing)} missing); use the last.ckpt of a run"
         )
+
+
+def adopt_rounding(checkpoint: Mapping[str, Any], own: MorphableModel) -> None:
+    """Replaces the checkpoint's morphable model by `own` if they differ by rounding alone, as after a move to another
+    machine, which builds the synthetic head a little differently."""
+    description = checkpoint.get(KEY, {}).get("morphable_model")
+    stored = _part(network_weights(checkpoint), MODEL)
+    if not description or not stored or description["sha256"] == own.content_hash():
+        return
+    if own.agrees_with(_morphable_model(description, stored), ROUNDING):
+        description["sha256"] = own.content_hash()
+        tensors = {f"network.{MODEL}{name}": value for name, value in own.state_dict().items()}
+        checkpoint["state_dict"].update(tensors)
 
 
 def require_same_model(checkpoint: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

@@ -408,6 +408,8 @@ class JointFaceModule(LightningModule):
         Raises:
             CheckpointError: the checkpoint has another model, weighting or optimiser than the config.
         """
+        if self.network.shape_decoder is not None:
+            checkpoints.adopt_rounding(checkpoint, self.network.shape_decoder.morphable_model)
         checkpoints.require_same_model(checkpoint, self.description)
         own = self.state_dict()
         choices = {"weighting": "model/loss", "auxiliary": "model/auxiliary", "prior": "model.prior_weight"}

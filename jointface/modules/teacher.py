@@ -43,7 +43,7 @@ class Teacher:
         self.weights = torch.empty(0)
         if len(decoders) == 2:
             theirs, own = (decoder.morphable_model for decoder in decoders)
-            if not torch.equal(theirs.triangles, own.triangles):
+            if not theirs.has_mesh_of(own):
                 raise ConfigError(
                     f"{where}: predicts the mesh of {theirs.name}, this network that of {own.name}: choose the "
                     "morphable_model of the teacher"

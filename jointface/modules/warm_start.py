@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from jointface.errors import ConfigError
-from jointface.geometry.morphable_model import MorphableModel
 from jointface.modules.checkpoint import load_model
 from jointface.modules.network import AttributeClassifier, FaceNetwork
 
 log = logging.getLogger(__name__)
+
+HALF = 1e-3  # a morphable model that was stored in half precision differs by less, relative to its largest number
 
 
 def copy_weights(network: FaceNetwork, checkpoint: str | Path) -> None:
@@ -50,7 +51,7 @@ def copy_weights(network: FaceNetwork, checkpoint: str | Path) -> None:
 def _copy_decoder(network: FaceNetwork, other: FaceNetwork) -> bool:
     """Copies the decoder's layers, not its morphable model; False where layers or models differ."""
     own, theirs = network.shape_decoder, other.shape_decoder
-    if own is None or theirs is None or not _is_same_model(own.morphable_model, theirs.morphable_model):
+    if own is None or theirs is None or not own.morphable_model.agrees_with(theirs.morphable_model, HALF):
         return False
     values, others = own.state_dict(), theirs.state_dict()
     if {name: value.shape for name, value in values.items()} != {name: of.shape for name, of in others.items()}:
@@ -58,14 +59,6 @@ def _copy_decoder(network: FaceNetwork, other: FaceNetwork) -> bool:
     model = {name: value for name, value in values.items() if name.startswith("morphable_model.")}
     own.load_state_dict({**others, **model})
     return True
-
-
-def _is_same_model(own: MorphableModel, theirs: MorphableModel) -> bool:
-    """Whether coefficients mean the same, up to half precision."""
-    alike = own.basis.shape == theirs.basis.shape and own.num_shape == theirs.num_shape
-    if not alike or not torch.equal(own.triangles, theirs.triangles):
-        return False
-    return torch.allclose(own.basis, theirs.basis, rtol=1e-2, atol=1e-3 * own.basis.abs().max().item())
 
 
 @torch.no_grad()

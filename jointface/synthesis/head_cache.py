@@ -16,7 +16,7 @@ from jointface.synthesis.head import Head, read_head, write_head
 
 log = logging.getLogger(__name__)
 
-FORMAT = 4  # version of the cached file's format and of the landmarks, part of its name
+FORMAT = 5  # version of the cached file and of how the head is built, part of its name
 
 
 def load_anny(cache_dir: str | None = None) -> MorphableModel:
