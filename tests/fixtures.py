@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
+from hydra._internal import defaults_list
 from hydra._internal.config_repository import ConfigRepository
+from omegaconf import DictConfig
 
 from jointface.command_line import CONF_DIR
 from jointface.datamodules import W300LP, CelebA, CropTransform, SyntheticFaces
@@ -31,8 +33,9 @@ REAL_DATA = Path(os.environ.get("JOINTFACE_TEST_DATA", Path(__file__).parents[2]
 
 @pytest.fixture(scope="session", autouse=True)
 def conf_read_once() -> Iterator[None]:
-    """Hydra reads each file of conf/ once, not for every config: that is a third of the time a config takes."""
-    read, known = ConfigRepository.load_config, {}
+    """Hydra reads each file of conf/ once, not for every config, and lists all choices only for files whose defaults
+    refer to some. Together that is most of the time a config takes."""
+    read, known, choices = ConfigRepository.load_config, {}, defaults_list._create_interpolation_map
 
     def load_config(repository: ConfigRepository, config_path: str) -> Any:
         folders = {source.path for source in repository.sources if source.scheme() == "file"}
@@ -42,8 +45,13 @@ def conf_read_once() -> Iterator[None]:
             known[config_path] = read(repository, config_path)
         return copy.deepcopy(known[config_path])
 
+    def choices_if_needed(overrides: Any, defaults: Any, self_added: bool) -> DictConfig:
+        refers = any(default.is_interpolation() for default in defaults)
+        return choices(overrides, defaults, self_added) if refers else DictConfig({})
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ConfigRepository, "load_config", load_config)
+        patch.setattr(defaults_list, "_create_interpolation_map", choices_if_needed)
         yield
 
 

@@ -1,5 +1,6 @@
 """Backbones, heads and the network that they make."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +88,10 @@ def decoder(request: pytest.FixtureRequest, tiny_model: MorphableModel) -> Shape
 
 
 def test_a_pooled_decoder_reads_the_mean_of_every_feature_beside_its_hidden_layer(tiny_model: MorphableModel) -> None:
-    decoder = MorphableDecoder((24, 4, 4), tiny_model, 64, hidden=32, pooled=True).eval()
+    model = copy.deepcopy(tiny_model)  # which other tests use
+    decoder = MorphableDecoder((24, 4, 4), model, 64, hidden=32, pooled=True).eval().double()
     torch.nn.init.normal_(decoder.regressor.weight[:, 32:])
-    features = torch.randn(2, 24, 4, 4)
+    features = torch.randn(2, 24, 4, 4, dtype=torch.float64)
     identity, *_ = decoder.outputs(features)
     expected = features.mean((2, 3)) @ decoder.regressor.weight[9 : 9 + tiny_model.num_shape, 32:].T
     torch.testing.assert_close(identity, expected * decoder.unit[: tiny_model.num_shape])
