@@ -77,9 +77,13 @@ def predictions(factory: FaceFactory, checkpoint: str, count: int = 8, enlargeme
 
 
 def main(folder: str, checkpoint: str | None = None) -> None:
-    """Writes faces.jpg and head.jpg, and with a checkpoint predictions.jpg."""
-    factory = FaceFactory(supersampling=2)
-    pictures = {"faces.jpg": faces(factory), "head.jpg": head(factory.head.model)}
+    """Writes faces.jpg, shadows.jpg and head.jpg, and with a checkpoint predictions.jpg."""
+    factory, with_shadows = FaceFactory(supersampling=2), FaceFactory(supersampling=2, shadows=True)
+    pictures = {
+        "faces.jpg": faces(factory),
+        "shadows.jpg": np.concatenate([faces(of, rows=1) for of in (factory, with_shadows)]),
+        "head.jpg": head(factory.head.model),
+    }
     if checkpoint is not None:
         pictures["predictions.jpg"] = predictions(factory, checkpoint)
     for name, picture in pictures.items():

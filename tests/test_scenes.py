@@ -119,9 +119,10 @@ def test_assets_that_are_not_there_are_named(factory: FaceFactory, scenes: list[
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("compiled", [False, True])
-def test_a_gpu_renders_what_the_cpu_renders(factory: FaceFactory, scenes: list[Scene], compiled: bool) -> None:
+@pytest.mark.parametrize(("compiled", "shadows"), [(False, False), (True, False), (False, True), (True, True)])
+def test_a_gpu_renders_what_the_cpu_renders(scenes: list[Scene], compiled: bool, shadows: bool) -> None:
     """Except for pixels on an edge between two triangles."""
-    there = FaceFactory(device="cuda", compiled=compiled).renderer.render(Scenes.of(scenes).pin_memory(), SIZE).cpu()
-    apart = (there.int() - factory.renderer.render(scenes, SIZE).int()).abs().amax(1)
+    on_device = FaceFactory(device="cuda", compiled=compiled, shadows=shadows).renderer
+    there = on_device.render(Scenes.of(scenes).pin_memory(), SIZE).cpu()
+    apart = (there.int() - FaceFactory(shadows=shadows).renderer.render(scenes, SIZE).int()).abs().amax(1)
     assert (apart > 2).float().mean() < 2e-3

@@ -145,8 +145,13 @@ def test_heads_are_turned_no_further_than_asked(quick_factories: None) -> None:
         assert yaw.max() > 0.7 * max_yaw - 0.01
 
 
-def test_a_flipped_camera_draws_the_flipped_picture(factory: FaceFactory, faces: list[SyntheticFace]) -> None:
+@pytest.mark.parametrize("shadows", [False, True])
+@pytest.mark.usefixtures("quick_factories")
+def test_a_flipped_camera_draws_the_flipped_picture(
+    shadows: bool, factory: FaceFactory, faces: list[SyntheticFace]
+) -> None:
     """With mirrored lights, and except for pixels on an edge between two triangles."""
+    factory = FaceFactory(shadows=True) if shadows else factory
     flip, far = torch.diag(torch.tensor([-1.0, 1.0, 1.0])), torch.zeros(3, 4)
     far[0, 3] = SIZE - 1
     scenes = [scene(factory, face) for face in faces[:24]]
@@ -201,7 +206,9 @@ def test_a_face_is_drawn_alone_as_in_a_batch(factory: FaceFactory, faces: list[S
 
 
 def test_another_factory_makes_the_same_faces(factory: FaceFactory, quick_factories: None) -> None:
-    again = pickle.loads(written := pickle.dumps(FaceFactory()))
+    again = pickle.loads(written := pickle.dumps(FaceFactory(shadows=True)))
+    assert again.renderer.openness is not None
+    factory = FaceFactory(shadows=True)
     assert len(written) < 1000  # no tensors
     for index in (0, 5, 17):
         one, other = factory.face("train", index), again.face("train", index)

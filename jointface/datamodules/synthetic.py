@@ -1,7 +1,6 @@
 """Synthetic faces: CC0, unlimited, with exact 3D shape and measured attributes."""
 
 import copy
-import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from jointface.datamodules.face_dataset import BROKEN, Batch, FaceDataset, FaceS
 from jointface.errors import ConfigError, DataError
 from jointface.geometry.camera import crop_camera
 from jointface.geometry.framing import CROP_MARGIN, FaceBox
-from jointface.synthesis.faces import SPLITS, FaceFactory, SyntheticFace, shared_factory
+from jointface.synthesis.faces import DEFAULTS, SPLITS, SyntheticFace, shared_factory
 from jointface.synthesis.measures import SYNTHETIC
 from jointface.synthesis.scenes import Scenes
 
@@ -28,11 +27,6 @@ SCENES, COLOURS = "scenes", "colour_matrices"  # keys of a batch that will be dr
 CHUNK = 8  # faces that a worker draws at once; smaller and larger chunks are slower
 AT_ONCE = 128  # faces that a device draws at once, to limit memory
 MARGIN = 0.125  # border on every side of a picture kept in memory, as a fraction of the crop
-FACTORY_DEFAULTS = {  # filled in, so that equal settings share one factory whether or not they are spelled out
-    name: parameter.default
-    for name, parameter in inspect.signature(FaceFactory).parameters.items()
-    if name not in ("device", "compiled")
-}
 SAMPLE = 1000  # faces from which alpha is estimated
 
 
@@ -98,7 +92,7 @@ class SyntheticFaces(FaceDataset):
         require_choice("synthetic faces: labels", labels, get_args(Labels))
         self.drawing = Drawing(**(drawing or {}))
         self.split, self.num_faces, self.first, self.labels = split, num_faces, first, labels
-        self.settings = {**FACTORY_DEFAULTS, **(synthesis or {})}
+        self.settings = {**DEFAULTS, **(synthesis or {})}
         self.factory = shared_factory(**self.settings)
         for name in leave_out:
             require_choice("synthetic faces: leave_out", name, SYNTHETIC.attributes)

@@ -24,7 +24,7 @@ from jointface.geometry.bfm_writers import write_bfm2009, write_bfm_3ddfa
 from jointface.geometry.camera import crop_camera, rotation_to_euler
 from jointface.geometry.framing import CROP_MARGIN, FaceBox
 from jointface.settings import require_whole_number
-from jointface.synthesis.faces import FaceFactory, SyntheticFace
+from jointface.synthesis.faces import DEFAULTS, FaceFactory, SyntheticFace
 from jointface.synthesis.layouts import Split, write_300wlp_face, write_celeba_labels, write_image
 from jointface.synthesis.measures import SYNTHETIC
 from jointface.viz.contact_sheet import contact_sheet
@@ -152,6 +152,7 @@ def _require_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not readable ({error}); choose another output_dir or delete this one") from error
+    found, settings = {**DEFAULTS, **found}, {**DEFAULTS, **settings}  # an older version did not know all of them
     if different := sorted(key for key in {*found, *settings} if found.get(key) != settings.get(key)):
         raise ConfigError(
             f"{path.parent} holds faces made with other settings ({', '.join(different)}): choose another output_dir"

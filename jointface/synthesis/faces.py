@@ -1,5 +1,6 @@
 """Samples person, appearance, lights and view of face number i of a seed, reproducibly on every machine."""
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -68,6 +69,7 @@ class FaceFactory:
         backgrounds_dir: folder of photos to use as backgrounds; None paints scenery.
         ict_dir: folder of ICT-FaceKit's model, for shapes of scanned faces; None takes MakeHuman's.
         supersampling: samples per pixel along each axis.
+        shadows: whether the head casts soft shadows on itself.
         device: where to render. compiled: see `Renderer`.
         cache_dir: folder for the built head; None takes the user's cache.
 
@@ -87,6 +89,7 @@ class FaceFactory:
         device: torch.device | str = "cpu",
         compiled: bool = False,
         cache_dir: str | None = None,
+        shadows: bool = False,
     ) -> None:
         whole = {"seed": (seed, 0), "images_per_person": (images_per_person, 1), "supersampling": (supersampling, 1)}
         for name, (value, least) in whole.items():
@@ -97,7 +100,7 @@ class FaceFactory:
             background_photos(backgrounds_dir)
         self._settings = (
             seed, images_per_person, max_yaw, assets_dir, backgrounds_dir, ict_dir, supersampling, device, compiled,
-            cache_dir,
+            cache_dir, shadows,
         )  # fmt: skip
         self.seed, self.images_per_person, self.max_yaw = seed, images_per_person, max_yaw
         self.backgrounds_dir = backgrounds_dir
@@ -111,7 +114,7 @@ class FaceFactory:
         if ict_dir is not None:
             axes = [direction for direction, _ in self.meter.axes.values()]
             self.scans = ScannedShapes(self.head, ict_dir, axes, cache_dir)
-        self.renderer = Renderer(self.head, self.wardrobe, self.assets, supersampling, device, compiled)
+        self.renderer = Renderer(self.head, self.wardrobe, self.assets, supersampling, device, compiled, shadows)
         model = self.head.model
         self._landmarks68 = model.mean[model.landmarks68], model.basis[:, model.landmarks68].contiguous()
 
@@ -209,5 +212,10 @@ class FaceFactory:
         return self.scores(faces) > 0
 
 
+DEFAULTS = {  # filled in, so that equal settings are equal whether or not they are spelled out
+    name: parameter.default
+    for name, parameter in inspect.signature(FaceFactory).parameters.items()
+    if name not in ("device", "compiled")
+}
 # Data sets with the same settings in a process share one factory, because its renderer holds the textures.
 shared_factory = lru_cache(maxsize=4)(FaceFactory)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from jointface.errors import InputError
 from jointface.geometry.camera import apply_camera
+from jointface.geometry.full_precision import full_precision
 from jointface.geometry.mesh import averaged_normals, triangle_normals
 from jointface.geometry.morphable_model import linear_faces
 from jointface.geometry.rasteriser import Cutout, Fragments, rasterise
@@ -20,6 +21,7 @@ from jointface.synthesis.head import BODY, CAVITY, EYE, LASHES, SKIN, TEETH, Hea
 from jointface.synthesis.mesh_store import MeshStore
 from jointface.synthesis.proxy import Proxy
 from jointface.synthesis.scenes import CLOTH, FRAME, HAIR, LENS, METAL, PROXY_LASHES, PROXY_TEETH, Scene, Scenes
+from jointface.synthesis.shadows import WRAP, openness_of_head
 from jointface.synthesis.textures import lash_texture
 from jointface.synthesis.wardrobe import Wardrobe
 
@@ -49,6 +51,7 @@ class Renderer:
         wardrobe: hair, hats, glasses and earrings of this head.
         assets: MakeHuman's skins, brows, lashes and teeth, if appearances refer to them.
         supersampling: samples per pixel along each axis.
+        shadows: whether the head casts soft shadows on itself.
         compiled: fuse per-pixel work with torch.compile; slow at first, then about twice as fast on a GPU.
     """
 
@@ -60,6 +63,7 @@ class Renderer:
         supersampling: int = 1,
         device: torch.device | str = "cpu",
         compiled: bool = False,
+        shadows: bool = False,
     ) -> None:
         self.head, self.wardrobe, self.assets = head, wardrobe, assets
         self.supersampling, self.device, self.compiled = supersampling, torch.device(device), compiled
@@ -69,6 +73,7 @@ class Renderer:
         self._skin_shader, self._neck_shader, self._light_shader = shaders
         fields = make_fields(head)
         self.fields = fields.to(self.device)
+        self.openness = openness_of_head(head).to(self.device) if shadows else None
         uv = torch.zeros(len(head.mean), 2)
         uv[: len(head.model.uv)] = head.model.uv
         # UV of the head's own lashes from their position relative to the eye: u along the lid, v from root to tip.
@@ -204,10 +209,10 @@ class Renderer:
         corners = geometry.triangles.index_select(0, triangle)
         welded = geometry.weld.index_select(0, geometry.triangles.flatten()).view(-1, 3)  # smooth across seams
         normals = averaged_normals(of_triangle, welded, len(geometry.points)).index_select(0, geometry.weld)
-        values = torch.cat([normals, geometry.uv, geometry.canonical], dim=1)
+        values = torch.cat([normals, geometry.uv, geometry.canonical, *self._reached(geometry, scenes)], dim=1)
         interpolated = torch.nn.functional.embedding_bag(corners, values, mode="sum", per_sample_weights=weights)
         # With points as the last dimension, everything below is several times faster.
-        normal, uv, canonical = interpolated.T.contiguous().split([3, 2, 3])
+        normal, uv, canonical, reached = interpolated.T.contiguous().split([3, 2, 3, values.shape[1] - 8])
         picture = geometry.image.index_select(0, triangle).long()
         normal = materials.unit(normal)
         material = geometry.material.index_select(0, triangle)
@@ -230,8 +235,17 @@ class Renderer:
             colour.index_copy_(1, rows, of_kind[0].expand(3, len(rows)))
             shine.index_copy_(0, rows, of_kind[1].expand(len(rows)))
         normal = torch.where(_two_sided(material) & (normal[2] < 0), -normal, normal)
-        lit = self._light_shader(colour, shine, normal, picture, scenes.lights)
+        lit = self._light_shader(colour, shine, normal, picture, scenes.lights, reached)
         image.flatten(1).index_copy_(1, seen, lit)
+
+    def _reached(self, geometry: _Geometry, scenes: Scenes) -> list[Float[Tensor, "points reached"]]:
+        """Which part of the light from everywhere and of each light reaches each point; nothing without shadows."""
+        if self.openness is None:
+            return []
+        directions = _in_model_space(scenes.lights[:, 2::2], scenes.cameras)
+        of_heads = self.openness.of_lights(directions).flatten(0, 1)
+        worn = of_heads.new_ones(len(geometry.points) - len(of_heads), of_heads.shape[1])
+        return [torch.cat([of_heads, worn])]
 
     def _paint(
         self, kind: int, uv: Tensor, canonical: Tensor, texel: Tensor | None, look: materials.Look
@@ -282,6 +296,14 @@ class Renderer:
         return shape * inside * look["brow_painted"]
 
 
+@full_precision
+def _in_model_space(
+    directions: Float[Tensor, "batch lights 3"], cameras: Float[Tensor, "batch 3 4"]
+) -> Float[Tensor, "batch lights 3"]:
+    """Directions with y up as seen in the picture, up to their length. Pictures have y down."""
+    return (directions * directions.new_tensor([1.0, -1.0, 1.0])) @ cameras[:, :, :3]
+
+
 def _two_sided(material: Int[Tensor, "points"]) -> Bool[Tensor, "points"]:
     """Whether a material belongs to sheets, which are visible from both sides."""
     return (material >= HAIR) | (material == LASHES)
@@ -293,9 +315,14 @@ def illuminate(
     normal: Float[Tensor, "3 points"],
     picture: Int[Tensor, "points"],
     lights: Float[Tensor, "batch lights 3"],
+    reached: Float[Tensor, "reached points"],
 ) -> Float[Tensor, "3 points"]:
     """Lights colours with a hemisphere light and, for each light, wrapped Lambert shading and a Blinn-Phong highlight
-    (Blinn, SIGGRAPH 1977). picture: of each point. lights: of each picture, see `Scenes`.
+    (Blinn, SIGGRAPH 1977). picture: of each point. lights: of each picture, see `Scenes`. reached: which part of the
+    hemisphere light and of each light reaches each point; without rows all of it.
+
+    In a crease, light goes to and fro between coloured walls, so that shadows on skin are reddish: of the part 1 - A
+    that hits a wall, the part colour comes back, of this again A, and so on, in all A / (1 - colour (1 - A)).
     """
     sky, ground, *rest = lights.permute(1, 2, 0).contiguous()
 
@@ -303,14 +330,17 @@ def illuminate(
         return values if len(lights) == 1 else values.index_select(1, picture)
 
     light = of(ground) + of(sky - ground) * (0.5 + 0.5 * normal[1])
+    if len(reached):
+        light = light * reached[0] / (1 - colour.clamp(max=0.9) * (1 - reached[0]))
     highlight = torch.zeros_like(light)
     to_viewer = light.new_tensor([[0.0], [0.0], [1.0]])
-    for direction, strength in zip(rest[::2], rest[1::2], strict=True):
+    for number, (direction, strength) in enumerate(zip(rest[::2], rest[1::2], strict=True)):
         halfway = torch.nn.functional.normalize(direction + to_viewer, dim=0)
         facing = (normal * of(direction)).sum(0)
-        light = light + of(strength) * ((facing + 0.15) / 1.15).clamp(min=0)
+        bright = of(strength) * reached[1 + number] if len(reached) else of(strength)
+        light = light + bright * ((facing + WRAP) / (1 + WRAP)).clamp(min=0)
         gloss = (normal * of(halfway)).sum(0).clamp(min=0).square().square().square()
-        highlight = highlight + of(strength) * (shine * gloss * gloss.square() * (facing > 0))  # to the power 24
+        highlight = highlight + bright * (shine * gloss * gloss.square() * (facing > 0))  # to the power 24
     return colour * light + 0.6 * highlight
 
 
