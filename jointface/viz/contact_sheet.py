@@ -13,6 +13,7 @@ def contact_sheet(
     images: Sequence[UInt8[np.ndarray, "size size 3"]], attributes: Sequence[Sequence[str]], columns: int = 8
 ) -> bytes:
     """A PNG with the RGB pictures in rows and, below each one, the names of its attributes."""
+    columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(1.9 * columns, 2.4 * rows), dpi=110)
     for number, (image, names) in enumerate(zip(images, attributes, strict=True)):
