@@ -1,5 +1,6 @@
 """What holds in every process that runs tests."""
 
+import atexit
 import os
 from importlib.util import cache_from_source, find_spec
 from pathlib import Path
@@ -31,6 +32,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run side by
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Loads the fixtures, but not where `pytest -n` only hands out tests: their imports take long."""
+    """Loads the fixtures, but not where `pytest -n` only hands out tests: their imports take long. A process that has
+    run its share of the tests ends at once, because freeing every object of the modules takes long, too."""
+    if hasattr(config, "workerinput"):
+        atexit.register(os._exit, 0)  # before the fixtures are imported, so that it comes after all that they register
     if not config.getoption("numprocesses", None):
         config.pluginmanager.import_plugin("tests.fixtures")
