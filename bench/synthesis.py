@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -22,18 +23,19 @@ def main() -> None:
 
 def on_cpu() -> None:
     """As a loader's process renders."""
-    factory = FaceFactory()
+    factory, with_shadows = FaceFactory(), FaceFactory(shadows=True)
     faces = [factory.face("train", index) for index in range(FACES)]
     cameras = torch.stack([factory.crop_camera(face, CPU_SIZE) for face in faces])
 
-    def draw(first: int, end: int) -> None:
-        factory.render(faces[first:end], cameras[first:end], CPU_SIZE)
+    def draw(first: int, end: int, by: FaceFactory = factory) -> None:
+        by.render(faces[first:end], cameras[first:end], CPU_SIZE)
 
     def sample(first: int, end: int) -> None:
         factory.attributes([factory.face("train", index) for index in range(first, end)])
 
     rates = {
         f"rendering, batches of {BATCH}": _rate(draw, BATCH),
+        f"rendering, batches of {BATCH}, with shadows": _rate(partial(draw, by=with_shadows), BATCH),
         "rendering, one by one": _rate(draw, 1),
         "sampling people and measuring their attributes": _rate(sample, FACES),
     }

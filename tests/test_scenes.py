@@ -119,7 +119,8 @@ def test_assets_that_are_not_there_are_named(factory: FaceFactory, scenes: list[
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize(("compiled", "shadows"), [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("shadows", [False, True])
 def test_a_gpu_renders_what_the_cpu_renders(scenes: list[Scene], compiled: bool, shadows: bool) -> None:
     """Except for pixels on an edge between two triangles."""
     on_device = FaceFactory(device="cuda", compiled=compiled, shadows=shadows).renderer

@@ -1,11 +1,13 @@
 """Pictures: faces are where the points are, curves have their closed forms."""
 
+import cv2
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
 from jointface.geometry import MorphableModel
 from jointface.modules.shape_decoders import frontal_face
+from jointface.viz.contact_sheet import contact_sheet
 from jointface.viz.error_curves import area_under_curve, cumulative_errors, error_against_yaw
 from jointface.viz.heat_map import error_heat_map
 from jointface.viz.image_grid import captioned_row, image_grid
@@ -102,6 +104,13 @@ def test_captions_stand_beneath_their_pictures() -> None:
 
 
 # Error curves
+
+
+@pytest.mark.parametrize(("pictures", "columns", "rows"), [(1, 1, 1), (8, 8, 1), (9, 8, 2)])
+def test_a_contact_sheet_is_as_wide_as_its_pictures(pictures: int, columns: int, rows: int) -> None:
+    sheet = contact_sheet([np.zeros((8, 8, 3), np.uint8)] * pictures, [["Male"]] * pictures)
+    height, width = cv2.imdecode(np.frombuffer(sheet, np.uint8), cv2.IMREAD_COLOR).shape[:2]
+    assert (width, height) == (209 * columns, 264 * rows)
 
 
 def test_area_under_the_curve_in_closed_form() -> None:

@@ -46,7 +46,7 @@ def test_what_both_networks_have_is_taken_over(source: tuple[Any, Path], tiny_mo
         assert torch.equal(found, expected), name
 
 
-@pytest.mark.parametrize("part", ["mean", "basis"])
+@pytest.mark.parametrize("part", ["triangles", "mean", "basis"])
 def test_a_decoder_of_another_morphable_model_stays_as_it_was_with_a_warning(
     part: str, source: tuple[Any, Path], tiny_model: MorphableModel, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -6,6 +6,7 @@ costs one small matrix product. Hair, hats and glasses cast none.
 
 import math
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,15 +27,15 @@ WRAP = 0.15  # lights reach so far around a surface, as a cosine, see `renderer.
 DEGREE = 4  # of the polynomials in the direction: as soft as spherical harmonics of this degree
 
 
-class Openness:
+class Openness(NamedTuple):
     """How much of the light from outside reaches each point.
 
     whole: of light from everywhere, weighted by the cosine to the normal, which is known as ambient occlusion.
     of_direction: coefficients of the polynomials `_monomials`, which give the visible part of a light in a direction.
     """
 
-    def __init__(self, whole: Float[Tensor, "points"], of_direction: Float[Tensor, "points terms"]) -> None:
-        self.whole, self.of_direction = whole, of_direction
+    whole: Float[Tensor, "points"]
+    of_direction: Float[Tensor, "points terms"]
 
     def to(self, device: torch.device) -> "Openness":
         return Openness(self.whole.to(device), self.of_direction.to(device))
