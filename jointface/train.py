@@ -251,6 +251,7 @@ def build_module(config: DictConfig, datamodule: JointDataModule) -> LightningMo
         part_weights=model.part_weights,
         label_models=label_models,
         foreign_labels=model.foreign_labels,
+        rms=model.rms,
         detach_points=model.detach_points,
         prior_weight=model.prior_weight,
         auxiliary=instantiate(model.auxiliary) if model.auxiliary else None,

@@ -8,7 +8,7 @@ import torch
 from jointface.geometry import MorphableModel
 from jointface.geometry.camera import center_depth
 from jointface.geometry.correspondence import correspondence
-from jointface.modules import shape_loss
+from jointface.modules import root_mean_square, shape_loss
 from jointface.modules.checkpoint import load_model
 from jointface.modules.foreign_labels import ForeignLabels
 from jointface.modules.shape_supervision import LABELS
@@ -31,17 +31,19 @@ def own() -> MorphableModel:
 
 
 @DECODERS
+@pytest.mark.parametrize("rms", [False, True])
 def test_the_loss_is_the_formula_over_the_vertices_with_a_counterpart(
-    decoder: str, own: MorphableModel, tiny_model: MorphableModel, mixed_batch: Batch
+    rms: bool, decoder: str, own: MorphableModel, tiny_model: MorphableModel, mixed_batch: Batch
 ) -> None:
-    module = make_module(own, decoder, label_models={"w300lp": tiny_model}).eval()
+    module = make_module(own, decoder, label_models={"w300lp": tiny_model}, rms=rms).eval()
     head, part = module.network.shape_decoder, mixed_batch["w300lp"]
     found = correspondence(own, tiny_model)
     predicted = head.vertices(head(module.network.features(part["image"])))[:, found.mask]
     true = found.carry(tiny_model.project(*(part[key] for key in LABELS)))[:, found.mask]
     weights = own.region_weights(**head.region_weights)
     scaled = weights[found.mask] * weights.mean() / weights[found.mask].mean()
-    expected = shape_loss(center_depth(predicted) / 64, center_depth(true) / 64, scaled, 8)
+    of_sample = shape_loss(center_depth(predicted) / 64, center_depth(true) / 64, scaled)
+    expected = (root_mean_square(of_sample) if rms else of_sample).mean()
     torch.testing.assert_close(module.losses({"w300lp": part})["shape"], expected, rtol=1e-3, atol=0)
 
 

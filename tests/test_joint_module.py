@@ -11,7 +11,7 @@ from jointface.callbacks.best_checkpoint import BestCheckpoint
 from jointface.geometry import MorphableModel
 from jointface.metrics.attribute_scores import AttributeMetrics
 from jointface.metrics.nme import FaceNME, normalised_mean_error
-from jointface.modules import FixedWeights, attribute_loss, shape_loss
+from jointface.modules import FixedWeights, attribute_loss, root_mean_square, shape_loss
 from jointface.modules.source_metrics import true_face
 from tests.networks import Batch, make_module, network_config
 
@@ -19,16 +19,18 @@ DECODERS = pytest.mark.parametrize("decoder", ["position_map", "morphable"])
 
 
 @DECODERS
+@pytest.mark.parametrize("rms", [False, True])
 def test_losses_are_the_formulas_on_the_labelled_rows(
-    decoder: str, tiny_model: MorphableModel, mixed_batch: Batch
+    rms: bool, decoder: str, tiny_model: MorphableModel, mixed_batch: Batch
 ) -> None:
-    module = make_module(tiny_model, decoder).eval()
+    module = make_module(tiny_model, decoder, rms=rms).eval()
     losses = module.losses(mixed_batch)
     shape, faces = mixed_batch["w300lp"], mixed_batch["celeba"]
     head = module.network.shape_decoder
     target = head.target(shape["shape_coefficients"], shape["expression_coefficients"], shape["camera"])
     predicted = head(module.network.features(shape["image"]))
-    torch.testing.assert_close(losses["shape"], shape_loss(predicted, target, head.weights, 8))
+    of_sample = shape_loss(predicted, target, head.weights)
+    torch.testing.assert_close(losses["shape"], (root_mean_square(of_sample) if rms else of_sample).mean())
     logits = module.network(faces["image"]).logits
     expected = attribute_loss(logits, faces["attributes"], faces["attribute_mask"], torch.full((8, 40), 2.0), 8)
     torch.testing.assert_close(losses["attributes"], expected)

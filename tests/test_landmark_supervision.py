@@ -10,7 +10,7 @@ from jointface.geometry import MorphableModel
 from jointface.geometry.outline import nearest_on_outline, on_border, on_outline
 from jointface.geometry.regions import contour_region
 from jointface.metrics.nme import InnerNME
-from jointface.modules import JointFaceModule, shape_loss
+from jointface.modules import JointFaceModule, root_mean_square, shape_loss
 from jointface.modules.losses import landmark_loss
 from jointface.modules.shape_supervision import LABELS, PARTS
 from tests.networks import Batch, make_module
@@ -22,15 +22,15 @@ def test_landmark_loss_is_the_formula_over_the_labelled_points(dimensions: int) 
     predicted, target = torch.rand(2, 4, 68, dimensions, generator=generator, dtype=torch.float64).unbind(0)
     mask = torch.rand(4, 68, generator=generator) > 0.4
     mask[3] = False  # a sample without a labelled point counts, with zero loss
-    expected = 0.0
+    expected = torch.zeros(4, dtype=torch.float64)
     for sample in range(4):
         labelled = [point for point in range(68) if mask[sample, point]]
         offset = predicted[sample] - target[sample]
         if dimensions == 3 and labelled:
             offset[:, 2] -= sum(offset[point, 2] for point in labelled) / len(labelled)
         for point in labelled:
-            expected += 16 * sum(offset[point] ** 2) / len(labelled) / 4
-    torch.testing.assert_close(landmark_loss(predicted, target, 16.0, mask, 4), expected)
+            expected[sample] += 16 * sum(offset[point] ** 2) / len(labelled)
+    torch.testing.assert_close(landmark_loss(predicted, target, 16.0, mask), expected)
 
 
 def marked(count: int, dimensions: int, seed: int = 0) -> dict[str, Tensor]:
@@ -55,6 +55,14 @@ def test_the_loss_of_a_mixed_batch_is_the_mean_over_its_samples(module: JointFac
     alone = {name: module.losses({name: batch[name]})["shape"] for name in counts}
     mean = sum(count * alone[name] for name, count in counts.items()) / sum(counts.values())
     torch.testing.assert_close(module.losses(batch)["shape"], mean)
+
+
+def test_the_root_is_that_of_each_photo(tiny_model: MorphableModel) -> None:
+    batch = marked(4, 2)
+    squared, root = (make_module(tiny_model, label_sets={}, rms=rms).eval() for rms in (False, True))
+    photos = ({key: value[i : i + 1] for key, value in batch.items()} for i in range(4))
+    alone = torch.stack([squared.losses({"flat": photo})["shape"] for photo in photos])
+    torch.testing.assert_close(root.losses({"flat": batch})["shape"], root_mean_square(alone).mean())
 
 
 def test_points_on_the_outline_of_a_ball_lie_on_its_rim() -> None:
@@ -119,15 +127,16 @@ def test_inner_nme_is_in_outer_eye_distances() -> None:
 
 
 @pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("rms", [False, True])
 def test_a_part_weight_adds_the_error_of_that_part_alone(
-    part: str, tiny_model: MorphableModel, mixed_batch: Batch
+    rms: bool, part: str, tiny_model: MorphableModel, mixed_batch: Batch
 ) -> None:
     """The face with one part of the prediction and the others of the labels; none of a mirrored face."""
     batch = {"w300lp": {key: value.clone() for key, value in mixed_batch["w300lp"].items()}}
     camera = batch["w300lp"]["camera"]
     camera[:4, 0] = torch.tensor([0.0, 0, 0, 63]) - camera[:4, 0]
     plain, weighed = (
-        make_module(tiny_model, label_sets={}, part_weights={part: weight}).eval() for weight in (0.0, 2.5)
+        make_module(tiny_model, label_sets={}, part_weights={part: weight}, rms=rms).eval() for weight in (0.0, 2.5)
     )
     decoder = plain.network.shape_decoder
     nn.init.normal_(decoder.regressor.weight, std=0.1)
@@ -136,7 +145,8 @@ def test_a_part_weight_adds_the_error_of_that_part_alone(
     predicted = decoder.outputs(plain.network.features(batch["w300lp"]["image"]))
     mixed = [ours if name == part else theirs for name, ours, theirs in zip(PARTS, predicted, true, strict=True)]
     target = decoder.target(*true)
-    expected = shape_loss(decoder.points(*mixed)[4:], target[4:], decoder.weights, 8)
+    of_sample = shape_loss(decoder.points(*mixed)[4:], target[4:], decoder.weights)
+    expected = (root_mean_square(of_sample) if rms else of_sample).sum() / 8
     added = weighed.losses(batch)["shape"] - plain.losses(batch)["shape"]
     torch.testing.assert_close(added, 2.5 * expected, rtol=1e-3, atol=1e-9)
 

@@ -13,7 +13,7 @@ import torch
 
 from jointface.errors import CheckpointError, ConfigError
 from jointface.geometry import MorphableModel
-from jointface.modules import FixedWeights, JointFaceModule, Teacher, shape_loss
+from jointface.modules import FixedWeights, JointFaceModule, Teacher, root_mean_square, shape_loss
 from jointface.modules.checkpoint import KEY
 from tests.networks import Batch, make_module, network_config
 
@@ -52,15 +52,17 @@ def test_a_student_that_equals_its_teacher_learns_nothing(
     assert max(gradients) < 1e-4
 
 
+@pytest.mark.parametrize("rms", [False, True])
 def test_the_loss_covers_all_samples_with_the_weights_of_the_tasks(
-    save: Callable[..., Any], tiny_model: MorphableModel, mixed_batch: Batch
+    rms: bool, save: Callable[..., Any], tiny_model: MorphableModel, mixed_batch: Batch
 ) -> None:
     source, path = save()
-    student = student_of(tiny_model, path, loss=FixedWeights(30.0, 2.0), weight=0.5)
+    student = student_of(tiny_model, path, loss=FixedWeights(30.0, 2.0), weight=0.5, rms=rms)
     images = torch.cat([part["image"] for part in mixed_batch.values()])
     (own, logits), (target, wanted) = student.network(images), source.network(images)
     weights = student.network.shape_decoder.weights
-    shape = shape_loss(own / 64, target / 64, weights, len(images))
+    of_sample = shape_loss(own / 64, target / 64, weights)
+    shape = (root_mean_square(of_sample) if rms else of_sample).mean()
     p, q = wanted.double().sigmoid(), logits.double().sigmoid()
     divergence = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).sum() / len(images)
     losses = student.losses(mixed_batch)

@@ -47,9 +47,9 @@ class ForeignLabels(nn.Module):
         self.weights = nn.Buffer(weights * whole / weights.mean(), persistent=False)
 
     def forward(
-        self, decoder: ShapeDecoder, outputs: tuple[Tensor, ...], true: tuple[Tensor, ...], samples: Tensor | int
-    ) -> Float[Tensor, ""]:
+        self, decoder: ShapeDecoder, outputs: tuple[Tensor, ...], true: tuple[Tensor, ...]
+    ) -> Float[Tensor, "samples"]:
         """L_shape between faces that the decoder's outputs describe and faces given by coefficients and cameras."""
         faces = decoder.vertices_at(self.vertices, *outputs), self.model.project(*true)[:, self.vertices]
         predicted, target = (center_depth(face) / decoder.image_size for face in faces)
-        return shape_loss(predicted, target, self.weights, samples)
+        return shape_loss(predicted, target, self.weights)

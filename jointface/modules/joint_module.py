@@ -53,7 +53,7 @@ class JointFaceModule(LightningModule):
         scheduler: builds a step-wise schedule from the optimiser and the number of steps; None: a constant rate.
         label_sets, alpha: label set and negatives per positive of each training source that labels attributes.
         morphable_model: the model of shape labels and predictions; None without a shape decoder.
-        contour, landmark_weight, part_weights, label_models, foreign_labels: see `ShapeSupervision`.
+        contour, landmark_weight, part_weights, label_models, foreign_labels, rms: see `ShapeSupervision`.
         detach_points: whether the loss of the landmarks' uncertainty teaches standard deviations alone. If not, its
             gradient also moves the points, and L_shape is no longer the only loss of the geometry.
         prior_weight: factor of L_prior of `CoefficientPrior` in the total.
@@ -84,6 +84,7 @@ class JointFaceModule(LightningModule):
         part_weights: Mapping[str, float] | None = None,
         label_models: Mapping[str, MorphableModel] | None = None,
         foreign_labels: Extent = "dense",
+        rms: bool = False,
         detach_points: bool = True,
         prior_weight: float = 0.0,
         auxiliary: Callable[[ShapeDecoder | None, Tensor], AuxiliaryLoss] | None = None,
@@ -111,9 +112,9 @@ class JointFaceModule(LightningModule):
         self.shape_supervision = (
             None
             if decoder is None
-            else ShapeSupervision(decoder, contour, landmark_weight, part_weights, label_models, foreign_labels)
+            else ShapeSupervision(decoder, contour, landmark_weight, part_weights, label_models, foreign_labels, rms)
         )
-        self.detach_points, self.prior = detach_points, None
+        self.rms, self.detach_points, self.prior = rms, detach_points, None
         if prior_weight:
             loss.add("prior", prior_weight, "model.prior_weight")
             if not isinstance(decoder, MorphableDecoder):
@@ -229,7 +230,7 @@ class JointFaceModule(LightningModule):
             if batch:
                 images = torch.cat([part["image"] for part in batch.values()])
                 predictions = {task: joined(outputs[task], batch) for task in taught}
-                of_tasks = self.teacher.losses(self.network, predictions, images, of_all)
+                of_tasks = self.teacher.losses(self.network, predictions, images, of_all, rms=self.rms)
             further["teacher"] = torch.stack([self.weighting.fixed[task] * of_tasks[task] for task in taught]).sum()
         return losses | further
 

@@ -1,6 +1,6 @@
-"""L_shape and L_attr of Weng et al., ICPR 2020 (docs/method.md), as means over the samples that have the labels.
+"""L_shape of each sample and the mean of L_attr, of Weng et al., ICPR 2020 (docs/method.md).
 
-`samples` is the number of samples by which the sum is divided, see `samples_per_process`.
+`samples` is the number of samples by which a sum over them is divided, see `samples_per_process`.
 """
 
 import torch
@@ -11,12 +11,22 @@ from torch import Tensor
 Loss = Float[Tensor, ""]
 Points = Float[Tensor, "samples points 3"]
 Values = Float[Tensor, "samples attributes"]
+Samples = Float[Tensor, "samples"]
+SMOOTHED = 1e-4  # in units of the crop: roots below it lose their slope, which is infinite at 0
 
 
-def shape_loss(predicted: Points, target: Points, weights: Float[Tensor, "points"], samples: Loss | int) -> Loss:
+def shape_loss(predicted: Points, target: Points, weights: Float[Tensor, "points"]) -> Samples:
     """L_shape = (1/N) sum_l W_l ||S_l - S^_l||^2 over the N points of the face, in crop space divided by crop size."""
-    squared_distance = (predicted - target).square().sum(-1)
-    return (squared_distance * weights).sum() / (samples * len(weights))
+    return ((predicted - target).square().sum(-1) * weights).mean(1)
+
+
+def root_mean_square(squared: Samples) -> Samples:
+    """The root of each sample's L_shape.
+
+    The gradient of L_shape is proportional to the error, so a mini-batch is ruled by its worst faces, and later by the
+    other task. The gradient of the root does not depend on the size of the error.
+    """
+    return squared / ((squared + SMOOTHED**2).sqrt() + SMOOTHED)  # = sqrt(squared + SMOOTHED^2) - SMOOTHED
 
 
 def landmark_loss(
@@ -24,8 +34,7 @@ def landmark_loss(
     target: Float[Tensor, "samples 68 dims"],
     weight: float,
     mask: Bool[Tensor, "samples 68"],
-    samples: Loss | int,
-) -> Loss:
+) -> Samples:
     """L_shape where l runs over the labelled landmarks of each sample and N is their number; W_l is the landmarks'
     `weight`.
 
@@ -36,7 +45,7 @@ def landmark_loss(
     if offset.shape[-1] == 3:
         offset = offset - F.pad((share[..., None] * offset[..., 2:]).sum(1, keepdim=True), (2, 0))
     squared_distance = torch.where(mask, offset.square().sum(-1), 0.0)
-    return weight * (squared_distance * share).sum() / samples
+    return weight * (squared_distance * share).sum(1)
 
 
 def landmark_likelihood_loss(

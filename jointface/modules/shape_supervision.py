@@ -13,7 +13,7 @@ from jointface.geometry.morphable_model import MorphableModel
 from jointface.modules.foreign_labels import Extent, ForeignLabels
 from jointface.modules.landmark_supervision import Contour, LabelledLandmarks
 from jointface.modules.linear_shape_loss import LinearShapeLoss
-from jointface.modules.losses import landmark_loss, shape_loss
+from jointface.modules.losses import Samples, landmark_loss, root_mean_square, shape_loss
 from jointface.modules.shape_decoders import MorphableDecoder, ShapeDecoder
 
 PARTS = ("identity", "expression", "pose")  # what the outputs of a morphable decoder describe, in this order
@@ -36,6 +36,7 @@ class ShapeSupervision(nn.Module):
             part from the prediction and the others from the labels. This gives weight to a part that hardly moves the
             points of the whole face. Mirrored faces have no such terms, because their coefficients describe the face
             before it was mirrored.
+        rms: whether the root of each sample's L_shape, and of each further term, takes its place.
 
     Raises:
         ConfigError: a setting is out of range, or the decoder predicts no such parts.
@@ -49,10 +50,12 @@ class ShapeSupervision(nn.Module):
         part_weights: Mapping[str, float] | None = None,
         label_models: Mapping[str, MorphableModel] | None = None,
         foreign_labels: Extent = "dense",
+        rms: bool = False,
     ) -> None:
         super().__init__()
         foreign = {name: ForeignLabels(model, decoder, foreign_labels) for name, model in (label_models or {}).items()}
         self.foreign_labels = nn.ModuleDict(foreign)
+        self.rms = rms
         self.landmark_weight = landmark_weight
         if unknown := [part for part in part_weights or {} if part not in PARTS]:
             raise ConfigError(f"model.part_weights.{unknown[0]} is unknown; choose from {', '.join(PARTS)}")
@@ -86,11 +89,11 @@ class ShapeSupervision(nn.Module):
         labelled = {name: part for name, part in batch.items() if "camera" in part}
         weight = decoder.region_weights["landmarks"]
         losses = [
-            self.landmark_weight * landmark_loss(landmarks, truth, weight, mask, samples)
+            self.landmark_weight * self._measure(landmark_loss(landmarks, truth, weight, mask))
             for landmarks, truth, mask in marked.values()
         ]
         losses += [
-            self.foreign_labels[name](decoder, outputs[name], tuple(part[key] for key in LABELS), samples)
+            self._measure(self.foreign_labels[name](decoder, outputs[name], tuple(part[key] for key in LABELS)))
             for name, part in labelled.items()
             if name in self.foreign_labels
         ]
@@ -98,23 +101,25 @@ class ShapeSupervision(nn.Module):
         if fitted:
             predicted = joined(outputs, fitted)
             true = [torch.cat([part[key] for part in fitted.values()]) for key in LABELS]
-            losses.append(self._fitted_loss(decoder, predicted, true, samples))
-        return torch.stack(losses).sum()
+            losses.append(self._fitted_loss(decoder, predicted, true))
+        return torch.cat(losses).sum() / samples
 
-    def _fitted_loss(
-        self, decoder: ShapeDecoder, predicted: Sequence[Tensor], true: Sequence[Tensor], samples: Tensor | int
-    ) -> Tensor:
+    def _measure(self, squared: Samples) -> Samples:
+        return root_mean_square(squared) if self.rms else squared
+
+    def _fitted_loss(self, decoder: ShapeDecoder, predicted: Sequence[Tensor], true: Sequence[Tensor]) -> Samples:
         """Over all points of faces whose coefficients and cameras are labelled."""
         if self.linear_loss is None:
-            return shape_loss(decoder.points(*predicted), decoder.target(*true), decoder.weights, samples)
-        loss = self.linear_loss(predicted, true)
+            return self._measure(shape_loss(decoder.points(*predicted), decoder.target(*true), decoder.weights))
+        loss = self._measure(self.linear_loss(predicted, true))
         for part, weight in self.part_weights.items():
             if weight:
                 mixed = [
                     ours if name == part else theirs for name, ours, theirs in zip(PARTS, predicted, true, strict=True)
                 ]
-                loss = loss + weight * self.linear_loss(mixed, true).where(~is_mirrored(true[2]), 0)
-        return loss.sum() / samples
+                of_part = self.linear_loss(mixed, true).where(~is_mirrored(true[2]), 0)
+                loss = loss + weight * self._measure(of_part)
+        return loss
 
     def marked(self, decoder: ShapeDecoder, outputs: Outputs, batch: Mapping[str, Part]) -> dict[str, Marked]:
         """The landmarks of each source that labels landmarks alone, in units of the crop."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from jointface.errors import ConfigError
 from jointface.geometry.camera import center_depth
 from jointface.modules.checkpoint import load_model
-from jointface.modules.losses import shape_loss
+from jointface.modules.losses import root_mean_square, shape_loss
 from jointface.modules.network import FaceNetwork, Prediction
 
 Images = UInt8[Tensor, "batch 3 size size"]
@@ -76,7 +76,12 @@ class Teacher:
         return Prediction(vertices, logits)
 
     def losses(
-        self, student: FaceNetwork, outputs: Mapping[str, Sequence[Tensor]], images: Images, samples: Loss | int
+        self,
+        student: FaceNetwork,
+        outputs: Mapping[str, Sequence[Tensor]],
+        images: Images,
+        samples: Loss | int,
+        rms: bool = False,
     ) -> dict[str, Loss]:
         """For each task that is taught, the distance of the student's predictions from the teacher's.
 
@@ -88,6 +93,7 @@ class Teacher:
         Args:
             outputs: what the student says of these images, by task: `ShapeDecoder.outputs`, and the logits.
             samples: the number by which the sum over the images is divided.
+            rms: whether the root of each sample's L_shape takes its place.
         """
         vertices, logits = self.predict(images)
         losses: dict[str, Tensor] = {}
@@ -97,7 +103,8 @@ class Teacher:
             decoder = student.shape_decoder
             faces = decoder.vertices(decoder.points(*outputs["shape"])), vertices
             predicted, target = (center_depth(face) / student.image_size for face in faces)
-            losses["shape"] = shape_loss(predicted, target, self.weights, samples)
+            squared = shape_loss(predicted, target, self.weights)
+            losses["shape"] = (root_mean_square(squared) if rms else squared).sum() / samples
         if "attributes" in self.taught:
             assert logits is not None
             theirs, own = logits[:, self.columns[0]], outputs["attributes"][0][:, self.columns[1]]
