@@ -132,8 +132,19 @@ def test_a_loss_is_too_high_until_it_is_below_its_share_of_the_first() -> None:
     assert check.too_high() == ["train/loss_b"]
 
 
-def test_a_loss_that_may_be_negative_does_not_count() -> None:
-    check, names = OverfitCheck(), ("train/loss_shape", "train/loss_landmark_uncertainty")
+@pytest.mark.parametrize(
+    ("rms", "high"), [(False, ["train/loss_shape", "train/loss_attributes"]), (True, ["train/loss_attributes"])]
+)
+def test_the_share_of_a_root_is_that_of_its_square(rms: bool, high: list[str]) -> None:
+    check = OverfitCheck(fraction=0.01)
+    check.setup(Mock(spec=Trainer), Mock(spec=LightningModule, rms=rms), "fit")
+    check.first = {"train/loss_shape": 1.0, "train/loss_attributes": 1.0}
+    check.last = {"train/loss_shape": 0.09, "train/loss_attributes": 0.09}
+    assert check.too_high() == high
+
+
+def test_losses_that_do_not_fall_to_zero_do_not_count() -> None:
+    check, names = OverfitCheck(), ("train/loss_shape", "train/loss_landmark_uncertainty", "train/loss_prior")
     trainer = Mock(spec=Trainer, callback_metrics={name: torch.tensor(-1.0) for name in names})
     check.on_train_batch_end(trainer, Mock(spec=LightningModule), None, None, 0)
     assert check.first == {"train/loss_shape": -1.0}
