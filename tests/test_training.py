@@ -7,7 +7,7 @@ import math
 import re
 import shutil
 from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
@@ -17,13 +17,13 @@ from jaxtyping import TypeCheckError
 from omegaconf import DictConfig, OmegaConf
 
 from jointface.command_line import CONF_DIR, without_group
-from jointface.datamodules import CelebA, CropTransform
+from jointface.datamodules import CelebA, CropTransform, JointDataModule
 from jointface.errors import CheckpointError, ConfigError, DataError, InputError, JointFaceError
 from jointface.geometry import MorphableModel
-from jointface.modules import load_model
+from jointface.modules import JointFaceModule, load_model
 from jointface.modules.checkpoint import KEY, read_checkpoint, require_same_model
 from jointface.running.finished_runs import find_runs
-from jointface.train import train
+from jointface.train import build_module, train
 from tests.commands import run_command
 
 TINY = [
@@ -121,6 +121,22 @@ def test_config_yaml_repeats_the_run(run: Path, tmp_path: Path) -> None:
     metrics = train(config)
     first = json.loads((run / "metrics.json").read_text())
     assert metrics["test/aflw2000/nme_2d_68"] == pytest.approx(first["test/aflw2000/nme_2d_68"], rel=1e-4)
+
+
+def test_every_setting_of_the_model_reaches_it(tiny_data: Path, tmp_path: Path) -> None:
+    settings = {
+        "contour": "fixed", "landmark_weight": 2.5, "foreign_labels": "landmarks", "rms": True, "detach_points": False,
+        "prior_weight": 0.25, "shuffle_attributes": True, "log_gradients_every_n_steps": 7, "weights": "free",
+        "part_weights": {"identity": 1.0, "expression": 2.0, "pose": 3.0},
+    }  # fmt: skip
+    overrides = [f"model.{key}={value}".replace("'", "") for key, value in settings.items()]
+    datamodule = Mock(spec=JointDataModule)
+    datamodule.label_sets.return_value = datamodule.label_models.return_value = {}
+    datamodule.shape_sources.return_value = {"w300lp"}
+    with patch("jointface.train.JointFaceModule", return_value=Mock(spec=JointFaceModule)) as made:
+        build_module(tiny_config(tiny_data, tmp_path, *overrides), datamodule)
+    given = made.call_args.kwargs
+    assert {key: given[key] for key in settings} == settings
 
 
 def test_broken_samples_are_counted_in_metrics_json(tiny_data: Path, tmp_path: Path) -> None:

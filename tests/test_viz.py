@@ -103,14 +103,14 @@ def test_captions_stand_beneath_their_pictures() -> None:
     assert not two.texts
 
 
-# Error curves
-
-
 @pytest.mark.parametrize(("pictures", "columns", "rows"), [(1, 1, 1), (8, 8, 1), (9, 8, 2)])
 def test_a_contact_sheet_is_as_wide_as_its_pictures(pictures: int, columns: int, rows: int) -> None:
     sheet = contact_sheet([np.zeros((8, 8, 3), np.uint8)] * pictures, [["Male"]] * pictures)
     height, width = cv2.imdecode(np.frombuffer(sheet, np.uint8), cv2.IMREAD_COLOR).shape[:2]
     assert (width, height) == (209 * columns, 264 * rows)
+
+
+# Error curves
 
 
 def test_area_under_the_curve_in_closed_form() -> None:
